@@ -1,0 +1,182 @@
+"""Checkpoints that survive a crash, and exported weights that are safe to share.
+
+A checkpoint is what a run needs to go on: a dict saved by torch, followed by the SHA-256 of these
+bytes. An export is one network in a safetensors file, with what it takes to build it again.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+
+from discriminator import Discriminator
+from generator import Generator
+
+_DIGEST_SIZE = 32
+_NAME = re.compile(r"step_(\d{9})\.pt")
+
+
+class CheckpointError(Exception):
+    """A checkpoint or an export that cannot be used; the message says why and what to do."""
+
+
+# ------------------------------------------------------------------------------ files
+
+
+def write_atomically(path, data):
+    """Put bytes at `path` so that a crash at any moment leaves the old file or the new one.
+
+    Written to a temporary file in the same folder (a rename across file systems is not atomic),
+    flushed to the disk, renamed over the target; then the folder, which holds the name, is flushed.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+# ------------------------------------------------------------------------------ checkpoints
+
+
+def save_checkpoint(folder, step, state, keep=2):
+    """Write `state` as the checkpoint of that step; of the older ones the last `keep` - 1 stay.
+
+    state: a dict of tensors, numbers, strings, and dicts and lists of them.
+    Returns the path. Raises OSError where it cannot be written; what was there before stays.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:09d}.pt"
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getbuffer()
+    write_atomically(path, bytes(payload) + hashlib.sha256(payload).digest())
+    for old in list_checkpoints(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def list_checkpoints(folder):
+    """Paths of the checkpoints in a folder, newest first."""
+    found = [path for path in Path(folder).glob("step_*.pt") if _NAME.fullmatch(path.name)]
+    return sorted(found, reverse=True)
+
+
+def load_checkpoint(path, device="cpu"):
+    """The state that save_checkpoint wrote, its tensors on `device`.
+
+    Only tensors and plain values are read: no code in the file can run. Raises CheckpointError for
+    a file that is missing, cut short, altered, or not one of ours.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror}") from None
+    payload, digest = memoryview(data)[:-_DIGEST_SIZE], data[-_DIGEST_SIZE:]
+    if hashlib.sha256(payload).digest() != digest:
+        raise CheckpointError(f"{path} is not a whole checkpoint of this program (bad checksum)")
+    try:
+        return torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    except Exception as error:  # unpicklers raise almost anything on a crafted file
+        raise CheckpointError(f"{path} does not hold a checkpoint: {error}") from None
+
+
+def load_latest(folder, device="cpu", warn=print):
+    """The newest checkpoint of a folder that is whole, or None where there is none at all.
+
+    A damaged one is passed over with a warning. Raises CheckpointError where all are damaged.
+    """
+    paths = list_checkpoints(folder)
+    for path in paths:
+        try:
+            return load_checkpoint(path, device)
+        except CheckpointError as error:
+            warn(f"warning: {error}; trying the one before")
+    if paths:
+        raise CheckpointError(f"no checkpoint in {folder} is whole; delete the folder to start anew")
+    return None
+
+
+# ------------------------------------------------------------------------------ exports
+
+_KINDS = {
+    "discriminator": (Discriminator, ("width", "num_classes")),
+    "generator": (Generator, ("width", "latent_dim")),
+}
+
+
+def export_model(model, path, metadata):
+    """Write a Discriminator's or Generator's weights to a safetensors file, atomically.
+
+    metadata: a flat dict of what is worth knowing (recipe, figures); values that are no strings are
+    kept as JSON. The kind and the sizes of the network are added. Raises TypeError for another model.
+    """
+    kind = next((kind for kind, (cls, _) in _KINDS.items() if type(model) is cls), None)
+    if kind is None:
+        raise TypeError(f"can export a Discriminator or a Generator, not a {type(model).__name__}")
+    sizes = {name: getattr(model, name) for name in _KINDS[kind][1]}
+    described = {"kind": kind, **sizes, **metadata}
+    text = {key: v if isinstance(v, str) else json.dumps(v) for key, v in described.items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    write_atomically(path, safetensors_bytes(tensors, text))
+
+
+def load_model(path, device="cpu", kind=None):
+    """(network in eval mode, metadata dict) out of an export.
+
+    kind: `discriminator` or `generator` where only that will do.
+    Raises CheckpointError for a file that is missing, damaged, of another kind, or whose weights do
+    not fit the network it names or are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no weights at {path}")
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = {key: _parse(value) for key, value in (file.metadata() or {}).items()}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+    found = metadata.get("kind")
+    if found not in _KINDS:
+        raise CheckpointError(f"{path} was not exported by this program (its kind is {found!r})")
+    if kind not in (None, found):
+        raise CheckpointError(f"{path} holds a {found}; a {kind} is wanted here")
+    model_class, size_names = _KINDS[found]
+    sizes = {name: metadata.get(name) for name in size_names}
+    if not all(type(size) is int and 0 < size <= 4096 for size in sizes.values()):
+        raise CheckpointError(f"{path} states impossible sizes: {sizes}")
+    with torch.device("meta"):  # shapes are compared before any memory is taken for them
+        expected = {name: t.shape for name, t in model_class(**sizes).state_dict().items()}
+    if {name: t.shape for name, t in state.items()} != expected:
+        raise CheckpointError(f"the weights in {path} do not fit a {found} with {sizes}")
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path} holds NaN or infinite weights in {name}")
+    model = model_class(**sizes)
+    model.load_state_dict(state)
+    return model.to(device).eval(), metadata
+
+
+def _parse(text):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,347 @@
+"""Images on disk -> uint8 tensors, the batch order of an epoch, and augmentation in batches.
+
+`python data_tools.py --data_dir data` downloads CIFAR-10, verifies it, prints its statistics and
+writes a labelled 10x10 preview.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torchvision.datasets import CIFAR10
+from torchvision.datasets.utils import check_integrity, download_url, extract_archive
+
+import shapes
+
+DATASETS = ("auto", "cifar10", "shapes")
+DEFAULT_DATA_DIR = os.environ.get("CIFAR10_DIR", "data")
+CIFAR10_FOLDER = CIFAR10.base_folder  # cifar-10-batches-py
+CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+CIFAR10_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+DOWNLOAD_STALL_SECONDS = 20
+
+
+class DataError(Exception):
+    """The data cannot be used; the message says why and what to do."""
+
+
+class DataMissing(DataError):
+    """The data are not there, and were not to be had."""
+
+
+@dataclass
+class Dataset:
+    """images: uint8 (n, 3, 32, 32); labels: int64 (n,); source: where they came from, in words."""
+
+    name: str
+    images: torch.Tensor
+    labels: torch.Tensor
+    class_names: tuple
+    source: str
+
+    def __len__(self):
+        return len(self.labels)
+
+    def to(self, device):
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def first(self, count):
+        """The first `count` images; None or a count past the end takes all."""
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+
+# ------------------------------------------------------------------------------ loading
+
+
+def load_dataset(name, data_dir=DEFAULT_DATA_DIR, download=True):
+    """(train, test) of `cifar10`, of the built-in `shapes`, or (`auto`) of the first that is to be had.
+
+    data_dir: folder that holds, or is to hold, cifar-10-batches-py.
+    Raises DataError where the files are missing, damaged or cannot be downloaded, ValueError for an
+    unknown name.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, not {name!r}")
+    if name == "shapes":
+        return load_shapes()
+    try:
+        return load_cifar10(data_dir, download)
+    except DataMissing as reason:
+        if name == "cifar10":
+            raise
+        return load_shapes(why=f", taken because CIFAR-10 is not to be had ({reason})")
+
+
+def load_shapes(num_train=20_000, num_test=2_000, seed=0, why=""):
+    """The built-in set as (train, test); the same images for the same arguments."""
+    source = f"the built-in shapes set, {num_train:,} + {num_test:,} drawn images{why}"
+    drawn = (shapes.draw_shapes(num_train, (seed, 0)), shapes.draw_shapes(num_test, (seed, 1)))
+    return tuple(
+        Dataset("shapes", torch.from_numpy(x), torch.from_numpy(y), shapes.CLASS_NAMES, source)
+        for x, y in drawn
+    )
+
+
+def load_cifar10(data_dir, download=True):
+    """The 50,000 training and 10,000 test images as (train, test), after checking every file's MD5.
+
+    An archive cifar-10-python.tar.gz that lies in data_dir is unpacked; with `download`, a missing
+    one is fetched first. Raises DataMissing or DataError.
+    """
+    data_dir = Path(data_dir)
+    folder = data_dir / CIFAR10_FOLDER
+    try:
+        if not folder.is_dir():
+            _obtain_cifar10(data_dir, download)
+        files = [*CIFAR10.train_list, *CIFAR10.test_list]
+        files.append([CIFAR10.meta["filename"], CIFAR10.meta["md5"]])
+        for filename, md5 in files:
+            _check_file(folder / filename, md5)
+        with warnings.catch_warnings():
+            # The official pickles spell a dtype flag as 0 where NumPy >= 2.4 wants False.
+            warnings.simplefilter("ignore")
+            parts = [CIFAR10(data_dir, train=train) for train in (True, False)]
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or folder}: {error.strerror or error}") from None
+    source = f"CIFAR-10 from {folder} (every file has its official MD5)"
+    return tuple(
+        Dataset(
+            "cifar10",
+            torch.from_numpy(part.data.transpose(0, 3, 1, 2).copy()),  # NHWC -> NCHW
+            torch.tensor(part.targets),
+            CIFAR10_CLASSES,
+            source,
+        )
+        for part in parts
+    )
+
+
+def _check_file(path, md5):
+    if not path.is_file():
+        raise DataError(f"{path} is missing; delete {path.parent} and run again to fetch it anew")
+    if not check_integrity(str(path), md5):
+        raise DataError(
+            f"{path} is damaged or altered (its MD5 is not the official {md5}); "
+            f"delete {path.parent} and run again to fetch it anew"
+        )
+
+
+def _obtain_cifar10(data_dir, download):
+    """Make data_dir/cifar-10-batches-py out of the archive, all of it or nothing."""
+    archive = data_dir / CIFAR10.filename
+    missing = (
+        f"no CIFAR-10 in {data_dir.absolute()} (looked for {CIFAR10_FOLDER} and {CIFAR10.filename})"
+    )
+    if not archive.is_file() and not download:
+        raise DataMissing(f"{missing}; give --data_dir, or take --dataset shapes")
+    data_dir.mkdir(parents=True, exist_ok=True)
+    # Work in a folder of our own and move the finished result into place with one rename.
+    with tempfile.TemporaryDirectory(
+        prefix=".cifar10-", dir=data_dir, ignore_cleanup_errors=True
+    ) as work:
+        if not archive.is_file():
+            print(f"CIFAR-10 is not in {data_dir.absolute()}: downloading it", flush=True)
+            try:
+                _download(work)
+            except OSError as error:
+                raise DataMissing(
+                    f"{missing}, and its download failed: {error}; give --data_dir, or take "
+                    "--dataset shapes"
+                ) from None
+            archive = Path(work) / CIFAR10.filename
+        sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+        if sha256 != CIFAR10_SHA256:
+            raise DataError(
+                f"{archive.name} is not the official archive (its SHA-256 is {sha256}); "
+                "delete it and run again to fetch it anew"
+            )
+        extract_archive(str(archive), work)
+        shutil.rmtree(data_dir / CIFAR10_FOLDER, ignore_errors=True)
+        os.replace(Path(work) / CIFAR10_FOLDER, data_dir / CIFAR10_FOLDER)
+
+
+def _download(folder):
+    """Fetch the archive into `folder`. Raises OSError when it fails or no data come for 20 s.
+
+    The download runs in a thread of its own, since not every stall (a name server that does not
+    answer, say) can be given a time limit from inside.
+    """
+    outcome = {}
+
+    def fetch():
+        try:
+            download_url(CIFAR10.url, folder, CIFAR10.filename, CIFAR10.tgz_md5)
+        except Exception as error:  # handed to the waiting thread below
+            outcome["error"] = error
+
+    thread = threading.Thread(target=fetch, daemon=True)
+    thread.start()
+    size, last_growth = 0, time.monotonic()
+    while thread.is_alive():
+        thread.join(0.2)
+        new_size = sum(entry.stat().st_size for entry in os.scandir(folder))
+        if new_size > size:
+            size, last_growth = new_size, time.monotonic()
+        elif time.monotonic() - last_growth > DOWNLOAD_STALL_SECONDS:
+            raise OSError(f"no data came for {DOWNLOAD_STALL_SECONDS} s")
+    if "error" in outcome:
+        raise OSError(str(outcome["error"]))
+
+
+def epoch_order(count, seed, epoch):
+    """The order in which an epoch visits its images: int64 (count,), a function of (seed, epoch)."""
+    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(count))
+
+
+# ------------------------------------------------------------------------------ pixels
+
+
+def to_signed(images):
+    """uint8 (b, 3, h, w) -> float32 in [-1, 1], by (x - 0.5) / 0.5."""
+    return images.float().div_(127.5).sub_(1)
+
+
+def to_uint8(images):
+    """Float images in [-1, 1] -> uint8, rounded; the inverse of to_signed."""
+    return images.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+class Augmentation(NamedTuple):
+    """One row of parameters for each image; every field (b,).
+
+    top, left, size: the square crop, in pixels; flip: mirror it (bool); brightness, contrast,
+    saturation: factors, 1 changes nothing; hue: a shift in turns of the colour circle, in [-1/2, 1/2].
+    """
+
+    top: torch.Tensor
+    left: torch.Tensor
+    size: torch.Tensor
+    flip: torch.Tensor
+    brightness: torch.Tensor
+    contrast: torch.Tensor
+    saturation: torch.Tensor
+    hue: torch.Tensor
+
+
+def sample_augmentation(batch_size, generator, min_area=0.7, jitter=0.1, image_size=32):
+    """Parameters of a random augmentation, on the generator's device.
+
+    The crop's area is a share ~ U[min_area, 1] of the image, its sides whole pixels, its place
+    uniform; a flip has probability 1/2; the colour factors are ~ U[1 - jitter, 1 + jitter], the hue
+    shift ~ U[-jitter, jitter].
+    """
+    u = torch.rand(8, batch_size, generator=generator, device=generator.device)
+    side = (image_size * (min_area + (1 - min_area) * u[0]).sqrt()).round()
+    top, left = (u[1:3] * (image_size - side + 1)).floor()
+    colour = jitter * (2 * u[4:] - 1)
+    return Augmentation(top, left, side, u[3] < 0.5, *(1 + colour[:3]), colour[3])
+
+
+def augment(images, params):
+    """Crop, resize back, flip and jitter the colours of each image by its own parameters.
+
+    images: uint8 (b, 3, s, s) -> float32 (b, 3, s, s) in [-1, 1].
+    Equal to torchvision's resized_crop (bilinear), hflip and adjust_brightness, _contrast,
+    _saturation, _hue, in this order.
+    """
+    size = images.shape[-1]
+    rows = _resize_matrix(params.top, params.size, size)
+    columns = _resize_matrix(params.left, params.size, size)
+    columns = torch.where(params.flip[:, None, None], columns.flip(1), columns)
+    x = images.float().div_(255)
+    x = (rows[:, None] @ x @ columns.mT[:, None]).clamp_(0, 1)
+    x = _jitter_colours(x, *(p.view(-1, 1, 1, 1) for p in params[4:]))
+    return x.mul_(2).sub_(1)
+
+
+def _resize_matrix(offset, crop, size):
+    """Bilinear resampling along one axis as a matrix: (b,), (b,) -> (b, size out, size in)."""
+    out = torch.arange(size, device=offset.device, dtype=torch.float32)
+    source = (out + 0.5) * (crop / size)[:, None] - 0.5
+    source = source.clamp(min=0).minimum(crop[:, None] - 1) + offset[:, None]  # edge pixels repeat
+    return (1 - (source[:, :, None] - out).abs()).clamp_(min=0)  # weight of each input pixel
+
+
+def _jitter_colours(x, brightness, contrast, saturation, hue):
+    """x: (b, 3, h, w) in [0, 1], changed in place; the rest (b, 1, 1, 1)."""
+    luma = torch.tensor((0.2989, 0.587, 0.114), device=x.device).view(1, 3, 1, 1)
+    x.mul_(brightness).clamp_(0, 1)
+    mean_grey = (x * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    x.mul_(contrast).add_((1 - contrast) * mean_grey).clamp_(0, 1)
+    grey = (x * luma).sum(1, keepdim=True)
+    x.mul_(saturation).add_((1 - saturation) * grey).clamp_(0, 1)
+    return _shift_hue(x, hue)
+
+
+def _shift_hue(x, shift):
+    """Turn the hue in HSV by `shift` (b, 1, 1, 1) turns; (b, 3, h, w) in [0, 1]."""
+    value, chroma = x.amax(1, keepdim=True), x.amax(1, keepdim=True) - x.amin(1, keepdim=True)
+    red, green, blue = x.split(1, dim=1)
+    safe = torch.where(chroma == 0, torch.ones_like(chroma), chroma)
+    # The hue in sixths of a turn, from the channel that is largest.
+    hue = torch.where(
+        red == value,
+        (green - blue) / safe,
+        torch.where(green == value, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    # Back to RGB: channel n is value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + hue) mod 6.
+    n = torch.tensor((5.0, 3.0, 1.0), device=x.device).view(1, 3, 1, 1)
+    k = torch.remainder(hue + 6 * shift + n, 6)
+    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+
+
+# ------------------------------------------------------------------------------ command line
+
+
+def preview(dataset, path):
+    """Write a figure of ten images of each class, one labelled column per class."""
+    from run_log import save_image_grid
+
+    columns = [torch.nonzero(dataset.labels == k).flatten()[:10] for k in range(10)]
+    rows = torch.stack(columns, dim=1).flatten()
+    save_image_grid(dataset.images[rows], path, dataset.class_names, dataset.name)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="image set")
+    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="folder of CIFAR-10")
+    parser.add_argument("--output", default="output/data_preview.png", help="preview picture")
+    args = parser.parse_args(argv)
+    try:
+        train, test = load_dataset(args.dataset, args.data_dir)
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        preview(train, args.output)
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(train.source)
+    print("class          train    test")
+    for index, name in enumerate(train.class_names):
+        counts = [int((part.labels == index).sum()) for part in (train, test)]
+        print(f"{name:<12} {counts[0]:>7} {counts[1]:>7}")
+    for part, name in ((train, "train"), (test, "test")):
+        pixels = part.images.double().div_(255)
+        mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))
+        figures = (" ".join(f"{v:.4f}" for v in t.tolist()) for t in (mean, std))
+        print("{}: mean of R, G, B in [0, 1] {}; std {}".format(name, *figures))
+    print(f"preview: {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

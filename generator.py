@@ -1,0 +1,77 @@
+"""The eight-layer generator, and the latents that tell it which class to draw.
+
+A linear layer makes a 4x4 map, three transposed convolutions double its size to 32x32, four 3x3
+convolutions stand between and after them, and a last one turns the features into RGB.
+
+`python generator.py` prints the layers and the number of parameters.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+START_SIZE = 4
+UPSAMPLES = (True, False, False, False, True, False, True)  # the seven hidden convolutions
+
+
+def upsample_block(width):
+    """Transposed 4x4 convolution that doubles the map, BatchNorm, ReLU."""
+    conv = nn.ConvTranspose2d(width, width, 4, stride=2, padding=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
+
+
+def same_size_block(width):
+    """3x3 convolution, BatchNorm, ReLU."""
+    return nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+
+
+class Generator(nn.Module):
+    """Latents to images; 3,559,363 parameters at width 196 and latent_dim 100.
+
+    width: channels of every hidden layer; latent_dim: length of a latent.
+    Raises ValueError where one of them is below 1.
+    """
+
+    def __init__(self, width=196, latent_dim=100):
+        super().__init__()
+        if width < 1 or latent_dim < 1:
+            raise ValueError(f"width and latent_dim must be at least 1, not {width}, {latent_dim}")
+        self.width, self.latent_dim = width, latent_dim
+        start = width * START_SIZE * START_SIZE
+        self.project = nn.Sequential(nn.Linear(latent_dim, start), nn.BatchNorm1d(start), nn.ReLU())
+        self.blocks = nn.Sequential(
+            *(upsample_block(width) if up else same_size_block(width) for up in UPSAMPLES)
+        )
+        self.to_rgb = nn.Conv2d(width, 3, 3, padding=1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, latents):
+        """latents (b, latent_dim) -> images (b, 3, 32, 32) in [-1, 1].
+
+        In train mode BatchNorm uses the statistics of this batch, so b must be at least 2.
+        """
+        x = self.project(latents).unflatten(1, (self.width, START_SIZE, START_SIZE))
+        x = self.blocks(x.contiguous(memory_format=torch.channels_last))
+        return torch.tanh(self.to_rgb(x))
+
+
+def sample_latents(labels, latent_dim=100, generator=None, num_classes=10):
+    """Gaussian latents whose first `num_classes` entries are the one-hot code of the class.
+
+    labels: int64 (b,) -> (b, latent_dim) float32 on the labels' device.
+    generator: a torch.Generator on that device; None takes the global one.
+    Raises ValueError where the code does not fit into the latent.
+    Source: the conditioning of Odena et al. 2017, with the code in place of the first entries.
+    """
+    if latent_dim < num_classes:
+        raise ValueError(f"latent_dim {latent_dim} has no room for {num_classes} classes")
+    shape = (len(labels), latent_dim)
+    latents = torch.randn(shape, generator=generator, device=labels.device)
+    latents[:, :num_classes] = F.one_hot(labels, num_classes).to(latents.dtype)
+    return latents
+
+
+if __name__ == "__main__":
+    model = Generator()
+    print(model)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")

@@ -1,0 +1,154 @@
+"""What a run stands on: device, precision, random numbers, memory, stop signals."""
+
+import ctypes
+import os
+import signal
+import sys
+
+import numpy as np
+import torch
+
+DEVICE_HELP = "auto (CUDA where there is one, else the CPU), cpu, cuda or cuda:N"
+PRECISION_HELP = (
+    "fp32, bf16 (autocast; weights and losses stay float32), or auto: bf16 where the chip "
+    "multiplies it in hardware"
+)
+
+
+class DeviceError(Exception):
+    """The device or precision asked for is not to be had here."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop, and it did, at a step boundary, with everything saved."""
+
+    def __init__(self, exit_code, message):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def exit_code_of(task, args, user_errors):
+    """Run a script's task; a user's error becomes one line on stderr and exit code 2."""
+    try:
+        task(args)
+    except Stopped as stopped:
+        print(stopped, flush=True)
+        return stopped.exit_code
+    except user_errors as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def pick_device(name):
+    """torch.device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises DeviceError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    if device.type == "cuda":
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= found:
+            raise DeviceError(
+                f"--device {name}, but this machine has {found} usable CUDA device(s); "
+                "take --device auto or --device cpu"
+            )
+    return device
+
+
+def pick_precision(name, device):
+    """`fp32` or `bf16` for `auto`, `fp32` or `bf16` on that device. Raises DeviceError."""
+    if name not in ("auto", "fp32", "bf16"):
+        raise DeviceError(f"--precision must be auto, fp32 or bf16, not {name!r}")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if _cpu_multiplies_bf16() else "fp32"
+
+
+def _cpu_multiplies_bf16():
+    """Whether the CPU has AVX512-BF16 or AMX; without them bf16 is emulated and slower."""
+    get = getattr(torch.cpu, "get_capabilities", None)
+    if get is not None:
+        found = get()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+def autocast(device, precision):
+    """The context in which a network's forward pass runs."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def describe_device(device):
+    """The device in words, for config.json and the screen."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def random_stream(device, seed, *stream):
+    """A torch.Generator on `device`, a function of the seed and of the numbers that name the stream.
+
+    Training draws everything of a step from random_stream(device, seed, purpose, step). No random
+    state is carried from step to step, so a resumed run needs none and continues exactly.
+    """
+    words = np.random.SeedSequence((seed, *stream)).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(words[0]) >> 1)
+
+
+def keep_freed_memory():
+    """Have glibc keep freed blocks instead of handing them back to the kernel.
+
+    The activations of a step are tens of MB each. By default glibc maps and unmaps every one of
+    them, and the kernel zeroes the pages anew each time, which costs up to a third of a CPU step.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # from malloc.h
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, -1)
+        mallopt(m_top_pad, 256 * 2**20)
+
+
+class StopSignal:
+    """Turns SIGTERM, SIGINT and SIGUSR1 into a flag that the training loop reads after each step.
+
+    Nothing is saved inside the handler: it may interrupt any line, a save included. A second SIGINT
+    gives up at once.
+
+        with StopSignal() as stop:
+            ...
+            if stop.number: save; break
+        return stop.exit_code  # 128 + signal number, 0 where none came
+    """
+
+    def __init__(self):
+        self.number = 0
+        self._before = {}
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, _frame):
+        if number == signal.SIGINT and self.number == signal.SIGINT:
+            os._exit(130)
+        self.number = number
+
+    @property
+    def exit_code(self):
+        return 128 + self.number if self.number else 0

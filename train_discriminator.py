@@ -1,0 +1,239 @@
+"""Train the eight-layer discriminator as a classifier: the baseline, which never saw a generator.
+
+    python train_discriminator.py --data_dir data
+
+Leaves in output/baseline: config.json, metrics.jsonl, curves.png, summary.json, checkpoints/, and
+the weights after the last epoch (discriminator.safetensors) and of the best test accuracy
+(discriminator_best.safetensors). The same command again goes on where it stopped.
+"""
+
+import sys
+
+import torch
+import torch.nn.functional as F
+
+import arguments
+import runtime
+from checkpoint import CheckpointError, export_model, load_latest, save_checkpoint
+from data_tools import (
+    DataError,
+    augment,
+    epoch_order,
+    load_dataset,
+    sample_augmentation,
+    to_signed,
+)
+from discriminator import Discriminator
+from run_log import Progress, RunError, RunFolder, save_curves
+
+RECIPES = {
+    # The assignment's baseline: Adam, the rate divided by 10 after epoch 50 and by 100 after 75.
+    "classic": {
+        "epochs": 100,
+        "batch_size": 128,
+        "width": 196,
+        "lr": 1e-4,
+        "lr_drop_epochs": [50, 75],
+    },
+}
+USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError)
+AUGMENTATION = 0  # the name of the random stream
+
+PANELS = {
+    "cross-entropy": {"train_loss": "train (augmented)", "test_loss": "test"},
+    "accuracy": {"train_accuracy": "train (augmented)", "test_accuracy": "test"},
+    "learning rate": {"lr": "lr"},
+}
+
+
+def parse_args(argv=None):
+    at_least = arguments.at_least
+    parser = arguments.Parser(__doc__.split("\n\n")[0])
+    arguments.add_recipe_argument(parser, RECIPES, "classic")
+    group = parser.add_argument_group("training (left out: the recipe's value)")
+    group.add_argument("--epochs", type=at_least(1), help="passes over the training images")
+    group.add_argument("--batch_size", type=at_least(1), help="images per step")
+    group.add_argument("--width", type=at_least(1), help="channels of every layer")
+    group.add_argument("--lr", type=at_least(0, float), help="Adam's learning rate at the start")
+    group.add_argument(
+        "--lr_drop_epochs",
+        type=at_least(0),
+        nargs="*",
+        help="the learning rate is divided by 10 after each of these epochs",
+    )
+    arguments.add_data_arguments(parser)
+    arguments.add_device_arguments(parser)
+    arguments.add_run_arguments(parser, "output/baseline")
+    return arguments.fill_in_recipe(parser.parse_args(argv), RECIPES)
+
+
+def predict(discriminator, images, precision="fp32", batch_size=500):
+    """Class logits, float32 (n, num_classes), of uint8 images (n, 3, 32, 32) on the model's device."""
+    training = discriminator.training
+    discriminator.eval()
+    logits = []
+    with torch.no_grad(), runtime.autocast(images.device, precision):
+        for batch in images.split(batch_size):
+            logits.append(discriminator(to_signed(batch))[1].float())
+    discriminator.train(training)
+    return torch.cat(logits)
+
+
+def test_figures(discriminator, dataset, precision):
+    """Loss, accuracy and accuracy per class (in %, over every image counted once) on a set."""
+    logits = predict(discriminator, dataset.images, precision)
+    correct = (logits.argmax(1) == dataset.labels).double()
+    per_class = {
+        name: round(100 * correct[dataset.labels == index].mean().item(), 4)
+        for index, name in enumerate(dataset.class_names)
+        if (dataset.labels == index).any()
+    }
+    return {
+        "test_loss": F.cross_entropy(logits, dataset.labels).item(),
+        "test_accuracy": round(100 * correct.mean().item(), 4),
+        "per_class_accuracy": per_class,
+    }
+
+
+def learning_rate(base, drop_epochs, epoch):
+    """The rate in epoch `epoch` (from 0): divided by 10 for each epoch of drop_epochs reached."""
+    return base / 10 ** sum(epoch >= drop for drop in drop_epochs)
+
+
+def classifier_step(discriminator, optimizer, images, labels, precision):
+    """One update on cross-entropy. images (b, 3, 32, 32) in [-1, 1] -> sum of losses, number correct.
+
+    Both figures stay on the device: reading them here would make the CPU wait for the GPU.
+    """
+    with runtime.autocast(images.device, precision):
+        _, class_logits = discriminator(images)
+    class_logits = class_logits.float()
+    loss = F.cross_entropy(class_logits, labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    correct = (class_logits.argmax(1) == labels).sum()
+    return torch.stack([loss.detach() * len(labels), correct.float()])
+
+
+def train(args):
+    """Run or resume the training that the arguments describe; returns the final figures.
+
+    Raises one of USER_ERRORS for what the user can mend, runtime.Stopped after a stop signal.
+    """
+    device = runtime.pick_device(args.device)
+    precision = runtime.pick_precision(args.precision, device)
+    runtime.keep_freed_memory()
+    train_set, test_set = load_dataset(args.dataset, args.data_dir)
+    train_set = train_set.first(args.limit_train).to(device)
+    test_set = test_set.first(args.limit_test).to(device)
+    if args.batch_size > len(train_set):
+        raise DataError(f"--batch_size {args.batch_size} is larger than the set ({len(train_set)})")
+    steps_per_epoch = -(-len(train_set) // args.batch_size)  # the last batch may be smaller
+    total_steps = min(args.epochs * steps_per_epoch, args.max_steps or sys.maxsize)
+
+    settings = vars(args) | {"dataset": train_set.name, "precision": precision}
+    folder = RunFolder(
+        args.output_dir,
+        settings,
+        arguments.MAY_CHANGE,
+        args.resume,
+        script="train_discriminator.py",
+        device=runtime.describe_device(device),
+    )
+    print(f"data: {train_set.source}")
+    print(f"run: {folder.path}, recipe {args.recipe}, {total_steps} steps, {device}, {precision}")
+
+    torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
+    model = Discriminator(args.width).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
+    step, best_accuracy = 0, -1.0
+    totals = torch.zeros(3, device=device)  # loss, correct and images since the last record
+
+    state = load_latest(folder.checkpoints, device)
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, best_accuracy, totals = state["step"], state["best_accuracy"], state["totals"]
+        print(f"resumed after step {step}")
+    folder.rewind(step)
+    if (summary := folder.finished_summary(step, total_steps)) is not None:
+        print(f"finished already: test accuracy {summary['test_accuracy']:.2f} %; nothing to do")
+        return summary
+
+    def save():
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        return save_checkpoint(
+            folder.checkpoints, step, state | {"best_accuracy": best_accuracy, "totals": totals}
+        )
+
+    def export(name, figures):
+        described = {"recipe": args.recipe, "dataset": train_set.name, "step": step, **figures}
+        export_model(model, folder.path / name, described)
+
+    figures = {}
+    order_epoch = None
+    progress = Progress("baseline", total_steps, args.batch_size, step)
+    with runtime.StopSignal() as stop:
+        while step < total_steps:
+            epoch, batch = divmod(step, steps_per_epoch)
+            if epoch != order_epoch:
+                order_epoch = epoch
+                order = epoch_order(len(train_set), args.seed, epoch).to(device)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(args.lr, args.lr_drop_epochs, epoch)
+
+            chosen = order[batch * args.batch_size : (batch + 1) * args.batch_size]
+            stream = runtime.random_stream(device, args.seed, AUGMENTATION, step)
+            images = augment(train_set.images[chosen], sample_augmentation(len(chosen), stream))
+            sums = classifier_step(model, optimizer, images, train_set.labels[chosen], precision)
+            totals[:2] += sums
+            totals[2] += len(chosen)
+            step += 1
+            progress.step()
+
+            epoch_ends = step % steps_per_epoch == 0 or step == total_steps
+            if epoch_ends or (args.log_every_steps and step % args.log_every_steps == 0):
+                loss, correct, seen = totals.tolist()
+                totals.zero_()
+                record = {"step": step, "epochs_done": round(step / steps_per_epoch, 4)}
+                record |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": loss / seen}
+                record |= {"train_accuracy": 100 * correct / seen}
+                if epoch_ends:
+                    figures = test_figures(model, test_set, precision)
+                    record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
+                record["images_per_second"] = round(progress.rate(), 1)
+                folder.log(record)
+                progress.report(record)
+            if epoch_ends:
+                save_curves(folder.records(), folder.path / "curves.png", PANELS)
+                if figures["test_accuracy"] > best_accuracy:
+                    best_accuracy = figures["test_accuracy"]
+                    export("discriminator_best.safetensors", figures)
+                epochs_done = epoch + 1
+                if epochs_done % args.save_every_epochs == 0 or step == total_steps:
+                    save()
+                    export("discriminator.safetensors", figures)
+            if stop.number and step < total_steps:
+                progress.close()
+                raise runtime.Stopped(stop.exit_code, f"stopped; saved as {save()}")
+    progress.close()
+
+    figures = figures or test_figures(model, test_set, precision)
+    export("discriminator.safetensors", figures)
+    summary = {"step": step, "best_test_accuracy": best_accuracy, **figures}
+    folder.write_summary(summary)
+    print(f"test accuracy {figures['test_accuracy']:.2f} % (best epoch {best_accuracy:.2f} %)")
+    for name, accuracy in figures["per_class_accuracy"].items():
+        print(f"  {name:<12} {accuracy:6.2f} %")
+    print(f"curves: {folder.path / 'curves.png'}")
+    return summary
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    return runtime.exit_code_of(train, args, USER_ERRORS)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

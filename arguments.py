@@ -101,7 +101,9 @@ def add_run_arguments(parser, output_dir):
 
 def add_recipe_argument(parser, recipes, default):
     """--recipe, which sets every flag that add_recipe_flag added and the user left out."""
-    parser.add_argument("--recipe", choices=sorted(recipes), default=default, help="set of defaults")
+    parser.add_argument(
+        "--recipe", choices=sorted(recipes), default=default, help="set of defaults"
+    )
 
 
 def fill_in_recipe(args, recipes):

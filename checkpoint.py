@@ -110,7 +110,9 @@ def load_latest(folder, device="cpu", warn=print):
         except CheckpointError as error:
             warn(f"warning: {error}; trying the one before")
     if paths:
-        raise CheckpointError(f"no checkpoint in {folder} is whole; delete the folder to start anew")
+        raise CheckpointError(
+            f"no checkpoint in {folder} is whole; delete the folder to start anew"
+        )
     return None
 
 
@@ -126,7 +128,8 @@ def export_model(model, path, metadata):
     """Write a Discriminator's or Generator's weights to a safetensors file, atomically.
 
     metadata: a flat dict of what is worth knowing (recipe, figures); values that are no strings are
-    kept as JSON. The kind and the sizes of the network are added. Raises TypeError for another model.
+    kept as JSON. The kind and the sizes of the network are added. Raises TypeError for a model that
+    is neither.
     """
     kind = next((kind for kind, (cls, _) in _KINDS.items() if type(model) is cls), None)
     if kind is None:

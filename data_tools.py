@@ -68,7 +68,7 @@ class Dataset:
 
 
 def load_dataset(name, data_dir=DEFAULT_DATA_DIR, download=True):
-    """(train, test) of `cifar10`, of the built-in `shapes`, or (`auto`) of the first that is to be had.
+    """(train, test) of `cifar10`, of the built-in `shapes`, or (`auto`) of the first to be had.
 
     data_dir: folder that holds, or is to hold, cifar-10-batches-py.
     Raises DataError where the files are missing, damaged or cannot be downloaded, ValueError for an
@@ -116,7 +116,9 @@ def load_cifar10(data_dir, download=True):
             warnings.simplefilter("ignore")
             parts = [CIFAR10(data_dir, train=train) for train in (True, False)]
     except OSError as error:
-        raise DataError(f"cannot read {error.filename or folder}: {error.strerror or error}") from None
+        raise DataError(
+            f"cannot read {error.filename or folder}: {error.strerror or error}"
+        ) from None
     source = f"CIFAR-10 from {folder} (every file has its official MD5)"
     return tuple(
         Dataset(
@@ -203,7 +205,7 @@ def _download(folder):
 
 
 def epoch_order(count, seed, epoch):
-    """The order in which an epoch visits its images: int64 (count,), a function of (seed, epoch)."""
+    """The order in which an epoch visits its images, a function of (seed, epoch): int64 (count,)."""
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(count))
 
 
@@ -224,7 +226,7 @@ class Augmentation(NamedTuple):
     """One row of parameters for each image; every field (b,).
 
     top, left, size: the square crop, in pixels; flip: mirror it (bool); brightness, contrast,
-    saturation: factors, 1 changes nothing; hue: a shift in turns of the colour circle, in [-1/2, 1/2].
+    saturation: factors, 1 changes nothing; hue: a shift in turns of the colour circle.
     """
 
     top: torch.Tensor

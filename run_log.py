@@ -92,7 +92,7 @@ class RunFolder:
         write_atomically(self.metrics_path, lines.encode())
 
     def write_summary(self, summary):
-        """Keep the final figures, a dict with `step`, as summary.json: the mark of a finished run."""
+        """Keep the final figures, a dict with `step`, as summary.json: it marks a finished run."""
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2).encode())
 
     def finished_summary(self, step, total_steps):
@@ -132,8 +132,8 @@ class Progress:
 
     def __init__(self, title, total, unit_size, done=0):
         self.title, self.total, self.unit_size, self.done = title, total, unit_size, done
-        self.first, self.start = done, time.monotonic()
-        self.last_line = self.start
+        self.lap_start, self.lap_done = time.monotonic(), done
+        self.last_line = self.lap_start
         self.bar = None
         if sys.stderr.isatty():
             self.bar = tqdm(desc=title, total=total, initial=done, leave=False, dynamic_ncols=True)
@@ -144,18 +144,20 @@ class Progress:
             self.bar.update()
         elif time.monotonic() - self.last_line >= PLAIN_LINE_SECONDS:
             self.last_line = time.monotonic()
-            print(f"{self.title}: {self.done}/{self.total}, {self.rate():.1f} images/s", flush=True)
+            speed = self.images_per_second()
+            print(f"{self.title}: {self.done}/{self.total}, {speed:.1f} images/s", flush=True)
+
+    def images_per_second(self):
+        """Speed since the start or the last report."""
+        seconds = max(time.monotonic() - self.lap_start, 1e-9)
+        return (self.done - self.lap_done) * self.unit_size / seconds
 
     def report(self, record):
-        """Print a record of figures, above the bar where there is one."""
+        """Print a record of figures, above the bar where there is one, and start a new lap."""
         figures = [f"{name} {v:.4g}" for name, v in record.items() if isinstance(v, int | float)]
         tqdm.write(f"{self.title}: " + ", ".join(figures))
         sys.stdout.flush()
-
-    def rate(self):
-        """Images per second since the start."""
-        seconds = max(time.monotonic() - self.start, 1e-9)
-        return (self.done - self.first) * self.unit_size / seconds
+        self.lap_start, self.lap_done = time.monotonic(), self.done
 
     def close(self):
         if self.bar is not None:

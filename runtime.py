@@ -94,7 +94,7 @@ def describe_device(device):
 
 
 def random_stream(device, seed, *stream):
-    """A torch.Generator on `device`, a function of the seed and of the numbers that name the stream.
+    """A torch.Generator on `device`, a function of the seed and the numbers that name the stream.
 
     Training draws everything of a step from random_stream(device, seed, purpose, step). No random
     state is carried from step to step, so a resumed run needs none and continues exactly.

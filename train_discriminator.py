@@ -68,7 +68,7 @@ def parse_args(argv=None):
 
 
 def predict(discriminator, images, precision="fp32", batch_size=500):
-    """Class logits, float32 (n, num_classes), of uint8 images (n, 3, 32, 32) on the model's device."""
+    """uint8 images (n, 3, 32, 32) on the model's device -> float32 class logits (n, num_classes)."""
     training = discriminator.training
     discriminator.eval()
     logits = []
@@ -101,9 +101,9 @@ def learning_rate(base, drop_epochs, epoch):
 
 
 def classifier_step(discriminator, optimizer, images, labels, precision):
-    """One update on cross-entropy. images (b, 3, 32, 32) in [-1, 1] -> sum of losses, number correct.
+    """One update on cross-entropy; returns the sum of the losses and the number correct, (2,).
 
-    Both figures stay on the device: reading them here would make the CPU wait for the GPU.
+    images: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,). Both figures stay on the device: reading them here would make the CPU wait for the GPU.
     """
     with runtime.autocast(images.device, precision):
         _, class_logits = discriminator(images)
@@ -197,12 +197,12 @@ def train(args):
                 loss, correct, seen = totals.tolist()
                 totals.zero_()
                 record = {"step": step, "epochs_done": round(step / steps_per_epoch, 4)}
+                record["images_per_second"] = round(progress.images_per_second(), 1)
                 record |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": loss / seen}
                 record |= {"train_accuracy": 100 * correct / seen}
                 if epoch_ends:
                     figures = test_figures(model, test_set, precision)
                     record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
-                record["images_per_second"] = round(progress.rate(), 1)
                 folder.log(record)
                 progress.report(record)
             if epoch_ends:

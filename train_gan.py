@@ -1,0 +1,396 @@
+"""Train the discriminator against the generator: ACGAN + WGAN-GP, one update of each in turn.
+
+    python train_gan.py --data_dir data
+
+Leaves in output/gan: config.json, metrics.jsonl, curves.png, samples/000.png (before training),
+001.png ... (after each epoch), summary.json, checkpoints/, discriminator.safetensors,
+generator.safetensors (the moving average, unless --ema_decay 0) and generator_raw.safetensors.
+The same command again goes on where it stopped.
+"""
+
+import copy
+import sys
+
+import torch
+import torch.nn.functional as F
+
+import arguments
+import runtime
+from checkpoint import CheckpointError, export_model, load_latest, save_checkpoint
+from data_tools import (
+    DataError,
+    augment,
+    epoch_order,
+    load_dataset,
+    sample_augmentation,
+    to_uint8,
+)
+from discriminator import Discriminator
+from generator import Generator, sample_latents
+from run_log import Progress, RunError, RunFolder, save_curves, save_image_grid
+from train_discriminator import test_figures
+
+RECIPES = {
+    # The assignment's recipe: one step of the one, one step of the other, constant rates.
+    "classic": {
+        "epochs": 200,
+        "batch_size": 128,
+        "width": 196,
+        "lr": 1e-4,
+        "gp_weight": 10.0,
+        "gen_train": 1,
+        "ema_decay": 0.999,  # looks on only: no update depends on the average
+    },
+}
+USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError)
+REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
+
+PANELS = {
+    "critic gap: mean D(real) - mean D(fake)": {"critic_gap": "gap"},
+    "gradient of the score at x_hat": {"gradient_norm": "mean norm", "gradient_penalty": "penalty"},
+    "losses": {"discriminator_loss": "discriminator", "generator_loss": "generator"},
+    "cross-entropy of the class head": {"class_loss_real": "real", "class_loss_fake": "fake"},
+    "accuracy of the class head": {
+        "class_accuracy_real": "real, train",
+        "class_accuracy_fake": "fake",
+        "test_accuracy": "real, test",
+    },
+    "images per second": {"images_per_second": "speed"},
+}
+
+
+def parse_args(argv=None):
+    at_least = arguments.at_least
+    parser = arguments.Parser(__doc__.split("\n\n")[0])
+    arguments.add_recipe_argument(parser, RECIPES, "classic")
+    group = parser.add_argument_group("training (left out: the recipe's value)")
+    group.add_argument("--epochs", type=at_least(1), help="passes over the training images")
+    group.add_argument("--batch_size", type=at_least(2), help="real images per step")
+    group.add_argument("--width", type=at_least(1), help="channels of both networks")
+    group.add_argument("--lr", type=at_least(0, float), help="learning rate of both Adams")
+    group.add_argument("--gp_weight", type=at_least(0, float), help="lambda of the penalty")
+    group.add_argument(
+        "--gen_train", type=at_least(1), help="discriminator steps per generator step"
+    )
+    group.add_argument(
+        "--ema_decay",
+        type=arguments.share,
+        help="of the generator's moving average, per generator step; 0 keeps none",
+    )
+    arguments.add_data_arguments(parser)
+    arguments.add_device_arguments(parser)
+    arguments.add_run_arguments(parser, "output/gan")
+    return arguments.fill_in_recipe(parser.parse_args(argv), RECIPES)
+
+
+# ------------------------------------------------------------------------------ losses
+
+
+def input_gradient_norms(discriminator, real, fake, generator=None):
+    """||d score / d x_hat||_2 at a random point between each real image and a fake one.
+
+    x_hat = a real + (1 - a) fake, with one a ~ U[0, 1] per image, drawn from `generator`.
+    real, fake: (b, 3, 32, 32) in [-1, 1] -> float32 (b,), differentiable in the discriminator's
+    parameters; no gradient reaches `real` or `fake`. Raises ValueError where their shapes differ.
+    """
+    if real.shape != fake.shape:
+        raise ValueError(f"real {tuple(real.shape)} and fake {tuple(fake.shape)} differ in shape")
+    a = torch.rand(len(real), 1, 1, 1, generator=generator, device=real.device, dtype=real.dtype)
+    x_hat = torch.lerp(fake.detach(), real.detach(), a).requires_grad_()
+    scores, _ = discriminator(x_hat)
+    # No image's score depends on another image, so the gradient of the sum holds each one's own.
+    (gradient,) = torch.autograd.grad(scores.sum(), x_hat, create_graph=True)
+    return gradient.flatten(1).float().norm(dim=1)
+
+
+def gradient_penalty(discriminator, real, fake, generator=None):
+    """Mean of (||d score / d x_hat||_2 - 1)^2 over the batch, unweighted, in float32.
+
+    x_hat mixes each real image with a fake one by its own weight ~ U[0, 1].
+    Differentiable in the discriminator's parameters; no gradient reaches `real` or `fake`.
+
+    real, fake: (b, 3, 32, 32) in [-1, 1].
+    Raises ValueError where their shapes differ.
+    Source: Gulrajani et al. 2017, Improved Training of Wasserstein GANs, section 4.
+    """
+    return (input_gradient_norms(discriminator, real, fake, generator) - 1).square().mean()
+
+
+def discriminator_loss(
+    discriminator, real, real_labels, fake, fake_labels, gp_weight=10.0, generator=None
+):
+    """Loss of the discriminator, a scalar, and its parts, a dict of detached scalars.
+
+    L = mean D(fake) - mean D(real) + CE(real) + CE(fake) + gp_weight * penalty: the critic's
+    estimate of the Wasserstein distance, the class head's cross-entropy, the gradient penalty.
+    real, fake: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); generator: draws x_hat's weights.
+    Source: Gulrajani et al. 2017, equation 3; Odena et al. 2017, equation 2.
+    """
+    # Real and fake images share one pass: nothing in the discriminator looks across images.
+    scores, class_logits = discriminator(torch.cat([real, fake]))
+    real_scores, fake_scores = scores.float().split([len(real), len(fake)])
+    real_logits, fake_logits = class_logits.float().split([len(real), len(fake)])
+    critic_gap = real_scores.mean() - fake_scores.mean()
+    class_loss_real = F.cross_entropy(real_logits, real_labels)
+    class_loss_fake = F.cross_entropy(fake_logits, fake_labels)
+    norms = input_gradient_norms(discriminator, real, fake, generator)
+    penalty = (norms - 1).square().mean()
+    loss = -critic_gap + class_loss_real + class_loss_fake + gp_weight * penalty
+    parts = {
+        "discriminator_loss": loss,
+        "critic_gap": critic_gap,
+        "gradient_penalty": penalty,
+        "gradient_norm": norms.mean(),
+        "class_loss_real": class_loss_real,
+        "class_loss_fake": class_loss_fake,
+        "class_accuracy_real": 100 * (real_logits.argmax(1) == real_labels).float().mean(),
+        "class_accuracy_fake": 100 * (fake_logits.argmax(1) == fake_labels).float().mean(),
+    }
+    return loss, {name: part.detach() for name, part in parts.items()}
+
+
+def generator_loss(discriminator, fake, labels):
+    """Loss of the generator, a scalar, and its parts, a dict of detached scalars.
+
+    L = -mean D(fake) + CE(fake): a high score, and the class that was asked for.
+    fake: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,). Source: as discriminator_loss.
+    """
+    scores, class_logits = discriminator(fake)
+    class_loss = F.cross_entropy(class_logits.float(), labels)
+    loss = -scores.float().mean() + class_loss
+    parts = {"generator_loss": loss, "generator_class_loss": class_loss}
+    return loss, {name: part.detach() for name, part in parts.items()}
+
+
+# ------------------------------------------------------------------------------ updates
+
+
+def sample_fakes(generator, batch_size, stream):
+    """Images of classes drawn uniformly: (b, 3, 32, 32) float32 in [-1, 1], and labels (b,)."""
+    labels = torch.randint(10, (batch_size,), generator=stream, device=stream.device)
+    latents = sample_latents(labels, generator.latent_dim, stream)
+    return generator(latents).float(), labels
+
+
+def update_discriminator(
+    discriminator, optimizer, generator, real, labels, gp_weight, precision, stream
+):
+    """One step of the discriminator, the generator only draws; returns discriminator_loss's parts."""
+    with runtime.autocast(real.device, precision):
+        with torch.no_grad():
+            fake, fake_labels = sample_fakes(generator, len(real), stream)
+        loss, parts = discriminator_loss(
+            discriminator, real, labels, fake, fake_labels, gp_weight, stream
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return parts
+
+
+def update_generator(discriminator, generator, optimizer, batch_size, precision, stream):
+    """One step of the generator, the discriminator is frozen; returns generator_loss's parts."""
+    discriminator.requires_grad_(False)
+    with runtime.autocast(stream.device, precision):
+        fake, labels = sample_fakes(generator, batch_size, stream)
+        loss, parts = generator_loss(discriminator, fake, labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    discriminator.requires_grad_(True)
+    return parts
+
+
+@torch.no_grad()
+def update_average(average, model, decay, updates):
+    """average = d average + (1 - d) model, for the weights and for BatchNorm's statistics.
+
+    d = min(decay, (1 + updates) / (10 + updates)): so the untrained weights are soon forgotten.
+    updates: number of averages taken before.
+    """
+    decay = min(decay, (1 + updates) / (10 + updates))
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+# ------------------------------------------------------------------------------ the run
+
+
+def preview(generator, seed, precision, device):
+    """Ten images of each class, one column each, from latents fixed by the seed.
+
+    Returns uint8 (100, 3, 32, 32), row by row.
+    """
+    stream = runtime.random_stream(device, seed, PREVIEW)
+    labels = torch.arange(10, device=device).repeat(10)
+    training = generator.training
+    generator.eval()
+    with torch.no_grad(), runtime.autocast(device, precision):
+        images = generator(sample_latents(labels, generator.latent_dim, stream))
+    generator.train(training)
+    return to_uint8(images)
+
+
+def train(args):
+    """Run or resume the training that the arguments describe; returns the final figures.
+
+    Raises one of USER_ERRORS for what the user can mend, runtime.Stopped after a stop signal.
+    """
+    device = runtime.pick_device(args.device)
+    precision = runtime.pick_precision(args.precision, device)
+    runtime.keep_freed_memory()
+    train_set, test_set = load_dataset(args.dataset, args.data_dir)
+    train_set = train_set.first(args.limit_train).to(device)
+    test_set = test_set.first(args.limit_test).to(device)
+    steps_per_epoch = len(train_set) // args.batch_size  # the last, smaller batch is dropped
+    if steps_per_epoch == 0:
+        raise DataError(f"--batch_size {args.batch_size} is larger than the set ({len(train_set)})")
+    total_steps = min(args.epochs * steps_per_epoch, args.max_steps or sys.maxsize)
+
+    settings = vars(args) | {"dataset": train_set.name, "precision": precision}
+    folder = RunFolder(
+        args.output_dir,
+        settings,
+        arguments.MAY_CHANGE,
+        args.resume,
+        script="train_gan.py",
+        device=runtime.describe_device(device),
+    )
+    (folder.path / "samples").mkdir(exist_ok=True)
+    print(f"data: {train_set.source}")
+    print(f"run: {folder.path}, recipe {args.recipe}, {total_steps} steps, {device}, {precision}")
+
+    torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
+    discriminator = Discriminator(args.width).to(device)
+    generator = Generator(args.width).to(device)
+    average = copy.deepcopy(generator).eval() if args.ema_decay else None
+    betas = (0.0, 0.9)
+    d_optimizer = torch.optim.Adam(discriminator.parameters(), args.lr, betas, fused=True)
+    g_optimizer = torch.optim.Adam(generator.parameters(), args.lr, betas, fused=True)
+    parts_of_run = {"discriminator": discriminator, "generator": generator}
+    parts_of_run |= {"d_optimizer": d_optimizer, "g_optimizer": g_optimizer}
+    parts_of_run |= {"average": average} if average else {}
+    step = 0
+    totals = {}  # sums of every logged figure since the last record, and how many of each
+
+    state = load_latest(folder.checkpoints, device)
+    if state is not None:
+        for name, part in parts_of_run.items():
+            part.load_state_dict(state[name])
+        step, totals = state["step"], state["totals"]
+        print(f"resumed after step {step}")
+    folder.rewind(step)
+    if (summary := folder.finished_summary(step, total_steps)) is not None:
+        print(f"finished already: test accuracy {summary['test_accuracy']:.2f} %; nothing to do")
+        return summary
+
+    def save():
+        state = {name: part.state_dict() for name, part in parts_of_run.items()}
+        return save_checkpoint(folder.checkpoints, step, state | {"step": step, "totals": totals})
+
+    shown, shown_as = (average, f"EMA {args.ema_decay}") if average else (generator, "raw")
+
+    def export(figures):
+        described = {"recipe": args.recipe, "dataset": train_set.name, "step": step}
+        export_model(discriminator, folder.path / "discriminator.safetensors", described | figures)
+        described |= {"class_names": train_set.class_names}
+        export_model(
+            shown, folder.path / "generator.safetensors", described | {"weights": shown_as}
+        )
+        if average:
+            path = folder.path / "generator_raw.safetensors"
+            export_model(generator, path, described | {"weights": "raw"})
+
+    def save_samples(epoch):
+        title = f"{train_set.name}, epoch {epoch}, {shown_as} generator"
+        images = preview(shown, args.seed, precision, device)
+        path = folder.path / "samples" / f"{epoch:03d}.png"
+        save_image_grid(images, path, train_set.class_names, title)
+
+    if step == 0:
+        save_samples(0)
+    figures = {}
+    order_epoch = None
+    progress = Progress("gan", total_steps, args.batch_size, step)
+    with runtime.StopSignal() as stop:
+        while step < total_steps:
+            epoch, batch = divmod(step, steps_per_epoch)
+            if epoch != order_epoch:
+                order_epoch = epoch
+                order = epoch_order(len(train_set), args.seed, epoch).to(device)
+            chosen = order[batch * args.batch_size : (batch + 1) * args.batch_size]
+            stream = runtime.random_stream(device, args.seed, REAL, step)
+            real = augment(train_set.images[chosen], sample_augmentation(len(chosen), stream))
+            labels = train_set.labels[chosen]
+
+            # (1) Discriminator: raise its score of real images over that of fakes, name the classes
+            # of both, keep the gradient's norm near 1 between them.
+            stream = runtime.random_stream(device, args.seed, FAKE_FOR_D, step)
+            parts = update_discriminator(
+                discriminator,
+                d_optimizer,
+                generator,
+                real,
+                labels,
+                args.gp_weight,
+                precision,
+                stream,
+            )
+            step += 1
+
+            # (2) Generator, after every gen_train-th step, with fakes of its own: raise their
+            # score, and have the class head name the class that was asked for.
+            if step % args.gen_train == 0:
+                stream = runtime.random_stream(device, args.seed, FAKE_FOR_G, step)
+                parts |= update_generator(
+                    discriminator, generator, g_optimizer, len(real), precision, stream
+                )
+                if average:
+                    update_average(average, generator, args.ema_decay, step // args.gen_train - 1)
+
+            for name, part in parts.items():
+                total, count = totals.get(name, (0.0, 0))
+                totals[name] = (total + part, count + 1)
+            progress.step()
+
+            epoch_ends = step % steps_per_epoch == 0 or step == total_steps
+            if epoch_ends or (args.log_every_steps and step % args.log_every_steps == 0):
+                record = {"step": step, "epochs_done": round(step / steps_per_epoch, 4)}
+                record["images_per_second"] = round(progress.images_per_second(), 1)
+                record |= {name: (total / count).item() for name, (total, count) in totals.items()}
+                totals = {}
+                if epoch_ends:
+                    figures = test_figures(discriminator, test_set, precision)
+                    record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
+                folder.log(record)
+                progress.report(record)
+            if epoch_ends:
+                save_samples(epoch + 1)
+                save_curves(folder.records(), folder.path / "curves.png", PANELS)
+                if (epoch + 1) % args.save_every_epochs == 0 or step == total_steps:
+                    save()
+                    export(figures)
+            if stop.number and step < total_steps:
+                progress.close()
+                raise runtime.Stopped(stop.exit_code, f"stopped; saved as {save()}")
+    progress.close()
+
+    figures = figures or test_figures(discriminator, test_set, precision)
+    export(figures)
+    summary = {**folder.records()[-1], **figures}
+    folder.write_summary(summary)
+    print(f"test accuracy of the discriminator {figures['test_accuracy']:.2f} %")
+    print(f"samples: {folder.path / 'samples'}; curves: {folder.path / 'curves.png'}")
+    return summary
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    return runtime.exit_code_of(train, args, USER_ERRORS)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

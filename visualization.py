@@ -1,0 +1,403 @@
+"""Look inside trained discriminators: perturb images, maximise class outputs, maximise features.
+
+    python visualization.py                    # all three sections, layers 2 4 6 8
+    python visualization.py --max_features 4   # one section only
+
+Takes the discriminator trained without a generator (output/baseline) and the one trained with it
+(output/gan), and leaves pictures and summary.json in visualization/.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import arguments
+import runtime
+from checkpoint import CheckpointError, load_model, write_atomically
+from data_tools import DataError, load_dataset, to_signed, to_uint8
+from discriminator import NUM_LAYERS
+from run_log import Progress, RunError, save_image_grid
+
+DEFAULT_LAYERS = [2, 4, 6, 8]
+ROWS_SHOWN = 5  # images of each class in the perturbation grids
+USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError)
+
+
+# ------------------------------------------------------------------------------ arguments
+
+
+def parse_switch(text):
+    """True or False out of the word that older scripts put behind a flag."""
+    words = {"true": True, "false": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"must be True or False, not {text!r}")
+    return words[text.lower()]
+
+
+def parse_epsilon(text):
+    """Pixel levels out of `8` or `8/255`; the largest change of a pixel whose range is 0 to 255."""
+    try:
+        epsilon = float(text.removesuffix("/255"))
+    except ValueError:
+        epsilon = -1.0
+    if not 0 <= epsilon <= 255:
+        raise argparse.ArgumentTypeError(f"must be 0 to 255, as 8 or 8/255, not {text!r}")
+    if 0 < epsilon < 0.25:
+        raise argparse.ArgumentTypeError(
+            f"is in pixel levels of 0 to 255: write 8 or 8/255, not {text!r}"
+        )
+    return epsilon
+
+
+def parse_layer(text):
+    """A layer, or the True or False that switches the section."""
+    if text.lower() in ("true", "false"):
+        return parse_switch(text)
+    if not text.isdecimal() or not 1 <= int(text) <= NUM_LAYERS:
+        raise argparse.ArgumentTypeError(f"layers are 1 to {NUM_LAYERS}, not {text!r}")
+    return int(text)
+
+
+def parse_args(argv=None):
+    parser = arguments.Parser(__doc__.split("\n\n")[0])
+    group = parser.add_argument_group("sections (none of them given: all)")
+    switch = {"type": parse_switch, "nargs": "?", "const": True, "default": None}
+    group.add_argument("--perturb_images", help="adversarial perturbation", **switch)
+    group.add_argument(
+        "--max_classification_output", help="images that maximise the output of a class", **switch
+    )
+    group.add_argument(
+        "--max_features",
+        nargs="*",
+        type=parse_layer,
+        metavar="LAYER",
+        help=f"images that maximise the features of these layers, 1 to {NUM_LAYERS}; "
+        "no number: " + " ".join(map(str, DEFAULT_LAYERS)),
+    )
+    group = parser.add_argument_group("networks")
+    for which, folder in (("without", "baseline"), ("with", "gan")):
+        group.add_argument(
+            f"--discriminator_{which}_G",
+            metavar="PATH",
+            help=f"exported weights, or a run's folder, of the discriminator trained {which} a "
+            f"generator (default: output/{folder})",
+        )
+    group = parser.add_argument_group("perturbation")
+    group.add_argument(
+        "--epsilon",
+        type=parse_epsilon,
+        default="8/255",
+        help="largest change of a pixel, in levels of 0 to 255",
+    )
+    group = parser.add_argument_group("maximisation")
+    at_least = arguments.at_least
+    group.add_argument("--steps", type=at_least(1), default=200, help="gradient steps")
+    group.add_argument("--lr", type=at_least(0, float), default=0.1, help="size of a step")
+    group.add_argument(
+        "--decay", type=at_least(0, float), default=0.001, help="pull of each pixel toward grey"
+    )
+    arguments.add_data_arguments(parser)
+    arguments.add_device_arguments(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument("--output_dir", default="visualization", help="folder for the pictures")
+    args = parser.parse_args(argv)
+
+    layers = args.max_features
+    if layers is not None:
+        switches = [layer for layer in layers if isinstance(layer, bool)]
+        if switches and len(layers) > 1:
+            parser.error("--max_features takes layers, or one True or False, not both")
+        layers = {True: DEFAULT_LAYERS, False: []}[switches[0]] if switches else layers
+        args.max_features = layers if switches or layers else DEFAULT_LAYERS
+    chosen = (args.perturb_images, args.max_classification_output, args.max_features)
+    if not any(chosen):
+        # Only what was not switched off by name.
+        args.perturb_images = args.perturb_images is None
+        args.max_classification_output = args.max_classification_output is None
+        args.max_features = DEFAULT_LAYERS if args.max_features is None else []
+    return args
+
+
+# ------------------------------------------------------------------------------ the three looks
+
+
+def perturb(discriminator, images, labels, epsilon, precision="fp32"):
+    """One signed gradient step of each image toward the class after its own.
+
+    images: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); epsilon: in levels of 0 to 255.
+    Returns (perturbed images, gradients), both like images; gradients are those of the
+    cross-entropy toward the alternate label (y + 1) % 10, which the step lowers.
+    Source: Goodfellow et al. 2015, Explaining and Harnessing Adversarial Examples, toward a target.
+    """
+    images = images.detach().requires_grad_()
+    with runtime.autocast(images.device, precision):
+        _, class_logits = discriminator(images)
+    alternate = (labels + 1) % class_logits.shape[1]
+    loss = F.cross_entropy(class_logits.float(), alternate, reduction="sum")
+    (gradients,) = torch.autograd.grad(loss, images)
+    step = 2 * epsilon / 255  # [-1, 1] is twice as wide as [0, 1]
+    return (images.detach() - step * gradients.sign()).clamp(-1, 1), gradients
+
+
+def maximise(objective, images, steps=200, lr=0.1, decay=0.001, progress=None):
+    """Gradient ascent on the images: x += lr d objective / d x - decay x |x|, clamped to [-1, 1].
+
+    objective: images (b, 3, 32, 32) -> values (b,), the value of each image by itself.
+    Returns (images, values before (b,), values after (b,)).
+    """
+    images = images.clone()
+    before = None
+    for _ in range(steps):
+        images.requires_grad_()
+        values = objective(images)
+        before = values.detach() if before is None else before
+        (gradient,) = torch.autograd.grad(values.sum(), images)
+        images = images.detach()
+        images = (images + lr * gradient - decay * images * images.abs()).clamp(-1, 1)
+        if progress is not None:
+            progress.step()
+    with torch.no_grad():
+        return images, before, objective(images)
+
+
+def class_objective(discriminator, precision="fp32"):
+    """Image i's value is its logit of class i % num_classes."""
+
+    def values(images):
+        with runtime.autocast(images.device, precision):
+            logits = discriminator(images)[1].float()
+        index = torch.arange(len(images), device=images.device) % logits.shape[1]
+        return logits.gather(1, index[:, None]).squeeze(1)
+
+    return values
+
+
+def feature_objective(discriminator, layer, precision="fp32"):
+    """Image i's value is feature i of the layer, max-pooled over its map; no later layer runs."""
+
+    def values(images):
+        with runtime.autocast(images.device, precision):
+            pooled = discriminator.pool(discriminator.features(images, layer)).float()
+        index = torch.arange(len(images), device=images.device)
+        return pooled.gather(1, index[:, None]).squeeze(1)
+
+    return values
+
+
+# ------------------------------------------------------------------------------ the sections
+
+
+def perturbation_section(args, model, name, test_set, precision, suffix):
+    """Perturb every test image, count again, and draw the first few of each class."""
+    images, labels, names = test_set.images, test_set.labels, test_set.class_names
+    changed, gradients, before, after = [], [], [], []
+    progress = Progress(f"perturb, {name}", -(-len(labels) // 250), 250)
+    for batch, batch_labels in zip(images.split(250), labels.split(250), strict=True):
+        batch = to_signed(batch)
+        perturbed, gradient = perturb(model, batch, batch_labels, args.epsilon, precision)
+        with torch.no_grad(), runtime.autocast(batch.device, precision):
+            before.append(model(batch)[1].float().softmax(1))
+            after.append(model(perturbed)[1].float().softmax(1))
+        changed.append(to_uint8(perturbed))
+        gradients.append(gradient)
+        progress.step()
+    progress.close()
+    changed, gradients, before, after = map(torch.cat, (changed, gradients, before, after))
+
+    def percent(right):
+        return round(100 * right.double().mean().item(), 2)
+
+    figures = {
+        "epsilon": f"{args.epsilon:g}/255",
+        "images": len(labels),
+        "accuracy_before": percent(before.argmax(1) == labels),
+        "accuracy_after": percent(after.argmax(1) == labels),
+        "became_alternate_label": percent(after.argmax(1) == (labels + 1) % len(names)),
+    }
+    print(
+        f"{name}: accuracy on {len(labels)} images {figures['accuracy_before']:.2f} % -> "
+        f"{figures['accuracy_after']:.2f} % after {figures['epsilon']}; "
+        f"{figures['became_alternate_label']:.2f} % became the alternate label"
+    )
+
+    # A row of the grid holds one image of each class.
+    first = [torch.nonzero(labels == k).flatten()[:ROWS_SHOWN] for k in range(len(names))]
+    rows = min(len(indices) for indices in first)
+    shown = torch.stack([indices[:rows] for indices in first], dim=1).flatten()
+
+    def verdict(probabilities):
+        confidence, index = probabilities[shown].max(1)
+        pairs = zip(index.tolist(), confidence.tolist(), strict=True)
+        return [f"{names[k]} {100 * c:.0f} %" for k, c in pairs]
+
+    first_verdict, last_verdict = verdict(before), verdict(after)
+    strength = gradients[shown].abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
+    real = [f"{v}" for v in first_verdict]
+    moved = [f"{b}\n→ {a}" for b, a in zip(first_verdict, last_verdict, strict=True)]
+    files = {
+        "real_images": (images[shown], real, "Test images by true class, prediction below"),
+        "gradient_image": (
+            to_uint8(gradients[shown] / strength),
+            (),
+            "Gradient of the loss toward the next class, each scaled to its largest entry",
+        ),
+        "jittered_images": (
+            changed[shown],
+            moved,
+            f"Perturbed by {figures['epsilon']}: prediction before → after",
+        ),
+    }
+    for file, (grid, captions, title) in files.items():
+        path = Path(args.output_dir) / f"{file}{suffix}.png"
+        save_image_grid(grid, path, names, f"{title} ({name})", captions)
+        print(f"  {path}")
+    return figures
+
+
+def class_section(args, model, name, start, class_names, precision):
+    """One image per class, from the same start, that maximises the class's logit."""
+    progress = Progress(f"classes, {name}", args.steps, len(class_names))
+    start = start.repeat(len(class_names), 1, 1, 1)
+    objective = class_objective(model, precision)
+    images, before, after = maximise(objective, start, args.steps, args.lr, args.decay, progress)
+    progress.close()
+    with torch.no_grad(), runtime.autocast(images.device, precision):
+        probabilities = model(images)[1].float().softmax(1).diagonal().tolist()
+    path = Path(args.output_dir) / f"max_class_{name.replace(' ', '_')}.png"
+    reached = list(zip(class_names, before.tolist(), after.tolist(), probabilities, strict=True))
+    captions = [f"logit {b:.1f} → {a:.1f}\np = {100 * p:.1f} %" for _, b, a, p in reached]
+    title = f"Images that maximise a class's logit, discriminator trained {name}"
+    columns = 5
+    save_image_grid(
+        to_uint8(images),
+        path,
+        title=title,
+        captions=[f"{c}\n{text}" for c, text in zip(class_names, captions, strict=True)],
+        columns=columns,
+        scale=6,
+        gap=8,
+    )
+    for class_name, b, a, p in reached:
+        print(f"  {class_name:<12} logit {b:7.2f} -> {a:7.2f}, probability {100 * p:6.2f} %")
+    print(f"  {path}")
+    return {c: {"logit_before": b, "logit": a, "probability": p} for c, b, a, p in reached}
+
+
+def feature_section(args, model, name, start, layer, precision):
+    """For each of the first 100 features of a layer an image that maximises it."""
+    count = min(100, model.width)
+    progress = Progress(f"layer {layer}, {name}", args.steps, count)
+    objective = feature_objective(model, layer, precision)
+    start = start.repeat(count, 1, 1, 1)
+    images, before, after = maximise(objective, start, args.steps, args.lr, args.decay, progress)
+    progress.close()
+    path = Path(args.output_dir) / f"max_features_{name.replace(' ', '_')}_layer{layer}.png"
+    pairs = list(zip(before.tolist(), after.tolist(), strict=True))
+    captions = [f"{b:.2f} → {a:.2f}" for b, a in pairs]
+    title = (
+        f"Layer {layer}, trained {name}: image i maximises feature i (activation before → after)"
+    )
+    save_image_grid(to_uint8(images), path, title=title, captions=captions)
+    mean_before, mean_after = before.mean().item(), after.mean().item()
+    print(f"  layer {layer}: mean activation {mean_before:.3f} -> {mean_after:.3f}; {path}")
+    return {
+        "mean_before": mean_before,
+        "mean_after": mean_after,
+        "before": before.tolist(),
+        "after": after.tolist(),
+    }
+
+
+# ------------------------------------------------------------------------------ the run
+
+
+def load_discriminators(args, device):
+    """{"without G": (network, metadata), "with G": ...}: those that are there.
+
+    Raises CheckpointError where one that was named by a flag cannot be loaded, or none is there.
+    """
+    found = {}
+    for which, folder, script in (
+        ("without", "baseline", "train_discriminator.py"),
+        ("with", "gan", "train_gan.py"),
+    ):
+        given = getattr(args, f"discriminator_{which}_G")
+        path = Path(given or f"output/{folder}")
+        path = path / "discriminator.safetensors" if path.is_dir() else path
+        if given is None and not path.is_file():
+            print(f"no discriminator trained {which} G in {path}: left out (make it: {script})")
+            continue
+        model, metadata = load_model(path, device, kind="discriminator")
+        found[f"{which} G"] = (model.requires_grad_(False), {**metadata, "path": str(path)})
+    if not found:
+        raise CheckpointError(
+            "no trained discriminator; run train_discriminator.py or train_gan.py first, or give "
+            "--discriminator_without_G or --discriminator_with_G"
+        )
+    return found
+
+
+def load_images(args, models, device):
+    """The test set that the networks were trained for. Raises DataError where it cannot be had."""
+    names = sorted({str(metadata.get("dataset")) for _, metadata in models.values()})
+    if args.dataset == "auto" and len(names) > 1:
+        raise DataError(
+            f"the networks were trained on different sets ({', '.join(names)}); give --dataset"
+        )
+    name = names[0] if args.dataset == "auto" else args.dataset
+    _, test_set = load_dataset(name, args.data_dir)
+    print(f"data: {test_set.source}")
+    return test_set.first(args.limit_test).to(device)
+
+
+def run(args):
+    """Make the pictures that the arguments ask for; returns every figure printed, as a dict.
+
+    Raises one of USER_ERRORS for what the user can mend.
+    """
+    device = runtime.pick_device(args.device)
+    precision = runtime.pick_precision(args.precision, device)
+    runtime.keep_freed_memory()
+    models = load_discriminators(args, device)
+    test_set = load_images(args, models, device)
+    try:
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        summary_path = Path(args.output_dir) / "summary.json"
+        write_atomically(summary_path, b"{}")  # find out now, not after minutes of work
+    except OSError as error:
+        raise RunError(f"cannot write to {args.output_dir}: {error.strerror or error}") from None
+
+    start = to_signed(test_set.images[:128]).mean(0, keepdim=True)  # the mean image of a batch
+    summary = {}
+    for name, (model, metadata) in models.items():
+        print(f"discriminator trained {name}: {metadata['path']}, width {model.width}")
+        summary[name] = figures = {"weights": metadata["path"], "width": model.width}
+        if args.perturb_images:
+            suffix = "" if name == next(iter(models)) else "_" + name.replace(" ", "_")
+            figures["perturbation"] = perturbation_section(
+                args, model, name, test_set, precision, suffix
+            )
+        if args.max_classification_output:
+            figures["max_classification_output"] = class_section(
+                args, model, name, start, test_set.class_names, precision
+            )
+        for layer in args.max_features or ():
+            figures.setdefault("max_features", {})[layer] = feature_section(
+                args, model, name, start, layer, precision
+            )
+        write_atomically(summary_path, json.dumps(summary, indent=2).encode())
+    print(f"figures: {summary_path}")
+    return summary
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    return runtime.exit_code_of(run, args, USER_ERRORS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

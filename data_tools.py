@@ -5,6 +5,7 @@ writes a labelled 10x10 preview.
 """
 
 import argparse
+import functools
 import hashlib
 import os
 import shutil
@@ -83,12 +84,15 @@ def load_dataset(name, data_dir=DEFAULT_DATA_DIR, download=True):
     except DataMissing as reason:
         if name == "cifar10":
             raise
-        return load_shapes(why=f", taken because CIFAR-10 is not to be had ({reason})")
+        drawn = load_shapes()
+        why = f"{drawn[0].source}, taken because CIFAR-10 is not to be had ({reason})"
+        return tuple(replace(part, source=why) for part in drawn)
 
 
-def load_shapes(num_train=20_000, num_test=2_000, seed=0, why=""):
+@functools.cache
+def load_shapes(num_train=20_000, num_test=2_000, seed=0):
     """The built-in set as (train, test); the same images for the same arguments."""
-    source = f"the built-in shapes set, {num_train:,} + {num_test:,} drawn images{why}"
+    source = f"the built-in shapes set, {num_train:,} + {num_test:,} drawn images"
     drawn = (shapes.draw_shapes(num_train, (seed, 0)), shapes.draw_shapes(num_test, (seed, 1)))
     return tuple(
         Dataset("shapes", torch.from_numpy(x), torch.from_numpy(y), shapes.CLASS_NAMES, source)
@@ -205,7 +209,7 @@ def _download(folder):
 
 
 def epoch_order(count, seed, epoch):
-    """The order in which an epoch visits its images, a function of (seed, epoch): int64 (count,)."""
+    """The order of an epoch's images, int64 (count,): a function of (seed, epoch)."""
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(count))
 
 

@@ -68,7 +68,7 @@ def parse_args(argv=None):
 
 
 def predict(discriminator, images, precision="fp32", batch_size=500):
-    """uint8 images (n, 3, 32, 32) on the model's device -> float32 class logits (n, num_classes)."""
+    """uint8 (n, 3, 32, 32) on the model's device -> class logits, float32 (n, num_classes)."""
     training = discriminator.training
     discriminator.eval()
     logits = []
@@ -103,7 +103,8 @@ def learning_rate(base, drop_epochs, epoch):
 def classifier_step(discriminator, optimizer, images, labels, precision):
     """One update on cross-entropy; returns the sum of the losses and the number correct, (2,).
 
-    images: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,). Both figures stay on the device: reading them here would make the CPU wait for the GPU.
+    images: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,).
+    Both figures stay on the device: reading them here would make the CPU wait for the GPU.
     """
     with runtime.autocast(images.device, precision):
         _, class_logits = discriminator(images)

@@ -175,7 +175,7 @@ def sample_fakes(generator, batch_size, stream):
 def update_discriminator(
     discriminator, optimizer, generator, real, labels, gp_weight, precision, stream
 ):
-    """One step of the discriminator, the generator only draws; returns discriminator_loss's parts."""
+    """One step of the discriminator, the generator only draws; the parts of discriminator_loss."""
     with runtime.autocast(real.device, precision):
         with torch.no_grad():
             fake, fake_labels = sample_fakes(generator, len(real), stream)
@@ -189,7 +189,7 @@ def update_discriminator(
 
 
 def update_generator(discriminator, generator, optimizer, batch_size, precision, stream):
-    """One step of the generator, the discriminator is frozen; returns generator_loss's parts."""
+    """One step of the generator, the discriminator is frozen; the parts of generator_loss."""
     discriminator.requires_grad_(False)
     with runtime.autocast(stream.device, precision):
         fake, labels = sample_fakes(generator, batch_size, stream)

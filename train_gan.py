@@ -100,7 +100,8 @@ def input_gradient_norms(discriminator, real, fake, generator=None):
     scores, _ = discriminator(x_hat)
     # No image's score depends on another image, so the gradient of the sum holds each one's own.
     (gradient,) = torch.autograd.grad(scores.sum(), x_hat, create_graph=True)
-    return gradient.flatten(1).float().norm(dim=1)
+    gradient = gradient.flatten(1)
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32)).norm(dim=1)
 
 
 def gradient_penalty(discriminator, real, fake, generator=None):

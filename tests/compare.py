@@ -1,0 +1,29 @@
+"""How two runs are compared."""
+
+import json
+
+import torch
+
+
+def records(folder):
+    """metrics.jsonl without the one field that tells wall-clock time."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line.pop("images_per_second") > 0
+    return lines
+
+
+def assert_equal(a, b):
+    """Equality to the last bit, through dicts, lists and tensors."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b

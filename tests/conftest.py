@@ -1,0 +1,56 @@
+"""What several test files share: small images, small networks, the real CIFAR-10 where it is."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+
+import data_tools
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def images():
+    """Eight float images in [-1, 1]."""
+    return torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir():
+    """The folder of the real CIFAR-10; a test that asks for it is skipped where there is none."""
+    folder = Path(os.environ.get("CIFAR10_DIR", "data"))
+    if not (folder / data_tools.CIFAR10_FOLDER).is_dir():
+        pytest.skip("no CIFAR-10: set CIFAR10_DIR")
+    return folder
+
+
+@pytest.fixture
+def run_main(capsys):
+    """Call a script's main; returns (exit code, stdout, stderr)."""
+
+    def call(module, *argv):
+        try:
+            code = module.main([str(a) for a in argv])
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def refused(run_main):
+    """Call main, check that it ends as a user's error (exit code 2, one line), return the line."""
+
+    def call(module, *argv):
+        code, _, err = run_main(module, *argv)
+        assert code == 2
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return call

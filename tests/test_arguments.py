@@ -1,0 +1,77 @@
+import argparse
+
+import pytest
+
+import arguments
+import train_discriminator
+import train_gan
+import visualization
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", "nan", ""])
+def test_whole_numbers_below_one_and_no_numbers_are_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        arguments.at_least(1)(text)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-0.1", "x"])
+def test_bad_floats_are_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        arguments.at_least(0, float)(text)
+
+
+def test_good_numbers():
+    assert arguments.at_least(1)("1") == 1
+    assert arguments.at_least(0, float)("1e-4") == 1e-4
+    assert arguments.share("0.999") == 0.999
+    with pytest.raises(argparse.ArgumentTypeError):
+        arguments.share("1")
+
+
+def test_recipe_fills_only_what_was_left_out():
+    args = train_gan.parse_args(["--recipe", "classic", "--width", "64"])
+    assert (args.width, args.batch_size, args.lr) == (64, 128, 1e-4)
+    assert (args.gen_train, args.gp_weight, args.epochs) == (1, 10.0, 200)
+    args = train_discriminator.parse_args(["--recipe", "classic", "--lr_drop_epochs"])
+    assert (args.epochs, args.lr_drop_epochs) == (100, [])
+
+
+@pytest.mark.parametrize("script", [train_discriminator, train_gan, visualization])
+def test_shared_flags_have_help_and_mean_the_same(script, capsys):
+    shared = ["--data_dir", "d", "--dataset", "shapes", "--output_dir", "o", "--device", "cpu"]
+    args = script.parse_args([*shared, "--precision", "fp32", "--seed", "3"])
+    assert (args.data_dir, args.dataset, args.output_dir) == ("d", "shapes", "o")
+    assert (args.device, args.precision, args.seed) == ("cpu", "fp32", 3)
+    with pytest.raises(SystemExit) as stop:
+        script.parse_args(["--help"])
+    assert stop.value.code == 0
+    assert "--precision" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        (train_discriminator, ["--dataset", "mnist"]),
+        (train_discriminator, ["--epochs", "0"]),
+        (train_discriminator, ["--batch_size", "0"]),
+        (train_discriminator, ["--width", "0"]),
+        (train_discriminator, ["--lr", "-1"]),
+        (train_discriminator, ["--no_such_flag"]),
+        (train_gan, ["--dataset", "mnist"]),
+        (train_gan, ["--epochs", "-1"]),
+        (train_gan, ["--batch_size", "1"]),
+        (train_gan, ["--width", "0"]),
+        (train_gan, ["--ema_decay", "1"]),
+        (train_gan, ["--gen_train", "0"]),
+        (train_gan, ["--gp_weight", "nan"]),
+        (visualization, ["--dataset", "mnist"]),
+        (visualization, ["--max_features", "9"]),
+        (visualization, ["--max_features", "0"]),
+        (visualization, ["--max_features", "4", "True"]),
+        (visualization, ["--epsilon", "-1"]),
+        (visualization, ["--epsilon", "0.03"]),
+        (visualization, ["--perturb_images", "maybe"]),
+    ],
+)
+def test_bad_values_are_one_line(refused, script, flags):
+    assert "--" in refused(script, *flags)

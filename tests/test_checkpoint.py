@@ -1,0 +1,188 @@
+import hashlib
+import io
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import checkpoint
+from checkpoint import CheckpointError
+from discriminator import Discriminator
+from generator import Generator, sample_latents
+
+
+def state(number):
+    return {"step": number, "weights": {"a": torch.full((50,), float(number))}, "list": [1, "x"]}
+
+
+def test_round_trip(tmp_path):
+    path = checkpoint.save_checkpoint(tmp_path, 7, state(7))
+    loaded = checkpoint.load_checkpoint(path)
+    assert loaded["step"] == 7
+    assert loaded["list"] == [1, "x"]
+    assert torch.equal(loaded["weights"]["a"], torch.full((50,), 7.0))
+
+
+def test_the_last_two_are_kept_and_the_newest_is_loaded(tmp_path):
+    for step in (9, 10, 11, 100):
+        checkpoint.save_checkpoint(tmp_path, step, state(step))
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [
+        "step_000000100.pt",
+        "step_000000011.pt",
+    ]
+    assert checkpoint.load_latest(tmp_path)["step"] == 100
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert checkpoint.load_latest(tmp_path) is None
+    assert checkpoint.load_latest(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("length", [0, 1, 31, 32, 33, 500, -1])
+def test_truncated_newest_falls_back(tmp_path, length):
+    checkpoint.save_checkpoint(tmp_path, 1, state(1))
+    newest = checkpoint.save_checkpoint(tmp_path, 2, state(2))
+    newest.write_bytes(newest.read_bytes()[:length])
+    warnings = []
+    assert checkpoint.load_latest(tmp_path, warn=warnings.append)["step"] == 1
+    assert len(warnings) == 1
+    assert newest.name in warnings[0]
+
+
+@pytest.mark.parametrize("place", [0, 100, 700, -40, -1])
+def test_a_flipped_bit_falls_back(tmp_path, place):
+    checkpoint.save_checkpoint(tmp_path, 1, state(1))
+    newest = checkpoint.save_checkpoint(tmp_path, 2, state(2))
+    content = bytearray(newest.read_bytes())
+    content[place] ^= 4
+    newest.write_bytes(content)
+    assert checkpoint.load_latest(tmp_path, warn=lambda _: None)["step"] == 1
+
+
+def test_all_damaged_is_an_error(tmp_path):
+    checkpoint.save_checkpoint(tmp_path, 1, state(1)).write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="start anew"):
+        checkpoint.load_latest(tmp_path, warn=lambda _: None)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    target = tmp_path / "file"
+    checkpoint.write_atomically(target, b"old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write_atomically(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+class Canary:
+    """Unpickling this writes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("with_checksum", [True, False])
+@pytest.mark.parametrize("writer", ["pickle", "torch"])
+def test_a_pickle_from_elsewhere_does_not_run(tmp_path, with_checksum, writer):
+    canary = tmp_path / "canary"
+    buffer = io.BytesIO()
+    (pickle.dump if writer == "pickle" else torch.save)({"model": Canary(canary)}, buffer)
+    payload = buffer.getvalue()
+    path = tmp_path / "step_000000001.pt"
+    path.write_bytes(payload + hashlib.sha256(payload).digest() * with_checksum)
+    with pytest.raises(CheckpointError):
+        checkpoint.load_checkpoint(path)
+    path.rename(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError):
+        checkpoint.load_model(tmp_path / "model.safetensors")
+    assert not canary.exists()
+
+
+# ------------------------------------------------------------------------------ exports
+
+
+def test_discriminator_round_trip(tmp_path, images):
+    model = Discriminator(width=5)
+    path = tmp_path / "d.safetensors"
+    checkpoint.export_model(model, path, {"recipe": "classic", "test_accuracy": 88.25})
+    loaded, metadata = checkpoint.load_model(path, kind="discriminator")
+    assert not loaded.training
+    assert metadata["recipe"] == "classic"
+    assert metadata["test_accuracy"] == 88.25
+    assert (metadata["kind"], metadata["width"]) == ("discriminator", 5)
+    for ours, theirs in zip(loaded(images), model(images), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_generator_round_trip_keeps_batch_norm_statistics(tmp_path):
+    model = Generator(width=3)
+    latents = sample_latents(torch.arange(8))
+    model(latents)  # moves the running statistics
+    path = tmp_path / "g.safetensors"
+    checkpoint.export_model(model, path, {})
+    loaded, _ = checkpoint.load_model(path)
+    assert torch.equal(loaded(latents), model.eval()(latents))
+
+
+def test_only_our_networks_are_exported(tmp_path):
+    with pytest.raises(TypeError, match="Linear"):
+        checkpoint.export_model(torch.nn.Linear(1, 1), tmp_path / "x", {})
+
+
+@pytest.fixture
+def exported(tmp_path):
+    path = tmp_path / "d.safetensors"
+    checkpoint.export_model(Discriminator(width=2), path, {})
+    return path
+
+
+METADATA = {"kind": "discriminator", "width": "2", "num_classes": "10"}
+
+
+@pytest.mark.parametrize(
+    ("change", "metadata", "message"),
+    [
+        (lambda t: t.pop("critic_head.bias"), METADATA, "do not fit"),
+        (lambda t: t.update(extra=torch.zeros(1)), METADATA, "do not fit"),
+        (lambda t: t.update({"critic_head.bias": torch.zeros(2)}), METADATA, "do not fit"),
+        (lambda t: None, METADATA | {"width": "3"}, "do not fit"),
+        (lambda t: t["critic_head.bias"].fill_(float("nan")), METADATA, "NaN"),
+        (lambda t: None, METADATA | {"width": "999999999"}, "impossible sizes"),
+        (lambda t: None, METADATA | {"width": "__import__('os')"}, "impossible sizes"),
+        (lambda t: None, METADATA | {"kind": "resnet"}, "not exported"),
+        (lambda t: None, None, "not exported"),
+    ],
+)
+def test_weights_that_do_not_fit(exported, change, metadata, message):
+    tensors = load_file(exported)
+    change(tensors)
+    save_file(tensors, exported, metadata)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load_model(exported)
+
+
+def test_wrong_kind_missing_and_truncated(exported, tmp_path):
+    with pytest.raises(CheckpointError, match="holds a discriminator"):
+        checkpoint.load_model(exported, kind="generator")
+    with pytest.raises(CheckpointError, match="no weights"):
+        checkpoint.load_model(tmp_path / "nowhere.safetensors")
+    content = exported.read_bytes()
+    for length in (0, 4, 8, 100, len(content) - 1):
+        exported.write_bytes(content[:length])
+        with pytest.raises(CheckpointError):
+            checkpoint.load_model(exported)
+    # A header that claims to be far longer than the file.
+    exported.write_bytes((2**62).to_bytes(8, "little") + content[8:])
+    with pytest.raises(CheckpointError):
+        checkpoint.load_model(exported)

@@ -1,0 +1,312 @@
+import functools
+import hashlib
+import http.server
+import pickle
+import socket
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets import CIFAR10
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tvf
+
+import data_tools
+from data_tools import Augmentation, DataError, DataMissing
+
+# ------------------------------------------------------------------------------ a small CIFAR-10
+
+
+@pytest.fixture
+def small_cifar10(tmp_path, monkeypatch):
+    """A folder with the official layout, 10 images a file, and torchvision told its checksums."""
+    folder = tmp_path / "made" / data_tools.CIFAR10_FOLDER
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    checksums = {}
+    for name in [entry[0] for entry in CIFAR10.train_list + CIFAR10.test_list]:
+        data = rng.integers(0, 256, (10, 3072), dtype=np.uint8)
+        content = pickle.dumps({"data": data, "labels": list(range(10))})
+        (folder / name).write_bytes(content)
+        checksums[name] = hashlib.md5(content).hexdigest()
+    meta = pickle.dumps({"label_names": list(data_tools.CIFAR10_CLASSES)})
+    (folder / "batches.meta").write_bytes(meta)
+
+    def retold(entries):
+        return [[name, checksums[name]] for name, _ in entries]
+
+    monkeypatch.setattr(CIFAR10, "train_list", retold(CIFAR10.train_list))
+    monkeypatch.setattr(CIFAR10, "test_list", retold(CIFAR10.test_list))
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": hashlib.md5(meta).hexdigest()})
+    return folder
+
+
+@pytest.fixture
+def small_archive(small_cifar10, tmp_path, monkeypatch):
+    """That folder as an archive, with its checksums in place of the official ones."""
+    archive = tmp_path / "made" / CIFAR10.filename
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(small_cifar10, arcname=data_tools.CIFAR10_FOLDER)
+    content = archive.read_bytes()
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(data_tools, "CIFAR10_SHA256", hashlib.sha256(content).hexdigest())
+    return archive
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Serve a folder by HTTP on this machine, and have CIFAR10.url name it."""
+    servers = []
+
+    def start(folder):
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        url = f"http://127.0.0.1:{server.server_port}/{CIFAR10.filename}"
+        monkeypatch.setattr(CIFAR10, "url", url)
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_reads_the_official_layout(small_cifar10):
+    train, test = data_tools.load_dataset("cifar10", small_cifar10.parent, download=False)
+    assert train.images.shape == (50, 3, 32, 32)
+    assert test.images.shape == (10, 3, 32, 32)
+    assert train.images.dtype == torch.uint8
+    assert train.labels.dtype == torch.int64
+    assert train.labels.tolist() == list(range(10)) * 5
+    with open(small_cifar10 / "data_batch_1", "rb") as file:
+        first = pickle.load(file)["data"][0].reshape(3, 32, 32)
+    assert np.array_equal(train.images[0].numpy(), first)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "removed"])
+def test_a_damaged_file_is_named(small_cifar10, damage):
+    path = small_cifar10 / "data_batch_3"
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(content[:-1])
+    elif damage == "altered":
+        content[1000] ^= 1
+        path.write_bytes(content)
+    else:
+        path.unlink()
+    for name in ("cifar10", "auto"):  # auto does not paper over damage
+        with pytest.raises(DataError, match=r"data_batch_3 is .*delete .* and run again"):
+            data_tools.load_dataset(name, small_cifar10.parent, download=False)
+
+
+def test_missing_data_says_where_what_and_the_way_out(tmp_path):
+    with pytest.raises(DataMissing) as caught:
+        data_tools.load_dataset("cifar10", tmp_path / "nowhere", download=False)
+    for part in (str(tmp_path / "nowhere"), CIFAR10.filename, "--dataset shapes"):
+        assert part in str(caught.value)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_unreadable_data_dir_is_a_data_error(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DataError, match="file"):
+        data_tools.load_dataset("cifar10", tmp_path / "file" / "data", download=True)
+
+
+def test_auto_says_that_it_took_shapes_and_why(tmp_path):
+    train, test = data_tools.load_dataset("auto", tmp_path, download=False)
+    assert train.name == test.name == "shapes"
+    assert (len(train), len(test)) == (20_000, 2_000)
+    assert "shapes" in train.source
+    assert "CIFAR-10 is not to be had" in train.source
+
+
+def test_unknown_dataset():
+    with pytest.raises(ValueError, match="mnist"):
+        data_tools.load_dataset("mnist")
+
+
+def test_archive_in_the_folder_is_unpacked(small_archive, tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    small_archive.rename(target / CIFAR10.filename)
+    train, _ = data_tools.load_dataset("cifar10", target, download=False)
+    assert len(train) == 50
+    leftovers = {path.name for path in target.iterdir()}
+    assert leftovers == {CIFAR10.filename, data_tools.CIFAR10_FOLDER}
+
+
+def test_download(small_archive, serve, tmp_path):
+    serve(small_archive.parent)
+    train, _ = data_tools.load_dataset("auto", tmp_path / "new", download=True)
+    assert train.name == "cifar10"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [data_tools.CIFAR10_FOLDER]
+
+
+def test_half_a_download_is_not_taken(small_archive, serve, tmp_path):
+    content = small_archive.read_bytes()
+    small_archive.write_bytes(content[: len(content) // 2])
+    serve(small_archive.parent)
+    with pytest.raises(DataMissing, match="download failed"):
+        data_tools.load_dataset("cifar10", tmp_path / "new", download=True)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_archive_with_the_right_md5_only_is_refused(small_archive, serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_tools, "CIFAR10_SHA256", "0" * 64)
+    serve(small_archive.parent)
+    with pytest.raises(DataError, match="SHA-256"):
+        data_tools.load_dataset("cifar10", tmp_path / "new", download=True)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_download_without_data_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_tools, "DOWNLOAD_STALL_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/{CIFAR10.filename}"
+        monkeypatch.setattr(CIFAR10, "url", url)
+        with pytest.raises(DataMissing, match="no data came for 1 s"):
+            data_tools.load_dataset("cifar10", tmp_path, download=True)
+
+
+# ------------------------------------------------------------------------------ order
+
+
+def test_epoch_order_is_a_function_of_seed_and_epoch():
+    order = data_tools.epoch_order(1000, 3, 7)
+    assert torch.equal(order, data_tools.epoch_order(1000, 3, 7))
+    assert torch.equal(order.sort().values, torch.arange(1000))
+    for other in (data_tools.epoch_order(1000, 3, 8), data_tools.epoch_order(1000, 4, 7)):
+        assert not torch.equal(order, other)
+
+
+# ------------------------------------------------------------------------------ augmentation
+
+
+def random_images(count=6):
+    return torch.randint(0, 256, (count, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(
+        torch.uint8
+    )
+
+
+def neutral(count):
+    """Parameters that change nothing."""
+    zero, one = torch.zeros(count), torch.ones(count)
+    return Augmentation(zero, zero, 32 * one, zero.bool(), one, one, one, zero)
+
+
+def torchvision_augment(image, top, left, size, flip, brightness, contrast, saturation, hue):
+    x = image.float() / 255
+    box = [int(v) for v in (top, left, size, size)]
+    x = tvf.resized_crop(x, *box, [32, 32], InterpolationMode.BILINEAR, antialias=True)
+    x = tvf.hflip(x) if flip else x
+    x = tvf.adjust_brightness(x, brightness)
+    x = tvf.adjust_contrast(x, contrast)
+    x = tvf.adjust_saturation(x, saturation)
+    return tvf.adjust_hue(x, hue) * 2 - 1
+
+
+def check_against_torchvision(params, images):
+    ours = data_tools.augment(images, params)
+    for index, image in enumerate(images):
+        theirs = torchvision_augment(image, *(field[index].item() for field in params))
+        assert (ours[index] - theirs).abs().max() < 2e-5
+    return ours
+
+
+def test_neutral_parameters_change_nothing():
+    images = random_images()
+    assert torch.allclose(
+        data_tools.augment(images, neutral(6)), data_tools.to_signed(images), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("brightness", [0.0, 0.5, 0.9, 1.0, 1.1, 1.7]),
+        ("contrast", [0.0, 0.5, 0.9, 1.0, 1.1, 1.7]),
+        ("saturation", [0.0, 0.5, 0.9, 1.0, 1.1, 1.7]),
+        ("hue", [-0.5, -0.1, -0.01, 0.0, 0.1, 0.5]),
+        ("flip", [True, False] * 3),
+    ],
+)
+def test_each_parameter_against_torchvision(field, values):
+    params = neutral(6)._replace(**{field: torch.tensor(values)})
+    check_against_torchvision(params, random_images())
+
+
+def test_crops_against_torchvision():
+    top, left = torch.tensor([0.0, 0, 5, 2, 1, 0]), torch.tensor([0.0, 5, 0, 3, 1, 0])
+    size = torch.tensor([27.0, 27, 27, 28, 31, 32])
+    check_against_torchvision(neutral(6)._replace(top=top, left=left, size=size), random_images())
+
+
+def test_random_parameters_against_torchvision():
+    params = data_tools.sample_augmentation(64, torch.Generator().manual_seed(2))
+    ours = check_against_torchvision(params, random_images(64))
+    assert ours.dtype == torch.float32
+    assert ours.min() >= -1
+    assert ours.max() <= 1
+
+
+def test_grey_and_black_images_have_no_hue_to_turn():
+    grey = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8)
+    grey[1] = 0
+    out = data_tools.augment(grey, neutral(2)._replace(hue=torch.tensor([0.3, 0.3])))
+    assert torch.allclose(out, data_tools.to_signed(grey), atol=1e-6)
+
+
+def test_sampled_parameters_have_the_stated_ranges():
+    params = data_tools.sample_augmentation(20_000, torch.Generator().manual_seed(3))
+    assert set(params.size.unique().tolist()) == {27.0, 28, 29, 30, 31, 32}
+    for offset in (params.top, params.left):
+        assert offset.min() == 0
+        assert (offset + params.size).max() == 32
+        assert torch.equal(offset, offset.round())
+    small = params.top[params.size == 27]
+    assert torch.bincount(small.long()).min() > 0.8 * len(small) / 6  # uniform over 0 to 5
+    assert abs(params.flip.float().mean() - 0.5) < 0.02
+    for factor in (params.brightness, params.contrast, params.saturation):
+        assert factor.min() >= 0.9
+        assert factor.max() <= 1.1
+        assert factor.std() > 0.05
+    assert params.hue.abs().max() <= 0.1
+
+
+def test_uint8_round_trip():
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    signed = data_tools.to_signed(every)
+    assert signed.min() == -1
+    assert signed.max() == 1
+    assert torch.equal(data_tools.to_uint8(signed), every)
+
+
+# ------------------------------------------------------------------------------ the script
+
+
+def test_main_prints_figures_and_draws_a_preview(run_main, tmp_path):
+    picture = tmp_path / "preview.png"
+    code, out, _ = run_main(data_tools, "--dataset", "shapes", "--output", picture)
+    assert code == 0
+    assert "crescent        2000     200" in out
+    assert "mean of R, G, B" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_main_without_data(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/none")
+    assert "--dataset shapes" in refused(data_tools, "--data_dir", tmp_path)
+
+
+@pytest.mark.cifar10
+def test_the_real_set(cifar10_dir):
+    train, test = data_tools.load_dataset("cifar10", cifar10_dir, download=False)
+    assert (len(train), len(test)) == (50_000, 10_000)
+    assert train.labels.bincount().tolist() == [5000] * 10
+    assert test.labels.bincount().tolist() == [1000] * 10
+    mean = train.images.double().mean((0, 2, 3)) / 255
+    assert mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)

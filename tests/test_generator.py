@@ -1,0 +1,72 @@
+import pytest
+import torch
+from torch import nn
+
+from generator import Generator, sample_latents
+
+
+def test_parameter_count():
+    with torch.device("meta"):
+        assert sum(p.numel() for p in Generator().parameters()) == 3_559_363
+
+
+def test_images_have_shape_and_range():
+    images = Generator(width=4)(100 * torch.randn(5, 100))
+    assert images.shape == (5, 3, 32, 32)
+    assert images.min() >= -1
+    assert images.max() <= 1
+    assert images.abs().max() > 0.5
+
+
+def test_order_of_the_layers():
+    kinds = [type(block[0]) for block in Generator(width=2).blocks]
+    up, same = nn.ConvTranspose2d, nn.Conv2d
+    assert kinds == [up, same, same, same, up, same, up]
+    convs = [m for m in Generator(width=2).modules() if isinstance(m, up)]
+    assert all((c.kernel_size, c.stride, c.padding) == ((4, 4), (2, 2), (1, 1)) for c in convs)
+
+
+def test_a_network_computed_on_paper():
+    """Width 1, every kernel a copy of the middle: the image is tanh of one number per region."""
+    model = Generator(width=1, latent_dim=1).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.zero_()[:, :, 1, 1] = 1
+                module.bias.zero_()
+            elif isinstance(module, nn.ConvTranspose2d):
+                # The two middle rows and columns: each input pixel becomes a block of 2x2.
+                module.weight.zero_()[:, :, 1:3, 1:3] = 1
+                module.bias.zero_()
+            elif isinstance(module, nn.Linear):
+                module.weight.copy_(torch.arange(16.0).sub(8).div(10).unsqueeze(1))
+                module.bias.zero_()
+        image = model(torch.ones(1, 1))
+    # BatchNorm in eval mode, untrained, divides by sqrt(1 + eps); there are eight of them.
+    start = torch.arange(16.0).sub(8).div(10).relu().view(1, 1, 4, 4) / (1 + 1e-5) ** 4
+    expected = torch.tanh(nn.functional.interpolate(start, scale_factor=8, mode="nearest"))
+    assert torch.allclose(image, expected.expand(1, 3, 32, 32), atol=1e-5)
+
+
+def test_latents_carry_the_class():
+    labels = torch.tensor([3, 0, 9, 3])
+    latents = sample_latents(labels, generator=torch.Generator().manual_seed(0))
+    assert latents.shape == (4, 100)
+    assert torch.equal(latents[:, :10], nn.functional.one_hot(labels, 10).float())
+    assert not torch.equal(latents[0, 10:], latents[3, 10:])
+
+
+def test_latents_are_standard_normal_and_repeatable():
+    labels = torch.zeros(2000, dtype=torch.int64)
+    first = sample_latents(labels, generator=torch.Generator().manual_seed(4))
+    again = sample_latents(labels, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(first, again)
+    assert abs(first[:, 10:].mean()) < 0.01
+    assert abs(first[:, 10:].std() - 1) < 0.01
+
+
+def test_bad_sizes():
+    with pytest.raises(ValueError, match="room"):
+        sample_latents(torch.zeros(2, dtype=torch.int64), latent_dim=9)
+    with pytest.raises(ValueError, match="width"):
+        Generator(width=0)

@@ -1,0 +1,103 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import runtime
+
+
+def test_auto_device_and_precision_are_usable():
+    device = runtime.pick_device("auto")
+    assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    precision = runtime.pick_precision("auto", device)
+    assert precision in ("fp32", "bf16")
+    with runtime.autocast(device, precision):
+        product = torch.ones(2, 2, device=device) @ torch.ones(2, 2, device=device)
+    assert product.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:x", "cpu:", "mps", ""])
+def test_unknown_devices(name):
+    with pytest.raises(runtime.DeviceError, match="--device"):
+        runtime.pick_device(name)
+
+
+def test_cuda_asked_for_and_absent(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(runtime.DeviceError, match="0 usable CUDA"):
+            runtime.pick_device(name)
+
+
+def test_unknown_precision():
+    with pytest.raises(runtime.DeviceError, match="--precision"):
+        runtime.pick_precision("fp16", torch.device("cpu"))
+
+
+def test_auto_precision_follows_the_chip(monkeypatch):
+    for found, expected in (({}, "fp32"), ({"avx512_bf16": True}, "bf16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda f=found: f, raising=False)
+        assert runtime.pick_precision("auto", torch.device("cpu")) == expected
+
+
+def test_random_streams_are_functions_of_their_name():
+    def draw(*name):
+        return torch.rand(4, generator=runtime.random_stream("cpu", *name))
+
+    assert torch.equal(draw(0, 1, 2), draw(0, 1, 2))
+    for other in ((1, 1, 2), (0, 2, 1), (0, 1, 3)):
+        assert not torch.equal(draw(0, 1, 2), draw(*other))
+
+
+def test_stop_signal_sets_a_flag_and_gives_the_handlers_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with runtime.StopSignal() as stop:
+        assert stop.exit_code == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+        assert stop.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_second_interrupt_ends_the_process_at_once():
+    program = (
+        "import os, signal, runtime\n"
+        "with runtime.StopSignal():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('too late', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stdout == "still here\n"
+
+
+def test_exit_codes(capsys):
+    def stopped(_):
+        raise runtime.Stopped(143, "stopped; saved")
+
+    def wrong(_):
+        raise runtime.DeviceError("no such device")
+
+    def broken(_):
+        raise KeyError("a bug")
+
+    errors = (runtime.DeviceError,)
+    assert runtime.exit_code_of(lambda _: None, None, errors) == 0
+    assert runtime.exit_code_of(stopped, None, errors) == 143
+    assert runtime.exit_code_of(wrong, None, errors) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "stopped; saved\n"
+    assert captured.err == "error: no such device\n"
+    with pytest.raises(KeyError):  # a bug keeps its traceback
+        runtime.exit_code_of(broken, None, errors)
+
+
+def test_keep_freed_memory_leaves_the_allocator_working():
+    runtime.keep_freed_memory()
+    for _ in range(3):
+        assert torch.ones(3_000_000).sum() == 3_000_000

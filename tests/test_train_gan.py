@@ -1,0 +1,445 @@
+import json
+import os
+import signal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from matplotlib.image import imread
+from torch import nn
+
+import checkpoint
+import data_tools
+import run_log
+import runtime
+import train_gan
+from compare import assert_equal, records
+from discriminator import Discriminator
+from generator import Generator, sample_latents
+
+SMALL = [
+    *("--dataset", "shapes", "--limit_train", 80, "--limit_test", 40, "--width", 4),
+    *("--batch_size", 16, "--device", "cpu", "--precision", "fp32"),
+]
+
+# ------------------------------------------------------------------------------ gradient penalty
+
+
+class LinearCritic(nn.Module):
+    """score = <weight, x>: its gradient is the weight, everywhere."""
+
+    def __init__(self, norm):
+        super().__init__()
+        weight = torch.randn(3 * 32 * 32, generator=torch.Generator().manual_seed(0))
+        self.weight = nn.Parameter(norm * weight / weight.norm())
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight, torch.zeros(len(x), 10)
+
+
+@pytest.mark.parametrize("norm", [0.25, 1.0, 3.0])
+def test_penalty_of_a_linear_critic(images, norm):
+    critic = LinearCritic(norm)
+    penalty = train_gan.gradient_penalty(critic, images, -images)
+    assert penalty.dtype == torch.float32
+    assert penalty.item() == pytest.approx((norm - 1) ** 2, abs=1e-5)
+    # d (|w| - 1)^2 / d w = 2 (|w| - 1) w / |w|
+    penalty.backward()
+    expected = 2 * (norm - 1) * critic.weight.detach() / norm
+    assert torch.allclose(critic.weight.grad, expected, atol=1e-5)
+
+
+def test_penalty_is_taken_between_real_and_fake_with_one_weight_per_image(images):
+    seen = []
+
+    class Critic(nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return 0.5 * x.square().flatten(1).sum(1), None  # gradient: x itself
+
+    real, fake = images, images.flip(0) * 0.5
+    penalty = train_gan.gradient_penalty(Critic(), real, fake)
+    a = ((seen[0] - fake) / (real - fake)).detach().flatten(1)
+    middle = a.median(dim=1).values
+    assert torch.allclose(a, middle[:, None].expand_as(a), atol=1e-2)
+    assert middle.min() >= 0
+    assert middle.max() <= 1
+    assert middle.std() > 0.05
+    norms = seen[0].detach().flatten(1).norm(dim=1)
+    assert penalty.item() == pytest.approx((norms - 1).square().mean().item(), rel=1e-5)
+
+
+def test_no_gradient_reaches_the_images(images):
+    real, fake = images.clone().requires_grad_(), images.neg().requires_grad_()
+    train_gan.gradient_penalty(Discriminator(width=2), real, fake).backward()
+    assert real.grad is None
+    assert fake.grad is None
+
+
+def test_shapes_must_agree(images):
+    with pytest.raises(ValueError, match="differ in shape"):
+        train_gan.gradient_penalty(LinearCritic(1), images, images[:4])
+
+
+def test_penalty_weights_are_drawn_from_the_generator(images):
+    critic = Discriminator(width=2)
+
+    def penalty(seed):
+        stream = torch.Generator().manual_seed(seed)
+        return train_gan.gradient_penalty(critic, images, -images, stream).item()
+
+    assert penalty(1) == penalty(1)
+    assert penalty(1) != penalty(2)
+
+
+def test_input_gradient_norm_against_finite_differences(images):
+    torch.manual_seed(0)
+    critic = Discriminator(width=2).double()
+    x = images[:2].double()
+    norms = train_gan.input_gradient_norms(critic, x, x)  # real = fake: x_hat is known
+    x = x.clone().requires_grad_()
+    direction = torch.autograd.grad(critic(x)[0].sum(), x)[0]
+    direction = direction / direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    h = 1e-6
+    with torch.no_grad():
+        slope = (critic(x + h * direction)[0] - critic(x - h * direction)[0]) / (2 * h)
+    assert torch.allclose(norms, slope, rtol=1e-5)
+
+
+def test_penalty_gradient_against_finite_differences(images):
+    """d penalty / d parameters of convolution + MapNorm + LeakyReLU as shipped."""
+    torch.manual_seed(1)
+    critic = Discriminator(width=3).double()
+    real, fake = images[:3].double(), images[3:6].double()
+
+    def penalty():
+        stream = torch.Generator().manual_seed(5)
+        return train_gan.gradient_penalty(critic, real, fake, stream)
+
+    # The class head and the critic head's bias do not touch the gradient of the score.
+    used = {
+        name: p
+        for name, p in critic.named_parameters()
+        if "class_head" not in name and name != "critic_head.bias"
+    }
+    gradients = torch.autograd.grad(penalty(), used.values(), allow_unused=True)
+    h = 1e-6
+    for (name, parameter), gradient in zip(used.items(), gradients, strict=True):
+        direction = torch.randn(
+            parameter.shape, generator=torch.Generator().manual_seed(2)
+        ).double()
+        gradient = torch.zeros_like(parameter) if gradient is None else gradient
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter.add_(sign * h * direction)
+            values.append(penalty().item())
+            with torch.no_grad():
+                parameter.sub_(sign * h * direction)
+        slope = (values[0] - values[1]) / (2 * h)
+        exact = (gradient * direction).sum().item()
+        assert exact == pytest.approx(slope, rel=1e-4, abs=1e-7), name
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.1)])
+def test_penalty_gradients_against_float64(images, precision, tolerance):
+    results = []
+    for dtype, at in ((torch.float64, "fp32"), (torch.float32, precision)):
+        torch.manual_seed(3)
+        model = Discriminator(width=16).to(dtype)
+        real = images.to(dtype)  # real = fake: the same x_hat for every dtype
+        with runtime.autocast(torch.device("cpu"), at):
+            train_gan.gradient_penalty(model, real, real).backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        results.append(torch.cat([grad.flatten().double() for grad in grads]))
+    exact, ours = results
+    assert (ours - exact).norm() / exact.norm() < tolerance
+
+
+# ------------------------------------------------------------------------------ losses
+
+
+class Known(nn.Module):
+    """Scores and logits that are set by hand, image by image, plus a linear critic's gradient."""
+
+    def __init__(self, scores, logits):
+        super().__init__()
+        self.scores, self.logits = nn.Parameter(scores), nn.Parameter(logits)
+
+    def forward(self, x):
+        # The images' sum enters with factor 1, so that |d score / d x| = sqrt(3 * 32 * 32).
+        n = len(x)
+        return self.scores[:n] + x.flatten(1).sum(1), self.logits[:n]
+
+
+def test_discriminator_loss_by_hand():
+    zeros = torch.zeros(2, 3, 32, 32)
+    scores = torch.tensor([1.0, 3.0, -1.0, 0.0])  # two real, two fake
+    logits = torch.zeros(4, 10)
+    logits[0, 4], logits[2, 7] = 2.0, 5.0
+    loss, parts = train_gan.discriminator_loss(
+        *(Known(scores, logits), zeros, torch.tensor([4, 0]), zeros, torch.tensor([7, 1])),
+        gp_weight=0.5,
+    )
+    e = torch.exp
+    # log(sum exp) - the chosen logit: no softmax before the cross-entropy.
+    class_real = (torch.log(e(torch.tensor(2.0)) + 9) - 2 + torch.log(torch.tensor(10.0))) / 2
+    class_fake = (torch.log(e(torch.tensor(5.0)) + 9) - 5 + torch.log(torch.tensor(10.0))) / 2
+    penalty = ((3 * 32 * 32) ** 0.5 - 1) ** 2
+    assert parts["critic_gap"].item() == pytest.approx(2.5)
+    assert parts["class_loss_real"].item() == pytest.approx(class_real.item(), rel=1e-5)
+    assert parts["class_loss_fake"].item() == pytest.approx(class_fake.item(), rel=1e-5)
+    assert parts["gradient_penalty"].item() == pytest.approx(penalty, rel=1e-5)
+    assert parts["gradient_norm"].item() == pytest.approx((3 * 32 * 32) ** 0.5, rel=1e-5)
+    # The second logits are all equal, so the first class wins: right for label 0, wrong for 1.
+    assert parts["class_accuracy_real"].item() == 100
+    assert parts["class_accuracy_fake"].item() == 50
+    total = -2.5 + class_real + class_fake + 0.5 * penalty
+    assert loss.item() == pytest.approx(total.item(), rel=1e-5)
+    assert not any(part.requires_grad for part in parts.values())
+
+
+def test_generator_loss_by_hand():
+    logits = torch.zeros(2, 10)
+    logits[0, 3] = 1.0
+    known = Known(torch.tensor([2.0, 4.0]), logits)
+    loss, parts = train_gan.generator_loss(known, torch.zeros(2, 3, 32, 32), torch.tensor([3, 0]))
+    expected = F.cross_entropy(logits, torch.tensor([3, 0])).item()
+    assert parts["generator_class_loss"].item() == pytest.approx(expected)
+    assert loss.item() == pytest.approx(-3 + expected)
+
+
+# ------------------------------------------------------------------------------ updates
+
+
+@pytest.fixture
+def pair():
+    torch.manual_seed(0)
+    networks = Discriminator(width=4), Generator(width=4)
+    betas = (0.0, 0.9)
+    return *networks, *(torch.optim.Adam(n.parameters(), 1e-3, betas) for n in networks)
+
+
+def parameters(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_each_update_changes_its_own_network_only(pair, images):
+    discriminator, generator, d_optimizer, g_optimizer = pair
+    labels, stream = torch.arange(8), torch.Generator().manual_seed(0)
+    d_before, g_before = parameters(discriminator), parameters(generator)
+    train_gan.update_discriminator(
+        discriminator, d_optimizer, generator, images, labels, 10.0, "fp32", stream
+    )
+    assert_equal(g_before, parameters(generator))
+    assert not any(torch.equal(a, b) for a, b in zip(d_before, discriminator.parameters()))  # noqa: B905
+    assert all(p.grad is None for p in generator.parameters())
+
+    d_before = parameters(discriminator)
+    d_gradients = [p.grad.clone() for p in discriminator.parameters()]
+    train_gan.update_generator(discriminator, generator, g_optimizer, 8, "fp32", stream)
+    assert_equal(d_before, parameters(discriminator))
+    assert_equal(d_gradients, [p.grad for p in discriminator.parameters()])
+    changed = [not torch.equal(a, b) for a, b in zip(g_before, generator.parameters(), strict=True)]
+    assert all(changed)
+    assert all(p.requires_grad for p in discriminator.parameters())
+
+
+def test_discriminator_steps_lower_its_loss(pair, images):
+    discriminator, generator, d_optimizer, _ = pair
+    losses = []
+    for _ in range(30):
+        stream = torch.Generator().manual_seed(0)  # the same fakes each time
+        parts = train_gan.update_discriminator(
+            discriminator, d_optimizer, generator, images, torch.arange(8), 10.0, "fp32", stream
+        )
+        losses.append(parts["discriminator_loss"].item())
+    assert losses[-1] < losses[0] - 1
+
+
+def test_generator_steps_lower_its_loss(pair):
+    discriminator, generator, _, g_optimizer = pair
+    losses = []
+    for _ in range(30):
+        stream = torch.Generator().manual_seed(0)
+        parts = train_gan.update_generator(
+            discriminator, generator, g_optimizer, 16, "fp32", stream
+        )
+        losses.append(parts["generator_loss"].item())
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_moving_average_by_hand():
+    average, model = Generator(width=2), Generator(width=2)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.fill_(1)
+        for value in average.state_dict().values():
+            value.fill_(0)
+    train_gan.update_average(average, model, decay=0.5, updates=0)  # d = min(0.5, 1/10)
+    values = average.state_dict()
+    assert values["to_rgb.bias"].tolist() == pytest.approx([0.9] * 3)
+    assert values["project.1.running_mean"][0].item() == pytest.approx(0.9)
+    assert values["project.1.num_batches_tracked"] == 1
+    train_gan.update_average(average, model, decay=0.5, updates=1000)  # d = 0.5
+    assert average.state_dict()["to_rgb.bias"].tolist() == pytest.approx([0.95] * 3)
+
+
+def test_preview_is_fixed_and_leaves_the_generator_in_train_mode():
+    torch.manual_seed(0)
+    generator = Generator(width=4)
+    before = [b.clone() for b in generator.buffers()]
+    device = torch.device("cpu")
+    first = train_gan.preview(generator, 0, "fp32", device)
+    assert first.shape == (100, 3, 32, 32)
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, train_gan.preview(generator, 0, "fp32", device))
+    assert not torch.equal(first, train_gan.preview(generator, 1, "fp32", device))
+    assert generator.training
+    assert_equal(before, list(generator.buffers()))
+
+
+# ------------------------------------------------------------------------------ the script
+
+
+@pytest.fixture
+def small_run(run_main, tmp_path):
+    def call(*more, folder="run"):
+        return run_main(train_gan, *SMALL, "--output_dir", tmp_path / folder, *more)
+
+    return call
+
+
+def same_run(a, b):
+    assert records(a) == records(b)
+    assert_equal(*(checkpoint.load_latest(folder / "checkpoints") for folder in (a, b)))
+    names = [path.name for path in sorted((a / "samples").iterdir())]
+    assert names == [path.name for path in sorted((b / "samples").iterdir())]
+    for name in names:
+        assert (imread(a / "samples" / name) == imread(b / "samples" / name)).all()
+    for path in a.glob("*.safetensors"):
+        assert path.read_bytes() == (b / path.name).read_bytes()
+
+
+def test_main_leaves_a_whole_run(small_run, tmp_path):
+    code, out, _ = small_run("--epochs", 2)
+    assert code == 0
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.json", "metrics.jsonl", "summary.json", "curves.png", "checkpoints", "samples"),
+        *("discriminator.safetensors", "generator.safetensors", "generator_raw.safetensors"),
+    }
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == [
+        f"{epoch:03d}.png" for epoch in range(3)
+    ]
+    lines = records(folder)
+    assert [line["step"] for line in lines] == [5, 10]
+    logged = {
+        *("critic_gap", "gradient_penalty", "gradient_norm", "class_loss_real", "class_loss_fake"),
+        *("class_accuracy_real", "class_accuracy_fake", "generator_loss", "test_accuracy"),
+        *("discriminator_loss", "generator_class_loss", "test_loss", "step", "epochs_done"),
+    }
+    assert lines[0].keys() == logged
+    average, metadata = checkpoint.load_model(folder / "generator.safetensors", kind="generator")
+    raw, raw_metadata = checkpoint.load_model(folder / "generator_raw.safetensors")
+    assert metadata["weights"] == "EMA 0.999"
+    assert raw_metadata["weights"] == "raw"
+    assert metadata["class_names"][4] == "star"
+    latents = sample_latents(torch.arange(10))
+    assert not torch.equal(average(latents), raw(latents))
+    model, metadata = checkpoint.load_model(folder / "discriminator.safetensors")
+    _, test_set = data_tools.load_shapes()
+    figures = train_gan.test_figures(model, test_set.first(40), "fp32")
+    assert figures["test_accuracy"] == metadata["test_accuracy"]
+    assert json.loads((folder / "summary.json").read_text())["step"] == 10
+    code, out, _ = small_run("--epochs", 2)
+    assert code == 0
+    assert "finished already" in out
+
+
+def test_two_epochs_equal_one_and_one_resumed(small_run, tmp_path):
+    small_run("--epochs", 2, folder="whole")
+    small_run("--epochs", 1, folder="parts")
+    assert "resumed after step 5" in small_run("--epochs", 2, folder="parts")[1]
+    same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_stopped_by_a_signal_in_mid_epoch_resumes_exactly(small_run, tmp_path, monkeypatch):
+    small_run("--epochs", 2, folder="whole")
+
+    class Interrupted(run_log.Progress):
+        def step(self):
+            super().step()
+            if self.done == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_gan, "Progress", Interrupted)
+        code, out, _ = small_run("--epochs", 2, folder="parts")
+    assert code == 143
+    assert "step_000000007.pt" in out
+    assert not (tmp_path / "parts" / "summary.json").exists()
+    code, out, _ = small_run("--epochs", 2, folder="parts")
+    assert code == 0
+    assert "resumed after step 7" in out
+    same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_no_average_and_more_discriminator_steps(small_run, tmp_path, monkeypatch):
+    calls = []
+    update = train_gan.update_generator
+    monkeypatch.setattr(train_gan, "update_generator", lambda *a: calls.append(1) or update(*a))
+    code, _, _ = small_run("--epochs", 1, "--ema_decay", 0, "--gen_train", 2)
+    assert code == 0
+    assert len(calls) == 2  # after steps 2 and 4 of 5
+    folder = tmp_path / "run"
+    assert not (folder / "generator_raw.safetensors").exists()
+    assert checkpoint.load_model(folder / "generator.safetensors")[1]["weights"] == "raw"
+
+
+def test_extra_log_lines(small_run, tmp_path):
+    small_run("--epochs", 1, "--max_steps", 4, "--log_every_steps", 3)
+    lines = records(tmp_path / "run")
+    assert [line["step"] for line in lines] == [3, 4]
+    assert "test_accuracy" not in lines[0]
+    assert "test_accuracy" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch_size", 81], "larger than the set"),
+        (["--device", "cuda:99"], "--device"),
+        (["--precision", "int4"], "--precision"),
+        (["--dataset", "cifar10", "--data_dir", "{tmp}"], "no CIFAR-10"),
+    ],
+)
+def test_bad_input_writes_nothing(refused, tmp_path, monkeypatch, flags, message):
+    monkeypatch.setattr(data_tools.CIFAR10, "url", "http://127.0.0.1:9/none")
+    flags = [str(flag).replace("{tmp}", str(tmp_path / "none")) for flag in flags]
+    run = tmp_path / "run"
+    assert message in refused(train_gan, *SMALL, "--output_dir", run, *flags)
+    assert not run.exists()
+
+
+def test_a_run_of_the_other_script_is_refused(small_run, refused, tmp_path):
+    import train_discriminator
+
+    small_run("--epochs", 1)
+    err = refused(train_discriminator, *SMALL, "--output_dir", tmp_path / "run", "--epochs", 1)
+    assert "other settings" in err
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu(images):
+    """One update of each network in float32: the same figures on both devices."""
+    figures = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        discriminator = Discriminator(width=16).to(device)
+        real, fake = images.to(device), -images.to(device)
+        norms = train_gan.input_gradient_norms(discriminator, real, real)
+        scores, logits = discriminator(torch.cat([real, fake]))
+        figures.append([t.detach().cpu() for t in (norms, scores, logits)])
+    for ours, theirs in zip(*figures, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)

@@ -4,6 +4,8 @@ import json
 
 import torch
 
+import checkpoint
+
 
 def records(folder):
     """metrics.jsonl without the one field that tells wall-clock time."""
@@ -27,3 +29,10 @@ def assert_equal(a, b):
         assert torch.equal(a, b)
     else:
         assert a == b
+
+
+def assert_same_export(a, b):
+    """Equal weights and equal metadata; the order of the metadata in the file is not fixed."""
+    (first, first_metadata), (second, second_metadata) = map(checkpoint.load_model, (a, b))
+    assert first_metadata == second_metadata
+    assert_equal(dict(first.state_dict()), dict(second.state_dict()))

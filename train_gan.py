@@ -26,7 +26,7 @@ from data_tools import (
     to_uint8,
 )
 from discriminator import Discriminator
-from generator import Generator, sample_latents
+from generator import Generator, sample_latents, update_average
 from run_log import Progress, RunError, RunFolder, save_curves, save_image_grid
 from train_discriminator import test_figures
 
@@ -200,21 +200,6 @@ def update_generator(discriminator, generator, optimizer, batch_size, precision,
     optimizer.step()
     discriminator.requires_grad_(True)
     return parts
-
-
-@torch.no_grad()
-def update_average(average, model, decay, updates):
-    """average = d average + (1 - d) model, for the weights and for BatchNorm's statistics.
-
-    d = min(decay, (1 + updates) / (10 + updates)): so the untrained weights are soon forgotten.
-    updates: number of averages taken before.
-    """
-    decay = min(decay, (1 + updates) / (10 + updates))
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
 
 
 # ------------------------------------------------------------------------------ the run

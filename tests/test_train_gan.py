@@ -272,22 +272,6 @@ def test_generator_steps_lower_its_loss(pair):
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_moving_average_by_hand():
-    average, model = Generator(width=2), Generator(width=2)
-    with torch.no_grad():
-        for value in model.state_dict().values():
-            value.fill_(1)
-        for value in average.state_dict().values():
-            value.fill_(0)
-    train_gan.update_average(average, model, decay=0.5, updates=0)  # d = min(0.5, 1/10)
-    values = average.state_dict()
-    assert values["to_rgb.bias"].tolist() == pytest.approx([0.9] * 3)
-    assert values["project.1.running_mean"][0].item() == pytest.approx(0.9)
-    assert values["project.1.num_batches_tracked"] == 1
-    train_gan.update_average(average, model, decay=0.5, updates=1000)  # d = 0.5
-    assert average.state_dict()["to_rgb.bias"].tolist() == pytest.approx([0.95] * 3)
-
-
 def test_preview_is_fixed_and_leaves_the_generator_in_train_mode():
     torch.manual_seed(0)
     generator = Generator(width=4)

@@ -1,0 +1,45 @@
+# make demo    both trainings in small and all pictures, in minutes, without a GPU
+# make test    the default test suite
+# make lint    style
+# make data    download and verify CIFAR-10, draw a preview
+#
+# The packages go to .venv; VENV=/elsewhere takes or makes another one.
+
+VENV ?= .venv
+PYTHON ?= python3
+INSTALLED := $(VENV)/.installed
+DEMO := output/demo
+
+# So that the commands below are the ones to type, once the venv is active.
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+.PHONY: demo test lint data install
+
+demo: $(INSTALLED)
+	python train_discriminator.py --width 32 --epochs 3 --lr 2e-3 --lr_drop_epochs 2 \
+		--output_dir $(DEMO)/baseline
+	python train_gan.py --width 32 --epochs 4 --lr 1e-3 --ema_decay 0.99 \
+		--output_dir $(DEMO)/gan
+	python visualization.py --discriminator_without_G $(DEMO)/baseline \
+		--discriminator_with_G $(DEMO)/gan --output_dir $(DEMO)/visualization
+	@echo
+	@echo "Open these pictures:"
+	@ls $(DEMO)/gan/samples/*.png | tail -1
+	@ls $(DEMO)/*/curves.png $(DEMO)/visualization/*.png
+
+test: $(INSTALLED)
+	python -m pytest
+
+lint: $(INSTALLED)
+	ruff check .
+	ruff format --check .
+
+data: $(INSTALLED)
+	python data_tools.py
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@

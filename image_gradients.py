@@ -1,0 +1,69 @@
+"""Images by gradient: perturbed to mislead a discriminator, or climbed until they excite it most."""
+
+import torch
+import torch.nn.functional as F
+
+import runtime
+
+
+def perturb(discriminator, images, labels, epsilon, precision="fp32"):
+    """One signed gradient step of each image toward the class after its own.
+
+    images: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); epsilon: in levels of 0 to 255.
+    Returns (perturbed images, gradients), both like images; gradients are those of the
+    cross-entropy toward the alternate label (y + 1) % 10, which the step lowers.
+    Source: Goodfellow et al. 2015, Explaining and Harnessing Adversarial Examples, toward a target.
+    """
+    images = images.detach().requires_grad_()
+    with runtime.autocast(images.device, precision):
+        _, class_logits = discriminator(images)
+    alternate = (labels + 1) % class_logits.shape[1]
+    loss = F.cross_entropy(class_logits.float(), alternate, reduction="sum")
+    (gradients,) = torch.autograd.grad(loss, images)
+    step = 2 * epsilon / 255  # [-1, 1] is twice as wide as [0, 1]
+    return (images.detach() - step * gradients.sign()).clamp(-1, 1), gradients
+
+
+def maximise(objective, images, steps=200, lr=0.1, decay=0.001, progress=None):
+    """Gradient ascent on the images: x += lr d objective / d x - decay x |x|, clamped to [-1, 1].
+
+    objective: images (b, 3, 32, 32) -> values (b,), the value of each image by itself.
+    Returns (images, values before (b,), values after (b,)).
+    """
+    images = images.clone()
+    before = None
+    for _ in range(steps):
+        images.requires_grad_()
+        values = objective(images)
+        before = values.detach() if before is None else before
+        (gradient,) = torch.autograd.grad(values.sum(), images)
+        images = images.detach()
+        images = (images + lr * gradient - decay * images * images.abs()).clamp(-1, 1)
+        if progress is not None:
+            progress.step()
+    with torch.no_grad():
+        return images, before, objective(images)
+
+
+def class_objective(discriminator, precision="fp32"):
+    """Image i's value is its logit of class i % num_classes."""
+
+    def values(images):
+        with runtime.autocast(images.device, precision):
+            logits = discriminator(images)[1].float()
+        index = torch.arange(len(images), device=images.device) % logits.shape[1]
+        return logits.gather(1, index[:, None]).squeeze(1)
+
+    return values
+
+
+def feature_objective(discriminator, layer, precision="fp32"):
+    """Image i's value is feature i of the layer, max-pooled over its map; no later layer runs."""
+
+    def values(images):
+        with runtime.autocast(images.device, precision):
+            pooled = discriminator.pool(discriminator.features(images, layer)).float()
+        index = torch.arange(len(images), device=images.device)
+        return pooled.gather(1, index[:, None]).squeeze(1)
+
+    return values

@@ -1,4 +1,4 @@
-"""Images by gradient: perturbed to mislead a discriminator, or climbed until they excite it most."""
+"""Images by gradient: perturbed to mislead a discriminator, or climbed until they excite it."""
 
 import torch
 import torch.nn.functional as F

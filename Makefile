@@ -16,10 +16,10 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 .PHONY: demo test lint data install
 
 demo: $(INSTALLED)
-	python train_discriminator.py --width 32 --epochs 3 --lr 2e-3 --lr_drop_epochs 2 \
-		--output_dir $(DEMO)/baseline
-	python train_gan.py --width 32 --epochs 4 --lr 1e-3 --ema_decay 0.99 \
-		--output_dir $(DEMO)/gan
+	python train_discriminator.py --width 32 --epochs 6 --lr 2e-3 --lr_drop_epochs 4 \
+		--limit_train 20000 --output_dir $(DEMO)/baseline
+	python train_gan.py --width 32 --epochs 5 --batch_size 64 --lr 1e-3 --ema_decay 0.99 \
+		--limit_train 20000 --output_dir $(DEMO)/gan
 	python visualization.py --discriminator_without_G $(DEMO)/baseline \
 		--discriminator_with_G $(DEMO)/gan --output_dir $(DEMO)/visualization
 	@echo

@@ -12,43 +12,65 @@ MAY_CHANGE = (
 )
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Adds every default that is worth telling to its flag's help."""
+
+    def _get_help_string(self, action):
+        told = action.default not in (None, argparse.SUPPRESS)
+        return action.help + (" (default: %(default)s)" if told else "")
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, exit code 2, and whose help shows defaults."""
 
     def __init__(self, description):
-        super().__init__(
-            description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        super().__init__(description=description, formatter_class=_Formatter)
 
     def error(self, message):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
-def at_least(low, kind=int):
-    """An argparse type: a number of that kind, finite and not below `low`."""
+def at_least(low, kind=int, high=float("inf")):
+    """An argparse type: a number of that kind, not below `low`, and below `high`."""
 
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not low <= value < float("inf"):
+        if value is None or not low <= value < high:
             number = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"must be {number} of at least {low}, not {text!r}")
+            limits = f"of at least {low}" + (f" and below {high}" if high < float("inf") else "")
+            raise argparse.ArgumentTypeError(f"must be {number} {limits}, not {text!r}")
         return value
 
     return parse
 
 
-def share(text):
-    """An argparse type: a number in [0, 1)."""
-    value = at_least(0, float)(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"must be below 1, not {text!r}")
-    return value
+def switch(text):
+    """An argparse type: True or False out of the word that older scripts put behind a flag."""
+    words = {"true": True, "false": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"must be True or False, not {text!r}")
+    return words[text.lower()]
 
 
-def add_data_arguments(parser):
+def pixel_levels(text):
+    """An argparse type: levels of a pixel that ranges from 0 to 255, out of `8` or `8/255`."""
+    try:
+        epsilon = float(text.removesuffix("/255"))
+    except ValueError:
+        epsilon = -1.0
+    if not 0 <= epsilon <= 255:
+        raise argparse.ArgumentTypeError(f"must be 0 to 255, as 8 or 8/255, not {text!r}")
+    if 0 < epsilon < 0.25:
+        raise argparse.ArgumentTypeError(
+            f"is in pixel levels of 0 to 255: write 8 or 8/255, not {text!r}"
+        )
+    return epsilon
+
+
+def add_data_arguments(parser, train=True):
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset",
@@ -57,19 +79,20 @@ def add_data_arguments(parser):
         help="auto takes CIFAR-10 where it is found or can be downloaded, else the built-in shapes",
     )
     group.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="folder of CIFAR-10")
-    group.add_argument(
-        "--limit_train", type=at_least(1), help="train on the first N images only (default: all)"
-    )
-    group.add_argument(
-        "--limit_test", type=at_least(1), help="test on the first N images only (default: all)"
-    )
+    if train:
+        limit_help = "train on the first N images only"
+        group.add_argument("--limit_train", type=at_least(1), metavar="N", help=limit_help)
+    limit_help = "test on the first N images only"
+    group.add_argument("--limit_test", type=at_least(1), metavar="N", help=limit_help)
 
 
-def add_device_arguments(parser):
+def add_device_arguments(parser, seed=True):
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", help=DEVICE_HELP)
     group.add_argument("--precision", default="auto", help=PRECISION_HELP)
-    group.add_argument("--seed", type=at_least(0), default=0, help="of every random number")
+    if seed:
+        number = at_least(0, high=2**63)
+        group.add_argument("--seed", type=number, default=0, help="of every random number")
 
 
 def add_run_arguments(parser, output_dir):
@@ -83,7 +106,10 @@ def add_run_arguments(parser, output_dir):
         "flags may differ from the first run's: " + " ".join(f"--{name}" for name in MAY_CHANGE),
     )
     group.add_argument(
-        "--max_steps", type=at_least(1), help="end the run after N discriminator steps"
+        "--max_steps",
+        type=at_least(1),
+        metavar="N",
+        help="end the run after N discriminator steps; an epoch cut short gets its own log line",
     )
     group.add_argument(
         "--save_every_epochs",
@@ -99,11 +125,18 @@ def add_run_arguments(parser, output_dir):
     )
 
 
-def add_recipe_argument(parser, recipes, default):
-    """--recipe, which sets every flag that add_recipe_flag added and the user left out."""
+def add_recipe_arguments(parser, recipes, default, flags):
+    """--recipe, and the flags that it sets where the user leaves them out.
+
+    flags: {name: keyword arguments of add_argument}; their help then tells each recipe's value.
+    """
     parser.add_argument(
         "--recipe", choices=sorted(recipes), default=default, help="set of defaults"
     )
+    group = parser.add_argument_group("training")
+    for name, options in flags.items():
+        values = ", ".join(f"{recipe}: {recipes[recipe][name]}" for recipe in sorted(recipes))
+        group.add_argument(f"--{name}", **options | {"help": f"{options['help']} ({values})"})
 
 
 def fill_in_recipe(args, recipes):

@@ -1,14 +1,12 @@
-"""Images on disk -> uint8 tensors, the batch order of an epoch, and augmentation in batches.
+"""Images on disk -> uint8 tensors, the batch order of an epoch, and the scaling of pixels.
 
 `python data_tools.py --data_dir data` downloads CIFAR-10, verifies it, prints its statistics and
 writes a labelled 10x10 preview.
 """
 
-import argparse
 import functools
 import hashlib
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -16,7 +14,6 @@ import time
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -121,7 +118,7 @@ def load_cifar10(data_dir, download=True):
             parts = [CIFAR10(data_dir, train=train) for train in (True, False)]
     except OSError as error:
         raise DataError(
-            f"cannot read {error.filename or folder}: {error.strerror or error}"
+            f"cannot use {error.filename or folder}: {error.strerror or error}"
         ) from None
     source = f"CIFAR-10 from {folder} (every file has its official MD5)"
     return tuple(
@@ -152,32 +149,41 @@ def _obtain_cifar10(data_dir, download):
     missing = (
         f"no CIFAR-10 in {data_dir.absolute()} (looked for {CIFAR10_FOLDER} and {CIFAR10.filename})"
     )
+    way_out = "give --data_dir, or take --dataset shapes"
     if not archive.is_file() and not download:
-        raise DataMissing(f"{missing}; give --data_dir, or take --dataset shapes")
-    data_dir.mkdir(parents=True, exist_ok=True)
+        raise DataMissing(f"{missing}; {way_out}")
     # Work in a folder of our own and move the finished result into place with one rename.
-    with tempfile.TemporaryDirectory(
-        prefix=".cifar10-", dir=data_dir, ignore_cleanup_errors=True
-    ) as work:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        workplace = tempfile.TemporaryDirectory(
+            prefix=".cifar10-", dir=data_dir, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataMissing(f"{missing}, and it cannot be put there: {reason}; {way_out}") from None
+    with workplace as work:
         if not archive.is_file():
             print(f"CIFAR-10 is not in {data_dir.absolute()}: downloading it", flush=True)
             try:
                 _download(work)
             except OSError as error:
                 raise DataMissing(
-                    f"{missing}, and its download failed: {error}; give --data_dir, or take "
-                    "--dataset shapes"
+                    f"{missing}, and its download failed: {error}; {way_out}"
                 ) from None
             archive = Path(work) / CIFAR10.filename
         sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
         if sha256 != CIFAR10_SHA256:
+            whose = "the downloaded archive" if archive.parent == Path(work) else archive
             raise DataError(
-                f"{archive.name} is not the official archive (its SHA-256 is {sha256}); "
-                "delete it and run again to fetch it anew"
+                f"{whose} is not the official one (its SHA-256 is {sha256}); fetch it anew, "
+                f"or {way_out}"
             )
         extract_archive(str(archive), work)
-        shutil.rmtree(data_dir / CIFAR10_FOLDER, ignore_errors=True)
-        os.replace(Path(work) / CIFAR10_FOLDER, data_dir / CIFAR10_FOLDER)
+        try:
+            os.replace(Path(work) / CIFAR10_FOLDER, data_dir / CIFAR10_FOLDER)
+        except OSError:
+            if not (data_dir / CIFAR10_FOLDER).is_dir():  # else another process was faster
+                raise
 
 
 def _download(folder):
@@ -200,7 +206,7 @@ def _download(folder):
     while thread.is_alive():
         thread.join(0.2)
         new_size = sum(entry.stat().st_size for entry in os.scandir(folder))
-        if new_size > size:
+        if new_size != size:
             size, last_growth = new_size, time.monotonic()
         elif time.monotonic() - last_growth > DOWNLOAD_STALL_SECONDS:
             raise OSError(f"no data came for {DOWNLOAD_STALL_SECONDS} s")
@@ -226,96 +232,12 @@ def to_uint8(images):
     return images.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
-class Augmentation(NamedTuple):
-    """One row of parameters for each image; every field (b,).
-
-    top, left, size: the square crop, in pixels; flip: mirror it (bool); brightness, contrast,
-    saturation: factors, 1 changes nothing; hue: a shift in turns of the colour circle.
-    """
-
-    top: torch.Tensor
-    left: torch.Tensor
-    size: torch.Tensor
-    flip: torch.Tensor
-    brightness: torch.Tensor
-    contrast: torch.Tensor
-    saturation: torch.Tensor
-    hue: torch.Tensor
-
-
-def sample_augmentation(batch_size, generator, min_area=0.7, jitter=0.1, image_size=32):
-    """Parameters of a random augmentation, on the generator's device.
-
-    The crop's area is a share ~ U[min_area, 1] of the image, its sides whole pixels, its place
-    uniform; a flip has probability 1/2; the colour factors are ~ U[1 - jitter, 1 + jitter], the hue
-    shift ~ U[-jitter, jitter].
-    """
-    u = torch.rand(8, batch_size, generator=generator, device=generator.device)
-    side = (image_size * (min_area + (1 - min_area) * u[0]).sqrt()).round()
-    top, left = (u[1:3] * (image_size - side + 1)).floor()
-    colour = jitter * (2 * u[4:] - 1)
-    return Augmentation(top, left, side, u[3] < 0.5, *(1 + colour[:3]), colour[3])
-
-
-def augment(images, params):
-    """Crop, resize back, flip and jitter the colours of each image by its own parameters.
-
-    images: uint8 (b, 3, s, s) -> float32 (b, 3, s, s) in [-1, 1].
-    Equal to torchvision's resized_crop (bilinear), hflip and adjust_brightness, _contrast,
-    _saturation, _hue, in this order.
-    """
-    size = images.shape[-1]
-    rows = _resize_matrix(params.top, params.size, size)
-    columns = _resize_matrix(params.left, params.size, size)
-    columns = torch.where(params.flip[:, None, None], columns.flip(1), columns)
-    x = images.float().div_(255)
-    x = (rows[:, None] @ x @ columns.mT[:, None]).clamp_(0, 1)
-    x = _jitter_colours(x, *(p.view(-1, 1, 1, 1) for p in params[4:]))
-    return x.mul_(2).sub_(1)
-
-
-def _resize_matrix(offset, crop, size):
-    """Bilinear resampling along one axis as a matrix: (b,), (b,) -> (b, size out, size in)."""
-    out = torch.arange(size, device=offset.device, dtype=torch.float32)
-    source = (out + 0.5) * (crop / size)[:, None] - 0.5
-    source = source.clamp(min=0).minimum(crop[:, None] - 1) + offset[:, None]  # edge pixels repeat
-    return (1 - (source[:, :, None] - out).abs()).clamp_(min=0)  # weight of each input pixel
-
-
-def _jitter_colours(x, brightness, contrast, saturation, hue):
-    """x: (b, 3, h, w) in [0, 1], changed in place; the rest (b, 1, 1, 1)."""
-    luma = torch.tensor((0.2989, 0.587, 0.114), device=x.device).view(1, 3, 1, 1)
-    x.mul_(brightness).clamp_(0, 1)
-    mean_grey = (x * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    x.mul_(contrast).add_((1 - contrast) * mean_grey).clamp_(0, 1)
-    grey = (x * luma).sum(1, keepdim=True)
-    x.mul_(saturation).add_((1 - saturation) * grey).clamp_(0, 1)
-    return _shift_hue(x, hue)
-
-
-def _shift_hue(x, shift):
-    """Turn the hue in HSV by `shift` (b, 1, 1, 1) turns; (b, 3, h, w) in [0, 1]."""
-    value, chroma = x.amax(1, keepdim=True), x.amax(1, keepdim=True) - x.amin(1, keepdim=True)
-    red, green, blue = x.split(1, dim=1)
-    safe = torch.where(chroma == 0, torch.ones_like(chroma), chroma)
-    # The hue in sixths of a turn, from the channel that is largest.
-    hue = torch.where(
-        red == value,
-        (green - blue) / safe,
-        torch.where(green == value, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    # Back to RGB: channel n is value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + hue) mod 6.
-    n = torch.tensor((5.0, 3.0, 1.0), device=x.device).view(1, 3, 1, 1)
-    k = torch.remainder(hue + 6 * shift + n, 6)
-    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
-
-
 # ------------------------------------------------------------------------------ command line
 
 
 def preview(dataset, path):
     """Write a figure of ten images of each class, one labelled column per class."""
-    from run_log import save_image_grid
+    from run_log import save_image_grid  # here, since only this command draws
 
     columns = [torch.nonzero(dataset.labels == k).flatten()[:10] for k in range(10)]
     rows = torch.stack(columns, dim=1).flatten()
@@ -323,7 +245,9 @@ def preview(dataset, path):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    from arguments import Parser
+
+    parser = Parser(__doc__.split("\n\n")[0])
     parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="image set")
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="folder of CIFAR-10")
     parser.add_argument("--output", default="output/data_preview.png", help="preview picture")
@@ -341,10 +265,10 @@ def main(argv=None):
         counts = [int((part.labels == index).sum()) for part in (train, test)]
         print(f"{name:<12} {counts[0]:>7} {counts[1]:>7}")
     for part, name in ((train, "train"), (test, "test")):
-        pixels = part.images.double().div_(255)
-        mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))
-        figures = (" ".join(f"{v:.4f}" for v in t.tolist()) for t in (mean, std))
-        print("{}: mean of R, G, B in [0, 1] {}; std {}".format(name, *figures))
+        channels = part.images.transpose(0, 1).flatten(1)
+        pixels = [channel.double().div_(255) for channel in channels]
+        mean, std = (" ".join(f"{f(p):.4f}" for p in pixels) for f in (torch.mean, torch.std))
+        print(f"{name}: mean of R, G, B in [0, 1] {mean}; std {std}")
     print(f"preview: {args.output}")
     return 0
 

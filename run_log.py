@@ -1,6 +1,8 @@
 """A run's folder: its settings, its figures over time, its curves and its image grids."""
 
+import io
 import json
+import math
 import os
 import platform
 import subprocess
@@ -12,11 +14,20 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
-from checkpoint import write_atomically
+from checkpoint import (
+    CheckpointError,
+    list_checkpoints,
+    load_latest,
+    save_checkpoint,
+    write_atomically,
+)
+from runtime import Stopped
 
 PLAIN_LINE_SECONDS = 15  # between progress lines where the output is no terminal
+DIVERGED = 3  # exit code
 _DPI = 100
 
 
@@ -27,33 +38,26 @@ class RunError(Exception):
 class RunFolder:
     """output/<run>/: config.json, metrics.jsonl, curves.png, checkpoints/ and what the task adds.
 
-    settings: the run's arguments by name. A folder that already holds a run is taken up again if
-    its settings are the same, but for those named in `may_change`.
-    Raises RunError where they differ, where `resume` is "never" and a run is there, or where the
-    folder cannot be written.
+    settings: the run's arguments by name, with `script` and `width` among them. A folder that
+    already holds a run is taken up again if its settings are the same, but for those named in
+    `may_change`. Nothing is written before `begin`.
+    Raises RunError where the settings differ, or where `resume` is "never" and a run is there.
     """
 
-    def __init__(self, path, settings, may_change=(), resume="auto", **facts):
-        self.path = Path(path)
+    def __init__(self, path, settings, may_change=(), resume="auto"):
+        self.path, self.settings = Path(path), settings
         self.checkpoints = self.path / "checkpoints"
         self.metrics_path = self.path / "metrics.jsonl"
-        config_path = self.path / "config.json"
-        try:
-            if config_path.exists():
-                if resume == "never":
-                    raise RunError(
-                        f"{self.path} already holds a run; give another --output_dir, or "
-                        "--resume auto to go on with it"
-                    )
-                self._refuse_other_settings(_read_config(config_path), settings, may_change)
-            self.path.mkdir(parents=True, exist_ok=True)
-            config = {"settings": settings, **facts, **_environment()}
-            write_atomically(config_path, json.dumps(config, indent=2).encode())
-        except OSError as error:
-            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from None
-
-    def _refuse_other_settings(self, config, settings, may_change):
-        before = config.get("settings", {})
+        self.config_path = self.path / "config.json"
+        self.config = _read_config(self.config_path)
+        if self.config is None:
+            return
+        if resume == "never":
+            raise RunError(
+                f"{self.path} already holds a run; give another --output_dir, or --resume auto to "
+                "go on with it"
+            )
+        before = self.config.get("settings", {})
         names = sorted((before.keys() | settings.keys()) - set(may_change))
         differences = [
             f"{name} was {before.get(name)!r}, now {settings.get(name)!r}"
@@ -66,8 +70,63 @@ class RunFolder:
                 "give the same settings to go on with it, or another --output_dir"
             )
 
+    def save_state(self, step, state):
+        """Write the run's state after `step` as a checkpoint; returns its path."""
+        return save_checkpoint(self.checkpoints, step, state | {"of": self._identity()})
+
+    def load_state(self, device):
+        """The state of the newest whole checkpoint, or None for a run that is to begin.
+
+        Raises CheckpointError where the checkpoints are damaged or of another network, RunError
+        where they are gone but the run's results are there.
+        """
+        state = load_latest(self.checkpoints, device)
+        if state is None and (self.path / "summary.json").exists():
+            raise RunError(
+                f"{self.path} holds a finished run without its checkpoints, so it cannot go on; "
+                "give another --output_dir"
+            )
+        if state is not None and (
+            not isinstance(state, dict) or state.get("of") != self._identity()
+        ):
+            raise CheckpointError(
+                f"the checkpoint in {self.checkpoints} is of another network or script than "
+                f"{self._identity()}; give another --output_dir"
+            )
+        return state
+
+    def _identity(self):
+        return {"script": self.settings["script"], "width": self.settings["width"]}
+
+    def begin(self, step, device):
+        """Write config.json, or that the run goes on after `step`, and make the folders.
+
+        device: in words. Raises RunError where the folder cannot be written.
+        """
+        config = self.config or {"settings": self.settings, "device": device, **_environment()}
+        if self.config is not None:
+            entry = {"after_step": step, "device": device, **_environment()}
+            before = config["settings"]
+            entry["changed"] = {k: v for k, v in self.settings.items() if before.get(k) != v}
+            config = config | {"resumed": [*config.get("resumed", []), entry]}
+        try:
+            for folder in (self.path, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config_path, json.dumps(config, indent=2).encode())
+            self._rewind(step)
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from None
+
     def log(self, record):
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl. Raises runtime.Stopped where a figure is not finite."""
+        bad = [name for name, value in record.items() if not math.isfinite(value)]
+        if bad:
+            last = next(iter(list_checkpoints(self.checkpoints)), "none yet")
+            raise Stopped(
+                DIVERGED,
+                f"diverged: {', '.join(bad)} not finite in the steps up to {record['step']}, which "
+                f"were not saved; last good checkpoint: {last}",
+            )
         with open(self.metrics_path, "a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
@@ -85,8 +144,8 @@ class RunFolder:
                 break
         return records
 
-    def rewind(self, step):
-        """Forget what was logged after `step`: a resumed run goes through those steps again."""
+    def _rewind(self, step):
+        # Forget what was logged after `step`: a resumed run goes through those steps again.
         kept = [record for record in self.records() if record["step"] <= step]
         lines = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.metrics_path, lines.encode())
@@ -101,15 +160,19 @@ class RunFolder:
         if step < total_steps or not path.exists():
             return None
         summary = json.loads(path.read_text())
-        return summary if summary["step"] == step else None
+        return summary if summary.get("step") == step else None
 
 
 def _read_config(path):
     try:
         config = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError:
         config = None
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not isinstance(config.get("settings", {}), dict):
         raise RunError(f"{path} is damaged; give another --output_dir")
     return config
 
@@ -148,15 +211,18 @@ class Progress:
             print(f"{self.title}: {self.done}/{self.total}, {speed:.1f} images/s", flush=True)
 
     def images_per_second(self):
-        """Speed since the start or the last report."""
+        """Speed since the start or the last start_lap."""
         seconds = max(time.monotonic() - self.lap_start, 1e-9)
         return (self.done - self.lap_done) * self.unit_size / seconds
 
     def report(self, record):
-        """Print a record of figures, above the bar where there is one, and start a new lap."""
+        """Print a record of figures, above the bar where there is one."""
         figures = [f"{name} {v:.4g}" for name, v in record.items() if isinstance(v, int | float)]
         tqdm.write(f"{self.title}: " + ", ".join(figures))
         sys.stdout.flush()
+
+    def start_lap(self):
+        """Measure the speed from here on: called after whatever is no training."""
         self.lap_start, self.lap_done = time.monotonic(), self.done
 
     def close(self):
@@ -170,9 +236,9 @@ class Progress:
 def save_figure(figure, path):
     """Write a matplotlib figure as PNG, atomically."""
     FigureCanvasAgg(figure)
-    temporary = Path(path).with_name(f".{Path(path).name}.tmp")
-    figure.savefig(temporary, format="png", dpi=_DPI)
-    os.replace(temporary, path)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    write_atomically(path, buffer.getvalue())
 
 
 def save_curves(records, path, panels):
@@ -198,6 +264,8 @@ def save_curves(records, path, panels):
             marker = "o" if len(points) < 30 else None
             axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
         axes.set(title=title, xlabel="epoch")
+        if records[-1]["epochs_done"] >= 2:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if len(fields) > 1:
@@ -237,7 +305,8 @@ def save_image_grid(
     if title:
         write(gap, 6, title, 15, va="top", weight="bold")
     for column, name in enumerate(column_names):
-        write(places[column][0], top - 4, name, 13, ha="center", va="bottom")
+        x = gap + column * pitch_x + side / 2
+        write(x, top - 4, name, 13, ha="center", va="bottom")
     for (x, y), caption in zip(places, captions, strict=False):
         write(x, y + 2, caption, 11, ha="center", va="top", linespacing=1.0)
     save_figure(figure, path)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import sys
 
@@ -37,6 +38,9 @@ def exit_code_of(task, args, user_errors):
     except user_errors as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -44,26 +48,27 @@ def pick_device(name):
     """torch.device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises DeviceError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
+    if name == "cpu":
+        return torch.device("cpu")
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
         raise DeviceError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
-    if device.type == "cuda":
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= found:
-            raise DeviceError(
-                f"--device {name}, but this machine has {found} usable CUDA device(s); "
-                "take --device auto or --device cpu"
-            )
-    return device
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(match[1] or 0) >= found:
+        raise DeviceError(
+            f"--device {name}, but this machine has {found} usable CUDA device(s); "
+            "take --device auto or --device cpu"
+        )
+    return torch.device(name)
 
 
 def pick_precision(name, device):
     """`fp32` or `bf16` for `auto`, `fp32` or `bf16` on that device. Raises DeviceError."""
     if name not in ("auto", "fp32", "bf16"):
         raise DeviceError(f"--precision must be auto, fp32 or bf16, not {name!r}")
+    if device.type == "cuda":
+        # Else cuDNN computes float32 convolutions in TF32, with a mantissa of 10 bits.
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -97,7 +102,7 @@ def random_stream(device, seed, *stream):
     """A torch.Generator on `device`, a function of the seed and the numbers that name the stream.
 
     Training draws everything of a step from random_stream(device, seed, purpose, step). No random
-    state is carried from step to step, so a resumed run needs none and continues exactly.
+    state is carried from step to step, so a resumed run needs none to go on as if never stopped.
     """
     words = np.random.SeedSequence((seed, *stream)).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(words[0]) >> 1)

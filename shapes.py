@@ -1,8 +1,9 @@
 """The built-in image set: ten shapes, drawn by numpy from a seed, for machines without CIFAR-10.
 
-Each image shows one filled shape. Its colour, place, size and angle vary, and so do the colours,
-the gradient, the stripes and the noise of its background: none of them tells the class, so a
-linear classifier cannot do much, while a small convolutional network learns the set in minutes.
+Each image shows one bright shape on a dark ground. Its colour, place, size and angle vary, and so
+do the colour, the gradient, the stripes and the noise of the ground: none of them tells the class.
+A linear classifier names about half of the images; a small convolutional network learns the set in
+a minute.
 """
 
 import numpy as np
@@ -69,7 +70,7 @@ def draw_shapes(count, seed):
 
 def _draw(labels, rng):
     mask = _masks(labels, rng)[:, None]
-    back, front = _contrasting_colours(len(labels), rng)
+    back, front = _colours(len(labels), rng)
     images = back + _background_texture(len(labels), rng)
     images = images + mask * (front - images)
     strength = _uniform(rng, (len(labels), 1, 1, 1), 0.01, 0.06)
@@ -86,9 +87,9 @@ def _masks(labels, rng):
     side = SIZE * _SUPERSAMPLE
     grid = ((np.arange(side) + 0.5) / side * 2 - 1).astype(np.float32)
     count = len(labels)
-    radius, angle = _uniform(rng, (count, 1, 1), 0.5, 0.8), _uniform(rng, (count, 1, 1), -0.5, 0.5)
-    dx = grid - _uniform(rng, (count, 1, 1), -0.2, 0.2)
-    dy = -grid[:, None] - _uniform(rng, (count, 1, 1), -0.2, 0.2)
+    radius, angle = _uniform(rng, (count, 1, 1), 0.45, 0.8), _uniform(rng, (count, 1, 1), -0.5, 0.5)
+    dx = grid - _uniform(rng, (count, 1, 1), -0.25, 0.25)
+    dy = -grid[:, None] - _uniform(rng, (count, 1, 1), -0.25, 0.25)
     x = (np.cos(angle) * dx + np.sin(angle) * dy) / radius
     y = (np.cos(angle) * dy - np.sin(angle) * dx) / radius
     mask = np.empty((count, side, side), np.float32)
@@ -98,14 +99,10 @@ def _masks(labels, rng):
     return mask.reshape(-1, SIZE, _SUPERSAMPLE, SIZE, _SUPERSAMPLE).mean((2, 4))
 
 
-def _contrasting_colours(count, rng):
-    """Background and foreground colours, at least 0.5 apart in RGB; two (b, 3, 1, 1) in [0, 1]."""
-    back = rng.uniform(0, 1, (count, 3))
-    front = rng.uniform(0, 1, (count, 3))
-    for _ in range(20):
-        close = np.linalg.norm(front - back, axis=1) < 0.5
-        front[close] = rng.uniform(0, 1, (close.sum(), 3))
-    return (c.astype(np.float32)[:, :, None, None] for c in (back, front))
+def _colours(count, rng):
+    """A dark colour for the background, a bright one for the shape; two (b, 3, 1, 1) in [0, 1]."""
+    shape = (count, 3, 1, 1)
+    return _uniform(rng, shape, 0.05, 0.4), _uniform(rng, shape, 0.5, 1.0)
 
 
 def _background_texture(count, rng):

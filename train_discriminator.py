@@ -14,15 +14,9 @@ import torch.nn.functional as F
 
 import arguments
 import runtime
-from checkpoint import CheckpointError, export_model, load_latest, save_checkpoint
-from data_tools import (
-    DataError,
-    augment,
-    epoch_order,
-    load_dataset,
-    sample_augmentation,
-    to_signed,
-)
+from augmentation import augment, sample_augmentation
+from checkpoint import CheckpointError, export_model
+from data_tools import DataError, epoch_order, load_dataset, to_signed
 from discriminator import Discriminator
 from run_log import Progress, RunError, RunFolder, save_curves
 
@@ -49,18 +43,18 @@ PANELS = {
 def parse_args(argv=None):
     at_least = arguments.at_least
     parser = arguments.Parser(__doc__.split("\n\n")[0])
-    arguments.add_recipe_argument(parser, RECIPES, "classic")
-    group = parser.add_argument_group("training (left out: the recipe's value)")
-    group.add_argument("--epochs", type=at_least(1), help="passes over the training images")
-    group.add_argument("--batch_size", type=at_least(1), help="images per step")
-    group.add_argument("--width", type=at_least(1), help="channels of every layer")
-    group.add_argument("--lr", type=at_least(0, float), help="Adam's learning rate at the start")
-    group.add_argument(
-        "--lr_drop_epochs",
-        type=at_least(0),
-        nargs="*",
-        help="the learning rate is divided by 10 after each of these epochs",
-    )
+    flags = {
+        "epochs": {"type": at_least(1), "help": "passes over the training images"},
+        "batch_size": {"type": at_least(1), "help": "images per step"},
+        "width": {"type": at_least(1), "help": "channels of every layer"},
+        "lr": {"type": at_least(0, float), "help": "Adam's learning rate at the start"},
+        "lr_drop_epochs": {
+            "type": at_least(0),
+            "nargs": "*",
+            "help": "the learning rate is divided by 10 after each of these epochs",
+        },
+    }
+    arguments.add_recipe_arguments(parser, RECIPES, "classic", flags)
     arguments.add_data_arguments(parser)
     arguments.add_device_arguments(parser)
     arguments.add_run_arguments(parser, "output/baseline")
@@ -133,15 +127,9 @@ def train(args):
     steps_per_epoch = -(-len(train_set) // args.batch_size)  # the last batch may be smaller
     total_steps = min(args.epochs * steps_per_epoch, args.max_steps or sys.maxsize)
 
-    settings = vars(args) | {"dataset": train_set.name, "precision": precision}
-    folder = RunFolder(
-        args.output_dir,
-        settings,
-        arguments.MAY_CHANGE,
-        args.resume,
-        script="train_discriminator.py",
-        device=runtime.describe_device(device),
-    )
+    settings = vars(args) | {"script": "train_discriminator.py"}
+    settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
+    folder = RunFolder(args.output_dir, settings, arguments.MAY_CHANGE, args.resume)
     print(f"data: {train_set.source}")
     print(f"run: {folder.path}, recipe {args.recipe}, {total_steps} steps, {device}, {precision}")
 
@@ -151,22 +139,20 @@ def train(args):
     step, best_accuracy = 0, -1.0
     totals = torch.zeros(3, device=device)  # loss, correct and images since the last record
 
-    state = load_latest(folder.checkpoints, device)
+    state = folder.load_state(device)
     if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step, best_accuracy, totals = state["step"], state["best_accuracy"], state["totals"]
         print(f"resumed after step {step}")
-    folder.rewind(step)
     if (summary := folder.finished_summary(step, total_steps)) is not None:
         print(f"finished already: test accuracy {summary['test_accuracy']:.2f} %; nothing to do")
         return summary
+    folder.begin(step, runtime.describe_device(device))
 
     def save():
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-        return save_checkpoint(
-            folder.checkpoints, step, state | {"best_accuracy": best_accuracy, "totals": totals}
-        )
+        return folder.save_state(step, state | {"best_accuracy": best_accuracy, "totals": totals})
 
     def export(name, figures):
         described = {"recipe": args.recipe, "dataset": train_set.name, "step": step, **figures}
@@ -197,15 +183,17 @@ def train(args):
             if epoch_ends or (args.log_every_steps and step % args.log_every_steps == 0):
                 loss, correct, seen = totals.tolist()
                 totals.zero_()
+                speed = round(progress.images_per_second(), 1)
                 record = {"step": step, "epochs_done": round(step / steps_per_epoch, 4)}
-                record["images_per_second"] = round(progress.images_per_second(), 1)
                 record |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": loss / seen}
                 record |= {"train_accuracy": 100 * correct / seen}
                 if epoch_ends:
                     figures = test_figures(model, test_set, precision)
                     record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
+                record["images_per_second"] = speed
                 folder.log(record)
                 progress.report(record)
+                progress.start_lap()
             if epoch_ends:
                 save_curves(folder.records(), folder.path / "curves.png", PANELS)
                 if figures["test_accuracy"] > best_accuracy:
@@ -215,6 +203,7 @@ def train(args):
                 if epochs_done % args.save_every_epochs == 0 or step == total_steps:
                     save()
                     export("discriminator.safetensors", figures)
+                progress.start_lap()
             if stop.number and step < total_steps:
                 progress.close()
                 raise runtime.Stopped(stop.exit_code, f"stopped; saved as {save()}")

@@ -9,6 +9,7 @@ The same command again goes on where it stopped.
 """
 
 import copy
+import math
 import sys
 
 import torch
@@ -16,15 +17,9 @@ import torch.nn.functional as F
 
 import arguments
 import runtime
-from checkpoint import CheckpointError, export_model, load_latest, save_checkpoint
-from data_tools import (
-    DataError,
-    augment,
-    epoch_order,
-    load_dataset,
-    sample_augmentation,
-    to_uint8,
-)
+from augmentation import augment, sample_augmentation
+from checkpoint import CheckpointError, export_model
+from data_tools import DataError, epoch_order, load_dataset, to_uint8
 from discriminator import Discriminator
 from generator import Generator, sample_latents, update_average
 from run_log import Progress, RunError, RunFolder, save_curves, save_image_grid
@@ -62,21 +57,19 @@ PANELS = {
 def parse_args(argv=None):
     at_least = arguments.at_least
     parser = arguments.Parser(__doc__.split("\n\n")[0])
-    arguments.add_recipe_argument(parser, RECIPES, "classic")
-    group = parser.add_argument_group("training (left out: the recipe's value)")
-    group.add_argument("--epochs", type=at_least(1), help="passes over the training images")
-    group.add_argument("--batch_size", type=at_least(2), help="real images per step")
-    group.add_argument("--width", type=at_least(1), help="channels of both networks")
-    group.add_argument("--lr", type=at_least(0, float), help="learning rate of both Adams")
-    group.add_argument("--gp_weight", type=at_least(0, float), help="lambda of the penalty")
-    group.add_argument(
-        "--gen_train", type=at_least(1), help="discriminator steps per generator step"
-    )
-    group.add_argument(
-        "--ema_decay",
-        type=arguments.share,
-        help="of the generator's moving average, per generator step; 0 keeps none",
-    )
+    flags = {
+        "epochs": {"type": at_least(1), "help": "passes over the training images"},
+        "batch_size": {"type": at_least(2), "help": "real images per step"},
+        "width": {"type": at_least(1), "help": "channels of both networks"},
+        "lr": {"type": at_least(0, float), "help": "learning rate of both Adams"},
+        "gp_weight": {"type": at_least(0, float), "help": "lambda of the gradient penalty"},
+        "gen_train": {"type": at_least(1), "help": "discriminator steps per generator step"},
+        "ema_decay": {
+            "type": at_least(0, float, high=1),
+            "help": "of the generator's moving average, per generator step; 0 keeps none",
+        },
+    }
+    arguments.add_recipe_arguments(parser, RECIPES, "classic", flags)
     arguments.add_data_arguments(parser)
     arguments.add_device_arguments(parser)
     arguments.add_run_arguments(parser, "output/gan")
@@ -114,7 +107,11 @@ def gradient_penalty(discriminator, real, fake, generator=None):
     Raises ValueError where their shapes differ.
     Source: Gulrajani et al. 2017, Improved Training of Wasserstein GANs, section 4.
     """
-    return (input_gradient_norms(discriminator, real, fake, generator) - 1).square().mean()
+    return penalty_of(input_gradient_norms(discriminator, real, fake, generator))
+
+
+def penalty_of(norms):
+    return (norms - 1).square().mean()
 
 
 def discriminator_loss(
@@ -135,7 +132,7 @@ def discriminator_loss(
     class_loss_real = F.cross_entropy(real_logits, real_labels)
     class_loss_fake = F.cross_entropy(fake_logits, fake_labels)
     norms = input_gradient_norms(discriminator, real, fake, generator)
-    penalty = (norms - 1).square().mean()
+    penalty = penalty_of(norms)
     loss = -critic_gap + class_loss_real + class_loss_fake + gp_weight * penalty
     parts = {
         "discriminator_loss": loss,
@@ -236,16 +233,9 @@ def train(args):
         raise DataError(f"--batch_size {args.batch_size} is larger than the set ({len(train_set)})")
     total_steps = min(args.epochs * steps_per_epoch, args.max_steps or sys.maxsize)
 
-    settings = vars(args) | {"dataset": train_set.name, "precision": precision}
-    folder = RunFolder(
-        args.output_dir,
-        settings,
-        arguments.MAY_CHANGE,
-        args.resume,
-        script="train_gan.py",
-        device=runtime.describe_device(device),
-    )
-    (folder.path / "samples").mkdir(exist_ok=True)
+    settings = vars(args) | {"script": "train_gan.py"}
+    settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
+    folder = RunFolder(args.output_dir, settings, arguments.MAY_CHANGE, args.resume)
     print(f"data: {train_set.source}")
     print(f"run: {folder.path}, recipe {args.recipe}, {total_steps} steps, {device}, {precision}")
 
@@ -262,20 +252,20 @@ def train(args):
     step = 0
     totals = {}  # sums of every logged figure since the last record, and how many of each
 
-    state = load_latest(folder.checkpoints, device)
+    state = folder.load_state(device)
     if state is not None:
         for name, part in parts_of_run.items():
             part.load_state_dict(state[name])
         step, totals = state["step"], state["totals"]
         print(f"resumed after step {step}")
-    folder.rewind(step)
     if (summary := folder.finished_summary(step, total_steps)) is not None:
         print(f"finished already: test accuracy {summary['test_accuracy']:.2f} %; nothing to do")
         return summary
+    folder.begin(step, runtime.describe_device(device))
 
     def save():
         state = {name: part.state_dict() for name, part in parts_of_run.items()}
-        return save_checkpoint(folder.checkpoints, step, state | {"step": step, "totals": totals})
+        return folder.save_state(step, state | {"step": step, "totals": totals})
 
     shown, shown_as = (average, f"EMA {args.ema_decay}") if average else (generator, "raw")
 
@@ -290,14 +280,16 @@ def train(args):
             path = folder.path / "generator_raw.safetensors"
             export_model(generator, path, described | {"weights": "raw"})
 
-    def save_samples(epoch):
-        title = f"{train_set.name}, epoch {epoch}, {shown_as} generator"
+    def save_samples():
+        epochs_done = step / steps_per_epoch
+        title = f"{train_set.name}, epoch {epochs_done:.4g}, {shown_as} generator"
         images = preview(shown, args.seed, precision, device)
-        path = folder.path / "samples" / f"{epoch:03d}.png"
+        path = folder.path / "samples" / f"{math.ceil(epochs_done):03d}.png"
         save_image_grid(images, path, train_set.class_names, title)
 
+    (folder.path / "samples").mkdir(exist_ok=True)
     if step == 0:
-        save_samples(0)
+        save_samples()
     figures = {}
     order_epoch = None
     progress = Progress("gan", total_steps, args.batch_size, step)
@@ -345,20 +337,22 @@ def train(args):
             epoch_ends = step % steps_per_epoch == 0 or step == total_steps
             if epoch_ends or (args.log_every_steps and step % args.log_every_steps == 0):
                 record = {"step": step, "epochs_done": round(step / steps_per_epoch, 4)}
-                record["images_per_second"] = round(progress.images_per_second(), 1)
                 record |= {name: (total / count).item() for name, (total, count) in totals.items()}
                 totals = {}
+                record["images_per_second"] = round(progress.images_per_second(), 1)
                 if epoch_ends:
                     figures = test_figures(discriminator, test_set, precision)
                     record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
                 folder.log(record)
                 progress.report(record)
+                progress.start_lap()
             if epoch_ends:
-                save_samples(epoch + 1)
+                save_samples()
                 save_curves(folder.records(), folder.path / "curves.png", PANELS)
                 if (epoch + 1) % args.save_every_epochs == 0 or step == total_steps:
                     save()
                     export(figures)
+                progress.start_lap()
             if stop.number and step < total_steps:
                 progress.close()
                 raise runtime.Stopped(stop.exit_code, f"stopped; saved as {save()}")
@@ -366,7 +360,7 @@ def train(args):
 
     figures = figures or test_figures(discriminator, test_set, precision)
     export(figures)
-    summary = {**folder.records()[-1], **figures}
+    summary = {**(folder.records() or [{}])[-1], **figures, "step": step}
     folder.write_summary(summary)
     print(f"test accuracy of the discriminator {figures['test_accuracy']:.2f} %")
     print(f"samples: {folder.path / 'samples'}; curves: {folder.path / 'curves.png'}")

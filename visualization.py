@@ -17,7 +17,7 @@ import torch
 import arguments
 import runtime
 from checkpoint import CheckpointError, load_model, write_atomically
-from data_tools import DataError, load_dataset, to_signed, to_uint8
+from data_tools import DATASETS, DataError, load_dataset, to_signed, to_uint8
 from discriminator import NUM_LAYERS
 from image_gradients import class_objective, feature_objective, maximise, perturb
 from run_log import Progress, RunError, save_image_grid
@@ -30,33 +30,10 @@ USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError)
 # ------------------------------------------------------------------------------ arguments
 
 
-def parse_switch(text):
-    """True or False out of the word that older scripts put behind a flag."""
-    words = {"true": True, "false": False}
-    if text.lower() not in words:
-        raise argparse.ArgumentTypeError(f"must be True or False, not {text!r}")
-    return words[text.lower()]
-
-
-def parse_epsilon(text):
-    """Pixel levels out of `8` or `8/255`; the largest change of a pixel whose range is 0 to 255."""
-    try:
-        epsilon = float(text.removesuffix("/255"))
-    except ValueError:
-        epsilon = -1.0
-    if not 0 <= epsilon <= 255:
-        raise argparse.ArgumentTypeError(f"must be 0 to 255, as 8 or 8/255, not {text!r}")
-    if 0 < epsilon < 0.25:
-        raise argparse.ArgumentTypeError(
-            f"is in pixel levels of 0 to 255: write 8 or 8/255, not {text!r}"
-        )
-    return epsilon
-
-
 def parse_layer(text):
     """A layer, or the True or False that switches the section."""
     if text.lower() in ("true", "false"):
-        return parse_switch(text)
+        return arguments.switch(text)
     if not text.isdecimal() or not 1 <= int(text) <= NUM_LAYERS:
         raise argparse.ArgumentTypeError(f"layers are 1 to {NUM_LAYERS}, not {text!r}")
     return int(text)
@@ -65,7 +42,7 @@ def parse_layer(text):
 def parse_args(argv=None):
     parser = arguments.Parser(__doc__.split("\n\n")[0])
     group = parser.add_argument_group("sections (none of them given: all)")
-    switch = {"type": parse_switch, "nargs": "?", "const": True, "default": None}
+    switch = {"type": arguments.switch, "nargs": "?", "const": True, "default": None}
     group.add_argument("--perturb_images", help="adversarial perturbation", **switch)
     group.add_argument(
         "--max_classification_output", help="images that maximise the output of a class", **switch
@@ -89,7 +66,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("perturbation")
     group.add_argument(
         "--epsilon",
-        type=parse_epsilon,
+        type=arguments.pixel_levels,
         default="8/255",
         help="largest change of a pixel, in levels of 0 to 255",
     )
@@ -100,8 +77,11 @@ def parse_args(argv=None):
     group.add_argument(
         "--decay", type=at_least(0, float), default=0.001, help="pull of each pixel toward grey"
     )
-    arguments.add_data_arguments(parser)
-    arguments.add_device_arguments(parser)
+    group.add_argument(
+        "--batch_size", type=at_least(1), default=250, help="images perturbed at once"
+    )
+    arguments.add_data_arguments(parser, train=False)
+    arguments.add_device_arguments(parser, seed=False)
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", default="visualization", help="folder for the pictures")
     args = parser.parse_args(argv)
@@ -129,8 +109,9 @@ def perturbation_section(args, model, name, test_set, precision, suffix):
     """Perturb every test image, count again, and draw the first few of each class."""
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
     changed, gradients, before, after = [], [], [], []
-    progress = Progress(f"perturb, {name}", -(-len(labels) // 250), 250)
-    for batch, batch_labels in zip(images.split(250), labels.split(250), strict=True):
+    size = args.batch_size
+    progress = Progress(f"perturb, {name}", -(-len(labels) // size), size)
+    for batch, batch_labels in zip(images.split(size), labels.split(size), strict=True):
         batch = to_signed(batch)
         perturbed, gradient = perturb(model, batch, batch_labels, args.epsilon, precision)
         with torch.no_grad(), runtime.autocast(batch.device, precision):
@@ -170,14 +151,13 @@ def perturbation_section(args, model, name, test_set, precision, suffix):
 
     first_verdict, last_verdict = verdict(before), verdict(after)
     strength = gradients[shown].abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
-    real = [f"{v}" for v in first_verdict]
     moved = [f"{b}\n→ {a}" for b, a in zip(first_verdict, last_verdict, strict=True)]
     files = {
-        "real_images": (images[shown], real, "Test images by true class, prediction below"),
+        "real_images": (images[shown], first_verdict, "Test images and predictions"),
         "gradient_image": (
             to_uint8(gradients[shown] / strength),
             (),
-            "Gradient of the loss toward the next class, each scaled to its largest entry",
+            "Gradient toward the next class, each scaled to its largest entry",
         ),
         "jittered_images": (
             changed[shown],
@@ -187,7 +167,8 @@ def perturbation_section(args, model, name, test_set, precision, suffix):
     }
     for file, (grid, captions, title) in files.items():
         path = Path(args.output_dir) / f"{file}{suffix}.png"
-        save_image_grid(grid, path, names, f"{title} ({name})", captions)
+        title = f"{title}; columns by true class ({name})"
+        save_image_grid(grid, path, names, title, captions, scale=4)
         print(f"  {path}")
     return figures
 
@@ -283,9 +264,41 @@ def load_images(args, models, device):
             f"the networks were trained on different sets ({', '.join(names)}); give --dataset"
         )
     name = names[0] if args.dataset == "auto" else args.dataset
+    if name not in DATASETS:
+        raise DataError("the weights do not tell what set they were trained on; give --dataset")
     _, test_set = load_dataset(name, args.data_dir)
     print(f"data: {test_set.source}")
-    return test_set.first(args.limit_test).to(device)
+    test_set = test_set.first(args.limit_test)
+    if args.perturb_images and test_set.labels.unique().numel() < len(test_set.class_names):
+        raise DataError(
+            f"--limit_test {args.limit_test} leaves a class without an image; take more"
+        )
+    return test_set.to(device)
+
+
+def open_summary(path, models):
+    """{name of the network: figures}, with those that an earlier command left of the same weights.
+
+    Raises RunError where the folder belongs to a training run or cannot be written.
+    """
+    if (path.parent / "config.json").exists():
+        raise RunError(f"{path.parent} holds a training run; give another --output_dir")
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        before = {}
+    summary = {}
+    for name, (model, metadata) in models.items():
+        about = {"weights": metadata["path"], "step": metadata.get("step"), "width": model.width}
+        kept = before.get(name, {})
+        same = all(kept.get(key) == value for key, value in about.items())
+        summary[name] = kept if same else about
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(summary, indent=2).encode())
+    except OSError as error:
+        raise RunError(f"cannot write to {path.parent}: {error.strerror or error}") from None
+    return summary
 
 
 def run(args):
@@ -298,18 +311,12 @@ def run(args):
     runtime.keep_freed_memory()
     models = load_discriminators(args, device)
     test_set = load_images(args, models, device)
-    try:
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        summary_path = Path(args.output_dir) / "summary.json"
-        write_atomically(summary_path, b"{}")  # find out now, not after minutes of work
-    except OSError as error:
-        raise RunError(f"cannot write to {args.output_dir}: {error.strerror or error}") from None
-
+    summary_path = Path(args.output_dir) / "summary.json"
+    summary = open_summary(summary_path, models)
     start = to_signed(test_set.images[:128]).mean(0, keepdim=True)  # the mean image of a batch
-    summary = {}
     for name, (model, metadata) in models.items():
         print(f"discriminator trained {name}: {metadata['path']}, width {model.width}")
-        summary[name] = figures = {"weights": metadata["path"], "width": model.width}
+        figures = summary[name]
         if args.perturb_images:
             suffix = "" if name == next(iter(models)) else "_" + name.replace(" ", "_")
             figures["perturbation"] = perturbation_section(
@@ -320,7 +327,7 @@ def run(args):
                 args, model, name, start, test_set.class_names, precision
             )
         for layer in args.max_features or ():
-            figures.setdefault("max_features", {})[layer] = feature_section(
+            figures.setdefault("max_features", {})[str(layer)] = feature_section(
                 args, model, name, start, layer, precision
             )
         write_atomically(summary_path, json.dumps(summary, indent=2).encode())

@@ -1,75 +1,131 @@
 import json
 import os
+import shutil
 
 import pytest
 import torch
 from matplotlib.image import imread
 
 import run_log
+from checkpoint import CheckpointError
 from run_log import RunError, RunFolder
+from runtime import Stopped
+
+SETTINGS = {"script": "train_gan.py", "width": 8, "lr": 0.1, "epochs": 2}
+
+
+def start(path, step=0, **changes):
+    folder = RunFolder(path, SETTINGS | changes, may_change=("epochs",))
+    folder.begin(step, "a device")
+    return folder
 
 
 def test_config_holds_settings_and_environment(tmp_path):
-    RunFolder(tmp_path / "a" / "run", {"lr": 0.1}, script="x.py")
+    start(tmp_path / "a" / "run")
     config = json.loads((tmp_path / "a" / "run" / "config.json").read_text())
-    assert config["settings"] == {"lr": 0.1}
-    assert config["script"] == "x.py"
+    assert config["settings"] == SETTINGS
+    assert config["device"] == "a device"
     assert config["versions"]["torch"] == torch.__version__
     assert config["git_commit"]
 
 
+def test_a_resumed_run_keeps_its_config_and_notes_the_change(tmp_path):
+    start(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["git_commit"] = "the commit of the first start"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    start(tmp_path, step=7, epochs=5)
+    after = json.loads((tmp_path / "config.json").read_text())
+    resumed = after.pop("resumed")
+    assert after == config
+    assert [entry["after_step"] for entry in resumed] == [7]
+    assert resumed[0]["changed"] == {"epochs": 5}
+    assert resumed[0]["git_commit"] != config["git_commit"]
+
+
 def test_other_settings_are_refused_and_named(tmp_path):
-    RunFolder(tmp_path, {"lr": 0.1, "width": 8, "epochs": 2})
+    start(tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(RunError) as caught:
-        RunFolder(tmp_path, {"lr": 0.2, "width": 8, "epochs": 3}, may_change=("epochs",))
+        start(tmp_path, lr=0.2, epochs=3)
     assert "lr was 0.1, now 0.2" in str(caught.value)
     assert "width" not in str(caught.value)
     assert "epochs" not in str(caught.value)
     assert "--output_dir" in str(caught.value)
     assert (tmp_path / "config.json").read_bytes() == before
-    RunFolder(tmp_path, {"lr": 0.1, "width": 8, "epochs": 3}, may_change=("epochs",))
 
 
 def test_resume_never_refuses_a_run(tmp_path):
-    RunFolder(tmp_path, {}, resume="never")
+    start(tmp_path)
     with pytest.raises(RunError, match="already holds a run"):
-        RunFolder(tmp_path, {}, resume="never")
+        RunFolder(tmp_path, SETTINGS, resume="never")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00", '{"settings": 3}'])
 def test_a_damaged_config_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(RunError, match="damaged"):
-        RunFolder(tmp_path, {})
+        start(tmp_path)
     assert (tmp_path / "config.json").read_text() == content
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
-        RunFolder(tmp_path / "file" / "run", {})
+        start(tmp_path / "file" / "run")
     if os.geteuid() != 0:  # root may write anywhere
         (tmp_path / "locked").mkdir(mode=0o500)
         with pytest.raises(RunError, match="cannot write"):
-            RunFolder(tmp_path / "locked" / "run", {})
+            start(tmp_path / "locked" / "run")
 
 
 def test_log_and_rewind(tmp_path):
-    folder = RunFolder(tmp_path, {})
+    folder = start(tmp_path)
     for step in (10, 20, 30):
         folder.log({"step": step, "loss": 1 / step})
     with open(folder.metrics_path, "a") as file:
         file.write('{"step": 40, "lo')  # the process died here
     assert [record["step"] for record in folder.records()] == [10, 20, 30]
-    folder.rewind(20)
+    folder.begin(20, "a device")
     folder.log({"step": 30, "loss": 5})
     assert [r["step"] for r in folder.records()] == [10, 20, 30]
     assert folder.records()[-1]["loss"] == 5
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_figures_that_are_not_finite_stop_the_run(tmp_path, bad):
+    folder = start(tmp_path)
+    path = folder.save_state(10, {"step": 10})
+    with pytest.raises(Stopped) as caught:
+        folder.log({"step": 20, "loss": bad, "other": 1.0})
+    assert caught.value.exit_code == run_log.DIVERGED
+    for part in ("loss", "20", str(path)):
+        assert part in str(caught.value)
+    assert "other" not in str(caught.value)
+    assert folder.records() == []
+
+
+def test_states_of_another_network_or_script_are_refused(tmp_path):
+    folder = start(tmp_path / "a")
+    assert folder.load_state("cpu") is None
+    folder.save_state(3, {"step": 3})
+    assert folder.load_state("cpu")["step"] == 3
+    for name, change in (("b", {"width": 9}), ("c", {"script": "train_discriminator.py"})):
+        other = start(tmp_path / name, **change)
+        shutil.copytree(folder.checkpoints, other.checkpoints, dirs_exist_ok=True)
+        with pytest.raises(CheckpointError, match="another network"):
+            other.load_state("cpu")
+
+
+def test_results_without_checkpoints_are_not_written_over(tmp_path):
+    folder = start(tmp_path)
+    folder.write_summary({"step": 5})
+    with pytest.raises(RunError, match="without its checkpoints"):
+        folder.load_state("cpu")
+
+
 def test_finished_summary(tmp_path):
-    folder = RunFolder(tmp_path, {})
+    folder = start(tmp_path)
     assert folder.finished_summary(5, 5) is None
     folder.write_summary({"step": 5, "accuracy": 1.0})
     assert folder.finished_summary(5, 5)["accuracy"] == 1.0

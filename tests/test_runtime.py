@@ -19,7 +19,7 @@ def test_auto_device_and_precision_are_usable():
     assert product.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
-@pytest.mark.parametrize("name", ["tpu", "cuda:x", "cpu:", "mps", ""])
+@pytest.mark.parametrize("name", ["tpu", "cuda:x", "cpu:", "cpu:1", "mps", ""])
 def test_unknown_devices(name):
     with pytest.raises(runtime.DeviceError, match="--device"):
         runtime.pick_device(name)
@@ -27,7 +27,7 @@ def test_unknown_devices(name):
 
 def test_cuda_asked_for_and_absent(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for name in ("cuda", "cuda:1"):
+    for name in ("cuda", "cuda:1", "cuda:300"):
         with pytest.raises(runtime.DeviceError, match="0 usable CUDA"):
             runtime.pick_device(name)
 
@@ -86,7 +86,12 @@ def test_exit_codes(capsys):
     def broken(_):
         raise KeyError("a bug")
 
+    def interrupted(_):
+        raise KeyboardInterrupt
+
     errors = (runtime.DeviceError,)
+    assert runtime.exit_code_of(interrupted, None, errors) == 130
+    assert capsys.readouterr().err == "interrupted\n"
     assert runtime.exit_code_of(lambda _: None, None, errors) == 0
     assert runtime.exit_code_of(stopped, None, errors) == 143
     assert runtime.exit_code_of(wrong, None, errors) == 2

@@ -21,8 +21,8 @@ def test_types_and_balance():
     assert images.dtype == np.uint8
     assert labels.dtype == np.int64
     assert np.bincount(labels).tolist() == [25] * 10
-    assert images.min() < 20
-    assert images.max() > 235
+    assert images.min() < 10
+    assert images.max() > 245
 
 
 def test_empty_and_negative_counts():
@@ -58,11 +58,12 @@ def test_default_set_is_drawn_in_ten_seconds():
 
 
 def test_linear_classifier_stays_under_60_percent():
-    images, labels = shapes.draw_shapes(6000, 0)
-    x = np.c_[images.reshape(6000, -1) / 255.0, np.ones(6000)]
-    train, test = slice(0, 5000), slice(5000, 6000)
+    images, labels = shapes.draw_shapes(14_000, 0)
+    x = np.c_[images.reshape(14_000, -1) / 255.0, np.ones(14_000)].astype(np.float32)
+    train, test = slice(0, 12_000), slice(12_000, 14_000)
     targets = np.eye(10)[labels[train]]
-    for ridge in (1.0, 100.0):
+    for ridge in (10.0, 300.0):
         gram = x[train].T @ x[train] + ridge * np.eye(x.shape[1])
         weights = np.linalg.solve(gram, x[train].T @ targets)
-        assert ((x[test] @ weights).argmax(1) == labels[test]).mean() < 0.6
+        accuracy = ((x[test] @ weights).argmax(1) == labels[test]).mean()
+        assert 0.2 < accuracy < 0.6  # above chance: the fit itself works

@@ -141,6 +141,35 @@ def test_bad_networks(refused, two_runs):
     assert not (two_runs / "visualization").exists()
 
 
+def test_figures_of_an_earlier_command_stay(run_main, two_runs):
+    path = two_runs / "visualization/summary.json"
+    run_main(visualization, *QUICK, "--max_classification_output")
+    run_main(visualization, *QUICK, "--max_features", 1)
+    figures = json.loads(path.read_text())["with G"]
+    assert figures.keys() >= {"max_classification_output", "max_features"}
+    weights = two_runs / "output/gan/discriminator.safetensors"
+    checkpoint.export_model(Discriminator(width=12), weights, {"dataset": "shapes", "step": 9})
+    run_main(visualization, *QUICK, "--max_features", 1)  # other weights: older figures go
+    assert "max_classification_output" not in json.loads(path.read_text())["with G"]
+
+
+def test_the_folder_of_a_training_run_is_not_written_into(refused, two_runs):
+    (two_runs / "output/gan/config.json").write_text("{}")
+    (two_runs / "output/gan/summary.json").write_text("kept")
+    err = refused(visualization, *QUICK, "--output_dir", two_runs / "output/gan")
+    assert "training run" in err
+    assert (two_runs / "output/gan/summary.json").read_text() == "kept"
+
+
+def test_weights_that_name_no_set_and_too_few_images(refused, two_runs):
+    assert "--limit_test" in refused(visualization, *QUICK, "--perturb_images", "--limit_test", 5)
+    for folder in ("baseline", "gan"):
+        path = two_runs / "output" / folder / "discriminator.safetensors"
+        checkpoint.export_model(Discriminator(width=4), path, {})
+    assert "--dataset" in refused(visualization, *QUICK)
+    assert not (two_runs / "visualization").exists()
+
+
 def test_no_network_at_all(refused, tmp_path):
     assert "train_discriminator.py" in refused(visualization)
     assert not (tmp_path / "visualization").exists()

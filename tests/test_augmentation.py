@@ -1,0 +1,99 @@
+import pytest
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tvf
+
+import augmentation
+import data_tools
+from augmentation import Augmentation
+
+
+def random_images(count=6):
+    return torch.randint(0, 256, (count, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(
+        torch.uint8
+    )
+
+
+def neutral(count):
+    """Parameters that change nothing."""
+    zero, one = torch.zeros(count), torch.ones(count)
+    return Augmentation(zero, zero, 32 * one, zero.bool(), one, one, one, zero)
+
+
+def torchvision_augment(image, top, left, size, flip, brightness, contrast, saturation, hue):
+    x = image.float() / 255
+    box = [int(v) for v in (top, left, size, size)]
+    x = tvf.resized_crop(x, *box, [32, 32], InterpolationMode.BILINEAR, antialias=True)
+    x = tvf.hflip(x) if flip else x
+    x = tvf.adjust_brightness(x, brightness)
+    x = tvf.adjust_contrast(x, contrast)
+    x = tvf.adjust_saturation(x, saturation)
+    return tvf.adjust_hue(x, hue) * 2 - 1
+
+
+def check_against_torchvision(params, images):
+    ours = augmentation.augment(images, params)
+    for index, image in enumerate(images):
+        theirs = torchvision_augment(image, *(field[index].item() for field in params))
+        assert (ours[index] - theirs).abs().max() < 2e-5
+    return ours
+
+
+def test_neutral_parameters_change_nothing():
+    images = random_images()
+    assert torch.allclose(
+        augmentation.augment(images, neutral(6)), data_tools.to_signed(images), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("brightness", [0.0, 0.5, 0.9, 1.0, 1.1, 1.7]),
+        ("contrast", [0.0, 0.5, 0.9, 1.0, 1.1, 1.7]),
+        ("saturation", [0.0, 0.5, 0.9, 1.0, 1.1, 1.7]),
+        ("hue", [-0.5, -0.1, -0.01, 0.0, 0.1, 0.5]),
+        ("flip", [True, False] * 3),
+    ],
+)
+def test_each_parameter_against_torchvision(field, values):
+    params = neutral(6)._replace(**{field: torch.tensor(values)})
+    check_against_torchvision(params, random_images())
+
+
+def test_crops_against_torchvision():
+    top, left = torch.tensor([0.0, 0, 5, 2, 1, 0]), torch.tensor([0.0, 5, 0, 3, 1, 0])
+    size = torch.tensor([27.0, 27, 27, 28, 31, 32])
+    check_against_torchvision(neutral(6)._replace(top=top, left=left, size=size), random_images())
+
+
+def test_random_parameters_against_torchvision():
+    params = augmentation.sample_augmentation(64, torch.Generator().manual_seed(2))
+    ours = check_against_torchvision(params, random_images(64))
+    assert ours.dtype == torch.float32
+    assert ours.min() >= -1
+    assert ours.max() <= 1
+
+
+def test_grey_and_black_images_have_no_hue_to_turn():
+    grey = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8)
+    grey[1] = 0
+    out = augmentation.augment(grey, neutral(2)._replace(hue=torch.tensor([0.3, 0.3])))
+    assert torch.allclose(out, data_tools.to_signed(grey), atol=1e-6)
+
+
+def test_sampled_parameters_have_the_stated_ranges():
+    params = augmentation.sample_augmentation(20_000, torch.Generator().manual_seed(3))
+    assert set(params.size.unique().tolist()) == {27.0, 28, 29, 30, 31, 32}
+    for offset in (params.top, params.left):
+        assert offset.min() == 0
+        assert (offset + params.size).max() == 32
+        assert torch.equal(offset, offset.round())
+    small = params.top[params.size == 27]
+    assert torch.bincount(small.long()).min() > 0.8 * len(small) / 6  # uniform over 0 to 5
+    assert abs(params.flip.float().mean() - 0.5) < 0.02
+    for factor in (params.brightness, params.contrast, params.saturation):
+        assert factor.min() >= 0.9
+        assert factor.max() <= 1.1
+        assert factor.std() > 0.05
+    assert params.hue.abs().max() <= 0.1

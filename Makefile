@@ -16,7 +16,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 .PHONY: demo test lint data install
 
 demo: $(INSTALLED)
-	python train_discriminator.py --width 32 --epochs 6 --lr 2e-3 --lr_drop_epochs 4 \
+	python train_discriminator.py --width 32 --epochs 4 --lr 2e-3 --lr_drop_epochs 3 \
 		--limit_train 20000 --output_dir $(DEMO)/baseline
 	python train_gan.py --width 32 --epochs 5 --batch_size 64 --lr 1e-3 --ema_decay 0.99 \
 		--limit_train 20000 --output_dir $(DEMO)/gan

@@ -8,7 +8,7 @@ from runtime import DEVICE_HELP, PRECISION_HELP
 # A run may be resumed with other values of these flags; any other difference is refused.
 MAY_CHANGE = (
     *("epochs", "max_steps", "data_dir", "output_dir", "device", "resume"),
-    *("log_every_steps", "save_every_epochs"),
+    *("log_every_steps", "save_every_epochs", "save_every_minutes", "max_minutes"),
 )
 
 
@@ -116,6 +116,18 @@ def add_run_arguments(parser, output_dir):
         type=at_least(1),
         default=1,
         help="write a checkpoint and export the weights every N epochs",
+    )
+    group.add_argument(
+        "--save_every_minutes",
+        type=at_least(0, float),
+        metavar="M",
+        help="also write a checkpoint, in mid-epoch if need be, M minutes after the last",
+    )
+    group.add_argument(
+        "--max_minutes",
+        type=at_least(0, float),
+        metavar="M",
+        help="stop after M minutes with a checkpoint and exit code 0; the same command goes on",
     )
     group.add_argument(
         "--log_every_steps",

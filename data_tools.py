@@ -237,7 +237,7 @@ def to_uint8(images):
 
 def preview(dataset, path):
     """Write a figure of ten images of each class, one labelled column per class."""
-    from run_log import save_image_grid  # here, since only this command draws
+    from figures import save_image_grid  # here, since only this command draws
 
     columns = [torch.nonzero(dataset.labels == k).flatten()[:10] for k in range(10)]
     rows = torch.stack(columns, dim=1).flatten()

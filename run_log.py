@@ -1,10 +1,11 @@
-"""A run's folder: its settings, its figures over time, its curves and its image grids."""
+"""A run's folder: its settings, its lock, its checkpoints, its figures over time; its progress."""
 
-import io
+import fcntl
 import json
 import math
 import os
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -12,9 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 from checkpoint import (
@@ -27,8 +25,7 @@ from checkpoint import (
 from runtime import Stopped
 
 PLAIN_LINE_SECONDS = 15  # between progress lines where the output is no terminal
-DIVERGED = 3  # exit code
-_DPI = 100
+DIVERGED, SAVE_FAILED = 3, 4  # exit codes
 
 
 class RunError(Exception):
@@ -40,15 +37,22 @@ class RunFolder:
 
     settings: the run's arguments by name, with `script` and `width` among them. A folder that
     already holds a run is taken up again if its settings are the same, but for those named in
-    `may_change`. Nothing is written before `begin`.
-    Raises RunError where the settings differ, or where `resume` is "never" and a run is there.
+    `may_change`. Nothing is written before `begin`. As a context it holds the run's lock.
+    writer: False on the ranks of a run that leave all writing to rank 0; they may call everything.
+    Raises RunError where the settings differ, where `resume` is "never" and a run is there, or
+    where another process is at work on it.
     """
 
-    def __init__(self, path, settings, may_change=(), resume="auto"):
-        self.path, self.settings = Path(path), settings
+    def __init__(self, path, settings, may_change=(), resume="auto", writer=True):
+        self.path, self.settings, self.writer = Path(path), settings, writer
         self.checkpoints = self.path / "checkpoints"
         self.metrics_path = self.path / "metrics.jsonl"
         self.config_path = self.path / "config.json"
+        self.failed = {}  # what could not be written at the last try: why
+        self._lock = None
+        self._unwritten = b""  # log lines that could not be written yet
+        if not writer:
+            return
         self.config = _read_config(self.config_path)
         if self.config is None:
             return
@@ -70,9 +74,83 @@ class RunFolder:
                 "give the same settings to go on with it, or another --output_dir"
             )
 
+    def __enter__(self):
+        if self.writer and self.path.is_dir():
+            self._take_lock()
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _take_lock(self):
+        """One run, one writer. The kernel gives the lock back when the process ends, however."""
+        if self._lock is not None:
+            return
+        path = self.path / ".lock"
+        try:
+            lock = open(path, "a+")  # noqa: SIM115 (stays open, and so held, until close)
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise RunError(
+                f"{self.path} is in use by {path.read_text().strip() or 'another process'}; wait "
+                "for it, or give another --output_dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        self._lock = lock
+
+    def close(self):
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def attempt(self, what, action, *args):
+        """action(*args), which writes `what`; a failure is told and remembered, not raised.
+
+        Returns what the action returns, None where it failed or this rank is no writer.
+        """
+        if not self.writer:
+            return None
+        try:
+            result = action(*args)
+        except OSError as error:
+            self.failed[what] = error.strerror or str(error)
+            print(f"warning: could not write {what}: {self.failed[what]}", file=sys.stderr)
+            return None
+        self.failed.pop(what, None)
+        return result
+
+    def raise_if_anything_failed(self):
+        """At the end of a run. Raises runtime.Stopped where the last try to write a file failed."""
+        if self.failed:
+            what = "; ".join(f"{name} ({why})" for name, why in self.failed.items())
+            raise Stopped(SAVE_FAILED, f"the run ended, but could not write {what}")
+
+    def raise_diverged(self, step, figures):
+        """Stop a run whose figures or gradients are not finite. Raises runtime.Stopped."""
+        bad = [name for name, value in figures.items() if not math.isfinite(value)]
+        raise Stopped(
+            DIVERGED,
+            f"diverged at step {step}: {', '.join(bad) or 'the gradient'} not finite; the step was "
+            f"not taken and not saved; last good checkpoint: {self.newest_checkpoint()}",
+        )
+
     def save_state(self, step, state):
-        """Write the run's state after `step` as a checkpoint; returns its path."""
-        return save_checkpoint(self.checkpoints, step, state | {"of": self._identity()})
+        """Write the run's state after `step` as a checkpoint.
+
+        Returns its path, or None where it could not be written; that is told and remembered.
+        """
+        state = state | {"of": self._identity()}
+        return self.attempt("the checkpoint", save_checkpoint, self.checkpoints, step, state)
+
+    def newest_checkpoint(self):
+        return next(iter(list_checkpoints(self.checkpoints)), "the start: nothing could be saved")
 
     def load_state(self, device):
         """The state of the newest whole checkpoint, or None for a run that is to begin.
@@ -103,6 +181,8 @@ class RunFolder:
 
         device: in words. Raises RunError where the folder cannot be written.
         """
+        if not self.writer:
+            return
         config = self.config or {"settings": self.settings, "device": device, **_environment()}
         if self.config is not None:
             entry = {"after_step": step, "device": device, **_environment()}
@@ -112,25 +192,30 @@ class RunFolder:
         try:
             for folder in (self.path, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
+                for stale in folder.glob(".*.tmp"):  # of a process that died while it wrote
+                    stale.unlink(missing_ok=True)
+            self._take_lock()
             write_atomically(self.config_path, json.dumps(config, indent=2).encode())
             self._rewind(step)
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from None
 
     def log(self, record):
-        """Append one line to metrics.jsonl. Raises runtime.Stopped where a figure is not finite."""
-        bad = [name for name, value in record.items() if not math.isfinite(value)]
-        if bad:
-            last = next(iter(list_checkpoints(self.checkpoints)), "none yet")
-            raise Stopped(
-                DIVERGED,
-                f"diverged: {', '.join(bad)} not finite in the steps up to {record['step']}, which "
-                f"were not saved; last good checkpoint: {last}",
-            )
-        with open(self.metrics_path, "a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append one line to metrics.jsonl; what cannot be written is kept for the next line."""
+        self._unwritten += json.dumps(record).encode() + b"\n"
+        self.attempt(self.metrics_path.name, self._append)
+
+    def _append(self):
+        with open(self.metrics_path, "ab") as file:
+            end = file.tell()
+            try:
+                file.write(self._unwritten)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.truncate(self.metrics_path, end)  # no half line in front of the next one
+                raise
+        self._unwritten = b""
 
     def records(self):
         """Every line of metrics.jsonl, oldest first; a last line that was cut short is left out."""
@@ -152,7 +237,8 @@ class RunFolder:
 
     def write_summary(self, summary):
         """Keep the final figures, a dict with `step`, as summary.json: it marks a finished run."""
-        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2).encode())
+        data = json.dumps(summary, indent=2).encode()
+        self.attempt("summary.json", write_atomically, self.path / "summary.json", data)
 
     def finished_summary(self, step, total_steps):
         """The final figures where the run has come to its end already, else None."""
@@ -198,7 +284,7 @@ class Progress:
         self.lap_start, self.lap_done = time.monotonic(), done
         self.last_line = self.lap_start
         self.bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
             self.bar = tqdm(desc=title, total=total, initial=done, leave=False, dynamic_ncols=True)
 
     def step(self):
@@ -228,85 +314,3 @@ class Progress:
     def close(self):
         if self.bar is not None:
             self.bar.close()
-
-
-# ------------------------------------------------------------------------------ figures
-
-
-def save_figure(figure, path):
-    """Write a matplotlib figure as PNG, atomically."""
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
-    write_atomically(path, buffer.getvalue())
-
-
-def save_curves(records, path, panels):
-    """Learning curves, one panel each.
-
-    panels: {panel title: {field of the records: name in the legend}}. A field may be missing in
-    some records; a panel of which every field is missing everywhere is left out.
-    """
-    panels = {
-        title: {f: name for f, name in fields.items() if any(f in r for r in records)}
-        for title, fields in panels.items()
-    }
-    panels = {title: fields for title, fields in panels.items() if fields}
-    if not panels:
-        return
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.1 * rows), layout="constrained")
-    for index, (title, fields) in enumerate(panels.items()):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        for field, name in fields.items():
-            points = [(r["epochs_done"], r[field]) for r in records if field in r]
-            marker = "o" if len(points) < 30 else None
-            axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
-        axes.set(title=title, xlabel="epoch")
-        if records[-1]["epochs_done"] >= 2:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        if len(fields) > 1:
-            axes.legend(frameon=False)
-    save_figure(figure, path)
-
-
-def save_image_grid(
-    images, path, column_names=(), title="", captions=(), columns=10, scale=3, gap=4
-):
-    """Images in rows of `columns`, every image pixel drawn as scale x scale pixels of the figure.
-
-    images: uint8 (n, 3, h, w); column_names: text above each column; captions: text below each
-    image, one or two lines, n of them or none; gap: pixels between images.
-    """
-    images = images.cpu().numpy().transpose(0, 2, 3, 1)
-    side = images.shape[1] * scale
-    top = 8 + 20 * bool(title) + 18 * bool(column_names)
-    caption_lines = max((c.count("\n") + 1 for c in captions), default=0)
-    pitch_x, pitch_y = side + gap, side + gap + 13 * caption_lines
-    rows = -(-len(images) // columns)
-    width, height = columns * pitch_x + gap, top + rows * pitch_y + gap
-    canvas = np.full((height, width, 3), 255, np.uint8)
-    places = []
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        x, y = gap + column * pitch_x, top + row * pitch_y
-        canvas[y : y + side, x : x + side] = image.repeat(scale, 0).repeat(scale, 1)
-        places.append((x + side / 2, y + side))
-    figure = Figure(figsize=(width / _DPI, height / _DPI))
-    figure.figimage(canvas, 0, 0)
-
-    def write(x, y, text, pixels, **style):
-        size = pixels * 72 / _DPI
-        figure.text(x / width, 1 - y / height, text, fontsize=size, **style)
-
-    if title:
-        write(gap, 6, title, 15, va="top", weight="bold")
-    for column, name in enumerate(column_names):
-        x = gap + column * pitch_x + side / 2
-        write(x, top - 4, name, 13, ha="center", va="bottom")
-    for (x, y), caption in zip(places, captions, strict=False):
-        write(x, y + 2, caption, 11, ha="center", va="top", linespacing=1.0)
-    save_figure(figure, path)

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 
 import numpy as np
 import torch
@@ -21,11 +22,18 @@ class DeviceError(Exception):
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop, and it did, at a step boundary, with everything saved."""
+    """The run ended before its end was reached, or without all its files; the message says why."""
 
     def __init__(self, exit_code, message):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def stopped(number, step, checkpoint):
+    """The Stopped for a run that ends after `step`, by that signal, or 0: its time is up."""
+    why = f"stopped by {signal.Signals(number).name}" if number else "time is up"
+    message = f"{why} after step {step}; the same command goes on from {checkpoint}"
+    return Stopped(128 + number if number else 0, message)
 
 
 def exit_code_of(task, args, user_errors):
@@ -36,7 +44,8 @@ def exit_code_of(task, args, user_errors):
         print(stopped, flush=True)
         return stopped.exit_code
     except user_errors as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # once, not once for each process of torchrun
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -48,6 +57,8 @@ def pick_device(name):
     """torch.device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises DeviceError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # started by torchrun: one GPU each
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name == "cpu":
         return torch.device("cpu")
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
@@ -59,6 +70,7 @@ def pick_device(name):
             f"--device {name}, but this machine has {found} usable CUDA device(s); "
             "take --device auto or --device cpu"
         )
+    torch.cuda.set_device(int(match[1] or 0))
     return torch.device(name)
 
 
@@ -133,7 +145,6 @@ class StopSignal:
         with StopSignal() as stop:
             ...
             if stop.number: save; break
-        return stop.exit_code  # 128 + signal number, 0 where none came
     """
 
     def __init__(self):
@@ -154,6 +165,56 @@ class StopSignal:
             os._exit(130)
         self.number = number
 
-    @property
-    def exit_code(self):
-        return 128 + self.number if self.number else 0
+
+class Clock:
+    """When the next checkpoint is due by the clock, and when the run's time is up; None: never."""
+
+    def __init__(self, save_every_minutes=None, max_minutes=None):
+        self.save_every_minutes, self.max_minutes = save_every_minutes, max_minutes
+        self.start = self.last_save = time.monotonic()
+
+    def saved(self):
+        self.last_save = time.monotonic()
+
+    def save_due(self):
+        waited = time.monotonic() - self.last_save
+        return self.save_every_minutes is not None and waited >= 60 * self.save_every_minutes
+
+    def time_up(self):
+        return self.max_minutes is not None and (
+            time.monotonic() - self.start >= 60 * self.max_minutes
+        )
+
+
+class FiniteGuard:
+    """Keeps an optimizer step whose loss or gradient is not finite from being taken, nor any after.
+
+    The decision stays on the device: fused Adam leaves weights and state as they are where its
+    `found_inf` is 1, so nobody waits for the GPU. The first bad step is read where the run logs or
+    saves anyway, and every `every` steps (on the CPU, where reading costs nothing, every step).
+    """
+
+    def __init__(self, device, every=50):
+        self.every = 1 if device.type == "cpu" else every
+        self.first_bad = torch.zeros((), dtype=torch.int64, device=device)  # 0: none yet
+
+    def step(self, optimizer, loss, number):
+        """optimizer.step(), if the loss, all gradients and all steps before were finite.
+
+        number: of this step, from 1. All ranks decide alike: loss and gradients were summed over
+        them before, and what is not finite on one is then not finite on any.
+        """
+        gradients = [p.grad for g in optimizer.param_groups for p in g["params"]]
+        norms = torch._foreach_norm([g for g in gradients if g is not None])
+        total = torch.stack(norms).sum() + loss
+        bad = ~torch.isfinite(total) & (self.first_bad == 0)
+        self.first_bad = torch.where(bad, number, self.first_bad)
+        optimizer.grad_scale = None
+        optimizer.found_inf = (self.first_bad > 0).float()
+        optimizer.step()
+
+    def bad_step(self, number):
+        """The first bad step, 0 for none; looks only at every `every`-th number, or at None."""
+        if number is not None and number % self.every:
+            return 0
+        return int(self.first_bad)

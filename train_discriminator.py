@@ -7,6 +7,7 @@ the weights after the last epoch (discriminator.safetensors) and of the best tes
 (discriminator_best.safetensors). The same command again goes on where it stopped.
 """
 
+import math
 import sys
 
 import torch
@@ -14,11 +15,13 @@ import torch.nn.functional as F
 
 import arguments
 import runtime
-from augmentation import augment, sample_augmentation
+from augmentation import Augmentation, augment, sample_augmentation
 from checkpoint import CheckpointError, export_model
 from data_tools import DataError, epoch_order, load_dataset, to_signed
 from discriminator import Discriminator
-from run_log import Progress, RunError, RunFolder, save_curves
+from figures import save_curves
+from ranks import Ranks
+from run_log import Progress, RunError, RunFolder
 
 RECIPES = {
     # The assignment's baseline: Adam, the rate divided by 10 after epoch 50 and by 100 after 75.
@@ -73,19 +76,26 @@ def predict(discriminator, images, precision="fp32", batch_size=500):
     return torch.cat(logits)
 
 
-def test_figures(discriminator, dataset, precision):
-    """Loss, accuracy and accuracy per class (in %, over every image counted once) on a set."""
-    logits = predict(discriminator, dataset.images, precision)
-    correct = (logits.argmax(1) == dataset.labels).double()
-    per_class = {
-        name: round(100 * correct[dataset.labels == index].mean().item(), 4)
-        for index, name in enumerate(dataset.class_names)
-        if (dataset.labels == index).any()
-    }
+def evaluate(discriminator, dataset, precision, ranks=None):
+    """Loss, accuracy and accuracy per class (in %) on a set, every image counted once.
+
+    With `ranks`, each looks at its share of the images, and all return the figures of the whole.
+    """
+    share = ranks.share if ranks else lambda rows: rows
+    labels = share(dataset.labels)
+    logits = predict(discriminator, share(dataset.images), precision)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    correct = (logits.argmax(1) == labels).float()
+    classes = len(dataset.class_names)
+    sums = torch.stack(
+        [torch.bincount(labels, w, minlength=classes) for w in (None, correct, losses)]
+    ).double()  # images, correct ones and losses of each class
+    images, correct, losses = (ranks.sum(sums) if ranks else sums).cpu()
+    per_class = zip(dataset.class_names, (100 * correct / images).tolist(), strict=True)
     return {
-        "test_loss": F.cross_entropy(logits, dataset.labels).item(),
-        "test_accuracy": round(100 * correct.mean().item(), 4),
-        "per_class_accuracy": per_class,
+        "test_loss": (losses.sum() / images.sum()).item(),
+        "test_accuracy": round(100 * (correct.sum() / images.sum()).item(), 4),
+        "per_class_accuracy": {name: round(a, 4) for name, a in per_class if not math.isnan(a)},
     }
 
 
@@ -94,8 +104,8 @@ def learning_rate(base, drop_epochs, epoch):
     return base / 10 ** sum(epoch >= drop for drop in drop_epochs)
 
 
-def classifier_step(discriminator, optimizer, images, labels, precision):
-    """One update on cross-entropy; returns the sum of the losses and the number correct, (2,).
+def classifier_backward(discriminator, images, labels, precision):
+    """Gradients of the cross-entropy; returns the mean loss and the number correct, both detached.
 
     images: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,).
     Both figures stay on the device: reading them here would make the CPU wait for the GPU.
@@ -104,32 +114,36 @@ def classifier_step(discriminator, optimizer, images, labels, precision):
         _, class_logits = discriminator(images)
     class_logits = class_logits.float()
     loss = F.cross_entropy(class_logits, labels)
-    optimizer.zero_grad(set_to_none=True)
+    discriminator.zero_grad(set_to_none=True)
     loss.backward()
-    optimizer.step()
-    correct = (class_logits.argmax(1) == labels).sum()
-    return torch.stack([loss.detach() * len(labels), correct.float()])
+    return loss.detach(), (class_logits.argmax(1) == labels).sum()
 
 
 def train(args):
     """Run or resume the training that the arguments describe; returns the final figures.
 
-    Raises one of USER_ERRORS for what the user can mend, runtime.Stopped after a stop signal.
+    Raises one of USER_ERRORS for what the user can mend, runtime.Stopped where the run ends early.
     """
     device = runtime.pick_device(args.device)
     precision = runtime.pick_precision(args.precision, device)
     runtime.keep_freed_memory()
-    train_set, test_set = load_dataset(args.dataset, args.data_dir)
+    ranks = Ranks(device)
+    clock = runtime.Clock(args.save_every_minutes, args.max_minutes)
+    with ranks.main_first():
+        train_set, test_set = load_dataset(args.dataset, args.data_dir)
     train_set = train_set.first(args.limit_train).to(device)
     test_set = test_set.first(args.limit_test).to(device)
     if args.batch_size > len(train_set):
         raise DataError(f"--batch_size {args.batch_size} is larger than the set ({len(train_set)})")
+    if (len(train_set) % args.batch_size or args.batch_size) < ranks.world:
+        raise DataError(f"the last batch has fewer images than there are processes ({ranks.world})")
     steps_per_epoch = -(-len(train_set) // args.batch_size)  # the last batch may be smaller
     total_steps = min(args.epochs * steps_per_epoch, args.max_steps or sys.maxsize)
 
     settings = vars(args) | {"script": "train_discriminator.py"}
     settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
-    folder = RunFolder(args.output_dir, settings, arguments.MAY_CHANGE, args.resume)
+    may_change = arguments.MAY_CHANGE
+    folder = RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
     print(f"data: {train_set.source}")
     print(f"run: {folder.path}, recipe {args.recipe}, {total_steps} steps, {device}, {precision}")
 
@@ -139,29 +153,43 @@ def train(args):
     step, best_accuracy = 0, -1.0
     totals = torch.zeros(3, device=device)  # loss, correct and images since the last record
 
-    state = folder.load_state(device)
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, best_accuracy, totals = state["step"], state["best_accuracy"], state["totals"]
-        print(f"resumed after step {step}")
-    if (summary := folder.finished_summary(step, total_steps)) is not None:
-        print(f"finished already: test accuracy {summary['test_accuracy']:.2f} %; nothing to do")
-        return summary
-    folder.begin(step, runtime.describe_device(device))
+    with folder, runtime.StopSignal() as stop:
+        state = ranks.from_main(lambda: folder.load_state("cpu"))
+        if state is not None:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            step, best_accuracy = state["step"], state["best_accuracy"]
+            totals += state["totals"].to(device) * ranks.main  # the sum over the ranks, kept by one
+            print(f"resumed after step {step}")
+        summary = ranks.from_main(lambda: folder.finished_summary(step, total_steps))
+        if summary is not None:
+            accuracy = summary["test_accuracy"]
+            print(f"finished already: test accuracy {accuracy:.2f} %; nothing to do")
+            ranks.close()
+            return summary
+        folder.begin(step, runtime.describe_device(device))
+        ranks.broadcast(model)
+        guard = runtime.FiniteGuard(device)
 
-    def save():
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-        return folder.save_state(step, state | {"best_accuracy": best_accuracy, "totals": totals})
+        def stop_if_diverged(number=None):
+            if (bad := guard.bad_step(number)) > 0:
+                folder.raise_diverged(bad, {"train_loss": totals[0].item()})
 
-    def export(name, figures):
-        described = {"recipe": args.recipe, "dataset": train_set.name, "step": step, **figures}
-        export_model(model, folder.path / name, described)
+        def save():
+            stop_if_diverged()
+            clock.saved()
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            return folder.save_state(
+                step, state | {"best_accuracy": best_accuracy, "totals": ranks.sum(totals)}
+            )
 
-    figures = {}
-    order_epoch = None
-    progress = Progress("baseline", total_steps, args.batch_size, step)
-    with runtime.StopSignal() as stop:
+        def export(name, figures):
+            described = {"recipe": args.recipe, "dataset": train_set.name, "step": step, **figures}
+            folder.attempt(name, export_model, model, folder.path / name, described)
+
+        figures = {}
+        order_epoch = None
+        progress = Progress("baseline", total_steps, args.batch_size, step)
         while step < total_steps:
             epoch, batch = divmod(step, steps_per_epoch)
             if epoch != order_epoch:
@@ -170,54 +198,67 @@ def train(args):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(args.lr, args.lr_drop_epochs, epoch)
 
+            # This rank's share of the batch, and of the random numbers drawn for the whole of it.
             chosen = order[batch * args.batch_size : (batch + 1) * args.batch_size]
             stream = runtime.random_stream(device, args.seed, AUGMENTATION, step)
-            images = augment(train_set.images[chosen], sample_augmentation(len(chosen), stream))
-            sums = classifier_step(model, optimizer, images, train_set.labels[chosen], precision)
-            totals[:2] += sums
-            totals[2] += len(chosen)
+            drawn = sample_augmentation(len(chosen), stream)
+            chosen, whole = ranks.share(chosen), len(chosen)
+            images = augment(train_set.images[chosen], Augmentation(*map(ranks.share, drawn)))
+
+            loss, correct = classifier_backward(model, images, train_set.labels[chosen], precision)
+            totals += torch.stack([loss * len(chosen), correct, correct.new_tensor(len(chosen))])
+            loss = ranks.sum_gradients(model, loss, len(chosen) / whole)
             step += 1
+            guard.step(optimizer, loss, step)
+            stop_if_diverged(step)
             progress.step()
 
             epoch_ends = step % steps_per_epoch == 0 or step == total_steps
             if epoch_ends or (args.log_every_steps and step % args.log_every_steps == 0):
-                loss, correct, seen = totals.tolist()
+                stop_if_diverged()
+                loss, correct, seen = ranks.sum(totals).tolist()
                 totals.zero_()
                 speed = round(progress.images_per_second(), 1)
                 record = {"step": step, "epochs_done": round(step / steps_per_epoch, 4)}
                 record |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": loss / seen}
                 record |= {"train_accuracy": 100 * correct / seen}
                 if epoch_ends:
-                    figures = test_figures(model, test_set, precision)
+                    figures = evaluate(model, test_set, precision, ranks)
                     record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
                 record["images_per_second"] = speed
                 folder.log(record)
                 progress.report(record)
                 progress.start_lap()
             if epoch_ends:
-                save_curves(folder.records(), folder.path / "curves.png", PANELS)
+                curves = folder.path / "curves.png"
+                folder.attempt(curves.name, save_curves, folder.records(), curves, PANELS)
                 if figures["test_accuracy"] > best_accuracy:
                     best_accuracy = figures["test_accuracy"]
                     export("discriminator_best.safetensors", figures)
-                epochs_done = epoch + 1
-                if epochs_done % args.save_every_epochs == 0 or step == total_steps:
-                    save()
-                    export("discriminator.safetensors", figures)
+            number, due, time_up = ranks.agree(stop.number, clock.save_due(), clock.time_up())
+            if epoch_ends and ((epoch + 1) % args.save_every_epochs == 0 or step == total_steps):
+                save()
+                export("discriminator.safetensors", figures)
+            elif due or number or time_up:
+                save()
+            if epoch_ends:
                 progress.start_lap()
-            if stop.number and step < total_steps:
+            if (number or time_up) and step < total_steps:
                 progress.close()
-                raise runtime.Stopped(stop.exit_code, f"stopped; saved as {save()}")
-    progress.close()
+                raise runtime.stopped(number, step, folder.newest_checkpoint())
+        progress.close()
 
-    figures = figures or test_figures(model, test_set, precision)
-    export("discriminator.safetensors", figures)
-    summary = {"step": step, "best_test_accuracy": best_accuracy, **figures}
-    folder.write_summary(summary)
-    print(f"test accuracy {figures['test_accuracy']:.2f} % (best epoch {best_accuracy:.2f} %)")
-    for name, accuracy in figures["per_class_accuracy"].items():
-        print(f"  {name:<12} {accuracy:6.2f} %")
-    print(f"curves: {folder.path / 'curves.png'}")
-    return summary
+        figures = figures or evaluate(model, test_set, precision, ranks)
+        export("discriminator.safetensors", figures)
+        summary = {"step": step, "best_test_accuracy": best_accuracy, **figures}
+        folder.write_summary(summary)
+        print(f"test accuracy {figures['test_accuracy']:.2f} % (best epoch {best_accuracy:.2f} %)")
+        for name, accuracy in figures["per_class_accuracy"].items():
+            print(f"  {name:<12} {accuracy:6.2f} %")
+        print(f"curves: {folder.path / 'curves.png'}")
+        ranks.close()
+        folder.raise_if_anything_failed()
+        return summary
 
 
 def main(argv=None):

@@ -17,13 +17,15 @@ import torch.nn.functional as F
 
 import arguments
 import runtime
-from augmentation import augment, sample_augmentation
+from augmentation import Augmentation, augment, sample_augmentation
 from checkpoint import CheckpointError, export_model
 from data_tools import DataError, epoch_order, load_dataset, to_uint8
 from discriminator import Discriminator
+from figures import save_curves, save_image_grid
 from generator import Generator, sample_latents, update_average
-from run_log import Progress, RunError, RunFolder, save_curves, save_image_grid
-from train_discriminator import test_figures
+from ranks import Ranks
+from run_log import Progress, RunError, RunFolder
+from train_discriminator import evaluate
 
 RECIPES = {
     # The assignment's recipe: one step of the one, one step of the other, constant rates.
@@ -38,6 +40,7 @@ RECIPES = {
     },
 }
 USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError)
+NUM_CLASSES = 10
 REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
 
 PANELS = {
@@ -79,22 +82,29 @@ def parse_args(argv=None):
 # ------------------------------------------------------------------------------ losses
 
 
-def input_gradient_norms(discriminator, real, fake, generator=None):
+def input_gradient_norms(discriminator, real, fake, generator=None, mix=None):
     """||d score / d x_hat||_2 at a random point between each real image and a fake one.
 
-    x_hat = a real + (1 - a) fake, with one a ~ U[0, 1] per image, drawn from `generator`.
-    real, fake: (b, 3, 32, 32) in [-1, 1] -> float32 (b,), differentiable in the discriminator's
-    parameters; no gradient reaches `real` or `fake`. Raises ValueError where their shapes differ.
+    x_hat = a real + (1 - a) fake, with one a ~ U[0, 1] per image, drawn from `generator` or given
+    as `mix`, (b, 1, 1, 1). real, fake: (b, 3, 32, 32) in [-1, 1] -> float32 (b,), differentiable in
+    the discriminator's parameters; no gradient reaches `real` or `fake`.
+    Raises ValueError where their shapes differ.
     """
     if real.shape != fake.shape:
         raise ValueError(f"real {tuple(real.shape)} and fake {tuple(fake.shape)} differ in shape")
-    a = torch.rand(len(real), 1, 1, 1, generator=generator, device=real.device, dtype=real.dtype)
-    x_hat = torch.lerp(fake.detach(), real.detach(), a).requires_grad_()
+    if mix is None:
+        mix = sample_mix(len(real), real.device, generator)
+    x_hat = torch.lerp(fake.detach(), real.detach(), mix.to(real.dtype)).requires_grad_()
     scores, _ = discriminator(x_hat)
     # No image's score depends on another image, so the gradient of the sum holds each one's own.
     (gradient,) = torch.autograd.grad(scores.sum(), x_hat, create_graph=True)
     gradient = gradient.flatten(1)
     return gradient.to(torch.promote_types(gradient.dtype, torch.float32)).norm(dim=1)
+
+
+def sample_mix(batch_size, device, generator=None):
+    """The weight of each real image in x_hat, ~ U[0, 1]: (b, 1, 1, 1)."""
+    return torch.rand(batch_size, 1, 1, 1, generator=generator, device=device)
 
 
 def gradient_penalty(discriminator, real, fake, generator=None):
@@ -115,13 +125,13 @@ def penalty_of(norms):
 
 
 def discriminator_loss(
-    discriminator, real, real_labels, fake, fake_labels, gp_weight=10.0, generator=None
+    discriminator, real, real_labels, fake, fake_labels, gp_weight=10.0, generator=None, mix=None
 ):
     """Loss of the discriminator, a scalar, and its parts, a dict of detached scalars.
 
     L = mean D(fake) - mean D(real) + CE(real) + CE(fake) + gp_weight * penalty: the critic's
     estimate of the Wasserstein distance, the class head's cross-entropy, the gradient penalty.
-    real, fake: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); generator: draws x_hat's weights.
+    real, fake: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); generator, mix: as above.
     Source: Gulrajani et al. 2017, equation 3; Odena et al. 2017, equation 2.
     """
     # Real and fake images share one pass: nothing in the discriminator looks across images.
@@ -131,7 +141,7 @@ def discriminator_loss(
     critic_gap = real_scores.mean() - fake_scores.mean()
     class_loss_real = F.cross_entropy(real_logits, real_labels)
     class_loss_fake = F.cross_entropy(fake_logits, fake_labels)
-    norms = input_gradient_norms(discriminator, real, fake, generator)
+    norms = input_gradient_norms(discriminator, real, fake, generator, mix)
     penalty = penalty_of(norms)
     loss = -critic_gap + class_loss_real + class_loss_fake + gp_weight * penalty
     parts = {
@@ -163,38 +173,34 @@ def generator_loss(discriminator, fake, labels):
 # ------------------------------------------------------------------------------ updates
 
 
-def sample_fakes(generator, batch_size, stream):
-    """Images of classes drawn uniformly: (b, 3, 32, 32) float32 in [-1, 1], and labels (b,)."""
-    labels = torch.randint(10, (batch_size,), generator=stream, device=stream.device)
-    latents = sample_latents(labels, generator.latent_dim, stream)
-    return generator(latents).float(), labels
+def sample_inputs(batch_size, latent_dim, stream):
+    """What the generator is asked for: labels drawn uniformly (b,), latents (b, latent_dim)."""
+    labels = torch.randint(NUM_CLASSES, (batch_size,), generator=stream, device=stream.device)
+    return labels, sample_latents(labels, latent_dim, stream)
 
 
-def update_discriminator(
-    discriminator, optimizer, generator, real, labels, gp_weight, precision, stream
+def discriminator_backward(
+    discriminator, generator, real, real_labels, latents, fake_labels, mix, gp_weight, precision
 ):
-    """One step of the discriminator, the generator only draws; the parts of discriminator_loss."""
+    """Gradients of the discriminator's loss, the generator only draws; returns the loss's parts."""
     with runtime.autocast(real.device, precision):
         with torch.no_grad():
-            fake, fake_labels = sample_fakes(generator, len(real), stream)
+            fake = generator(latents).float()
         loss, parts = discriminator_loss(
-            discriminator, real, labels, fake, fake_labels, gp_weight, stream
+            discriminator, real, real_labels, fake, fake_labels, gp_weight, mix=mix
         )
-    optimizer.zero_grad(set_to_none=True)
+    discriminator.zero_grad(set_to_none=True)
     loss.backward()
-    optimizer.step()
     return parts
 
 
-def update_generator(discriminator, generator, optimizer, batch_size, precision, stream):
-    """One step of the generator, the discriminator is frozen; the parts of generator_loss."""
+def generator_backward(discriminator, generator, latents, labels, precision):
+    """Gradients of the generator's loss, the discriminator is frozen; returns the loss's parts."""
     discriminator.requires_grad_(False)
-    with runtime.autocast(stream.device, precision):
-        fake, labels = sample_fakes(generator, batch_size, stream)
-        loss, parts = generator_loss(discriminator, fake, labels)
-    optimizer.zero_grad(set_to_none=True)
+    with runtime.autocast(latents.device, precision):
+        loss, parts = generator_loss(discriminator, generator(latents).float(), labels)
+    generator.zero_grad(set_to_none=True)
     loss.backward()
-    optimizer.step()
     discriminator.requires_grad_(True)
     return parts
 
@@ -208,7 +214,7 @@ def preview(generator, seed, precision, device):
     Returns uint8 (100, 3, 32, 32), row by row.
     """
     stream = runtime.random_stream(device, seed, PREVIEW)
-    labels = torch.arange(10, device=device).repeat(10)
+    labels = torch.arange(NUM_CLASSES, device=device).repeat(10)
     training = generator.training
     generator.eval()
     with torch.no_grad(), runtime.autocast(device, precision):
@@ -220,22 +226,31 @@ def preview(generator, seed, precision, device):
 def train(args):
     """Run or resume the training that the arguments describe; returns the final figures.
 
-    Raises one of USER_ERRORS for what the user can mend, runtime.Stopped after a stop signal.
+    Raises one of USER_ERRORS for what the user can mend, runtime.Stopped where the run ends early.
     """
     device = runtime.pick_device(args.device)
     precision = runtime.pick_precision(args.precision, device)
     runtime.keep_freed_memory()
-    train_set, test_set = load_dataset(args.dataset, args.data_dir)
+    ranks = Ranks(device)
+    clock = runtime.Clock(args.save_every_minutes, args.max_minutes)
+    with ranks.main_first():
+        train_set, test_set = load_dataset(args.dataset, args.data_dir)
     train_set = train_set.first(args.limit_train).to(device)
     test_set = test_set.first(args.limit_test).to(device)
     steps_per_epoch = len(train_set) // args.batch_size  # the last, smaller batch is dropped
     if steps_per_epoch == 0:
         raise DataError(f"--batch_size {args.batch_size} is larger than the set ({len(train_set)})")
+    if args.batch_size % ranks.world or args.batch_size < 2 * ranks.world:
+        raise DataError(
+            f"--batch_size {args.batch_size} does not give each of the {ranks.world} processes the "
+            "same number of images, at least 2"
+        )
     total_steps = min(args.epochs * steps_per_epoch, args.max_steps or sys.maxsize)
 
     settings = vars(args) | {"script": "train_gan.py"}
     settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
-    folder = RunFolder(args.output_dir, settings, arguments.MAY_CHANGE, args.resume)
+    may_change = arguments.MAY_CHANGE
+    folder = RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
     print(f"data: {train_set.source}")
     print(f"run: {folder.path}, recipe {args.recipe}, {total_steps} steps, {device}, {precision}")
 
@@ -252,119 +267,149 @@ def train(args):
     step = 0
     totals = {}  # sums of every logged figure since the last record, and how many of each
 
-    state = folder.load_state(device)
-    if state is not None:
-        for name, part in parts_of_run.items():
-            part.load_state_dict(state[name])
-        step, totals = state["step"], state["totals"]
-        print(f"resumed after step {step}")
-    if (summary := folder.finished_summary(step, total_steps)) is not None:
-        print(f"finished already: test accuracy {summary['test_accuracy']:.2f} %; nothing to do")
-        return summary
-    folder.begin(step, runtime.describe_device(device))
+    with folder, runtime.StopSignal() as stop:
+        state = ranks.from_main(lambda: folder.load_state("cpu"))
+        if state is not None:
+            for name, part in parts_of_run.items():
+                part.load_state_dict(state[name])
+            step = state["step"]
+            if ranks.main:  # one rank keeps the sums over all
+                totals = {name: total.to(device) for name, total in state["totals"].items()}
+            print(f"resumed after step {step}")
+        summary = ranks.from_main(lambda: folder.finished_summary(step, total_steps))
+        if summary is not None:
+            accuracy = summary["test_accuracy"]
+            print(f"finished already: test accuracy {accuracy:.2f} %; nothing to do")
+            ranks.close()
+            return summary
+        folder.begin(step, runtime.describe_device(device))
+        ranks.broadcast(discriminator, generator)
+        guard = runtime.FiniteGuard(device)
 
-    def save():
-        state = {name: part.state_dict() for name, part in parts_of_run.items()}
-        return folder.save_state(step, state | {"step": step, "totals": totals})
+        def stop_if_diverged(number=None):
+            if (bad := guard.bad_step(number)) > 0:
+                sums = {name: total[0].item() for name, total in totals.items()}
+                folder.raise_diverged(bad, sums)
 
-    shown, shown_as = (average, f"EMA {args.ema_decay}") if average else (generator, "raw")
+        def save():
+            stop_if_diverged()
+            clock.saved()
+            state = {name: part.state_dict() for name, part in parts_of_run.items()}
+            sums = {name: ranks.sum(total) for name, total in totals.items()}
+            return folder.save_state(step, state | {"step": step, "totals": sums})
 
-    def export(figures):
-        described = {"recipe": args.recipe, "dataset": train_set.name, "step": step}
-        export_model(discriminator, folder.path / "discriminator.safetensors", described | figures)
-        described |= {"class_names": train_set.class_names}
-        export_model(
-            shown, folder.path / "generator.safetensors", described | {"weights": shown_as}
-        )
-        if average:
-            path = folder.path / "generator_raw.safetensors"
-            export_model(generator, path, described | {"weights": "raw"})
+        shown, shown_as = (average, f"EMA {args.ema_decay}") if average else (generator, "raw")
 
-    def save_samples():
-        epochs_done = step / steps_per_epoch
-        title = f"{train_set.name}, epoch {epochs_done:.4g}, {shown_as} generator"
-        images = preview(shown, args.seed, precision, device)
-        path = folder.path / "samples" / f"{math.ceil(epochs_done):03d}.png"
-        save_image_grid(images, path, train_set.class_names, title)
+        def export(figures):
+            described = {"recipe": args.recipe, "dataset": train_set.name, "step": step}
+            path = folder.path / "discriminator.safetensors"
+            folder.attempt(path.name, export_model, discriminator, path, described | figures)
+            described |= {"class_names": train_set.class_names}
+            networks = {"generator.safetensors": (shown, shown_as)}
+            if average:
+                networks["generator_raw.safetensors"] = (generator, "raw")
+            for name, (network, weights) in networks.items():
+                about = described | {"weights": weights}
+                folder.attempt(name, export_model, network, folder.path / name, about)
 
-    (folder.path / "samples").mkdir(exist_ok=True)
-    if step == 0:
-        save_samples()
-    figures = {}
-    order_epoch = None
-    progress = Progress("gan", total_steps, args.batch_size, step)
-    with runtime.StopSignal() as stop:
+        def save_samples():
+            epochs_done = step / steps_per_epoch
+            path = folder.path / "samples" / f"{math.ceil(epochs_done):03d}.png"
+            path.parent.mkdir(exist_ok=True)
+            title = f"{train_set.name}, epoch {epochs_done:.4g}, {shown_as} generator"
+            images = preview(shown, args.seed, precision, device)
+            save_image_grid(images, path, train_set.class_names, title)
+
+        if step == 0:
+            folder.attempt("the samples", save_samples)
+        figures = {}
+        order_epoch = None
+        progress = Progress("gan", total_steps, args.batch_size, step)
         while step < total_steps:
             epoch, batch = divmod(step, steps_per_epoch)
             if epoch != order_epoch:
                 order_epoch = epoch
                 order = epoch_order(len(train_set), args.seed, epoch).to(device)
+            # Everything random is drawn for the whole batch; this rank takes its share of all.
             chosen = order[batch * args.batch_size : (batch + 1) * args.batch_size]
             stream = runtime.random_stream(device, args.seed, REAL, step)
-            real = augment(train_set.images[chosen], sample_augmentation(len(chosen), stream))
-            labels = train_set.labels[chosen]
+            drawn = sample_augmentation(len(chosen), stream)
+            chosen, drawn = ranks.share(chosen), Augmentation(*map(ranks.share, drawn))
+            real, labels = augment(train_set.images[chosen], drawn), train_set.labels[chosen]
 
             # (1) Discriminator: raise its score of real images over that of fakes, name the classes
             # of both, keep the gradient's norm near 1 between them.
             stream = runtime.random_stream(device, args.seed, FAKE_FOR_D, step)
-            parts = update_discriminator(
-                discriminator,
-                d_optimizer,
-                generator,
-                real,
-                labels,
-                args.gp_weight,
-                precision,
-                stream,
+            inputs = sample_inputs(args.batch_size, generator.latent_dim, stream)
+            mix = ranks.share(sample_mix(args.batch_size, device, stream))
+            fake_labels, latents = map(ranks.share, inputs)
+            parts = discriminator_backward(
+                *(discriminator, generator, real, labels, latents, fake_labels, mix),
+                *(args.gp_weight, precision),
             )
             step += 1
+            loss = ranks.sum_gradients(discriminator, parts["discriminator_loss"], 1 / ranks.world)
+            guard.step(d_optimizer, loss, step)
 
             # (2) Generator, after every gen_train-th step, with fakes of its own: raise their
             # score, and have the class head name the class that was asked for.
             if step % args.gen_train == 0:
                 stream = runtime.random_stream(device, args.seed, FAKE_FOR_G, step)
-                parts |= update_generator(
-                    discriminator, generator, g_optimizer, len(real), precision, stream
-                )
+                inputs = sample_inputs(args.batch_size, generator.latent_dim, stream)
+                labels, latents = map(ranks.share, inputs)
+                parts |= generator_backward(discriminator, generator, latents, labels, precision)
+                loss = ranks.sum_gradients(generator, parts["generator_loss"], 1 / ranks.world)
+                guard.step(g_optimizer, loss, step)
                 if average:
                     update_average(average, generator, args.ema_decay, step // args.gen_train - 1)
 
             for name, part in parts.items():
-                total, count = totals.get(name, (0.0, 0))
-                totals[name] = (total + part, count + 1)
+                entry = torch.stack([part, torch.ones_like(part)])
+                totals[name] = totals[name] + entry if name in totals else entry
+            stop_if_diverged(step)
             progress.step()
 
             epoch_ends = step % steps_per_epoch == 0 or step == total_steps
             if epoch_ends or (args.log_every_steps and step % args.log_every_steps == 0):
+                stop_if_diverged()
                 record = {"step": step, "epochs_done": round(step / steps_per_epoch, 4)}
-                record |= {name: (total / count).item() for name, (total, count) in totals.items()}
+                for name, total in totals.items():
+                    total, count = ranks.sum(total).tolist()
+                    record[name] = total / count
                 totals = {}
                 record["images_per_second"] = round(progress.images_per_second(), 1)
                 if epoch_ends:
-                    figures = test_figures(discriminator, test_set, precision)
+                    figures = evaluate(discriminator, test_set, precision, ranks)
                     record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
                 folder.log(record)
                 progress.report(record)
                 progress.start_lap()
             if epoch_ends:
-                save_samples()
-                save_curves(folder.records(), folder.path / "curves.png", PANELS)
-                if (epoch + 1) % args.save_every_epochs == 0 or step == total_steps:
-                    save()
-                    export(figures)
+                folder.attempt("the samples", save_samples)
+                curves = folder.path / "curves.png"
+                folder.attempt(curves.name, save_curves, folder.records(), curves, PANELS)
+            number, due, time_up = ranks.agree(stop.number, clock.save_due(), clock.time_up())
+            if epoch_ends and ((epoch + 1) % args.save_every_epochs == 0 or step == total_steps):
+                save()
+                export(figures)
+            elif due or number or time_up:
+                save()
+            if epoch_ends:
                 progress.start_lap()
-            if stop.number and step < total_steps:
+            if (number or time_up) and step < total_steps:
                 progress.close()
-                raise runtime.Stopped(stop.exit_code, f"stopped; saved as {save()}")
-    progress.close()
+                raise runtime.stopped(number, step, folder.newest_checkpoint())
+        progress.close()
 
-    figures = figures or test_figures(discriminator, test_set, precision)
-    export(figures)
-    summary = {**(folder.records() or [{}])[-1], **figures, "step": step}
-    folder.write_summary(summary)
-    print(f"test accuracy of the discriminator {figures['test_accuracy']:.2f} %")
-    print(f"samples: {folder.path / 'samples'}; curves: {folder.path / 'curves.png'}")
-    return summary
+        figures = figures or evaluate(discriminator, test_set, precision, ranks)
+        export(figures)
+        summary = {**(folder.records() or [{}])[-1], **figures, "step": step}
+        folder.write_summary(summary)
+        print(f"test accuracy of the discriminator {figures['test_accuracy']:.2f} %")
+        print(f"samples: {folder.path / 'samples'}; curves: {folder.path / 'curves.png'}")
+        ranks.close()
+        folder.raise_if_anything_failed()
+        return summary
 
 
 def main(argv=None):

@@ -19,8 +19,9 @@ import runtime
 from checkpoint import CheckpointError, load_model, write_atomically
 from data_tools import DATASETS, DataError, load_dataset, to_signed, to_uint8
 from discriminator import NUM_LAYERS
+from figures import save_image_grid
 from image_gradients import class_objective, feature_objective, maximise, perturb
-from run_log import Progress, RunError, save_image_grid
+from run_log import Progress, RunError
 
 DEFAULT_LAYERS = [2, 4, 6, 8]
 ROWS_SHOWN = 5  # images of each class in the perturbation grids

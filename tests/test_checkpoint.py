@@ -1,7 +1,12 @@
+import contextlib
 import hashlib
 import io
 import os
 import pickle
+import runpy
+import subprocess
+import time
+import zipfile
 
 import pytest
 import torch
@@ -82,31 +87,81 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [target]
 
 
-class Canary:
-    """Unpickling this writes a file."""
+class Gadget:
+    """Unpickling this calls a function, whose effect is a file: the canary."""
 
-    def __init__(self, path):
-        self.path = str(path)
+    def __init__(self, function, *args):
+        self.call = function, args
 
     def __reduce__(self):
-        return (open, (self.path, "w"))
+        return self.call
 
 
-@pytest.mark.parametrize("with_checksum", [True, False])
-@pytest.mark.parametrize("writer", ["pickle", "torch"])
-def test_a_pickle_from_elsewhere_does_not_run(tmp_path, with_checksum, writer):
+def gadgets(canary):
+    """Each a way to run code from a pickle."""
+    write = f"open({str(canary)!r}, 'w').close()"
+    return {
+        "open": Gadget(open, str(canary), "w"),
+        "os.system": Gadget(os.system, f"touch {canary}"),
+        "eval": Gadget(eval, write),
+        "exec": Gadget(exec, write),
+        "Popen": Gadget(subprocess.Popen, ["touch", str(canary)]),
+        "runpy": Gadget(runpy.run_path, str(canary) + ".py"),
+        "getattr": Gadget(getattr, Gadget(eval, write), "x"),
+    }
+
+
+@pytest.mark.parametrize("place", ["checkpoint", "checkpoint without checksum", "export"])
+@pytest.mark.parametrize("writer", ["pickle", "torch", "torch, old format"])
+@pytest.mark.parametrize("name", gadgets("").keys())
+def test_a_pickle_from_elsewhere_does_not_run(tmp_path, place, writer, name):
     canary = tmp_path / "canary"
+    (tmp_path / "canary.py").write_text(f"open({str(canary)!r}, 'w').close()")
+    content = {"model": gadgets(canary)[name], "of": None}
     buffer = io.BytesIO()
-    (pickle.dump if writer == "pickle" else torch.save)({"model": Canary(canary)}, buffer)
+    if writer == "pickle":
+        pickle.dump(content, buffer)
+    else:
+        torch.save(content, buffer, _use_new_zipfile_serialization=writer == "torch")
     payload = buffer.getvalue()
     path = tmp_path / "step_000000001.pt"
-    path.write_bytes(payload + hashlib.sha256(payload).digest() * with_checksum)
+    digest = hashlib.sha256(payload).digest() if place == "checkpoint" else b""
+    path.write_bytes(payload + digest)
+    with pytest.raises(CheckpointError):
+        checkpoint.load_model(path) if place == "export" else checkpoint.load_checkpoint(path)
+    time.sleep(0.05 * (name == "Popen"))
+    assert not canary.exists()
+
+
+def test_the_gadgets_do_run_where_pickles_are_trusted(tmp_path):
+    """The canary sings when code is executed, or the test above would show nothing."""
+    for name in gadgets(""):
+        canary = tmp_path / name
+        (tmp_path / f"{name}.py").write_text(f"open({str(canary)!r}, 'w').close()")
+        with contextlib.suppress(AttributeError):  # getattr's own error, after the deed
+            loaded = pickle.loads(pickle.dumps(gadgets(canary)[name]))
+            if name == "Popen":
+                loaded.wait()
+            if name == "open":
+                loaded.close()
+        assert canary.exists(), name
+
+
+def test_an_archive_that_is_no_checkpoint(tmp_path):
+    """A zip of the right outer shape, with a path that climbs out and a pickle that runs code."""
+    canary = tmp_path / "canary"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Gadget(os.system, f"touch {canary}")))
+        archive.writestr("archive/version", "3")
+        archive.writestr("../../canary", "climbed out")
+    path = tmp_path / "a" / "b" / "step_000000001.pt"
+    path.parent.mkdir(parents=True)
+    payload = buffer.getvalue()
+    path.write_bytes(payload + hashlib.sha256(payload).digest())
     with pytest.raises(CheckpointError):
         checkpoint.load_checkpoint(path)
-    path.rename(tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError):
-        checkpoint.load_model(tmp_path / "model.safetensors")
-    assert not canary.exists()
+    assert not list(tmp_path.rglob("canary"))
 
 
 # ------------------------------------------------------------------------------ exports

@@ -183,6 +183,22 @@ def test_archive_with_the_right_md5_only_is_refused(small_archive, serve, tmp_pa
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def test_an_archive_that_climbs_out_of_its_folder_is_not_unpacked(small_archive, tmp_path):
+    target = tmp_path / "deep" / "data"
+    target.mkdir(parents=True)
+    evil = target / CIFAR10.filename
+    (tmp_path / "payload").write_text("evil")
+    with tarfile.open(evil, "w:gz") as tar:
+        tar.add(small_archive.parent / data_tools.CIFAR10_FOLDER, data_tools.CIFAR10_FOLDER)
+        tar.add(tmp_path / "payload", "../../climbed")
+        tar.add(tmp_path / "payload", str(tmp_path / "absolute"))
+    with pytest.raises(DataError, match="SHA-256"):
+        data_tools.load_dataset("cifar10", target, download=False)
+    assert not (tmp_path / "climbed").exists()
+    assert not (tmp_path / "absolute").exists()
+    assert list(target.iterdir()) == [evil]
+
+
 def test_a_download_without_data_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(data_tools, "DOWNLOAD_STALL_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers

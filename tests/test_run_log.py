@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 import torch
-from matplotlib.image import imread
 
+import checkpoint
 import run_log
 from checkpoint import CheckpointError
 from run_log import RunError, RunFolder
@@ -14,13 +14,25 @@ from runtime import Stopped
 SETTINGS = {"script": "train_gan.py", "width": 8, "lr": 0.1, "epochs": 2}
 
 
-def start(path, step=0, **changes):
-    folder = RunFolder(path, SETTINGS | changes, may_change=("epochs",))
-    folder.begin(step, "a device")
-    return folder
+@pytest.fixture
+def start():
+    """Open and begin a run; the lock of the one before is given back, as at its end."""
+    opened = []
+
+    def call(path, step=0, **changes):
+        for folder in opened:
+            folder.close()
+        folder = RunFolder(path, SETTINGS | changes, may_change=("epochs",))
+        opened.append(folder)
+        folder.begin(step, "a device")
+        return folder
+
+    yield call
+    for folder in opened:
+        folder.close()
 
 
-def test_config_holds_settings_and_environment(tmp_path):
+def test_config_holds_settings_and_environment(start, tmp_path):
     start(tmp_path / "a" / "run")
     config = json.loads((tmp_path / "a" / "run" / "config.json").read_text())
     assert config["settings"] == SETTINGS
@@ -29,7 +41,7 @@ def test_config_holds_settings_and_environment(tmp_path):
     assert config["git_commit"]
 
 
-def test_a_resumed_run_keeps_its_config_and_notes_the_change(tmp_path):
+def test_a_resumed_run_keeps_its_config_and_notes_the_change(start, tmp_path):
     start(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["git_commit"] = "the commit of the first start"
@@ -43,7 +55,7 @@ def test_a_resumed_run_keeps_its_config_and_notes_the_change(tmp_path):
     assert resumed[0]["git_commit"] != config["git_commit"]
 
 
-def test_other_settings_are_refused_and_named(tmp_path):
+def test_other_settings_are_refused_and_named(start, tmp_path):
     start(tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(RunError) as caught:
@@ -55,21 +67,21 @@ def test_other_settings_are_refused_and_named(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
-def test_resume_never_refuses_a_run(tmp_path):
+def test_resume_never_refuses_a_run(start, tmp_path):
     start(tmp_path)
     with pytest.raises(RunError, match="already holds a run"):
         RunFolder(tmp_path, SETTINGS, resume="never")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\x00", '{"settings": 3}'])
-def test_a_damaged_config_is_refused(tmp_path, content):
+def test_a_damaged_config_is_refused(start, tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(RunError, match="damaged"):
         start(tmp_path)
     assert (tmp_path / "config.json").read_text() == content
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(start, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         start(tmp_path / "file" / "run")
@@ -79,7 +91,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
             start(tmp_path / "locked" / "run")
 
 
-def test_log_and_rewind(tmp_path):
+def test_log_and_rewind(start, tmp_path):
     folder = start(tmp_path)
     for step in (10, 20, 30):
         folder.log({"step": step, "loss": 1 / step})
@@ -93,19 +105,70 @@ def test_log_and_rewind(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_figures_that_are_not_finite_stop_the_run(tmp_path, bad):
+def test_divergence_names_the_step_the_figures_and_the_last_checkpoint(start, tmp_path, bad):
     folder = start(tmp_path)
     path = folder.save_state(10, {"step": 10})
     with pytest.raises(Stopped) as caught:
-        folder.log({"step": 20, "loss": bad, "other": 1.0})
+        folder.raise_diverged(20, {"loss": bad, "other": 1.0})
     assert caught.value.exit_code == run_log.DIVERGED
     for part in ("loss", "20", str(path)):
         assert part in str(caught.value)
     assert "other" not in str(caught.value)
-    assert folder.records() == []
 
 
-def test_states_of_another_network_or_script_are_refused(tmp_path):
+def test_one_run_one_writer(start, tmp_path):
+    start(tmp_path)
+    second = RunFolder(tmp_path, SETTINGS)
+    with pytest.raises(RunError, match=rf"in use by process {os.getpid()} on "), second:
+        raise AssertionError("entered")
+    start(tmp_path)
+    with pytest.raises(RunError, match="in use"):
+        second.begin(0, "a device")
+
+
+def test_a_write_that_fails_is_told_and_tried_again(start, tmp_path, capsys, monkeypatch):
+    folder = start(tmp_path)
+    kept = folder.save_state(1, {"step": 1})
+    folder.log({"step": 1})
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        assert folder.save_state(2, {"step": 2}) is None
+        folder.log({"step": 2})
+    assert "No space left" in capsys.readouterr().err
+    assert [record["step"] for record in folder.records()] == [1]
+    assert checkpoint.list_checkpoints(folder.checkpoints) == [kept]
+    with pytest.raises(Stopped, match="No space left") as caught:
+        folder.raise_if_anything_failed()
+    assert caught.value.exit_code == run_log.SAVE_FAILED
+    folder.log({"step": 3})  # the line that failed comes first
+    assert [record["step"] for record in folder.records()] == [1, 2, 3]
+    folder.save_state(3, {"step": 3})
+    folder.raise_if_anything_failed()  # all made good: nothing to raise
+
+
+def test_stale_temporary_files_are_cleaned(start, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    stale = [tmp_path / ".curves.png.tmp", tmp_path / "checkpoints" / ".step_000000005.pt.tmp"]
+    for path in stale:
+        path.write_bytes(b"half")
+    start(tmp_path)
+    assert not any(path.exists() for path in stale)
+
+
+def test_ranks_that_are_no_writers_write_nothing(tmp_path):
+    folder = RunFolder(tmp_path / "run", SETTINGS, writer=False)
+    folder.begin(0, "a device")
+    folder.log({"step": 1})
+    folder.write_summary({"step": 1})
+    assert folder.save_state(1, {}) is None
+    assert not (tmp_path / "run").exists()
+
+
+def test_states_of_another_network_or_script_are_refused(start, tmp_path):
     folder = start(tmp_path / "a")
     assert folder.load_state("cpu") is None
     folder.save_state(3, {"step": 3})
@@ -117,14 +180,14 @@ def test_states_of_another_network_or_script_are_refused(tmp_path):
             other.load_state("cpu")
 
 
-def test_results_without_checkpoints_are_not_written_over(tmp_path):
+def test_results_without_checkpoints_are_not_written_over(start, tmp_path):
     folder = start(tmp_path)
     folder.write_summary({"step": 5})
     with pytest.raises(RunError, match="without its checkpoints"):
         folder.load_state("cpu")
 
 
-def test_finished_summary(tmp_path):
+def test_finished_summary(start, tmp_path):
     folder = start(tmp_path)
     assert folder.finished_summary(5, 5) is None
     folder.write_summary({"step": 5, "accuracy": 1.0})
@@ -142,37 +205,3 @@ def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys, monkeypa
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("title: 2/3, ")
     assert out[1] == "title: step 2, loss 0.5"
-
-
-def test_image_grid_shows_every_pixel(tmp_path):
-    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    images[0, 0] = 255  # red, then green, blue and black
-    images[1, 1] = 255
-    images[2, 2] = 255
-    path = tmp_path / "grid.png"
-    run_log.save_image_grid(images, path, columns=2, scale=2, gap=4)
-    picture = imread(path)[:, :, :3]
-    assert picture.shape == (8 + 2 * 68 + 4, 4 + 2 * 68, 3)
-    for index, (row, column) in enumerate([(8, 4), (8, 72), (76, 4), (76, 72)]):
-        block = picture[row : row + 64, column : column + 64]
-        expected = [float(channel == index) for channel in range(3)]
-        assert (block == torch.tensor(expected).numpy()).all()
-
-
-def test_image_grid_with_all_its_texts(tmp_path):
-    images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
-    plain, full = tmp_path / "plain.png", tmp_path / "full.png"
-    run_log.save_image_grid(images, plain)
-    names, captions = [f"class {i}" for i in range(10)], ["one\ntwo"] * 20
-    run_log.save_image_grid(images, full, names, "title", captions)
-    assert imread(full).shape[0] == imread(plain).shape[0] + 38 + 2 * 26
-
-
-def test_curves(tmp_path):
-    records = [{"epochs_done": e, "loss": 1 / e} | ({"acc": e} if e > 1 else {}) for e in (1, 2, 3)]
-    path = tmp_path / "curves.png"
-    run_log.save_curves(records, path, {"loss": {"loss": "train"}, "acc": {"acc": "a", "no": "b"}})
-    assert imread(path).std() > 0
-    path.unlink()
-    run_log.save_curves([], path, {"loss": {"loss": "train"}})
-    assert not path.exists()

@@ -55,11 +55,36 @@ def test_random_streams_are_functions_of_their_name():
 def test_stop_signal_sets_a_flag_and_gives_the_handlers_back():
     before = signal.getsignal(signal.SIGTERM)
     with runtime.StopSignal() as stop:
-        assert stop.exit_code == 0
+        assert stop.number == 0
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.number == signal.SIGTERM
-        assert stop.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_exit_code_and_message_of_a_stopped_run():
+    by_signal = runtime.stopped(signal.SIGTERM, 7, "the checkpoint")
+    assert by_signal.exit_code == 143
+    for part in ("SIGTERM", "7", "the checkpoint"):
+        assert part in str(by_signal)
+    by_clock = runtime.stopped(0, 7, "the checkpoint")
+    assert by_clock.exit_code == 0
+    assert "time is up" in str(by_clock)
+
+
+def test_clock(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(runtime.time, "monotonic", lambda: now[0])
+    clock, never = runtime.Clock(2, 5), runtime.Clock()
+    assert not clock.save_due()
+    now[0] += 120
+    assert clock.save_due()
+    assert not clock.time_up()
+    clock.saved()
+    assert not clock.save_due()
+    now[0] += 180
+    assert clock.time_up()
+    assert not never.save_due()
+    assert not never.time_up()
 
 
 def test_second_interrupt_ends_the_process_at_once():

@@ -220,17 +220,30 @@ def pair():
     return *networks, *(torch.optim.Adam(n.parameters(), 1e-3, betas) for n in networks)
 
 
+def backward_discriminator(discriminator, generator, images):
+    stream = torch.Generator().manual_seed(0)  # the same fakes each time
+    labels, latents = train_gan.sample_inputs(len(images), 100, stream)
+    mix = train_gan.sample_mix(len(images), images.device, stream)
+    own_labels = torch.arange(len(images))
+    return train_gan.discriminator_backward(
+        discriminator, generator, images, own_labels, latents, labels, mix, 10.0, "fp32"
+    )
+
+
+def backward_generator(discriminator, generator):
+    labels, latents = train_gan.sample_inputs(16, 100, torch.Generator().manual_seed(0))
+    return train_gan.generator_backward(discriminator, generator, latents, labels, "fp32")
+
+
 def parameters(model):
     return [p.detach().clone() for p in model.parameters()]
 
 
 def test_each_update_changes_its_own_network_only(pair, images):
     discriminator, generator, d_optimizer, g_optimizer = pair
-    labels, stream = torch.arange(8), torch.Generator().manual_seed(0)
     d_before, g_before = parameters(discriminator), parameters(generator)
-    train_gan.update_discriminator(
-        discriminator, d_optimizer, generator, images, labels, 10.0, "fp32", stream
-    )
+    backward_discriminator(discriminator, generator, images)
+    d_optimizer.step()
     assert_equal(g_before, parameters(generator))
     # The critic head's bias cancels in D(real) - D(fake), so nothing moves it.
     moved = zip(discriminator.named_parameters(), d_before, strict=True)
@@ -240,7 +253,8 @@ def test_each_update_changes_its_own_network_only(pair, images):
 
     d_before = parameters(discriminator)
     d_gradients = [p.grad.clone() for p in discriminator.parameters()]
-    train_gan.update_generator(discriminator, generator, g_optimizer, 8, "fp32", stream)
+    backward_generator(discriminator, generator)
+    g_optimizer.step()
     assert_equal(d_before, parameters(discriminator))
     assert_equal(d_gradients, [p.grad for p in discriminator.parameters()])
     changed = [not torch.equal(a, b) for a, b in zip(g_before, generator.parameters(), strict=True)]
@@ -252,11 +266,9 @@ def test_discriminator_steps_lower_its_loss(pair, images):
     discriminator, generator, d_optimizer, _ = pair
     losses = []
     for _ in range(30):
-        stream = torch.Generator().manual_seed(0)  # the same fakes each time
-        parts = train_gan.update_discriminator(
-            discriminator, d_optimizer, generator, images, torch.arange(8), 10.0, "fp32", stream
-        )
+        parts = backward_discriminator(discriminator, generator, images)
         losses.append(parts["discriminator_loss"].item())
+        d_optimizer.step()
     assert losses[-1] < losses[0] - 1
 
 
@@ -264,11 +276,8 @@ def test_generator_steps_lower_its_loss(pair):
     discriminator, generator, _, g_optimizer = pair
     losses = []
     for _ in range(30):
-        stream = torch.Generator().manual_seed(0)
-        parts = train_gan.update_generator(
-            discriminator, generator, g_optimizer, 16, "fp32", stream
-        )
-        losses.append(parts["generator_loss"].item())
+        losses.append(backward_generator(discriminator, generator)["generator_loss"].item())
+        g_optimizer.step()
     assert losses[-1] < losses[0] - 0.1
 
 
@@ -315,6 +324,7 @@ def test_main_leaves_a_whole_run(small_run, tmp_path):
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "metrics.jsonl", "summary.json", "curves.png", "checkpoints", "samples"),
         *("discriminator.safetensors", "generator.safetensors", "generator_raw.safetensors"),
+        ".lock",
     }
     assert sorted(p.name for p in (folder / "samples").iterdir()) == [
         f"{epoch:03d}.png" for epoch in range(3)
@@ -336,7 +346,7 @@ def test_main_leaves_a_whole_run(small_run, tmp_path):
     assert not torch.equal(average(latents), raw(latents))
     model, metadata = checkpoint.load_model(folder / "discriminator.safetensors")
     _, test_set = data_tools.load_shapes()
-    figures = train_gan.test_figures(model, test_set.first(40), "fp32")
+    figures = train_gan.evaluate(model, test_set.first(40), "fp32")
     assert figures["test_accuracy"] == metadata["test_accuracy"]
     assert json.loads((folder / "summary.json").read_text())["step"] == 10
     code, out, _ = small_run("--epochs", 2)
@@ -382,8 +392,9 @@ def test_resume_between_generator_steps(small_run, tmp_path):
 
 def test_no_average_and_more_discriminator_steps(small_run, tmp_path, monkeypatch):
     calls = []
-    update = train_gan.update_generator
-    monkeypatch.setattr(train_gan, "update_generator", lambda *a: calls.append(1) or update(*a))
+    backward = train_gan.generator_backward
+    counted = lambda *args: calls.append(1) or backward(*args)  # noqa: E731
+    monkeypatch.setattr(train_gan, "generator_backward", counted)
     code, _, _ = small_run("--epochs", 1, "--ema_decay", 0, "--gen_train", 2)
     assert code == 0
     assert len(calls) == 2  # after steps 2 and 4 of 5

@@ -1,0 +1,91 @@
+"""Learning curves and image grids."""
+
+import io
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from checkpoint import write_atomically
+
+_DPI = 100
+
+
+def save_figure(figure, path):
+    """Write a matplotlib figure as PNG, atomically."""
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    write_atomically(path, buffer.getvalue())
+
+
+def save_curves(records, path, panels):
+    """Learning curves, one panel each.
+
+    panels: {panel title: {field of the records: name in the legend}}. A field may be missing in
+    some records; a panel of which every field is missing everywhere is left out.
+    """
+    panels = {
+        title: {f: name for f, name in fields.items() if any(f in r for r in records)}
+        for title, fields in panels.items()
+    }
+    panels = {title: fields for title, fields in panels.items() if fields}
+    if not panels:
+        return
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.1 * rows), layout="constrained")
+    for index, (title, fields) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for field, name in fields.items():
+            points = [(r["epochs_done"], r[field]) for r in records if field in r]
+            marker = "o" if len(points) < 30 else None
+            axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
+        axes.set(title=title, xlabel="epoch")
+        if records[-1]["epochs_done"] >= 2:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(fields) > 1:
+            axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def save_image_grid(
+    images, path, column_names=(), title="", captions=(), columns=10, scale=3, gap=4
+):
+    """Images in rows of `columns`, every image pixel drawn as scale x scale pixels of the figure.
+
+    images: uint8 (n, 3, h, w); column_names: text above each column; captions: text below each
+    image, one or two lines, n of them or none; gap: pixels between images.
+    """
+    images = images.cpu().numpy().transpose(0, 2, 3, 1)
+    side = images.shape[1] * scale
+    top = 8 + 20 * bool(title) + 18 * bool(column_names)
+    caption_lines = max((c.count("\n") + 1 for c in captions), default=0)
+    pitch_x, pitch_y = side + gap, side + gap + 13 * caption_lines
+    rows = -(-len(images) // columns)
+    width, height = columns * pitch_x + gap, top + rows * pitch_y + gap
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    places = []
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        x, y = gap + column * pitch_x, top + row * pitch_y
+        canvas[y : y + side, x : x + side] = image.repeat(scale, 0).repeat(scale, 1)
+        places.append((x + side / 2, y + side))
+    figure = Figure(figsize=(width / _DPI, height / _DPI))
+    figure.figimage(canvas, 0, 0)
+
+    def write(x, y, text, pixels, **style):
+        size = pixels * 72 / _DPI
+        figure.text(x / width, 1 - y / height, text, fontsize=size, **style)
+
+    if title:
+        write(gap, 6, title, 15, va="top", weight="bold")
+    for column, name in enumerate(column_names):
+        x = gap + column * pitch_x + side / 2
+        write(x, top - 4, name, 13, ha="center", va="bottom")
+    for (x, y), caption in zip(places, captions, strict=False):
+        write(x, y + 2, caption, 11, ha="center", va="top", linespacing=1.0)
+    save_figure(figure, path)

@@ -1,0 +1,218 @@
+"""Real processes, really killed, interrupted and starved of disk."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+
+import checkpoint
+import processes
+import run_log
+import runtime
+import train_discriminator
+import train_gan
+from compare import assert_equal, assert_same_export, records
+from processes import SMALL
+
+# Every step is saved, so a kill often lands inside a save.
+EVERY_STEP = ["--save_every_minutes", "0"]
+
+
+def assert_same_run(a, b):
+    assert records(a) == records(b)
+    assert_equal(*(checkpoint.load_latest(folder / "checkpoints") for folder in (a, b)))
+    for path in a.glob("*.safetensors"):
+        assert_same_export(path, b / path.name)
+    assert not list(b.rglob("*.tmp"))
+
+
+def survive(script, tmp_path, kills, epochs, seed, ranks=1, longest=1.5):
+    flags = [*SMALL, *EVERY_STEP, "--epochs", epochs, "--output_dir"]
+    done = processes.run(script, [*flags, tmp_path / "whole"], ranks)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rng = processes.seeded(seed)
+    hit = processes.train_through_kills(
+        script, [*flags, tmp_path / "parts"], kills, rng, ranks, longest
+    )
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    return hit
+
+
+def test_killed_at_random_moments(tmp_path):
+    assert survive("train_gan.py", tmp_path, kills=5, epochs=10, seed=0) == 5
+
+
+def test_killed_inside_a_save(tmp_path):
+    """The process stands still between writing the temporary file and renaming it; then SIGKILL."""
+    flags = [*SMALL, *EVERY_STEP, "--epochs", "2", "--output_dir"]
+    done = processes.run("train_gan.py", [*flags, tmp_path / "whole"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    mark = tmp_path / "inside"
+    program = (
+        "import os, sys, time, train_gan\n"
+        "replace = os.replace\n"
+        "def stand_still(a, b):\n"
+        "    if 'step_000000007' in str(b):\n"
+        f"        open({str(mark)!r}, 'w').close()\n"
+        "        time.sleep(60)\n"
+        "    replace(a, b)\n"
+        "os.replace = stand_still\n"
+        "train_gan.main(sys.argv[1:])\n"
+    )
+    process = processes.start("-c", [program, *flags, tmp_path / "parts"])
+    while not mark.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    processes.kill(process)
+    left = sorted(path.name for path in (tmp_path / "parts" / "checkpoints").iterdir())
+    assert left == [".step_000000007.pt.tmp", "step_000000005.pt", "step_000000006.pt"]
+    done = processes.run("train_gan.py", [*flags, tmp_path / "parts"])
+    assert done.returncode == 0
+    assert "resumed after step 6" in done.stdout
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "ranks", "kills", "epochs"),
+    [
+        ("train_gan.py", 1, 20, 50),
+        ("train_gan.py", 2, 12, 40),
+        ("train_discriminator.py", 1, 20, 90),
+    ],
+)
+def test_killed_many_times(tmp_path, script, ranks, kills, epochs):
+    """52 kills in all."""
+    assert survive(script, tmp_path, kills, epochs, seed=ranks, ranks=ranks) == kills
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 128 + signal.SIGUSR1)],
+)
+def test_real_signals(tmp_path, number, code):
+    flags = [*SMALL, "--epochs", "200", "--output_dir", tmp_path / "run"]
+    process = processes.start("train_gan.py", flags)
+    time.sleep(1)
+    sent = time.monotonic()
+    os.kill(process.pid, number)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert time.monotonic() - sent < 5
+    step = int(re.search(rf"stopped by {number.name} after step (\d+)", out)[1])
+    assert checkpoint.load_latest(tmp_path / "run" / "checkpoints")["step"] == step
+
+
+def test_max_minutes_stops_with_a_checkpoint_and_says_how_to_go_on(run_main, tmp_path):
+    flags = [*SMALL, "--epochs", "3", "--output_dir", tmp_path / "run"]
+    code, out, _ = run_main(train_gan, *flags, "--max_minutes", "0")
+    assert code == 0
+    assert "time is up after step 1; the same command goes on" in out
+    code, out, _ = run_main(train_gan, *flags)
+    assert code == 0
+    assert "resumed after step 1" in out
+
+
+def test_a_second_process_is_refused_and_a_dead_ones_lock_taken_over(tmp_path):
+    flags = [*SMALL, "--epochs", "200", "--output_dir", tmp_path / "run"]
+    process = processes.start("train_gan.py", flags)
+    time.sleep(1)
+    second = processes.run("train_gan.py", flags)
+    assert second.returncode == 2
+    assert f"in use by process {process.pid} " in second.stderr
+    processes.kill(process)
+    third = processes.run("train_gan.py", [*flags[:-4], "--max_minutes", "0", *flags[-4:]])
+    assert third.returncode == 0, third.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 8 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True)
+    except OSError as error:
+        pytest.skip(f"cannot mount a small file system: {error}")
+    if done.returncode:
+        pytest.skip(f"cannot mount a small file system: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_does_not_end_the_training(run_main, small_disk, tmp_path, monkeypatch):
+    flags = [*SMALL, "--epochs", "3", "--output_dir"]
+    assert run_main(train_gan, *flags, tmp_path / "whole")[0] == 0
+
+    class Filling(run_log.Progress):
+        def step(self):
+            super().step()
+            if self.done == 7:  # after the first checkpoint, before the second
+                with open(small_disk / "filler", "wb", buffering=0) as file:
+                    try:
+                        while True:
+                            file.write(bytes(4096))
+                    except OSError:
+                        pass
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_gan, "Progress", Filling)
+        code, out, err = run_main(train_gan, *flags, small_disk / "run")
+    assert code == run_log.SAVE_FAILED
+    assert "No space left on device" in err
+    assert "the run ended, but could not write" in out
+    assert checkpoint.load_latest(small_disk / "run" / "checkpoints")["step"] == 5
+    (small_disk / "filler").unlink()
+    code, out, _ = run_main(train_gan, *flags, small_disk / "run")
+    assert code == 0
+    assert "resumed after step 5" in out
+    assert_same_run(tmp_path / "whole", small_disk / "run")
+
+
+@pytest.mark.parametrize("script", [train_gan, train_discriminator])
+def test_nan_is_stopped_before_the_step(run_main, tmp_path, monkeypatch, script):
+    """NaN images at step 8: the step is not taken, and the run can go on from step 7."""
+    flags = [*SMALL, *EVERY_STEP, "--epochs", "2", "--output_dir"]
+    assert run_main(script, *flags, tmp_path / "whole")[0] == 0
+    calls = []
+    augment = script.augment
+
+    def poisoned(*args):
+        calls.append(1)
+        images = augment(*args)
+        return images * float("nan") if len(calls) == 8 else images
+
+    with monkeypatch.context() as patched:
+        patched.setattr(script, "augment", poisoned)
+        code, out, _ = run_main(script, *flags, tmp_path / "parts")
+    assert code == run_log.DIVERGED
+    assert "diverged at step 8: " in out
+    assert "step_000000007.pt" in out
+    state = checkpoint.load_latest(tmp_path / "parts" / "checkpoints")
+    assert state["step"] == 7
+    weights = state["discriminator" if script is train_gan else "model"]
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert run_main(script, *flags, tmp_path / "parts")[0] == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_guard_looks_seldom_and_still_takes_no_step_after_a_bad_one():
+    """As on a GPU: the flag is read every 50 steps, the steps in between are not taken."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)
+    guard = runtime.FiniteGuard(torch.device("cpu"))
+    guard.every = 50
+    for number in range(1, 60):
+        weight.grad = torch.full((3,), float("inf") if number == 4 else 1.0)
+        guard.step(optimizer, torch.tensor(0.0), number)
+        if number == 3:
+            good = weight.detach().clone()
+        assert guard.bad_step(number) == (4 if number == 50 else 0)
+    assert torch.equal(weight, good)
+    assert guard.bad_step(None) == 4
+    assert optimizer.state[weight]["step"] == 3

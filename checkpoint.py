@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -73,10 +74,38 @@ def save_checkpoint(folder, step, state, keep=2):
     return path
 
 
+def keep_as_best(path):
+    """Keep a checkpoint as best.pt beside it, also when it is no longer among the last."""
+    best = path.with_name("best.pt")
+    temporary = path.with_name(".best.pt.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)  # the same bytes, no second copy of them
+    except OSError:
+        shutil.copyfile(path, temporary)  # a file system without links
+    os.replace(temporary, best)
+
+
+def not_finite(state, name=""):
+    """The names of the tensors in a state, nested dicts and lists, that hold NaN or infinities."""
+    if isinstance(state, torch.Tensor):
+        return [] if not state.is_floating_point() or torch.isfinite(state).all() else [name]
+    if isinstance(state, dict):
+        pairs = state.items()
+    else:
+        pairs = enumerate(state) if isinstance(state, list | tuple) else ()
+    return [bad for key, value in pairs for bad in not_finite(value, f"{name}/{key}")]
+
+
 def list_checkpoints(folder):
     """Paths of the checkpoints in a folder, newest first."""
     found = [path for path in Path(folder).glob("step_*.pt") if _NAME.fullmatch(path.name)]
     return sorted(found, reverse=True)
+
+
+def checkpoint_step(path):
+    """The step in a checkpoint's file name."""
+    return int(_NAME.fullmatch(path.name)[1])
 
 
 def load_checkpoint(path, device="cpu"):
@@ -158,7 +187,7 @@ def load_model(path, device="cpu", kind=None):
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
     found = metadata.get("kind")
-    if found not in _KINDS:
+    if not isinstance(found, str) or found not in _KINDS:
         raise CheckpointError(f"{path} was not exported by this program (its kind is {found!r})")
     if kind not in (None, found):
         raise CheckpointError(f"{path} holds a {found}; a {kind} is wanted here")
@@ -167,8 +196,8 @@ def load_model(path, device="cpu", kind=None):
     if not all(type(size) is int and 0 < size <= 4096 for size in sizes.values()):
         raise CheckpointError(f"{path} states impossible sizes: {sizes}")
     with torch.device("meta"):  # shapes are compared before any memory is taken for them
-        expected = {name: t.shape for name, t in model_class(**sizes).state_dict().items()}
-    if {name: t.shape for name, t in state.items()} != expected:
+        expected = {name: _form(t) for name, t in model_class(**sizes).state_dict().items()}
+    if {name: _form(t) for name, t in state.items()} != expected:
         raise CheckpointError(f"the weights in {path} do not fit a {found} with {sizes}")
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
@@ -176,6 +205,12 @@ def load_model(path, device="cpu", kind=None):
     model = model_class(**sizes)
     model.load_state_dict(state)
     return model.to(device).eval(), metadata
+
+
+def _form(tensor):
+    """Shape and type; weights may be stored in 16 bit."""
+    in_16_bit = tensor.dtype in (torch.float16, torch.bfloat16)
+    return tensor.shape, torch.float32 if in_16_bit else tensor.dtype
 
 
 def _parse(text):

@@ -7,13 +7,16 @@ are drawn for the whole batch on every rank and shared out like the images, so t
 ranks does not change them.
 """
 
-import contextlib
 import datetime
 import os
 import sys
 
 import torch
 import torch.distributed as dist
+
+
+class RanksDiffer(Exception):
+    """The processes of one run have not got the same data or settings; the message says which."""
 
 
 class Ranks:
@@ -40,14 +43,10 @@ class Ranks:
         """This rank's rows of a tensor: every world-th one, from the rank-th on."""
         return batch[self.rank :: self.world]
 
-    @contextlib.contextmanager
-    def main_first(self):
-        """Rank 0 runs the block before the others: it downloads, they find."""
-        if self.world > 1 and not self.main:
-            dist.barrier(self.cpu_group)
-        yield
-        if self.world > 1 and self.main:
-            dist.barrier(self.cpu_group)
+    def main_first(self, action):
+        """What `action` returns here; rank 0 acts before the others: it downloads, they find."""
+        result = self.together(lambda: action() if self.main else None)
+        return self.together(lambda: result if self.main else action())
 
     def broadcast(self, *modules):
         """Give every rank rank 0's parameters and buffers."""
@@ -59,11 +58,65 @@ class Ranks:
                     tensor.copy_(dense)
 
     def from_main(self, make):
-        """What `make` returns on rank 0, on every rank: tensors and plain values."""
-        found = [make() if self.main else None]
-        if self.world > 1:
-            dist.broadcast_object_list(found, 0, group=self.cpu_group)
+        """What `make` returns on rank 0, on every rank: tensors and plain values.
+
+        What it raises there is raised on every rank.
+        """
+        if self.world == 1:
+            return make()
+        found = [None, None]
+        if self.main:
+            try:
+                found[0] = make()
+            except Exception as error:  # handed to all ranks below
+                found[1] = error
+        dist.broadcast_object_list(found, 0, group=self.cpu_group)
+        if found[1] is not None:
+            raise found[1]
         return found[0]
+
+    def together(self, action):
+        """What `action` returns here; an error on any rank is raised on all, so that none waits."""
+        if self.world == 1:
+            return action()
+        result = error = None
+        try:
+            result = action()
+        except Exception as raised:  # handed to all ranks below
+            error = raised
+        errors = [found for found in self._gather(error) if found is not None]
+        if errors:
+            raise errors[0]
+        return result
+
+    def check_same(self, facts):
+        """Raises RanksDiffer where a dict of plain values is not the same on every rank."""
+        if self.world > 1:
+            for rank, theirs in enumerate(gathered := self._gather(facts)):
+                if theirs != gathered[0]:
+                    differences = [
+                        f"{name} is {gathered[0][name]!r} on rank 0, {theirs[name]!r} on {rank}"
+                        for name in gathered[0]
+                        if gathered[0][name] != theirs[name]
+                    ]
+                    raise RanksDiffer(f"the processes do not agree: {'; '.join(differences)}")
+
+    def stack(self, tensor):
+        """Every rank's tensor, on the CPU: (...) -> (world, ...). To be kept in a checkpoint."""
+        return torch.stack(self._gather(tensor.cpu()))
+
+    def unstack(self, stacked):
+        """This rank's part of what `stack` made.
+
+        For another number of ranks: rank 0 gets the sum of all, the others zeros.
+        """
+        return stacked[self.rank] if len(stacked) == self.world else stacked.sum(0) * self.main
+
+    def _gather(self, value):
+        gathered = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(gathered, value, group=self.cpu_group)
+        return gathered
 
     def sum_gradients(self, module, loss, weight):
         """Replace each gradient, and the loss, by the sum over the ranks of weight * itself.

@@ -1,5 +1,6 @@
 """A run's folder: its settings, its lock, its checkpoints, its figures over time; its progress."""
 
+import contextlib
 import fcntl
 import json
 import math
@@ -17,8 +18,11 @@ from tqdm import tqdm
 
 from checkpoint import (
     CheckpointError,
+    checkpoint_step,
+    keep_as_best,
     list_checkpoints,
     load_latest,
+    not_finite,
     save_checkpoint,
     write_atomically,
 )
@@ -37,7 +41,7 @@ class RunFolder:
 
     settings: the run's arguments by name, with `script` and `width` among them. A folder that
     already holds a run is taken up again if its settings are the same, but for those named in
-    `may_change`. Nothing is written before `begin`. As a context it holds the run's lock.
+    `may_change`. Nothing is written before `begin`. Leaving its context gives the lock back.
     writer: False on the ranks of a run that leave all writing to rank 0; they may call everything.
     Raises RunError where the settings differ, where `resume` is "never" and a run is there, or
     where another process is at work on it.
@@ -75,12 +79,18 @@ class RunFolder:
             )
 
     def __enter__(self):
-        if self.writer and self.path.is_dir():
-            self._take_lock()
         return self
 
     def __exit__(self, *_):
         self.close()
+
+    def lock(self):
+        """Take the run's lock, where there is a folder yet; `begin` does in any case.
+
+        Raises RunError where another process holds it.
+        """
+        if self.writer and self.path.is_dir():
+            self._take_lock()
 
     def _take_lock(self):
         """One run, one writer. The kernel gives the lock back when the process ends, however."""
@@ -93,16 +103,21 @@ class RunFolder:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             lock.close()
+            if not isinstance(error, BlockingIOError):
+                raise RunError(
+                    f"cannot lock {path} ({error.strerror}): this file system knows no locks; give "
+                    "an --output_dir on another one"
+                ) from None
             raise RunError(
                 f"{self.path} is in use by {path.read_text().strip() or 'another process'}; wait "
                 "for it, or give another --output_dir"
             ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
         self._lock = lock
+        with contextlib.suppress(OSError):  # the name is a courtesy, the lock itself holds
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def close(self):
         """Give the lock back."""
@@ -138,7 +153,8 @@ class RunFolder:
         raise Stopped(
             DIVERGED,
             f"diverged at step {step}: {', '.join(bad) or 'the gradient'} not finite; the step was "
-            f"not taken and not saved; last good checkpoint: {self.newest_checkpoint()}",
+            f"not taken and not saved; last good checkpoint: "
+            f"{next(iter(list_checkpoints(self.checkpoints)), 'none')}",
         )
 
     def save_state(self, step, state):
@@ -147,10 +163,19 @@ class RunFolder:
         Returns its path, or None where it could not be written; that is told and remembered.
         """
         state = state | {"of": self._identity()}
-        return self.attempt("the checkpoint", save_checkpoint, self.checkpoints, step, state)
+        if self.writer and (bad := not_finite(state)):
+            self.raise_diverged(step, dict.fromkeys(bad, math.nan))
 
-    def newest_checkpoint(self):
-        return next(iter(list_checkpoints(self.checkpoints)), "the start: nothing could be saved")
+        def save():
+            self._append()  # a checkpoint without the log lines before it would lose them
+            return save_checkpoint(self.checkpoints, step, state)
+
+        return self.attempt("the checkpoint", save)
+
+    def keep_as_best(self, path):
+        """Keep that checkpoint, if it was written, as the best one."""
+        if path is not None:
+            self.attempt("best.pt", keep_as_best, path)
 
     def load_state(self, device):
         """The state of the newest whole checkpoint, or None for a run that is to begin.
@@ -171,7 +196,20 @@ class RunFolder:
                 f"the checkpoint in {self.checkpoints} is of another network or script than "
                 f"{self._identity()}; give another --output_dir"
             )
+        if state is not None and (bad := not_finite(state)):
+            raise CheckpointError(f"the checkpoint in {self.checkpoints} is not finite in {bad[0]}")
         return state
+
+    @contextlib.contextmanager
+    def restoring(self):
+        """Raises CheckpointError where a state of the right origin does not fit all the same."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"the checkpoint in {self.checkpoints} does not fit this program: {reason}"
+            ) from None
 
     def _identity(self):
         return {"script": self.settings["script"], "width": self.settings["width"]}
@@ -190,11 +228,16 @@ class RunFolder:
             entry["changed"] = {k: v for k, v in self.settings.items() if before.get(k) != v}
             config = config | {"resumed": [*config.get("resumed", []), entry]}
         try:
-            for folder in (self.path, self.checkpoints):
-                folder.mkdir(parents=True, exist_ok=True)
-                for stale in folder.glob(".*.tmp"):  # of a process that died while it wrote
-                    stale.unlink(missing_ok=True)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._take_lock()
+            if self.config is None and self.config_path.exists():
+                raise RunError(f"another process has just begun a run in {self.path}")
+            for stale in self.path.rglob(".*.tmp"):  # of a process that died while it wrote
+                stale.unlink(missing_ok=True)
+            for path in list_checkpoints(self.checkpoints):
+                if checkpoint_step(path) > step:  # damaged, or the run would go on from there
+                    path.rename(path.with_name(path.name + ".damaged"))
+            (self.path / "summary.json").unlink(missing_ok=True)  # of a run that now goes on
             write_atomically(self.config_path, json.dumps(config, indent=2).encode())
             self._rewind(step)
         except OSError as error:
@@ -206,14 +249,18 @@ class RunFolder:
         self.attempt(self.metrics_path.name, self._append)
 
     def _append(self):
-        with open(self.metrics_path, "ab") as file:
+        if not self._unwritten:
+            return
+        # Unbuffered: a buffer would write its rest after the truncation below.
+        with open(self.metrics_path, "ab", buffering=0) as file:
             end = file.tell()
             try:
-                file.write(self._unwritten)
-                file.flush()
+                left = memoryview(self._unwritten)
+                while left:
+                    left = left[file.write(left) :]
                 os.fsync(file.fileno())
             except OSError:
-                os.truncate(self.metrics_path, end)  # no half line in front of the next one
+                os.ftruncate(file.fileno(), end)  # no half line in front of the next one
                 raise
         self._unwritten = b""
 

@@ -1,5 +1,6 @@
 """What a run stands on: device, precision, random numbers, memory, stop signals."""
 
+import contextlib
 import ctypes
 import os
 import re
@@ -29,15 +30,53 @@ class Stopped(Exception):
         self.exit_code = exit_code
 
 
-def stopped(number, step, checkpoint):
-    """The Stopped for a run that ends after `step`, by that signal, or 0: its time is up."""
+def stopped(number, step, saved, failed_code):
+    """The Stopped for a run that ends after `step`, by that signal, or 0: its time is up.
+
+    saved: the checkpoint just written, None where that failed; failed_code: the exit code then,
+    unless it was a signal, whose code its sender waits for.
+    """
     why = f"stopped by {signal.Signals(number).name}" if number else "time is up"
-    message = f"{why} after step {step}; the same command goes on from {checkpoint}"
+    if saved is None:
+        message = f"{why} after step {step}, which could not be saved"
+        return Stopped(128 + number if number else failed_code, message)
+    message = f"{why} after step {step}; the same command goes on from {saved}"
     return Stopped(128 + number if number else 0, message)
 
 
+class _Tolerant:
+    """A text stream that drops what it cannot write: to a full disk, say, or a closed pipe.
+
+    After the first failure the stream's file is /dev/null, so that nothing fails at exit either.
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def _try(self, action, *args):
+        try:
+            return action(*args)
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def write(self, text):
+        return self._try(self._stream.write, text)
+
+    def flush(self):
+        return self._try(self._stream.flush)
+
+
 def exit_code_of(task, args, user_errors):
-    """Run a script's task; a user's error becomes one line on stderr and exit code 2."""
+    """Run a script's task; a user's error becomes one line on stderr and exit code 2.
+
+    No failing print ends the task.
+    """
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_Tolerant, streams)
     try:
         task(args)
     except Stopped as stopped:
@@ -50,6 +89,9 @@ def exit_code_of(task, args, user_errors):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = streams
     return 0
 
 
@@ -57,10 +99,13 @@ def pick_device(name):
     """torch.device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises DeviceError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # started by torchrun: one GPU each
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    local = name == "cuda" and os.environ.get("LOCAL_RANK")  # set by torchrun: one GPU each
+    if local:
+        name = f"cuda:{local}"
     if name == "cpu":
         return torch.device("cpu")
+    if name != "cuda" and int(os.environ.get("WORLD_SIZE", 1)) > 1 and not local:
+        raise DeviceError(f"--device {name} puts all processes on one GPU; take --device cuda")
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if match is None:
         raise DeviceError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
@@ -149,6 +194,7 @@ class StopSignal:
 
     def __init__(self):
         self.number = 0
+        self._interrupts = 0
         self._before = {}
 
     def __enter__(self):
@@ -161,8 +207,10 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _handle(self, number, _frame):
-        if number == signal.SIGINT and self.number == signal.SIGINT:
-            os._exit(130)
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts == 2:
+                os._exit(130)
         self.number = number
 
 

@@ -20,8 +20,8 @@ from checkpoint import CheckpointError, export_model
 from data_tools import DataError, epoch_order, load_dataset, to_signed
 from discriminator import Discriminator
 from figures import save_curves
-from ranks import Ranks
-from run_log import Progress, RunError, RunFolder
+from ranks import Ranks, RanksDiffer
+from run_log import SAVE_FAILED, Progress, RunError, RunFolder
 
 RECIPES = {
     # The assignment's baseline: Adam, the rate divided by 10 after epoch 50 and by 100 after 75.
@@ -33,7 +33,7 @@ RECIPES = {
         "lr_drop_epochs": [50, 75],
     },
 }
-USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError)
+USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError, RanksDiffer)
 AUGMENTATION = 0  # the name of the random stream
 
 PANELS = {
@@ -129,8 +129,7 @@ def train(args):
     runtime.keep_freed_memory()
     ranks = Ranks(device)
     clock = runtime.Clock(args.save_every_minutes, args.max_minutes)
-    with ranks.main_first():
-        train_set, test_set = load_dataset(args.dataset, args.data_dir)
+    train_set, test_set = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
     train_set = train_set.first(args.limit_train).to(device)
     test_set = test_set.first(args.limit_test).to(device)
     if args.batch_size > len(train_set):
@@ -142,8 +141,10 @@ def train(args):
 
     settings = vars(args) | {"script": "train_discriminator.py"}
     settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
-    may_change = arguments.MAY_CHANGE
-    folder = RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
+    ranks.check_same(settings | {"images": (len(train_set), len(test_set))})
+    folder = ranks.together(
+        lambda: RunFolder(args.output_dir, settings, arguments.MAY_CHANGE, args.resume, ranks.main)
+    )
     print(f"data: {train_set.source}")
     print(f"run: {folder.path}, recipe {args.recipe}, {total_steps} steps, {device}, {precision}")
 
@@ -154,12 +155,14 @@ def train(args):
     totals = torch.zeros(3, device=device)  # loss, correct and images since the last record
 
     with folder, runtime.StopSignal() as stop:
+        ranks.together(folder.lock)
         state = ranks.from_main(lambda: folder.load_state("cpu"))
         if state is not None:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            step, best_accuracy = state["step"], state["best_accuracy"]
-            totals += state["totals"].to(device) * ranks.main  # the sum over the ranks, kept by one
+            with folder.restoring():
+                model.load_state_dict(state["model"])
+                optimizer.load_state_dict(state["optimizer"])
+                step, best_accuracy = state["step"], state["best_accuracy"]
+                totals += ranks.unstack(state["totals"]).to(device)
             print(f"resumed after step {step}")
         summary = ranks.from_main(lambda: folder.finished_summary(step, total_steps))
         if summary is not None:
@@ -167,20 +170,23 @@ def train(args):
             print(f"finished already: test accuracy {accuracy:.2f} %; nothing to do")
             ranks.close()
             return summary
-        folder.begin(step, runtime.describe_device(device))
+        ranks.together(lambda: folder.begin(step, runtime.describe_device(device)))
         ranks.broadcast(model)
         guard = runtime.FiniteGuard(device)
 
         def stop_if_diverged(number=None):
             if (bad := guard.bad_step(number)) > 0:
-                folder.raise_diverged(bad, {"train_loss": totals[0].item()})
+                folder.raise_diverged(bad, {"train_loss": ranks.sum(totals)[0].item()})
+
+        def draw_curves():
+            save_curves(folder.records(), folder.path / "curves.png", PANELS)
 
         def save():
             stop_if_diverged()
             clock.saved()
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             return folder.save_state(
-                step, state | {"best_accuracy": best_accuracy, "totals": ranks.sum(totals)}
+                step, state | {"best_accuracy": best_accuracy, "totals": ranks.stack(totals)}
             )
 
         def export(name, figures):
@@ -230,27 +236,30 @@ def train(args):
                 progress.report(record)
                 progress.start_lap()
             if epoch_ends:
-                curves = folder.path / "curves.png"
-                folder.attempt(curves.name, save_curves, folder.records(), curves, PANELS)
-                if figures["test_accuracy"] > best_accuracy:
-                    best_accuracy = figures["test_accuracy"]
-                    export("discriminator_best.safetensors", figures)
+                folder.attempt("curves.png", draw_curves)
             number, due, time_up = ranks.agree(stop.number, clock.save_due(), clock.time_up())
-            if epoch_ends and ((epoch + 1) % args.save_every_epochs == 0 or step == total_steps):
-                save()
+            best = epoch_ends and figures["test_accuracy"] > best_accuracy
+            best_accuracy = figures["test_accuracy"] if best else best_accuracy
+            epoch_due = epoch_ends and (epoch + 1) % args.save_every_epochs == 0
+            if epoch_due or best or due or number or time_up or step == total_steps:
+                saved = save()
+            if best:
+                folder.keep_as_best(saved)
+                export("discriminator_best.safetensors", figures)
+            if epoch_due or step == total_steps:
                 export("discriminator.safetensors", figures)
-            elif due or number or time_up:
-                save()
             if epoch_ends:
                 progress.start_lap()
             if (number or time_up) and step < total_steps:
                 progress.close()
-                raise runtime.stopped(number, step, folder.newest_checkpoint())
+                saved = ranks.from_main(lambda path=saved: path)  # all wait for rank 0's write
+                raise runtime.stopped(number, step, saved, SAVE_FAILED)
         progress.close()
 
         figures = figures or evaluate(model, test_set, precision, ranks)
         export("discriminator.safetensors", figures)
         summary = {"step": step, "best_test_accuracy": best_accuracy, **figures}
+        folder.raise_if_anything_failed()  # before the summary, which would mark the run finished
         folder.write_summary(summary)
         print(f"test accuracy {figures['test_accuracy']:.2f} % (best epoch {best_accuracy:.2f} %)")
         for name, accuracy in figures["per_class_accuracy"].items():

@@ -23,8 +23,8 @@ from data_tools import DataError, epoch_order, load_dataset, to_uint8
 from discriminator import Discriminator
 from figures import save_curves, save_image_grid
 from generator import Generator, sample_latents, update_average
-from ranks import Ranks
-from run_log import Progress, RunError, RunFolder
+from ranks import Ranks, RanksDiffer
+from run_log import SAVE_FAILED, Progress, RunError, RunFolder
 from train_discriminator import evaluate
 
 RECIPES = {
@@ -39,7 +39,7 @@ RECIPES = {
         "ema_decay": 0.999,  # looks on only: no update depends on the average
     },
 }
-USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError)
+USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError, RanksDiffer)
 NUM_CLASSES = 10
 REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
 
@@ -233,8 +233,7 @@ def train(args):
     runtime.keep_freed_memory()
     ranks = Ranks(device)
     clock = runtime.Clock(args.save_every_minutes, args.max_minutes)
-    with ranks.main_first():
-        train_set, test_set = load_dataset(args.dataset, args.data_dir)
+    train_set, test_set = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
     train_set = train_set.first(args.limit_train).to(device)
     test_set = test_set.first(args.limit_test).to(device)
     steps_per_epoch = len(train_set) // args.batch_size  # the last, smaller batch is dropped
@@ -249,8 +248,10 @@ def train(args):
 
     settings = vars(args) | {"script": "train_gan.py"}
     settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
-    may_change = arguments.MAY_CHANGE
-    folder = RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
+    ranks.check_same(settings | {"images": (len(train_set), len(test_set))})
+    folder = ranks.together(
+        lambda: RunFolder(args.output_dir, settings, arguments.MAY_CHANGE, args.resume, ranks.main)
+    )
     print(f"data: {train_set.source}")
     print(f"run: {folder.path}, recipe {args.recipe}, {total_steps} steps, {device}, {precision}")
 
@@ -264,17 +265,19 @@ def train(args):
     parts_of_run = {"discriminator": discriminator, "generator": generator}
     parts_of_run |= {"d_optimizer": d_optimizer, "g_optimizer": g_optimizer}
     parts_of_run |= {"average": average} if average else {}
-    step = 0
+    step, best_accuracy = 0, -1.0
     totals = {}  # sums of every logged figure since the last record, and how many of each
 
     with folder, runtime.StopSignal() as stop:
+        ranks.together(folder.lock)
         state = ranks.from_main(lambda: folder.load_state("cpu"))
         if state is not None:
-            for name, part in parts_of_run.items():
-                part.load_state_dict(state[name])
-            step = state["step"]
-            if ranks.main:  # one rank keeps the sums over all
-                totals = {name: total.to(device) for name, total in state["totals"].items()}
+            with folder.restoring():
+                for name, part in parts_of_run.items():
+                    part.load_state_dict(state[name])
+                step, best_accuracy = state["step"], state["best_accuracy"]
+                for name, sums in state["totals"].items():
+                    totals[name] = ranks.unstack(sums).to(device)
             print(f"resumed after step {step}")
         summary = ranks.from_main(lambda: folder.finished_summary(step, total_steps))
         if summary is not None:
@@ -282,21 +285,25 @@ def train(args):
             print(f"finished already: test accuracy {accuracy:.2f} %; nothing to do")
             ranks.close()
             return summary
-        folder.begin(step, runtime.describe_device(device))
+        ranks.together(lambda: folder.begin(step, runtime.describe_device(device)))
         ranks.broadcast(discriminator, generator)
         guard = runtime.FiniteGuard(device)
 
         def stop_if_diverged(number=None):
             if (bad := guard.bad_step(number)) > 0:
-                sums = {name: total[0].item() for name, total in totals.items()}
+                sums = {name: ranks.sum(total)[0].item() for name, total in totals.items()}
                 folder.raise_diverged(bad, sums)
+
+        def draw_curves():
+            save_curves(folder.records(), folder.path / "curves.png", PANELS)
 
         def save():
             stop_if_diverged()
             clock.saved()
             state = {name: part.state_dict() for name, part in parts_of_run.items()}
-            sums = {name: ranks.sum(total) for name, total in totals.items()}
-            return folder.save_state(step, state | {"step": step, "totals": sums})
+            sums = {name: ranks.stack(total) for name, total in totals.items()}
+            state |= {"step": step, "best_accuracy": best_accuracy, "totals": sums}
+            return folder.save_state(step, state)
 
         shown, shown_as = (average, f"EMA {args.ema_decay}") if average else (generator, "raw")
 
@@ -386,24 +393,29 @@ def train(args):
                 progress.start_lap()
             if epoch_ends:
                 folder.attempt("the samples", save_samples)
-                curves = folder.path / "curves.png"
-                folder.attempt(curves.name, save_curves, folder.records(), curves, PANELS)
+                folder.attempt("curves.png", draw_curves)
             number, due, time_up = ranks.agree(stop.number, clock.save_due(), clock.time_up())
-            if epoch_ends and ((epoch + 1) % args.save_every_epochs == 0 or step == total_steps):
-                save()
+            best = epoch_ends and figures["test_accuracy"] > best_accuracy
+            best_accuracy = figures["test_accuracy"] if best else best_accuracy
+            epoch_due = epoch_ends and (epoch + 1) % args.save_every_epochs == 0
+            if epoch_due or best or due or number or time_up or step == total_steps:
+                saved = save()
+            if best:
+                folder.keep_as_best(saved)
+            if epoch_due or step == total_steps:
                 export(figures)
-            elif due or number or time_up:
-                save()
             if epoch_ends:
                 progress.start_lap()
             if (number or time_up) and step < total_steps:
                 progress.close()
-                raise runtime.stopped(number, step, folder.newest_checkpoint())
+                saved = ranks.from_main(lambda path=saved: path)  # all wait for rank 0's write
+                raise runtime.stopped(number, step, saved, SAVE_FAILED)
         progress.close()
 
         figures = figures or evaluate(discriminator, test_set, precision, ranks)
         export(figures)
         summary = {**(folder.records() or [{}])[-1], **figures, "step": step}
+        folder.raise_if_anything_failed()  # before the summary, which would mark the run finished
         folder.write_summary(summary)
         print(f"test accuracy of the discriminator {figures['test_accuracy']:.2f} %")
         print(f"samples: {folder.path / 'samples'}; curves: {folder.path / 'curves.png'}")

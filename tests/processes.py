@@ -1,12 +1,14 @@
 """Real training processes: started, watched, killed."""
 
+import contextlib
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import checkpoint
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -41,8 +43,12 @@ def run(script, flags, ranks=1, timeout=180):
     )
 
 
-def start(script, flags, ranks=1):
-    """A running process, in a session of its own, that has come to its first training step."""
+def start(script, flags, folder, ranks=1):
+    """A running process that has written a checkpoint of its own to the run's folder.
+
+    The flags must ask for a checkpoint at every step.
+    """
+    before = newest_step(folder)
     process = subprocess.Popen(
         command(script, flags, ranks),
         cwd=ROOT,
@@ -50,39 +56,70 @@ def start(script, flags, ranks=1):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )
-    for line in process.stdout:
-        if line.startswith(("run: ", "resumed after", "finished already")):
-            break
+    wait_for_step(process, folder, before + 1)
     return process
 
 
+def wait_for_step(process, folder, step):
+    """Wait for that checkpoint, or for the process's end."""
+    wait_until(lambda: newest_step(folder) >= step or process.poll() is not None)
+
+
+def newest_step(folder):
+    """The step of the newest checkpoint, 0 where there is none."""
+    paths = checkpoint.list_checkpoints(Path(folder) / "checkpoints")
+    return checkpoint.checkpoint_step(paths[0]) if paths else 0
+
+
+def wait_until(condition, timeout=120):
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def descendants(pid):
+    """Process ids of the children, their children and so on; torchrun's are in other sessions."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
 def kill(process):
-    """SIGKILL to the process and all its children."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """SIGKILL to the process and all its descendants; returns when all are gone."""
+    pids = [process.pid, *descendants(process.pid)]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
+    wait_until(lambda: not any(alive(pid) for pid in pids))
 
 
-def train_through_kills(script, flags, kills, rng, ranks=1, longest=2.5):
-    """Start, SIGKILL after a random time, again and again; then run to the end. Returns the kills.
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
-    A kill that comes after the run's end does not count.
+
+def train_through_kills(script, flags, folder, kills, rng, ranks=1):
+    """Start, SIGKILL at a random moment after some more steps, and so on; then run to the end.
+
+    Returns the newest saved step at each kill.
     """
-    hit = 0
-    while hit < kills:
-        process = start(script, flags, ranks)
-        time.sleep(rng.uniform(0, longest))
-        if process.poll() is not None:
-            process.stdout.close()
-            break
+    steps = []
+    for _ in range(kills):
+        process = start(script, flags, folder, ranks)
+        goal = newest_step(folder) + rng.randrange(3)
+        wait_for_step(process, folder, goal)
+        time.sleep(rng.uniform(0, 0.05))  # a step and its save take about as long
+        assert process.poll() is None, process.stdout.read()
         kill(process)
-        hit += 1
+        steps.append(newest_step(folder))
     done = run(script, flags, ranks)
     assert done.returncode == 0, done.stdout + done.stderr
-    return hit
-
-
-def seeded(number):
-    return random.Random(number)
+    return steps

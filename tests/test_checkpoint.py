@@ -202,6 +202,10 @@ def exported(tmp_path):
     return path
 
 
+def recast(tensors, dtype):
+    tensors["critic_head.bias"] = tensors["critic_head.bias"].to(dtype)
+
+
 METADATA = {"kind": "discriminator", "width": "2", "num_classes": "10"}
 
 
@@ -216,6 +220,17 @@ METADATA = {"kind": "discriminator", "width": "2", "num_classes": "10"}
         (lambda t: None, METADATA | {"width": "999999999"}, "impossible sizes"),
         (lambda t: None, METADATA | {"width": "__import__('os')"}, "impossible sizes"),
         (lambda t: None, METADATA | {"kind": "resnet"}, "not exported"),
+        (lambda t: None, METADATA | {"kind": "[]"}, "not exported"),
+        (
+            lambda t: t.update({"critic_head.bias": t["critic_head.bias"].to(torch.int8)}),
+            METADATA,
+            "do not fit",
+        ),
+        (
+            lambda t: t.update({"critic_head.bias": t["critic_head.bias"].to(torch.complex64)}),
+            METADATA,
+            "do not fit",
+        ),
         (lambda t: None, None, "not exported"),
     ],
 )

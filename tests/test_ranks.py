@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import train_gan
-from compare import assert_equal, assert_same_export, records
+from compare import assert_same_export, records
 from discriminator import Discriminator
 from generator import Generator, sample_latents
 from processes import SMALL, run
@@ -43,23 +43,29 @@ def test_the_classifier_is_the_same_with_two_ranks(tmp_path):
         assert a["test_accuracy"] == b["test_accuracy"]
 
 
-def test_two_ranks_resume_exactly_and_one_rank_can_go_on(tmp_path):
-    def train(folder, epochs, ranks=2):
-        flags = [*SMALL, "--output_dir", tmp_path / folder, "--epochs", epochs]
-        done = run("train_gan.py", flags, ranks)
-        assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(
+    "script", ["train_gan.py", pytest.param("train_discriminator.py", marks=pytest.mark.slow)]
+)
+def test_two_ranks_stopped_in_mid_epoch_resume_exactly(tmp_path, script):
+    """The GAN stops between two generator steps; then a run of one rank goes on from there."""
+    more = ["--gen_train", 2] if script == "train_gan.py" else []
+
+    def train(folder, *flags, ranks=2):
+        done = run(script, [*SMALL, *more, "--output_dir", tmp_path / folder, *flags], ranks)
+        assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("data: ") == 1  # rank 0 alone speaks
         return done.stdout
 
-    train("whole", 2)
-    train("parts", 1)
-    assert "resumed after step 5" in train("parts", 2)
-    assert records(tmp_path / "whole") == records(tmp_path / "parts")
-    for name in ("discriminator", "generator", "generator_raw"):
-        assert_same_export(*(tmp_path / f / f"{name}.safetensors" for f in ("whole", "parts")))
-    assert "resumed after step 10" in train("parts", 3, ranks=1)
-    assert [r["step"] for r in records(tmp_path / "parts")] == [5, 10, 15]
-    assert_equal(records(tmp_path / "parts")[:2], records(tmp_path / "whole"))
+    train("whole", "--epochs", 1)
+    assert "time is up after step 1" in train("parts", "--epochs", 1, "--max_minutes", 0)
+    assert "resumed after step 1" in train("parts", "--epochs", 1)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert records(whole) == records(parts)
+    for path in whole.glob("*.safetensors"):
+        assert_same_export(path, parts / path.name)
+    assert "resumed after step 5" in train("parts", "--epochs", 2, ranks=1)
+    assert [record["step"] for record in records(parts)] == [5, 10]
+    assert records(parts)[:1] == records(whole)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
@@ -68,3 +74,12 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     assert done.returncode != 0
     assert "--batch_size 15 does not give each of the 2 processes" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_one_rank_ends_all_with_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    flags = [*SMALL, "--output_dir", tmp_path / "file" / "run"]
+    done = run("train_discriminator.py", flags, ranks=2)
+    assert done.returncode != 0
+    assert done.stderr.count("error: cannot write") == 1
+    assert "Connection closed" not in done.stderr

@@ -1,6 +1,8 @@
 import json
 import os
+import resource
 import shutil
+import signal
 
 import pytest
 import torch
@@ -98,7 +100,7 @@ def test_log_and_rewind(start, tmp_path):
     with open(folder.metrics_path, "a") as file:
         file.write('{"step": 40, "lo')  # the process died here
     assert [record["step"] for record in folder.records()] == [10, 20, 30]
-    folder.begin(20, "a device")
+    folder = start(tmp_path, 20)
     folder.log({"step": 30, "loss": 5})
     assert [r["step"] for r in folder.records()] == [10, 20, 30]
     assert folder.records()[-1]["loss"] == 5
@@ -119,8 +121,8 @@ def test_divergence_names_the_step_the_figures_and_the_last_checkpoint(start, tm
 def test_one_run_one_writer(start, tmp_path):
     start(tmp_path)
     second = RunFolder(tmp_path, SETTINGS)
-    with pytest.raises(RunError, match=rf"in use by process {os.getpid()} on "), second:
-        raise AssertionError("entered")
+    with pytest.raises(RunError, match=rf"in use by process {os.getpid()} on "):
+        second.lock()
     start(tmp_path)
     with pytest.raises(RunError, match="in use"):
         second.begin(0, "a device")
@@ -148,6 +150,58 @@ def test_a_write_that_fails_is_told_and_tried_again(start, tmp_path, capsys, mon
     assert [record["step"] for record in folder.records()] == [1, 2, 3]
     folder.save_state(3, {"step": 3})
     folder.raise_if_anything_failed()  # all made good: nothing to raise
+
+
+def test_a_line_that_hits_the_limit_leaves_no_half_line(start, tmp_path, capsys):
+    """A write that is cut short, as on a full disk: here by the limit of a file's size."""
+    folder = start(tmp_path)
+    folder.log({"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+        folder.log({"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "could not write metrics.jsonl" in capsys.readouterr().err
+    assert folder.metrics_path.read_text() == '{"step": 1}\n'
+    folder.log({"step": 3})
+    assert [record["step"] for record in folder.records()] == [1, 2, 3]
+
+
+def test_damaged_checkpoints_are_set_aside_when_the_run_goes_on(start, tmp_path):
+    folder = start(tmp_path)
+    folder.save_state(5, {"step": 5})
+    folder.save_state(10, {"step": 10}).write_bytes(b"damaged")
+    step = folder.load_state("cpu")["step"]
+    folder = start(tmp_path, step)
+    folder.save_state(6, {"step": 6})
+    folder.save_state(7, {"step": 7})
+    names = sorted(path.name for path in folder.checkpoints.iterdir())
+    good = ["step_000000006.pt", "step_000000007.pt"]
+    assert names == [*good, "step_000000010.pt.damaged"]
+
+
+def test_the_best_checkpoint_outlives_the_last_two(start, tmp_path):
+    folder = start(tmp_path)
+    folder.keep_as_best(folder.save_state(1, {"step": 1}))
+    for step in (2, 3, 4):
+        folder.save_state(step, {"step": step})
+    assert checkpoint.load_checkpoint(folder.checkpoints / "best.pt")["step"] == 1
+    assert folder.load_state("cpu")["step"] == 4
+
+
+def test_a_state_that_is_not_finite_is_neither_saved_nor_loaded(start, tmp_path):
+    folder = start(tmp_path)
+    bad = {"step": 1, "model": {"w": torch.tensor([1.0, float("nan")])}}
+    with pytest.raises(Stopped, match="model/w"):
+        folder.save_state(1, bad)
+    assert checkpoint.list_checkpoints(folder.checkpoints) == []
+    identity = {"script": "train_gan.py", "width": 8}
+    checkpoint.save_checkpoint(folder.checkpoints, 1, bad | {"of": identity})
+    with pytest.raises(CheckpointError, match="not finite"):
+        folder.load_state("cpu")
 
 
 def test_stale_temporary_files_are_cleaned(start, tmp_path):

@@ -62,13 +62,17 @@ def test_stop_signal_sets_a_flag_and_gives_the_handlers_back():
 
 
 def test_exit_code_and_message_of_a_stopped_run():
-    by_signal = runtime.stopped(signal.SIGTERM, 7, "the checkpoint")
+    by_signal = runtime.stopped(signal.SIGTERM, 7, "the checkpoint", 4)
     assert by_signal.exit_code == 143
     for part in ("SIGTERM", "7", "the checkpoint"):
         assert part in str(by_signal)
-    by_clock = runtime.stopped(0, 7, "the checkpoint")
+    by_clock = runtime.stopped(0, 7, "the checkpoint", 4)
     assert by_clock.exit_code == 0
     assert "time is up" in str(by_clock)
+    for number, code in ((0, 4), (signal.SIGUSR1, 138)):
+        unsaved = runtime.stopped(number, 7, None, 4)
+        assert unsaved.exit_code == code
+        assert "could not be saved" in str(unsaved)
 
 
 def test_clock(monkeypatch):

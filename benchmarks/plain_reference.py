@@ -1,0 +1,164 @@
+"""The recipe as anyone would write it from the assignment: the yardstick of throughput.py.
+
+float32, channels first, PIL transforms in a DataLoader, nn.LayerNorm over [C, H, W], three separate
+passes through the discriminator, the default Adam. Nothing here is used by the product.
+"""
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+
+TRAIN_TRANSFORM = transforms.Compose(
+    [
+        transforms.RandomResizedCrop(32, scale=(0.7, 1.0), ratio=(1.0, 1.0)),
+        transforms.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1, hue=0.1),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize((0.5,) * 3, (0.5,) * 3),
+    ]
+)
+TEST_TRANSFORM = transforms.Compose(
+    [transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)]
+)
+
+
+class PilImages(torch.utils.data.Dataset):
+    """images: uint8 (n, 3, 32, 32); labels: (n,). Gives (transformed image, label), one by one."""
+
+    def __init__(self, images, labels, transform):
+        self.images = images.permute(0, 2, 3, 1).numpy()
+        self.labels, self.transform = labels.tolist(), transform
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def loader(images, labels, transform, batch_size, workers=2, shuffle=True):
+    data = PilImages(images, labels, transform)
+    return torch.utils.data.DataLoader(
+        data, batch_size, shuffle=shuffle, num_workers=workers, drop_last=shuffle
+    )
+
+
+class PlainDiscriminator(nn.Module):
+    def __init__(self, width=196):
+        super().__init__()
+        layers, channels = [], 3
+        sizes, strides = (32, 16, 16, 8, 8, 8, 8, 4), (1, 2, 1, 2, 1, 1, 1, 2)
+        for size, stride in zip(sizes, strides, strict=True):
+            layers += [
+                nn.Conv2d(channels, width, 3, stride, padding=1),
+                nn.LayerNorm([width, size, size]),
+                nn.LeakyReLU(0.01),
+            ]
+            channels = width
+        self.layers = nn.Sequential(*layers)
+        self.pool = nn.MaxPool2d(4)
+        self.fc1, self.fc10 = nn.Linear(width, 1), nn.Linear(width, 10)
+
+    def forward(self, x):
+        x = self.pool(self.layers(x)).flatten(1)
+        return self.fc1(x), self.fc10(x)
+
+
+class PlainGenerator(nn.Module):
+    def __init__(self, width=196):
+        super().__init__()
+        self.width = width
+        self.fc = nn.Sequential(nn.Linear(100, width * 16), nn.BatchNorm1d(width * 16), nn.ReLU())
+        layers = []
+        for up in (True, False, False, False, True, False, True):
+            conv = (
+                nn.ConvTranspose2d(width, width, 4, 2, 1)
+                if up
+                else nn.Conv2d(width, width, 3, 1, 1)
+            )
+            layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 3, 3, padding=1), nn.Tanh())
+
+    def forward(self, z):
+        return self.layers(self.fc(z).view(-1, self.width, 4, 4))
+
+
+def classifier_step(model, optimizer, images, labels):
+    loss = F.cross_entropy(model(images)[1], labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def latents(labels):
+    z = torch.randn(len(labels), 100)
+    z[:, :10] = F.one_hot(labels, 10)
+    return z
+
+
+def gan_step(discriminator, generator, d_optimizer, g_optimizer, real, labels):
+    """One update of each network; returns both losses."""
+    count = len(real)
+    for parameter in discriminator.parameters():
+        parameter.requires_grad_(False)
+    fake_labels = torch.randint(10, (count,))
+    scores, logits = discriminator(generator(latents(fake_labels)))
+    g_loss = -scores.mean() + F.cross_entropy(logits, fake_labels)
+    g_optimizer.zero_grad()
+    g_loss.backward()
+    g_optimizer.step()
+
+    for parameter in discriminator.parameters():
+        parameter.requires_grad_(True)
+    fake_labels = torch.randint(10, (count,))
+    with torch.no_grad():
+        fake = generator(latents(fake_labels))
+    real_scores, real_logits = discriminator(real)
+    fake_scores, fake_logits = discriminator(fake)
+    a = torch.rand(count, 1, 1, 1)
+    x_hat = (a * real + (1 - a) * fake).requires_grad_(True)
+    scores, _ = discriminator(x_hat)
+    (gradient,) = torch.autograd.grad(
+        scores, x_hat, torch.ones_like(scores), create_graph=True, retain_graph=True
+    )
+    penalty = 10 * ((gradient.view(count, -1).norm(2, dim=1) - 1) ** 2).mean()
+    d_loss = (
+        fake_scores.mean()
+        - real_scores.mean()
+        + F.cross_entropy(real_logits, labels)
+        + F.cross_entropy(fake_logits, fake_labels)
+        + penalty
+    )
+    d_optimizer.zero_grad()
+    d_loss.backward()
+    d_optimizer.step()
+    return d_loss.item(), g_loss.item()
+
+
+def accuracy(model, batches):
+    """In %, over all images of the loader."""
+    correct = count = 0
+    with torch.no_grad():
+        for images, labels in batches:
+            correct += (model(images)[1].argmax(1) == labels).sum().item()
+            count += len(labels)
+    return 100 * correct / count
+
+
+def max_features(model, layer, images, steps, lr=0.1, decay=0.001):
+    """Image i climbs feature i of the layer; the whole network runs, as hooks would have it."""
+    found = {}
+    index = 3 * layer - 1
+    hook = model.layers[index].register_forward_hook(lambda _m, _i, out: found.update(out=out))
+    for _ in range(steps):
+        images = images.detach().requires_grad_(True)
+        model(images)
+        pooled = F.max_pool2d(found["out"], found["out"].shape[-1]).flatten(1)
+        value = pooled[torch.arange(len(images)), torch.arange(len(images))]
+        (gradient,) = torch.autograd.grad(value.sum(), images)
+        images = (images + lr * gradient - decay * images * images.abs()).clamp(-1, 1)
+    hook.remove()
+    return images.detach()

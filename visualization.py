@@ -157,7 +157,7 @@ def perturbation_section(args, model, name, test_set, precision, suffix):
         "real_images": (images[shown], first_verdict, "Test images and predictions"),
         "gradient_image": (
             to_uint8(gradients[shown] / strength),
-            (),
+            moved,
             "Gradient toward the next class, each scaled to its largest entry",
         ),
         "jittered_images": (

@@ -2,6 +2,7 @@
 # make test    the default test suite
 # make lint    style
 # make data    download and verify CIFAR-10, draw a preview
+# make bench   speed against the plain recipe and the machine's limit
 #
 # The packages go to .venv; VENV=/elsewhere takes or makes another one.
 
@@ -13,7 +14,7 @@ DEMO := output/demo
 # So that the commands below are the ones to type, once the venv is active.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test lint data install
+.PHONY: demo test lint data bench install
 
 demo: $(INSTALLED)
 	python train_discriminator.py --width 32 --epochs 4 --lr 2e-3 --lr_drop_epochs 3 \
@@ -36,6 +37,9 @@ lint: $(INSTALLED)
 
 data: $(INSTALLED)
 	python data_tools.py
+
+bench: $(INSTALLED)
+	python benchmarks/throughput.py
 
 install: $(INSTALLED)
 

@@ -77,11 +77,31 @@ def matmul_limit(device, dtype):
     return best
 
 
-def flops(function):
-    """Counted floating-point operations of matrix products and convolutions in one call."""
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
+def flops_per_image(bench):
+    """Floating-point operations of each part for one image, in matrix products and convolutions.
+
+    Forward passes are counted by torch. A backward pass costs one forward pass for the gradients of
+    the inputs and one for those of the weights; the penalty's double backward costs four.
+    """
+
+    def count(function):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            function()
+        return counter.get_total_flops()
+
+    images = torch.zeros(2, 3, 32, 32, device=bench.device)
+    d = count(lambda: bench.discriminator(images)) / 2
+    d_to_layer = count(lambda: bench.discriminator.features(images, LAYER)) / 2
+    g = count(lambda: bench.generator(torch.zeros(2, 100, device=bench.device))) / 2
+    discriminator_step = g + 2 * 3 * d + 6 * d  # fakes; real and fake images; the penalty
+    generator_step = 3 * g + 2 * d  # no gradients of the discriminator's weights
+    return {
+        "classifier_step": 3 * d,
+        "gan_step": discriminator_step + generator_step,
+        "augmentation": count(bench.batch) / bench.args.batch_size,
+        "evaluation": d,
+        "max_features": 2 * d_to_layer,
+    }
 
 
 class Bench:
@@ -195,7 +215,7 @@ def main(argv=None):
         "bf16": matmul_limit(device, torch.bfloat16),
     }
     step_images, shown = 2 * args.batch_size, min(100, args.width)
-    table = {}
+    work_of, table = flops_per_image(bench), {}
     parts = {  # images that each side does in one call
         "classifier_step": (bench.classifier, bench.plain_classifier, step_images, step_images),
         "gan_step": (bench.gan, bench.plain_gan, step_images, step_images),
@@ -215,7 +235,7 @@ def main(argv=None):
         rate, plain_rate = interleaved(ours, theirs, 1, repeats, device)
         rate, plain_rate = rate * our_count, plain_rate * their_count
         torch.set_num_threads(threads)
-        work = flops(ours) / our_count
+        work = work_of[name]
         share = rate * work / limits[precision]
         table[name] = {
             "ours_images_per_s": rate,

@@ -20,8 +20,9 @@ from checkpoint import CheckpointError, export_model
 from data_tools import DataError, epoch_order, load_dataset, to_signed
 from discriminator import Discriminator
 from figures import save_curves
+from progress import Progress
 from ranks import Ranks, RanksDiffer
-from run_log import SAVE_FAILED, Progress, RunError, RunFolder
+from run_log import SAVE_FAILED, RunError, RunFolder
 
 RECIPES = {
     # The assignment's baseline: Adam, the rate divided by 10 after epoch 50 and by 100 after 75.

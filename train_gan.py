@@ -23,8 +23,9 @@ from data_tools import DataError, epoch_order, load_dataset, to_uint8
 from discriminator import Discriminator
 from figures import save_curves, save_image_grid
 from generator import Generator, sample_latents, update_average
+from progress import Progress
 from ranks import Ranks, RanksDiffer
-from run_log import SAVE_FAILED, Progress, RunError, RunFolder
+from run_log import SAVE_FAILED, RunError, RunFolder
 from train_discriminator import evaluate
 
 RECIPES = {

@@ -21,7 +21,8 @@ from data_tools import DATASETS, DataError, load_dataset, to_signed, to_uint8
 from discriminator import NUM_LAYERS
 from figures import save_image_grid
 from image_gradients import class_objective, feature_objective, maximise, perturb
-from run_log import Progress, RunError
+from progress import Progress
+from run_log import RunError
 
 DEFAULT_LAYERS = [2, 4, 6, 8]
 ROWS_SHOWN = 5  # images of each class in the perturbation grids

@@ -248,14 +248,3 @@ def test_finished_summary(start, tmp_path):
     assert folder.finished_summary(5, 5)["accuracy"] == 1.0
     assert folder.finished_summary(5, 6) is None  # more epochs were asked for
     assert folder.finished_summary(6, 6) is None  # ended, but not summed up again
-
-
-def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(run_log, "PLAIN_LINE_SECONDS", 0)
-    progress = run_log.Progress("title", total=3, unit_size=10, done=1)
-    progress.step()
-    progress.report({"step": 2, "loss": 0.5})
-    progress.close()
-    out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("title: 2/3, ")
-    assert out[1] == "title: step 2, loss 0.5"

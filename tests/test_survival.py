@@ -12,6 +12,7 @@ import torch
 
 import checkpoint
 import processes
+import progress
 import run_log
 import runtime
 import train_discriminator
@@ -180,7 +181,7 @@ def test_a_full_disk_does_not_end_the_training(run_main, small_disk, tmp_path, m
     flags = [*SMALL, "--epochs", "3", "--output_dir"]
     assert run_main(train_gan, *flags, tmp_path / "whole")[0] == 0
 
-    class Filling(run_log.Progress):
+    class Filling(progress.Progress):
         def step(self):
             super().step()
             if self.done == 7:  # after the first checkpoint, before the second

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 import checkpoint
 import data_tools
+import progress
 import run_log
 import train_discriminator
 from compare import assert_equal, assert_same_export, records
@@ -80,7 +81,7 @@ def test_two_epochs_equal_one_and_one_resumed(small_run, tmp_path):
 def test_a_run_stopped_by_a_signal_in_mid_epoch_resumes_exactly(small_run, tmp_path, monkeypatch):
     small_run("--epochs", 2, folder="whole")
 
-    class Interrupted(run_log.Progress):
+    class Interrupted(progress.Progress):
         def step(self):
             super().step()
             if self.done == 6:

@@ -10,7 +10,7 @@ from torch import nn
 
 import checkpoint
 import data_tools
-import run_log
+import progress
 import runtime
 import train_gan
 from compare import assert_equal, assert_same_export, records
@@ -364,7 +364,7 @@ def test_two_epochs_equal_one_and_one_resumed(small_run, tmp_path):
 def test_a_run_stopped_by_a_signal_in_mid_epoch_resumes_exactly(small_run, tmp_path, monkeypatch):
     small_run("--epochs", 2, folder="whole")
 
-    class Interrupted(run_log.Progress):
+    class Interrupted(progress.Progress):
         def step(self):
             super().step()
             if self.done == 7:

@@ -124,6 +124,9 @@ class Bench:
         self.plain_g = plain.PlainGenerator(args.width).to(device)
         self.plain_d_adam = torch.optim.Adam(self.plain_d.parameters(), 1e-4, betas, foreach=False)
         self.plain_g_adam = torch.optim.Adam(self.plain_g.parameters(), 1e-4, betas, foreach=False)
+        # On the CPU no workers: they would compete for the cores, and their start, which an epoch
+        # pays once, would fall into every measurement.
+        self.workers = 0 if device.type == "cpu" else 2
         self.step = 0
 
     def batch(self):
@@ -133,7 +136,10 @@ class Bench:
         return augment(images, sample_augmentation(len(images), stream)), labels, stream
 
     def plain_batches(self):
-        loader = plain.loader(self.images, self.labels, plain.TRAIN_TRANSFORM, self.args.batch_size)
+        loader = plain.loader(
+            *(self.images, self.labels, plain.TRAIN_TRANSFORM),
+            *(self.args.batch_size, self.workers),
+        )
         return ((x.to(self.device), y.to(self.device)) for x, y in loader)
 
     def classifier(self):
@@ -186,7 +192,9 @@ class Bench:
 
     def plain_evaluation(self):
         loader = plain.loader(
-            self.images, self.labels, plain.TEST_TRANSFORM, self.args.batch_size, shuffle=False
+            *(self.images, self.labels, plain.TEST_TRANSFORM),
+            *(self.args.batch_size, self.workers),
+            shuffle=False,
         )
         plain.accuracy(self.plain_d, ((x.to(self.device), y.to(self.device)) for x, y in loader))
 

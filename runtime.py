@@ -169,7 +169,7 @@ def keep_freed_memory():
     """Have glibc keep freed blocks instead of handing them back to the kernel.
 
     The activations of a step are tens of MB each. By default glibc maps and unmaps every one of
-    them, and the kernel zeroes the pages anew each time, which costs up to a third of a CPU step.
+    them, and the kernel zeroes the pages anew each time.
     """
     if not sys.platform.startswith("linux"):
         return

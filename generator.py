@@ -14,9 +14,17 @@ START_SIZE = 4
 UPSAMPLES = (True, False, False, False, True, False, True)  # the seven hidden convolutions
 
 
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """nn.ConvTranspose2d that adds the bias by itself: oneDNN's bf16 kernels are slow at both."""
+
+    def forward(self, x):
+        x = F.conv_transpose2d(x, self.weight, None, self.stride, self.padding)
+        return x + self.bias.to(x.dtype).view(-1, 1, 1)
+
+
 def upsample_block(width):
     """Transposed 4x4 convolution that doubles the map, BatchNorm, ReLU."""
-    conv = nn.ConvTranspose2d(width, width, 4, stride=2, padding=1)
+    conv = ConvTranspose2d(width, width, 4, stride=2, padding=1)
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
 
 

@@ -36,3 +36,8 @@ def assert_same_export(a, b):
     (first, first_metadata), (second, second_metadata) = map(checkpoint.load_model, (a, b))
     assert first_metadata == second_metadata
     assert_equal(dict(first.state_dict()), dict(second.state_dict()))
+
+
+def relative_error(a, b):
+    """Largest difference, as a share of b's largest entry."""
+    return ((a.double() - b.double()).abs().max() / b.double().abs().max()).item()

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from generator import Generator, sample_latents, update_average
+from generator import ConvTranspose2d, Generator, sample_latents, update_average
 
 
 def test_parameter_count():
@@ -19,10 +19,11 @@ def test_images_have_shape_and_range():
 
 
 def test_order_of_the_layers():
-    kinds = [type(block[0]) for block in Generator(width=2).blocks]
-    up, same = nn.ConvTranspose2d, nn.Conv2d
-    assert kinds == [up, same, same, same, up, same, up]
-    convs = [m for m in Generator(width=2).modules() if isinstance(m, up)]
+    blocks = Generator(width=2).blocks
+    doubles = [isinstance(block[0], nn.ConvTranspose2d) for block in blocks]
+    assert doubles == [True, False, False, False, True, False, True]
+    assert all(isinstance(block[0], nn.Conv2d | nn.ConvTranspose2d) for block in blocks)
+    convs = [m for m in Generator(width=2).modules() if isinstance(m, nn.ConvTranspose2d)]
     assert all((c.kernel_size, c.stride, c.padding) == ((4, 4), (2, 2), (1, 1)) for c in convs)
 
 
@@ -86,3 +87,16 @@ def test_moving_average_by_hand():
     assert values["project.1.num_batches_tracked"] == 1
     update_average(average, model, decay=0.5, updates=1000)  # d = 0.5
     assert average.state_dict()["to_rgb.bias"].tolist() == pytest.approx([0.95] * 3)
+
+
+def test_transposed_convolution_equals_pytorchs():
+    own = ConvTranspose2d(3, 5, 4, stride=2, padding=1)
+    native = nn.ConvTranspose2d(3, 5, 4, stride=2, padding=1)
+    native.load_state_dict(own.state_dict())
+    x = torch.randn(2, 3, 4, 4)
+    weights = torch.randn(2, 5, 8, 8)
+    for layer in (own, native):
+        (layer(x) * weights).sum().backward()
+    assert torch.allclose(own(x), native(x), atol=1e-6)
+    for a, b in zip(own.parameters(), native.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-5)

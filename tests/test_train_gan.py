@@ -12,6 +12,7 @@ import checkpoint
 import data_tools
 import progress
 import runtime
+import second_order
 import train_gan
 from compare import assert_equal, assert_same_export, records
 from discriminator import Discriminator
@@ -141,19 +142,42 @@ def test_penalty_gradient_against_finite_differences(images):
         assert exact == pytest.approx(slope, rel=1e-4, abs=1e-7), name
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.1)])
-def test_penalty_gradients_against_float64(images, precision, tolerance):
-    results = []
-    for dtype, at in ((torch.float64, "fp32"), (torch.float32, precision)):
+def with_pytorchs_own_layers(monkeypatch):
+    def layer_norm(x, weight, bias, eps):
+        return F.layer_norm(x, x.shape[1:], weight, bias, eps)
+
+    def input_gradient(output, inputs):
+        return torch.autograd.grad(output, inputs, create_graph=True)[0]
+
+    monkeypatch.setattr(second_order, "conv2d", F.conv2d)
+    monkeypatch.setattr(second_order, "layer_norm", layer_norm)
+    monkeypatch.setattr(train_gan, "input_gradient", input_gradient)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.1)])
+def test_penalty_gradients_against_pytorchs_layers_in_float64(
+    images, monkeypatch, precision, tolerance
+):
+    """Convolution, MapNorm and LeakyReLU as shipped; where written, errors were 6e-7 and 0.08.
+
+    Most of the error in bfloat16 is that of the format: PyTorch's own layers have about the same.
+    """
+
+    def gradients(dtype, precision):
         torch.manual_seed(3)
         model = Discriminator(width=16).to(dtype)
         real = images.to(dtype)  # real = fake: the same x_hat for every dtype
-        with runtime.autocast(torch.device("cpu"), at):
+        with runtime.autocast(torch.device("cpu"), precision):
             train_gan.gradient_penalty(model, real, real).backward()
         grads = [p.grad for p in model.parameters() if p.grad is not None]
-        results.append(torch.cat([grad.flatten().double() for grad in grads]))
-    exact, ours = results
-    assert (ours - exact).norm() / exact.norm() < tolerance
+        return torch.cat([grad.flatten().double() for grad in grads])
+
+    ours = gradients(torch.float32, precision)
+    with_pytorchs_own_layers(monkeypatch)
+    native, exact = gradients(torch.float32, precision), gradients(torch.float64, "fp32")
+    error, native_error = ((g - exact).norm() / exact.norm() for g in (ours, native))
+    assert error < tolerance
+    assert error < 1.5 * native_error
 
 
 # ------------------------------------------------------------------------------ losses

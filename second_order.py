@@ -1,0 +1,210 @@
+"""Convolution and LayerNorm whose second derivatives cost what they must, and no more.
+
+The gradient penalty differentiates a gradient. PyTorch can do that for its own layers, but slowly:
+the weight gradient of a convolution's input gradient becomes a convolution with the batch as its
+channels and a whole feature map as its kernel, and LayerNorm's is put together from some thirty
+passes over the map. Here both are written down; values and gradients are the same function.
+
+    score = ...                                    # made of conv2d and layer_norm, and other layers
+    gradient = input_gradient(score.sum(), images)
+    (gradient.norm() - 1).square().backward()      # reaches the weights
+
+A third derivative of layer_norm is refused (NotImplementedError).
+"""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+
+_inputs_only = False  # whether the pass that runs now is one of input_gradient
+
+
+def input_gradient(output, inputs):
+    """d output / d inputs, differentiable in the weights on the way; output is a scalar.
+
+    As torch.autograd.grad(output, inputs, create_graph=True), but no weight's first derivative is
+    computed on the way: autograd asks for it of a Python function even where nobody will use it.
+    """
+    with _only_input_gradients():
+        (gradient,) = torch.autograd.grad(output, inputs, create_graph=True)
+    return gradient
+
+
+@contextlib.contextmanager
+def _only_input_gradients():
+    global _inputs_only
+    _inputs_only = True
+    try:
+        yield
+    finally:
+        _inputs_only = False
+
+
+def conv2d(x, weight, bias, stride=(1, 1), padding=(0, 0)):
+    """F.conv2d, in autocast's precision where that is on.
+
+    x: (b, c, h, w); weight: (out, c, k, k); bias: (out,) -> (b, out, h', w').
+    """
+    x, weight, bias = _autocast(x, weight, bias)
+    return _Conv2d.apply(x, weight, bias, stride, padding)
+
+
+def layer_norm(x, weight, bias, eps=1e-5):
+    """F.layer_norm over all dimensions but the first; statistics in float32, output like x.
+
+    x: (b, ...), float32, float64 or bfloat16; weight, bias: (...).
+    """
+    if x.device.type != "cpu":
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)  # its kernels take one type only
+    return _LayerNorm.apply(x, weight, bias, eps)
+
+
+def _autocast(*tensors):
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    return tuple(t.to(torch.get_autocast_dtype(kind)) for t in tensors)
+
+
+def _conv2d_gradients(g, x, weight, stride, padding, wanted):
+    """Those of input, weight and bias that are `wanted` (three bools); None for the others."""
+    return torch.ops.aten.convolution_backward(
+        *(g, x, weight, [len(weight)]),
+        *(stride, padding, (1, 1), False, (0, 0), 1, wanted),
+    )
+
+
+class _Conv2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, stride, padding):
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, weight = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[:3])
+        if not torch.is_grad_enabled():
+            return *_conv2d_gradients(g, x, weight, ctx.stride, ctx.padding, wanted), None, None
+        d_x = d_weight = d_bias = None
+        if wanted[0]:
+            d_x = _Conv2dInputGradient.apply(g, x, weight, ctx.stride, ctx.padding)
+        if any(wanted[1:]) and not _inputs_only:
+            wanted[0] = False
+            gradients = _conv2d_gradients(g, x, weight, ctx.stride, ctx.padding, wanted)
+            _, d_weight, d_bias = gradients
+        return d_x, d_weight, d_bias, None, None
+
+
+class _Conv2dInputGradient(torch.autograd.Function):
+    """Linear in g and in the weight; of x only the shape matters."""
+
+    @staticmethod
+    def forward(ctx, g, x, weight, stride, padding):
+        ctx.save_for_backward(g, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return _conv2d_gradients(g, x, weight, stride, padding, [True, False, False])[0]
+
+    @staticmethod
+    def backward(ctx, v):
+        g, weight = ctx.saved_tensors
+        d_g = d_weight = None
+        v = v.contiguous(memory_format=torch.channels_last)
+        if ctx.needs_input_grad[0]:
+            d_g = F.conv2d(v, weight, None, ctx.stride, ctx.padding)
+        if ctx.needs_input_grad[2]:
+            wanted = [False, True, False]
+            _, d_weight, _ = _conv2d_gradients(g, v, weight, ctx.stride, ctx.padding, wanted)
+        return d_g, None, d_weight, None, None
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        y, mean, rstd = torch.native_layer_norm(x, x.shape[1:], weight, bias, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[:3])
+        if not torch.is_grad_enabled():
+            return *_layer_norm_gradients(g, x, mean, rstd, weight, bias, wanted), None
+        d_x = d_weight = d_bias = None
+        if wanted[0]:
+            d_x = _LayerNormInputGradient.apply(g, x, weight, mean, rstd)
+        if not _inputs_only:
+            if wanted[1]:
+                d_weight = (g * F.layer_norm(x, x.shape[1:], eps=ctx.eps)).sum(0)
+            if wanted[2]:
+                d_bias = g.sum(0)
+        return d_x, d_weight, d_bias, None
+
+
+def _layer_norm_gradients(g, x, mean, rstd, weight, bias, wanted):
+    return torch.ops.aten.native_layer_norm_backward(
+        g.contiguous(), x, x.shape[1:], mean, rstd, weight, bias, wanted
+    )
+
+
+class _LayerNormInputGradient(torch.autograd.Function):
+    """s (h - mean(h) - z mean(h z)), where h = g * weight, z = (x - mean(x)) s, s = 1 / std(x).
+
+    mean and rstd are functions of x; the derivative with respect to x counts them in.
+    """
+
+    @staticmethod
+    def forward(ctx, g, x, weight, mean, rstd):
+        ctx.save_for_backward(g, x, weight, mean, rstd)
+        wanted = [True, False, False]
+        return _layer_norm_gradients(g, x, mean, rstd, weight, None, wanted)[0]
+
+    @staticmethod
+    def backward(ctx, v):
+        if torch.is_grad_enabled():
+            raise NotImplementedError("layer_norm has no third derivative")
+        g, x, weight, mean, rstd = ctx.saved_tensors
+        rows = (t.reshape(len(x), -1) for t in (v, g, x, mean, rstd))
+        d_g, d_x, d_weight = _in_chunks(*rows, weight.reshape(-1))
+        return d_g.view_as(g), d_x.view_as(x), d_weight.view_as(weight), None, None
+
+
+def _in_chunks(v, g, x, mean, rstd, weight):
+    """_layer_norm_second for a few images at a time on the CPU, so that they stay in its cache."""
+    count = len(x) if x.device.type != "cpu" else max(1, 2**20 // weight.numel())
+    d_g, d_x, d_weight = torch.empty_like(g), torch.empty_like(x), torch.zeros_like(weight)
+    for rows in zip(*(t.split(count) for t in (v, g, x, mean, rstd, d_g, d_x)), strict=True):
+        *inputs, d_g_rows, d_x_rows = rows
+        a, b, c = _layer_norm_second(*inputs, weight)
+        d_g_rows.copy_(a)
+        d_x_rows.copy_(b)
+        d_weight += c
+    return d_g, d_x, d_weight
+
+
+def _layer_norm_second(v, g, x, mean, rstd, weight):
+    """Gradients of <v, input gradient> with respect to g, x and weight.
+
+    v, g, x: (b, n); mean, rstd: (b, 1); weight: (n,). With h and z as above and m(.) the mean over
+    a row, the input gradient is s (h - m(h) - z m(h z)), and <v, .> differentiates to
+        h: s (v - m(v) - z m(v z))
+        x: -s^2 (m(hz) (v - m(v)) + m(vz) (h - m(h)) + z (m(vh) - m(v) m(h) - 3 m(hz) m(vz)))
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    v, g, s = v.to(wide), g.to(wide), rstd.to(wide)
+    z = (x - mean).mul_(s)
+    h = g * weight
+
+    def m(a, b=None):
+        return (torch.linalg.vecdot(a, b) / a.shape[1] if b is not None else a.mean(1))[:, None]
+
+    m_v, m_h, m_vz, m_hz, m_vh = m(v), m(h), m(v, z), m(h, z), m(v, h)
+    d_h = torch.addcmul(v - m_v, z, m_vz, value=-1).mul_(s)
+    d_weight = torch.linalg.vecdot(g, d_h, dim=0)
+    d_x = (v * m_hz).addcmul_(h, m_vz).addcmul_(z, m_vh - m_v * m_h - 3 * m_hz * m_vz)
+    d_x = d_x.sub_(m_hz * m_v + m_vz * m_h).mul_(-s * s)
+    return d_h.mul_(weight), d_x, d_weight

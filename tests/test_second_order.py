@@ -1,0 +1,135 @@
+"""The two layers and their derivatives, against PyTorch's own and against finite differences."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import second_order
+from compare import relative_error
+
+
+def tensors(*shapes, dtype=torch.float64, device="cpu"):
+    stream = torch.Generator().manual_seed(0)
+    drawn = (torch.randn(s, generator=stream, dtype=torch.float64) for s in shapes)
+    return [t.to(device, dtype).requires_grad_() for t in drawn]
+
+
+def conv_inputs(**kind):
+    return tensors((2, 3, 6, 6), (4, 3, 3, 3), (4,), **kind)
+
+
+def norm_inputs(**kind):
+    return tensors((3, 2, 4, 5), (2, 4, 5), (2, 4, 5), **kind)
+
+
+def own_conv(stride):
+    return lambda x, w, b: second_order.conv2d(x, w, b, (stride, stride), (1, 1))
+
+
+def native_norm(x, weight, bias):
+    return F.layer_norm(x, x.shape[1:], weight, bias)
+
+
+LAYERS = {
+    "convolution": (conv_inputs, own_conv(1), lambda x, w, b: F.conv2d(x, w, b, 1, 1)),
+    "strided convolution": (conv_inputs, own_conv(2), lambda x, w, b: F.conv2d(x, w, b, 2, 1)),
+    "layer norm": (norm_inputs, second_order.layer_norm, native_norm),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_derivatives_agree_with_finite_differences(name):
+    inputs, layer, _ = LAYERS[name]
+    assert torch.autograd.gradcheck(layer, inputs())
+    # The weight's first derivative, differentiated in turn, is there for whoever asks.
+    assert torch.autograd.gradgradcheck(layer, inputs())
+
+
+def penalty_gradients(layer, inputs, gradient_of):
+    """Gradients of a penalty on the input gradient of tanh(layer), and of the output itself."""
+    y = torch.tanh(layer(*inputs))
+    gradient = gradient_of((y * y.detach().cos()).sum(), inputs[0])
+    loss = (gradient.flatten(1).norm(dim=1) - 1).square().mean() + y.square().sum()
+    return torch.autograd.grad(loss, inputs)
+
+
+def plain_gradient(output, inputs):
+    return torch.autograd.grad(output, inputs, create_graph=True)[0]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_penalty_gradients_equal_those_of_pytorch(name):
+    make, layer, native = LAYERS[name]
+    ours = penalty_gradients(layer, make(), second_order.input_gradient)
+    theirs = penalty_gradients(native, make(), plain_gradient)
+    for a, b in zip(ours, theirs, strict=True):
+        assert relative_error(a, b) < 1e-12
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", LAYERS)
+def test_penalty_gradients_equal_those_of_pytorch_on_cuda(name):
+    make, layer, native = LAYERS[name]
+    ours = penalty_gradients(layer, make(device="cuda"), second_order.input_gradient)
+    theirs = penalty_gradients(native, make(), plain_gradient)
+    for a, b in zip(ours, theirs, strict=True):
+        assert relative_error(a.cpu(), b) < 1e-10
+
+
+def test_input_gradient_leaves_out_the_weights_first_derivative(monkeypatch):
+    wanted = []
+    gradients = second_order._conv2d_gradients
+
+    def spy(*args):
+        wanted.append(tuple(args[-1]))
+        return gradients(*args)
+
+    monkeypatch.setattr(second_order, "_conv2d_gradients", spy)
+    x, w, b = conv_inputs()
+    second_order.input_gradient(own_conv(1)(x, w, b).square().sum(), x)
+    assert wanted == [(True, False, False)]
+    with pytest.raises(RuntimeError):
+        second_order.input_gradient(torch.ones(()), x)
+    plain_gradient(own_conv(1)(x, w, b).square().sum(), x)  # the failure left nothing behind
+    assert wanted[1:] == [(True, False, False), (False, True, True)]
+
+
+def test_a_third_derivative_is_right_or_refused():
+    third = {}
+    for name in LAYERS:
+        make, layer, native = LAYERS[name]
+        for kind, function in (("ours", layer), ("native", native)):
+            x, w, b = make()
+            y = torch.tanh(function(x, w, b))
+            (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+            if name == "layer norm" and kind == "ours":
+                with pytest.raises(NotImplementedError, match="third derivative"):
+                    torch.autograd.grad(g.square().sum(), w, create_graph=True)
+                continue
+            (h,) = torch.autograd.grad(g.square().sum(), w, create_graph=True)
+            (third[name, kind],) = torch.autograd.grad(h.square().sum(), x)
+        if name != "layer norm":
+            assert relative_error(third[name, "ours"], third[name, "native"]) < 1e-12
+
+
+def test_frozen_weights_and_inputs_get_no_gradient():
+    for make, layer, _ in LAYERS.values():
+        x, w, b = make()
+        layer(x, w.detach(), b.detach()).sum().backward()
+        assert x.grad is not None
+        layer(x.detach(), w, b).sum().backward()
+        assert w.grad is not None
+        assert b.grad is not None
+
+
+def test_chunks_change_nothing_but_rounding():
+    """Feature maps that make several chunks, with a last one that is smaller."""
+    x, w, b = tensors((21, 64, 64, 16), (64, 64, 16), (64, 64, 16), dtype=torch.float32)
+    assert 1 < 2**20 // w.numel() < 21
+    ours = penalty_gradients(second_order.layer_norm, [x, w, b], second_order.input_gradient)
+    exact = [t.detach().double().requires_grad_() for t in (x, w, b)]
+    exact = penalty_gradients(
+        lambda x, w, b: F.layer_norm(x, x.shape[1:], w, b), exact, plain_gradient
+    )
+    for a, b in zip(ours, exact, strict=True):
+        assert relative_error(a, b) < 1e-5

@@ -45,12 +45,12 @@ def augment(images, params):
     """
     size = images.shape[-1]
     rows = _resize_matrix(params.top, params.size, size)
+    rows = rows * (params.brightness / 255)[:, None, None]  # brightness and scale cost no pass
     columns = _resize_matrix(params.left, params.size, size)
     columns = torch.where(params.flip[:, None, None], columns.flip(1), columns)
-    x = images.float().div_(255)
-    x = (rows[:, None] @ x @ columns.mT[:, None]).clamp_(0, 1)
-    x = _jitter_colours(x, *(p.view(-1, 1, 1, 1) for p in params[4:]))
-    return x.mul_(2).sub_(1)
+    x = (images.float().flatten(1, 2) @ columns.mT).unflatten(1, images.shape[1:3])
+    x = (rows[:, None] @ x).clamp_(max=1)
+    return _jitter_colours(x, *(p.view(-1, 1, 1, 1) for p in params[5:])).mul_(2).sub_(1)
 
 
 def _resize_matrix(offset, crop, size):
@@ -61,29 +61,37 @@ def _resize_matrix(offset, crop, size):
     return (1 - (source[:, :, None] - out).abs()).clamp_(min=0)  # weight of each input pixel
 
 
-def _jitter_colours(x, brightness, contrast, saturation, hue):
+def _jitter_colours(x, contrast, saturation, hue):
     """x: (b, 3, h, w) in [0, 1], changed in place; the rest (b, 1, 1, 1)."""
-    luma = torch.tensor((0.2989, 0.587, 0.114), device=x.device).view(1, 3, 1, 1)
-    x.mul_(brightness).clamp_(0, 1)
-    mean_grey = (x * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    mean_grey = _grey(x.mean((2, 3), keepdim=True))
     x.mul_(contrast).add_((1 - contrast) * mean_grey).clamp_(0, 1)
-    grey = (x * luma).sum(1, keepdim=True)
-    x.mul_(saturation).add_((1 - saturation) * grey).clamp_(0, 1)
+    grey = _grey(x)
+    x.mul_(saturation).add_(grey.mul_(1 - saturation)).clamp_(0, 1)
     return _shift_hue(x, hue)
 
 
-def _shift_hue(x, shift):
-    """Turn the hue in HSV by `shift` (b, 1, 1, 1) turns; (b, 3, h, w) in [0, 1]."""
-    value, chroma = x.amax(1, keepdim=True), x.amax(1, keepdim=True) - x.amin(1, keepdim=True)
+def _grey(x):
+    """Luma of (b, 3, h, w), as in ITU-R BT.601: (b, 1, h, w)."""
     red, green, blue = x.split(1, dim=1)
-    safe = torch.where(chroma == 0, torch.ones_like(chroma), chroma)
-    # The hue in sixths of a turn, from the channel that is largest.
-    hue = torch.where(
-        red == value,
-        (green - blue) / safe,
-        torch.where(green == value, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    # Back to RGB: channel n is value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + hue) mod 6.
-    n = torch.tensor((5.0, 3.0, 1.0), device=x.device).view(1, 3, 1, 1)
-    k = torch.remainder(hue + 6 * shift + n, 6)
-    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+    return (0.2989 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+
+
+def _shift_hue(x, shift):
+    """Turn the hue in HSV by `shift` (b, 1, 1, 1), at most half a turn; (b, 3, h, w) in [0, 1].
+
+    With the hue h in sixths of a turn and every channel scaled to [0, 1] between the smallest and
+    the largest of the pixel, |3 - h| = 2 + red - green - blue, and h < 3 where green > blue. So the
+    angle needs no case for each order of the channels. A channel is full within 1 of its own angle
+    and empty from 2 on: 1 - clamp(distance - 1), or clamp(2 - distance), in [0, 1].
+    """
+    red, green, blue = x.split(1, dim=1)
+    value = torch.maximum(red, green).maximum(blue)
+    smallest = torch.minimum(red, green).minimum(blue)
+    chroma = value - smallest
+    angle = (red - green).sub_(blue).add_(smallest).div_(chroma.clamp_min(1e-12)).add_(2)
+    angle = angle.copysign_(green - blue).sub_(6 * shift)  # 3 - h, after the turn within [-6, 6]
+    full = torch.empty_like(x)
+    torch.sub(2, angle.abs().sub_(3).abs_(), out=full[:, :1])
+    torch.sub((angle - 1).abs_().sub_(3).abs_(), 1, out=full[:, 1:2])
+    torch.sub((angle + 1).abs_().sub_(3).abs_(), 1, out=full[:, 2:])
+    return full.clamp_(0, 1).sub_(1).mul_(chroma).add_(value)

@@ -233,6 +233,7 @@ def train(args):
                     figures = evaluate(model, test_set, precision, ranks)
                     record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
                 record["images_per_second"] = speed
+                record["peak_memory_gb"] = round(runtime.peak_memory(device) / 1e9, 2)
                 folder.log(record)
                 progress.report(record)
                 progress.start_lap()
@@ -266,6 +267,7 @@ def train(args):
         for name, accuracy in figures["per_class_accuracy"].items():
             print(f"  {name:<12} {accuracy:6.2f} %")
         print(f"curves: {folder.path / 'curves.png'}")
+        print(f"peak memory: {runtime.peak_memory(device) / 1e9:.2f} GB")
         ranks.close()
         folder.raise_if_anything_failed()
         return summary

@@ -386,6 +386,7 @@ def train(args):
                     record[name] = total / count
                 totals = {}
                 record["images_per_second"] = round(progress.images_per_second(), 1)
+                record["peak_memory_gb"] = round(runtime.peak_memory(device) / 1e9, 2)
                 if epoch_ends:
                     figures = evaluate(discriminator, test_set, precision, ranks)
                     record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
@@ -420,6 +421,7 @@ def train(args):
         folder.write_summary(summary)
         print(f"test accuracy of the discriminator {figures['test_accuracy']:.2f} %")
         print(f"samples: {folder.path / 'samples'}; curves: {folder.path / 'curves.png'}")
+        print(f"peak memory: {runtime.peak_memory(device) / 1e9:.2f} GB")
         ranks.close()
         folder.raise_if_anything_failed()
         return summary

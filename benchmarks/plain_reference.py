@@ -38,7 +38,7 @@ class PilImages(torch.utils.data.Dataset):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def loader(images, labels, transform, batch_size, workers=2, shuffle=True):
+def loader(images, labels, transform, batch_size, workers=0, shuffle=True):
     data = PilImages(images, labels, transform)
     return torch.utils.data.DataLoader(
         data, batch_size, shuffle=shuffle, num_workers=workers, drop_last=shuffle
@@ -94,17 +94,17 @@ def classifier_step(model, optimizer, images, labels):
 
 
 def latents(labels):
-    z = torch.randn(len(labels), 100)
+    z = torch.randn(len(labels), 100, device=labels.device)
     z[:, :10] = F.one_hot(labels, 10)
     return z
 
 
 def gan_step(discriminator, generator, d_optimizer, g_optimizer, real, labels):
-    """One update of each network; returns both losses."""
+    """One update of each network; returns the parts of the losses."""
     count = len(real)
     for parameter in discriminator.parameters():
         parameter.requires_grad_(False)
-    fake_labels = torch.randint(10, (count,))
+    fake_labels = torch.randint(10, (count,), device=real.device)
     scores, logits = discriminator(generator(latents(fake_labels)))
     g_loss = -scores.mean() + F.cross_entropy(logits, fake_labels)
     g_optimizer.zero_grad()
@@ -113,29 +113,32 @@ def gan_step(discriminator, generator, d_optimizer, g_optimizer, real, labels):
 
     for parameter in discriminator.parameters():
         parameter.requires_grad_(True)
-    fake_labels = torch.randint(10, (count,))
+    fake_labels = torch.randint(10, (count,), device=real.device)
     with torch.no_grad():
         fake = generator(latents(fake_labels))
     real_scores, real_logits = discriminator(real)
     fake_scores, fake_logits = discriminator(fake)
-    a = torch.rand(count, 1, 1, 1)
+    a = torch.rand(count, 1, 1, 1, device=real.device)
     x_hat = (a * real + (1 - a) * fake).requires_grad_(True)
     scores, _ = discriminator(x_hat)
     (gradient,) = torch.autograd.grad(
         scores, x_hat, torch.ones_like(scores), create_graph=True, retain_graph=True
     )
-    penalty = 10 * ((gradient.view(count, -1).norm(2, dim=1) - 1) ** 2).mean()
-    d_loss = (
-        fake_scores.mean()
-        - real_scores.mean()
-        + F.cross_entropy(real_logits, labels)
-        + F.cross_entropy(fake_logits, fake_labels)
-        + penalty
-    )
+    penalty = ((gradient.view(count, -1).norm(2, dim=1) - 1) ** 2).mean()
+    class_loss_real = F.cross_entropy(real_logits, labels)
+    class_loss_fake = F.cross_entropy(fake_logits, fake_labels)
+    d_loss = fake_scores.mean() - real_scores.mean() + class_loss_real + class_loss_fake
+    d_loss = d_loss + 10 * penalty
     d_optimizer.zero_grad()
     d_loss.backward()
     d_optimizer.step()
-    return d_loss.item(), g_loss.item()
+    return {
+        "critic_gap": (real_scores.mean() - fake_scores.mean()).item(),
+        "gradient_penalty": penalty.item(),
+        "class_loss_real": class_loss_real.item(),
+        "class_loss_fake": class_loss_fake.item(),
+        "generator_loss": g_loss.item(),
+    }
 
 
 def accuracy(model, batches):

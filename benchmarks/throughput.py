@@ -2,34 +2,29 @@
 
     python benchmarks/throughput.py            # or: make bench
     python benchmarks/throughput.py --quick --json output/bench.json
+    python benchmarks/throughput.py --changes  # what each of our changes brings
 
-Each part is measured in one run, plain and shipped in turn (A B A B ...), and the median is taken:
-what else the machine does falls on both. Images are random: no data set is needed.
+Each side runs in a process of its own; they are asked in turn (A B A B ...), so that what else the
+machine does falls on both, and the median is taken. Images are random: no data set is needed.
 """
 
 import json
 import os
 import statistics
+import subprocess
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import plain_reference as plain
 import torch
+from sides import CHANGES, LAYER, PARTS
 from torch.utils.flop_counter import FlopCounterMode
 
 import arguments
 import runtime
-import train_discriminator
-import train_gan
-from augmentation import augment, sample_augmentation
 from discriminator import Discriminator
 from generator import Generator
-from image_gradients import feature_objective, maximise
-
-LAYER = 4
 
 
 def parse_args(argv=None):
@@ -37,47 +32,71 @@ def parse_args(argv=None):
     at_least = arguments.at_least
     parser.add_argument("--width", type=at_least(1), default=196, help="channels of the networks")
     parser.add_argument("--batch_size", type=at_least(2), default=128, help="images per step")
+    parser.add_argument("--images", type=at_least(2), default=10_000, help="images to evaluate")
     parser.add_argument("--repeats", type=at_least(1), default=5, help="measurements of each side")
-    parser.add_argument("--quick", action="store_true", help="2 repeats, fewer images: under 3 min")
+    parser.add_argument(
+        "--workers",
+        type=at_least(0),
+        help="processes of the plain side's DataLoader (0 on the CPU, where they would compete for "
+        "the cores; else 8)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="2 repeats, 2,000 images to evaluate: under 3 minutes"
+    )
+    parser.add_argument(
+        "--changes", action="store_true", help="shipped code against itself without each change"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the table there")
     arguments.add_device_arguments(parser, seed=False)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.repeats, args.images = min(args.repeats, 2), min(args.images, 2_000)
+    return args
 
 
-def interleaved(ours, theirs, count, repeats, device):
-    """Median images per second of two functions that each do `count` images; one call warms up."""
-    rates = {ours: [], theirs: []}
-    for repeat in range(repeats + 1):
-        for function in (theirs, ours):
-            synchronize(device)
-            start = time.perf_counter()
-            function()
-            synchronize(device)
-            if repeat:
-                rates[function].append(count / (time.perf_counter() - start))
-    return statistics.median(rates[ours]), statistics.median(rates[theirs])
+class Side:
+    """A process that runs benchmarks/sides.py; ask(part) has it do the part once."""
+
+    def __init__(self, args, side, *more):
+        flags = ("width", "batch_size", "images", "workers", "device", "precision")
+        command = [sys.executable, str(Path(__file__).with_name("sides.py")), side, *more]
+        command += [str(word) for name in flags for word in (f"--{name}", getattr(args, name))]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.about = self.read()
+
+    def ask(self, part):
+        self.process.stdin.write(part + "\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"error: {' '.join(self.process.args)} ended by itself")
+        return json.loads(line)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
-def synchronize(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+def interleaved(sides, part, repeats, warm_ups):
+    """Images per second of each side, repeat by repeat; the first calls are not counted.
+
+    More than one is needed for a step: the allocator grows until it has seen every shape.
+    """
+    rates = [[] for _ in sides]
+    for repeat in range(-warm_ups, repeats):
+        for side, found in zip(sides, rates, strict=True):
+            answer = side.ask(part)
+            if repeat >= 0:
+                found.append(answer["images"] / answer["seconds"])
+    return rates
 
 
-def matmul_limit(device, dtype):
-    """The largest rate of a square matrix product that is reached, in FLOP/s."""
-    best = 0.0
-    for size in (1024, 2048) if device.type == "cpu" else (4096, 8192):
-        a = torch.randn(size, size, device=device).to(dtype)
-        for _ in range(4):
-            synchronize(device)
-            start = time.perf_counter()
-            a @ a
-            synchronize(device)
-            best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
-
-
-def flops_per_image(bench):
+def flops_per_image(width):
     """Floating-point operations of each part for one image, in matrix products and convolutions.
 
     Forward passes are counted by torch. A backward pass costs one forward pass for the gradients of
@@ -89,185 +108,104 @@ def flops_per_image(bench):
             function()
         return counter.get_total_flops()
 
-    images = torch.zeros(2, 3, 32, 32, device=bench.device)
-    d = count(lambda: bench.discriminator(images)) / 2
-    d_to_layer = count(lambda: bench.discriminator.features(images, LAYER)) / 2
-    g = count(lambda: bench.generator(torch.zeros(2, 100, device=bench.device))) / 2
+    discriminator, images = Discriminator(width), torch.zeros(2, 3, 32, 32)
+    d = count(lambda: discriminator(images)) / 2
+    d_to_layer = count(lambda: discriminator.features(images, LAYER)) / 2
+    g = count(lambda: Generator(width)(torch.zeros(2, 100))) / 2
     discriminator_step = g + 2 * 3 * d + 6 * d  # fakes; real and fake images; the penalty
     generator_step = 3 * g + 2 * d  # no gradients of the discriminator's weights
     return {
         "classifier_step": 3 * d,
         "gan_step": discriminator_step + generator_step,
-        "augmentation": count(bench.batch) / bench.args.batch_size,
+        "augmentation": 2 * 3 * 32 * 32 * 2 * 32,  # two 32x32 matrices for each channel
         "evaluation": d,
         "max_features": 2 * d_to_layer,
     }
 
 
-class Bench:
-    """Both sides of every part, on the same uint8 images."""
-
-    def __init__(self, args, device, precision):
-        self.args, self.device, self.precision = args, device, precision
-        stream = torch.Generator().manual_seed(0)
-        shape = (2 * args.batch_size, 3, 32, 32)
-        self.images = torch.randint(0, 256, shape, generator=stream, dtype=torch.uint8)
-        self.labels = torch.randint(0, 10, shape[:1], generator=stream)
-        self.on_device = self.images.to(device), self.labels.to(device)
-        betas = (0.0, 0.9)
-        self.discriminator = Discriminator(args.width).to(device)
-        self.generator = Generator(args.width).to(device)
-        self.d_adam = torch.optim.Adam(self.discriminator.parameters(), 1e-4, betas, fused=True)
-        self.g_adam = torch.optim.Adam(self.generator.parameters(), 1e-4, betas, fused=True)
-        self.guard = runtime.FiniteGuard(device)
-        self.plain_d = plain.PlainDiscriminator(args.width).to(device)
-        self.plain_g = plain.PlainGenerator(args.width).to(device)
-        self.plain_d_adam = torch.optim.Adam(self.plain_d.parameters(), 1e-4, betas, foreach=False)
-        self.plain_g_adam = torch.optim.Adam(self.plain_g.parameters(), 1e-4, betas, foreach=False)
-        # On the CPU no workers: they would compete for the cores, and their start, which an epoch
-        # pays once, would fall into every measurement.
-        self.workers = 0 if device.type == "cpu" else 2
-        self.step = 0
-
-    def batch(self):
-        self.step += 1
-        stream = runtime.random_stream(self.device, 0, 0, self.step)
-        images, labels = (t[: self.args.batch_size] for t in self.on_device)
-        return augment(images, sample_augmentation(len(images), stream)), labels, stream
-
-    def plain_batches(self):
-        loader = plain.loader(
-            *(self.images, self.labels, plain.TRAIN_TRANSFORM),
-            *(self.args.batch_size, self.workers),
+def compare(args):
+    """Ours against plain; returns the table."""
+    ours, theirs = Side(args, "ours"), Side(args, "plain")
+    limits = ours.ask("limit")
+    precision = ours.about["precision"]
+    work_of, table = flops_per_image(args.width), {}
+    print(f"{ours.about['device']}, {precision}, width {args.width}, batch {args.batch_size}")
+    print(f"{'images per second':<18}{'ours':>10}{'plain':>10}{'ratio':>7}", end="")
+    print(f"{'lowest, highest':>17}{'GFLOP':>9}{'of limit':>10}")
+    for part in PARTS:
+        warm_ups = {"classifier_step": 3, "gan_step": 3, "evaluation": 0}.get(part, 1)
+        pair = interleaved((ours, theirs), part, args.repeats, warm_ups)
+        rate, plain_rate = map(statistics.median, pair)
+        ratios = [a / b for a, b in zip(*pair, strict=True)]
+        again = ours.ask("limit")  # the clock may have risen meanwhile
+        limits = {name: max(value, again[name]) for name, value in limits.items()}
+        table[part] = {
+            "ours_images_per_s": rate,
+            "plain_images_per_s": plain_rate,
+            "ratio": rate / plain_rate,
+            "share_of_limit": rate * work_of[part] / limits[f"{precision}_matmul_flops"],
+            "flops_per_image": work_of[part],
+        }
+        threads_note = ", one thread" if part == "augmentation" else ""
+        print(
+            f"{part:<18}{rate:>10.1f}{plain_rate:>10.1f}{rate / plain_rate:>7.2f}"
+            f"{min(ratios):>9.2f}, {max(ratios):>6.2f}{work_of[part] / 1e9:>9.4f}"
+            f"{100 * table[part]['share_of_limit']:>8.1f} %{threads_note}",
+            flush=True,
         )
-        return ((x.to(self.device), y.to(self.device)) for x, y in loader)
+    memory = [side.ask("memory")["peak_memory_bytes"] for side in (ours, theirs)]
+    table["machine"] = {
+        "device": ours.about["device"],
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "precision": precision,
+        **limits,
+        "ours_peak_memory_bytes": memory[0],
+        "plain_peak_memory_bytes": memory[1],
+    }
+    fp32, bf16, copied = (limits[name] / 1e9 for name in limits)
+    print(f"limit: matrix products {fp32:.0f} GFLOP/s in fp32, {bf16:.0f} in bf16; ", end="")
+    print(f"copies {copied:.0f} GB/s")
+    print("peak memory: ours {:.2f} GB, plain {:.2f} GB".format(*(m / 1e9 for m in memory)))
+    for side in (ours, theirs):
+        side.close()
+    return table
 
-    def classifier(self):
-        for _ in range(2):
-            images, labels, _ = self.batch()
-            loss, _ = train_discriminator.classifier_backward(
-                self.discriminator, images, labels, self.precision
-            )
-            self.guard.step(self.d_adam, loss, self.step)
 
-    def plain_classifier(self):
-        for images, labels in self.plain_batches():
-            plain.classifier_step(self.plain_d, self.plain_d_adam, images, labels)
-
-    def gan(self):
-        for _ in range(2):
-            real, labels, stream = self.batch()
-            count = len(real)
-            fake_labels, latents = train_gan.sample_inputs(count, 100, stream)
-            mix = train_gan.sample_mix(count, self.device, stream)
-            parts = train_gan.discriminator_backward(
-                *(self.discriminator, self.generator, real, labels, latents, fake_labels, mix),
-                *(10.0, self.precision),
-            )
-            self.guard.step(self.d_adam, parts["discriminator_loss"], self.step)
-            fake_labels, latents = train_gan.sample_inputs(count, 100, stream)
-            parts = train_gan.generator_backward(
-                self.discriminator, self.generator, latents, fake_labels, self.precision
-            )
-            self.guard.step(self.g_adam, parts["generator_loss"], self.step)
-
-    def plain_gan(self):
-        for images, labels in self.plain_batches():
-            plain.gan_step(
-                *(self.plain_d, self.plain_g, self.plain_d_adam, self.plain_g_adam),
-                *(images, labels),
-            )
-
-    def augmentation(self):
-        for _ in range(20):
-            self.batch()
-
-    def plain_augmentation(self):
-        data = plain.PilImages(self.images, self.labels, plain.TRAIN_TRANSFORM)
-        for index in range(self.args.batch_size):
-            data[index]
-
-    def evaluation(self):
-        train_discriminator.predict(self.discriminator, self.on_device[0], self.precision)
-
-    def plain_evaluation(self):
-        loader = plain.loader(
-            *(self.images, self.labels, plain.TEST_TRANSFORM),
-            *(self.args.batch_size, self.workers),
-            shuffle=False,
-        )
-        plain.accuracy(self.plain_d, ((x.to(self.device), y.to(self.device)) for x, y in loader))
-
-    def max_features(self):
-        objective = feature_objective(self.discriminator, LAYER, self.precision)
-        self.discriminator.requires_grad_(False)
-        maximise(objective, self.start(), steps=2)
-        self.discriminator.requires_grad_(True)
-
-    def plain_max_features(self):
-        plain.max_features(self.plain_d, LAYER, self.start(), steps=2)
-
-    def start(self):
-        return torch.zeros(min(100, self.args.width), 3, 32, 32, device=self.device)
+def changes(args):
+    """Shipped code against itself with one change undone; returns the table."""
+    parts = ("classifier_step", "gan_step")
+    print(f"{'gain of':<18}" + "".join(f"{part:>17}" for part in parts))
+    shipped, table = Side(args, "ours"), {}
+    for change in CHANGES:
+        without = Side(args, "ours", "--without", change)
+        table[change] = {}
+        for part in parts:
+            pair = interleaved((shipped, without), part, args.repeats, warm_ups=3)
+            table[change][part] = statistics.median(pair[0]) / statistics.median(pair[1])
+        without.close()
+        print(f"{change:<18}" + "".join(f"{gain:>16.2f}x" for gain in table[change].values()))
+        sys.stdout.flush()
+    shipped.close()
+    return table
 
 
 def main(argv=None):
     args = parse_args(argv)
-    device = runtime.pick_device(args.device)
-    precision = runtime.pick_precision(args.precision, device)
-    runtime.keep_freed_memory()
-    bench = Bench(args, device, precision)
-    repeats = min(args.repeats, 2) if args.quick else args.repeats
-    limits = {
-        "fp32": matmul_limit(device, torch.float32),
-        "bf16": matmul_limit(device, torch.bfloat16),
-    }
-    step_images, shown = 2 * args.batch_size, min(100, args.width)
-    work_of, table = flops_per_image(bench), {}
-    parts = {  # images that each side does in one call
-        "classifier_step": (bench.classifier, bench.plain_classifier, step_images, step_images),
-        "gan_step": (bench.gan, bench.plain_gan, step_images, step_images),
-        "augmentation": (
-            *(bench.augmentation, bench.plain_augmentation),
-            *(20 * args.batch_size, args.batch_size),
-        ),
-        "evaluation": (bench.evaluation, bench.plain_evaluation, step_images, step_images),
-        "max_features": (bench.max_features, bench.plain_max_features, 2 * shown, 2 * shown),
-    }
-    threads = torch.get_num_threads()
-    print(f"{runtime.describe_device(device)}, {precision}, width {args.width}")
-    print(f"{'':<16}{'ours':>12}{'plain':>12}{'ratio':>8}{'GFLOP':>9}{'of limit':>10}")
-    for name, (ours, theirs, our_count, their_count) in parts.items():
-        if name == "augmentation":
-            torch.set_num_threads(1)  # both sides on one core
-        rate, plain_rate = interleaved(ours, theirs, 1, repeats, device)
-        rate, plain_rate = rate * our_count, plain_rate * their_count
-        torch.set_num_threads(threads)
-        work = work_of[name]
-        share = rate * work / limits[precision]
-        table[name] = {
-            "ours_images_per_s": rate,
-            "plain_images_per_s": plain_rate,
-            "ratio": rate / plain_rate,
-            "share_of_limit": share,
-        }
-        print(
-            f"{name:<16}{rate:>12.1f}{plain_rate:>12.1f}{rate / plain_rate:>8.2f}"
-            f"{work / 1e9:>9.3f}{100 * share:>9.1f}%",
-            flush=True,
-        )
-    table["machine"] = {
-        "device": runtime.describe_device(device),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "precision": precision,
-        "fp32_matmul_flops": limits["fp32"],
-        "bf16_matmul_flops": limits["bf16"],
-    }
-    print(f"matrix products: fp32 {limits['fp32'] / 1e9:.0f} GFLOP/s, ", end="")
-    print(f"bf16 {limits['bf16'] / 1e9:.0f} GFLOP/s")
+    try:
+        device = runtime.pick_device(args.device)
+        runtime.pick_precision(args.precision, device)
+    except runtime.DeviceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.workers is None:
+        args.workers = 0 if device.type == "cpu" else min(8, os.cpu_count())
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        print(f"error: --json {args.json}: no such folder", file=sys.stderr)
+        return 2
+    table = changes(args) if args.changes else compare(args)
     if args.json:
-        Path(args.json).write_text(json.dumps(table, indent=2))
+        Path(args.json).write_text(json.dumps(table, indent=2) + "\n")
     return 0
 
 

@@ -1,0 +1,325 @@
+"""The two sides of the comparison, each with the same parts; throughput.py runs one per process.
+
+    python benchmarks/sides.py ours|plain --width 196 ...
+
+reads names of parts from the standard input, a line each, does that part once and answers with one
+line of JSON: {"seconds": ..., "images": ...}. Images are random: no data set is needed.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import plain_reference as plain
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import discriminator
+import generator
+import runtime
+import second_order
+import train_discriminator
+import train_gan
+from augmentation import augment, sample_augmentation
+from data_tools import Dataset
+from discriminator import Discriminator
+from generator import Generator
+from image_gradients import feature_objective, maximise
+
+PARTS = ("classifier_step", "gan_step", "augmentation", "evaluation", "max_features")
+LAYER = 4  # of max_features
+CLIMB_STEPS = 2  # gradient steps of max_features in one measurement
+BETAS = (0.0, 0.9)
+
+
+class Ours:
+    """The shipped code, with its data path."""
+
+    def __init__(self, args, device):
+        self.args, self.device = args, device
+        self.precision = args.precision
+        self.images, self.labels = (t.to(device) for t in random_images(args.images))
+        self.discriminator = Discriminator(args.width).to(device)
+        self.generator = Generator(args.width).to(device)
+        self.d_adam = torch.optim.Adam(self.discriminator.parameters(), 1e-4, BETAS, fused=True)
+        self.g_adam = torch.optim.Adam(self.generator.parameters(), 1e-4, BETAS, fused=True)
+        self.guard = runtime.FiniteGuard(device)
+        self.step = 0
+
+    def batch(self):
+        self.step += 1
+        stream = runtime.random_stream(self.device, 0, 0, self.step)
+        size = (self.args.batch_size,)
+        chosen = torch.randint(len(self.images), size, generator=stream, device=self.device)
+        images = augment(self.images[chosen], sample_augmentation(len(chosen), stream))
+        return images, self.labels[chosen], stream
+
+    def classifier_step(self):
+        images, labels, _ = self.batch()
+        loss, _ = train_discriminator.classifier_backward(
+            self.discriminator, images, labels, self.precision
+        )
+        self.guard.step(self.d_adam, loss, self.step)
+        return len(images)
+
+    def gan_step(self):
+        real, labels, stream = self.batch()
+        count = len(real)
+        fake_labels, latents = train_gan.sample_inputs(count, 100, stream)
+        mix = train_gan.sample_mix(count, self.device, stream)
+        parts = train_gan.discriminator_backward(
+            *(self.discriminator, self.generator, real, labels, latents, fake_labels, mix),
+            *(10.0, self.precision),
+        )
+        self.guard.step(self.d_adam, parts["discriminator_loss"], self.step)
+        fake_labels, latents = train_gan.sample_inputs(count, 100, stream)
+        parts = train_gan.generator_backward(
+            self.discriminator, self.generator, latents, fake_labels, self.precision
+        )
+        self.guard.step(self.g_adam, parts["generator_loss"], self.step)
+        return count
+
+    def augmentation(self):
+        with one_thread():
+            for _ in range(20):
+                images, _, _ = self.batch()
+        return 20 * len(images)
+
+    def evaluation(self):
+        dataset = Dataset("random", self.images, self.labels, range(10), "")
+        train_discriminator.evaluate(self.discriminator, dataset, self.precision)
+        return len(self.images)
+
+    def max_features(self):
+        start = torch.zeros(shown(self.args), 3, 32, 32, device=self.device)
+        objective = feature_objective(self.discriminator, LAYER, self.precision)
+        self.discriminator.requires_grad_(False)
+        maximise(objective, start, CLIMB_STEPS)
+        self.discriminator.requires_grad_(True)
+        return len(start) * CLIMB_STEPS
+
+
+class Plain:
+    """plain_reference.py."""
+
+    def __init__(self, args, device):
+        self.args, self.device = args, device
+        self.images, self.labels = random_images(args.images)
+        self.discriminator = plain.PlainDiscriminator(args.width).to(device)
+        self.generator = plain.PlainGenerator(args.width).to(device)
+        self.d_adam = torch.optim.Adam(self.discriminator.parameters(), 1e-4, BETAS, foreach=False)
+        self.g_adam = torch.optim.Adam(self.generator.parameters(), 1e-4, BETAS, foreach=False)
+        self.batches = self.endless_batches()
+
+    def endless_batches(self):
+        data = self.images, self.labels, plain.TRAIN_TRANSFORM
+        loader = plain.loader(*data, self.args.batch_size, self.args.workers)
+        for images, labels in itertools.chain.from_iterable(itertools.repeat(loader)):
+            yield images.to(self.device), labels.to(self.device)
+
+    def classifier_step(self):
+        images, labels = next(self.batches)
+        plain.classifier_step(self.discriminator, self.d_adam, images, labels)
+        return len(images)
+
+    def gan_step(self):
+        images, labels = next(self.batches)
+        plain.gan_step(
+            *(self.discriminator, self.generator, self.d_adam, self.g_adam), *(images, labels)
+        )
+        return len(images)
+
+    def augmentation(self):
+        data = plain.PilImages(self.images, self.labels, plain.TRAIN_TRANSFORM)
+        with one_thread():
+            for index in range(self.args.batch_size):
+                data[index]
+        return self.args.batch_size
+
+    def evaluation(self):
+        data = self.images, self.labels, plain.TEST_TRANSFORM
+        loader = plain.loader(*data, self.args.batch_size, self.args.workers, shuffle=False)
+        plain.accuracy(
+            self.discriminator, ((x.to(self.device), y.to(self.device)) for x, y in loader)
+        )
+        return len(self.images)
+
+    def max_features(self):
+        start = torch.zeros(shown(self.args), 3, 32, 32, device=self.device)
+        plain.max_features(self.discriminator, LAYER, start, CLIMB_STEPS)
+        return len(start) * CLIMB_STEPS
+
+
+def shown(args):
+    """How many features a picture of max_features shows."""
+    return min(100, args.width)
+
+
+def random_images(count):
+    stream = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 32, 32), generator=stream, dtype=torch.uint8)
+    return images, torch.randint(0, 10, (count,), generator=stream)
+
+
+@contextlib.contextmanager
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def matmul_limit(device, dtype):
+    """The largest rate of a square matrix product that is reached, in FLOP/s."""
+    best = 0.0
+    for size in (1024, 2048) if device.type == "cpu" else (4096, 8192):
+        a = torch.randn(size, size, device=device).to(dtype)
+        for _ in range(4):
+            synchronize(device)
+            start = time.perf_counter()
+            a @ a
+            synchronize(device)
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def memory_bandwidth(device):
+    """The largest rate of a copy that is reached, in bytes read and written per second."""
+    size = 2**26 if device.type == "cpu" else 2**30
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target, best = torch.empty_like(source), 0.0
+    for _ in range(5):
+        synchronize(device)
+        start = time.perf_counter()
+        target.copy_(source)
+        synchronize(device)
+        best = max(best, 2 * size / (time.perf_counter() - start))
+    return best
+
+
+def synchronize(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+# ------------------------------------------------------------------------------ one change undone
+
+
+def without_bf16(args):
+    args.precision = "fp32"
+
+
+def without_kept_memory(_args):
+    runtime.keep_freed_memory = lambda: None
+
+
+def without_own_derivatives(_args):
+    def layer_norm(x, weight, bias, eps):
+        return F.layer_norm(x, x.shape[1:], weight, bias, eps)
+
+    def input_gradient(output, inputs):
+        return torch.autograd.grad(output, inputs, create_graph=True)[0]
+
+    second_order.conv2d, second_order.layer_norm = F.conv2d, layer_norm
+    train_gan.input_gradient = input_gradient
+
+
+def without_channels_last(_args):
+    class MapNorm(discriminator.MapNorm):
+        def forward(self, x):
+            weight, bias = (t.permute(2, 0, 1).contiguous() for t in (self.weight, self.bias))
+            return second_order.layer_norm(x.contiguous(), weight, bias, self.eps)
+
+    def features(self, images, layer):
+        for block in self.blocks[:layer]:
+            images = block(images)
+        return images
+
+    def forward(self, latents):
+        x = self.project(latents).unflatten(1, (self.width, 4, 4))
+        return torch.tanh(self.to_rgb(self.blocks(x)))
+
+    discriminator.MapNorm = MapNorm
+    Discriminator.features, Generator.forward = features, forward
+    for network in (Discriminator, Generator):
+        network.to = lambda self, *args, memory_format=None, **kw: (
+            nn.Module.to(self, *args, **kw) if args or kw else self
+        )
+
+
+def without_separate_bias(_args):
+    generator.ConvTranspose2d.forward = nn.ConvTranspose2d.forward
+
+
+def without_shared_pass(args):
+    def forward(self, images):
+        if len(images) != 2 * args.batch_size:
+            return whole(self, images)
+        real, fake = (whole(self, half) for half in images.chunk(2))
+        return torch.cat([real[0], fake[0]]), torch.cat([real[1], fake[1]])
+
+    whole = Discriminator.forward
+    Discriminator.forward = forward
+
+
+CHANGES = {  # what `--without` undoes
+    "bf16": without_bf16,
+    "kept memory": without_kept_memory,
+    "own derivatives": without_own_derivatives,
+    "channels_last": without_channels_last,
+    "bias apart": without_separate_bias,
+    "shared pass": without_shared_pass,
+}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("side", choices=("ours", "plain"))
+    parser.add_argument("--width", type=int, default=196)
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--without", choices=CHANGES)
+    args = parser.parse_args(argv)
+    device = runtime.pick_device(args.device)
+    if args.side == "plain":
+        side = Plain(args, device)
+    else:
+        args.precision = runtime.pick_precision(args.precision, device)
+        if args.without:
+            CHANGES[args.without](args)
+        runtime.keep_freed_memory()
+        side = Ours(args, device)
+    print(json.dumps({"device": runtime.describe_device(device), **vars(args)}), flush=True)
+    for line in sys.stdin:
+        part = line.strip()
+        if part == "limit":
+            answer = {
+                "fp32_matmul_flops": matmul_limit(device, torch.float32),
+                "bf16_matmul_flops": matmul_limit(device, torch.bfloat16),
+                "bytes_per_s": memory_bandwidth(device),
+            }
+        elif part == "memory":
+            answer = {"peak_memory_bytes": runtime.peak_memory(device)}
+        else:
+            synchronize(device)
+            start = time.perf_counter()
+            images = getattr(side, part)()
+            synchronize(device)
+            answer = {"seconds": time.perf_counter() - start, "images": images}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

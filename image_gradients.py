@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 import runtime
+from second_order import input_gradient
 
 
 def perturb(discriminator, images, labels, epsilon, precision="fp32"):
@@ -19,7 +20,7 @@ def perturb(discriminator, images, labels, epsilon, precision="fp32"):
         _, class_logits = discriminator(images)
     alternate = (labels + 1) % class_logits.shape[1]
     loss = F.cross_entropy(class_logits.float(), alternate, reduction="sum")
-    (gradients,) = torch.autograd.grad(loss, images)
+    gradients = input_gradient(loss, images)
     step = 2 * epsilon / 255  # [-1, 1] is twice as wide as [0, 1]
     return (images.detach() - step * gradients.sign()).clamp(-1, 1), gradients
 
@@ -36,7 +37,7 @@ def maximise(objective, images, steps=200, lr=0.1, decay=0.001, progress=None):
         images.requires_grad_()
         values = objective(images)
         before = values.detach() if before is None else before
-        (gradient,) = torch.autograd.grad(values.sum(), images)
+        gradient = input_gradient(values.sum(), images)
         images = images.detach()
         images = (images + lr * gradient - decay * images * images.abs()).clamp(-1, 1)
         if progress is not None:

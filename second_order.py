@@ -6,7 +6,7 @@ channels and a whole feature map as its kernel, and LayerNorm's is put together 
 passes over the map. Here both are written down; values and gradients are the same function.
 
     score = ...                                    # made of conv2d and layer_norm, and other layers
-    gradient = input_gradient(score.sum(), images)
+    gradient = input_gradient(score.sum(), images, create_graph=True)
     (gradient.norm() - 1).square().backward()      # reaches the weights
 
 A third derivative of layer_norm is refused (NotImplementedError).
@@ -20,14 +20,14 @@ import torch.nn.functional as F
 _inputs_only = False  # whether the pass that runs now is one of input_gradient
 
 
-def input_gradient(output, inputs):
-    """d output / d inputs, differentiable in the weights on the way; output is a scalar.
+def input_gradient(output, inputs, create_graph=False):
+    """d output / d inputs; with create_graph it can be differentiated in the weights on the way.
 
-    As torch.autograd.grad(output, inputs, create_graph=True), but no weight's first derivative is
-    computed on the way: autograd asks for it of a Python function even where nobody will use it.
+    output: a scalar. As torch.autograd.grad, but no weight's own gradient is computed on the way:
+    autograd asks a Python function for all gradients it can give, wanted or not.
     """
     with _only_input_gradients():
-        (gradient,) = torch.autograd.grad(output, inputs, create_graph=True)
+        (gradient,) = torch.autograd.grad(output, inputs, create_graph=create_graph)
     return gradient
 
 
@@ -67,6 +67,12 @@ def _autocast(*tensors):
     return tuple(t.to(torch.get_autocast_dtype(kind)) for t in tensors)
 
 
+def _wanted(ctx):
+    """Whether the gradients of input, weight and bias are to be computed."""
+    of_input, *of_weights = ctx.needs_input_grad[:3]
+    return [of_input, *(wanted and not _inputs_only for wanted in of_weights)]
+
+
 def _conv2d_gradients(g, x, weight, stride, padding, wanted):
     """Those of input, weight and bias that are `wanted` (three bools); None for the others."""
     return torch.ops.aten.convolution_backward(
@@ -85,13 +91,13 @@ class _Conv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         x, weight = ctx.saved_tensors
-        wanted = list(ctx.needs_input_grad[:3])
+        wanted = _wanted(ctx)
         if not torch.is_grad_enabled():
             return *_conv2d_gradients(g, x, weight, ctx.stride, ctx.padding, wanted), None, None
         d_x = d_weight = d_bias = None
         if wanted[0]:
             d_x = _Conv2dInputGradient.apply(g, x, weight, ctx.stride, ctx.padding)
-        if any(wanted[1:]) and not _inputs_only:
+        if any(wanted[1:]):
             wanted[0] = False
             gradients = _conv2d_gradients(g, x, weight, ctx.stride, ctx.padding, wanted)
             _, d_weight, d_bias = gradients
@@ -123,7 +129,8 @@ class _Conv2dInputGradient(torch.autograd.Function):
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps):
-        y, mean, rstd = torch.native_layer_norm(x, x.shape[1:], weight, bias, eps)
+        with torch.autocast(x.device.type, enabled=False):  # on CUDA it would cast to float32
+            y, mean, rstd = torch.native_layer_norm(x, x.shape[1:], weight, bias, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.eps = eps
         return y
@@ -131,24 +138,24 @@ class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         x, weight, bias, mean, rstd = ctx.saved_tensors
-        wanted = list(ctx.needs_input_grad[:3])
+        wanted = _wanted(ctx)
         if not torch.is_grad_enabled():
             return *_layer_norm_gradients(g, x, mean, rstd, weight, bias, wanted), None
         d_x = d_weight = d_bias = None
         if wanted[0]:
             d_x = _LayerNormInputGradient.apply(g, x, weight, mean, rstd)
-        if not _inputs_only:
-            if wanted[1]:
-                d_weight = (g * F.layer_norm(x, x.shape[1:], eps=ctx.eps)).sum(0)
-            if wanted[2]:
-                d_bias = g.sum(0)
+        if wanted[1]:
+            d_weight = (g * F.layer_norm(x, x.shape[1:], eps=ctx.eps)).sum(0)
+        if wanted[2]:
+            d_bias = g.sum(0)
         return d_x, d_weight, d_bias, None
 
 
 def _layer_norm_gradients(g, x, mean, rstd, weight, bias, wanted):
-    return torch.ops.aten.native_layer_norm_backward(
-        g.contiguous(), x, x.shape[1:], mean, rstd, weight, bias, wanted
-    )
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.ops.aten.native_layer_norm_backward(
+            g.contiguous(), x, x.shape[1:], mean, rstd, weight, bias, wanted
+        )
 
 
 class _LayerNormInputGradient(torch.autograd.Function):

@@ -99,7 +99,7 @@ def input_gradient_norms(discriminator, real, fake, generator=None, mix=None):
     x_hat = torch.lerp(fake.detach(), real.detach(), mix.to(real.dtype)).requires_grad_()
     scores, _ = discriminator(x_hat)
     # No image's score depends on another image, so the gradient of the sum holds each one's own.
-    gradient = input_gradient(scores.sum(), x_hat).flatten(1)
+    gradient = input_gradient(scores.sum(), x_hat, create_graph=True).flatten(1)
     return gradient.to(torch.promote_types(gradient.dtype, torch.float32)).norm(dim=1)
 
 

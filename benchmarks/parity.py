@@ -17,10 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import plain_reference as plain
 import torch
 
 import arguments
+import plain_reference as plain
 import runtime
 import train_discriminator
 import train_gan

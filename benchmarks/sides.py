@@ -16,13 +16,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import plain_reference as plain
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import discriminator
 import generator
+import plain_reference as plain
 import runtime
 import second_order
 import train_discriminator
@@ -226,8 +226,8 @@ def without_own_derivatives(_args):
     def layer_norm(x, weight, bias, eps):
         return F.layer_norm(x, x.shape[1:], weight, bias, eps)
 
-    def input_gradient(output, inputs):
-        return torch.autograd.grad(output, inputs, create_graph=True)[0]
+    def input_gradient(output, inputs, create_graph):
+        return torch.autograd.grad(output, inputs, create_graph=create_graph)[0]
 
     second_order.conv2d, second_order.layer_norm = F.conv2d, layer_norm
     train_gan.input_gradient = input_gradient

@@ -63,10 +63,11 @@ def test_the_same_command_again_does_nothing(small_run, tmp_path):
         assert path.read_bytes() == content
 
 
-def test_two_epochs_equal_one_and_one_resumed(small_run, tmp_path):
-    small_run("--epochs", 2, folder="whole")
-    small_run("--epochs", 1, folder="parts")
-    code, out, _ = small_run("--epochs", 2, folder="parts")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_epochs_equal_one_and_one_resumed(small_run, tmp_path, precision):
+    small_run("--epochs", 2, "--precision", precision, folder="whole")
+    small_run("--epochs", 1, "--precision", precision, folder="parts")
+    code, out, _ = small_run("--epochs", 2, "--precision", precision, folder="parts")
     assert code == 0
     assert "resumed after step 4" in out
     whole, parts = tmp_path / "whole", tmp_path / "parts"

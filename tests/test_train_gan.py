@@ -146,8 +146,8 @@ def with_pytorchs_own_layers(monkeypatch):
     def layer_norm(x, weight, bias, eps):
         return F.layer_norm(x, x.shape[1:], weight, bias, eps)
 
-    def input_gradient(output, inputs):
-        return torch.autograd.grad(output, inputs, create_graph=True)[0]
+    def input_gradient(output, inputs, create_graph):
+        return torch.autograd.grad(output, inputs, create_graph=create_graph)[0]
 
     monkeypatch.setattr(second_order, "conv2d", F.conv2d)
     monkeypatch.setattr(second_order, "layer_norm", layer_norm)
@@ -378,10 +378,12 @@ def test_main_leaves_a_whole_run(small_run, tmp_path):
     assert "finished already" in out
 
 
-def test_two_epochs_equal_one_and_one_resumed(small_run, tmp_path):
-    small_run("--epochs", 2, folder="whole")
-    small_run("--epochs", 1, folder="parts")
-    assert "resumed after step 5" in small_run("--epochs", 2, folder="parts")[1]
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_epochs_equal_one_and_one_resumed(small_run, tmp_path, precision):
+    small_run("--epochs", 2, "--precision", precision, folder="whole")
+    small_run("--epochs", 1, "--precision", precision, folder="parts")
+    _, out, _ = small_run("--epochs", 2, "--precision", precision, folder="parts")
+    assert "resumed after step 5" in out
     same_run(tmp_path / "whole", tmp_path / "parts")
 
 

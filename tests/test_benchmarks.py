@@ -1,0 +1,195 @@
+"""The yardstick is straight: both sides compute the same, and what is counted is what is done."""
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+import discriminator
+import generator
+import parity
+import plain_reference as plain
+import runtime
+import second_order
+import sides
+import throughput
+import train_gan
+from compare import relative_error
+from discriminator import Discriminator
+from generator import Generator
+
+SCRIPT = Path(throughput.__file__)
+
+
+def as_plain(model, plain_model):
+    """Copy the weights, layer by layer; the affine maps of MapNorm are stored otherwise."""
+    with torch.no_grad():
+        for own, other in zip(model.parameters(), plain_model.parameters(), strict=True):
+            other.copy_(own.permute(2, 0, 1) if own.dim() == 3 else own)
+    return plain_model
+
+
+@pytest.fixture
+def networks():
+    torch.manual_seed(0)
+    networks = Discriminator(8), Generator(8)
+    with torch.no_grad():
+        for parameter in networks[0].parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # affine maps that are no constants
+    return networks
+
+
+def test_plain_and_shipped_networks_are_the_same_function(networks, images):
+    plain_d = as_plain(networks[0], plain.PlainDiscriminator(8))
+    plain_g = as_plain(networks[1], plain.PlainGenerator(8))
+    scores, logits = networks[0](images)
+    plain_scores, plain_logits = plain_d(images)
+    assert torch.allclose(scores, plain_scores.squeeze(1), atol=1e-5)
+    assert torch.allclose(logits, plain_logits, atol=1e-5)
+    latents = torch.randn(4, 100)
+    assert torch.allclose(networks[1](latents), plain_g(latents), atol=1e-5)
+
+
+def gradients(networks, images):
+    args = (images, torch.arange(8), torch.randn(8, 100), torch.arange(8), torch.rand(8, 1, 1, 1))
+    train_gan.discriminator_backward(*networks, *args, 10.0, "fp32")
+    d_gradients = [p.grad.clone() for p in networks[0].parameters()]
+    train_gan.generator_backward(*networks, args[2], args[1], "fp32")
+    return torch.cat(
+        [g.flatten() for g in d_gradients + [p.grad for p in networks[1].parameters()]]
+    )
+
+
+@pytest.mark.parametrize("change", sides.CHANGES)
+def test_a_change_undone_computes_the_same(networks, images, monkeypatch, change):
+    for holder, names in {
+        runtime: ["keep_freed_memory"],
+        second_order: ["conv2d", "layer_norm"],
+        train_gan: ["input_gradient"],
+        discriminator: ["MapNorm"],
+        Discriminator: ["features", "forward", "to"],
+        Generator: ["forward", "to"],
+        generator.ConvTranspose2d: ["forward"],
+    }.items():
+        for name in names:
+            monkeypatch.setattr(holder, name, getattr(holder, name))  # put back after the test
+    torch.manual_seed(1)
+    shipped = gradients(networks, images)
+    args = Namespace(precision="bf16", batch_size=8)
+    sides.CHANGES[change](args)
+    if change == "bf16":
+        assert args.precision == "fp32"
+        return
+    undone = Discriminator(8), Generator(8)
+    for new, old in zip(undone, networks, strict=True):
+        new.load_state_dict(old.state_dict())
+    if change == "channels_last":
+        assert undone[0].blocks[1][0].weight.is_contiguous()
+    torch.manual_seed(1)
+    assert relative_error(gradients(undone, images), shipped) < 1e-4
+
+
+class CountFlops(TorchDispatchMode):
+    """FlopCounterMode without its module hooks, which torch.autograd.grad does not stand."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        count = flop_registry.get(function._overloadpacket)
+        self.total += count(*args, **(kwargs or {}), out_val=result) if count else 0
+        return result
+
+
+def test_counted_work_is_what_the_steps_do():
+    width = 64
+    args = Namespace(width=width, batch_size=2, images=4, precision="fp32")
+    ours = sides.Ours(args, torch.device("cpu"))
+    work_of = throughput.flops_per_image(width)
+    for part in ("classifier_step", "gan_step", "evaluation", "max_features", "augmentation"):
+        with CountFlops() as counter:
+            images = getattr(ours, part)()
+        done = counter.total / images
+        # The first layer gives no gradient to images that want none, and maximise looks at its
+        # result once more.
+        assert work_of[part] == pytest.approx(done, rel=0.25 if part == "max_features" else 0.06)
+    at_196 = throughput.flops_per_image(196)
+    assert at_196["classifier_step"] == pytest.approx(1.659e9, rel=1e-3)
+    assert at_196["gan_step"] == pytest.approx(10.679e9, rel=1e-3)
+
+
+def test_the_table(tmp_path):
+    flags = ["--width", 4, "--batch_size", 4, "--images", 8, "--repeats", 1, "--device", "cpu"]
+    command = [sys.executable, SCRIPT, *flags, "--json", tmp_path / "table.json"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert set(table) == {*sides.PARTS, "machine"}
+    for part in sides.PARTS:
+        row = table[part]
+        assert row["ratio"] == row["ours_images_per_s"] / row["plain_images_per_s"]
+        limit = table["machine"][f"{table['machine']['precision']}_matmul_flops"]
+        share = row["ours_images_per_s"] * row["flops_per_image"] / limit
+        assert row["share_of_limit"] == pytest.approx(share)
+        assert part in done.stdout
+    assert table["machine"]["ours_peak_memory_bytes"] > 1e8
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--width", 0], "--width"),
+        (["--json", "nowhere/table.json"], "no such folder"),
+        (["--device", "tpu"], "--device"),
+    ],
+)
+def test_bad_input(refused, flags, message):
+    assert message in refused(throughput, *flags)
+
+
+@pytest.mark.parametrize("what", ["classifier", "gan"])
+def test_parity_prints_both_sides(run_main, what):
+    flags = ["--dataset", "shapes", "--limit_train", 16, "--limit_test", 8, "--width", 2]
+    flags += ["--batch_size", 8, "--epochs", 1, "--steps", 3, "--seeds", 2, "--device", "cpu"]
+    code, out, _ = run_main(parity, what, *flags)
+    assert code == 0
+    figures = ["test_accuracy"] if what == "classifier" else parity.FIGURES
+    for name in figures:
+        (line,) = (row for row in out.splitlines() if row.startswith(f"{name} "))
+        assert line.count("+-") == 2
+
+
+def test_memory_of_a_gan_step_at_full_size_fits_in_8_gb():
+    """By count: what autograd keeps for the largest pass, in bfloat16, as if on a GPU.
+
+    Beside it: weights, gradients, two moments and an average in float32; the two data sets; eight
+    of the largest feature maps, for what is alive between two operations.
+    """
+    batch, counted = 128, 2
+    networks = Discriminator(196), Generator(196)
+    saved = {}
+
+    def keep(tensor):
+        if tensor.dim() and len(tensor) in (counted, 2 * counted):  # not a weight
+            storage = tensor.untyped_storage()
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    real, labels = torch.rand(counted, 3, 32, 32), torch.arange(counted)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
+        runtime.autocast(real.device, "bf16"),
+    ):
+        train_gan.discriminator_loss(networks[0], real, labels, real.flip(0), labels)
+    weights = 4 * sum(p.numel() for n in networks for p in n.parameters())
+    activations = sum(saved.values()) * batch / counted
+    largest_map = 4 * 2 * batch * 196 * 32 * 32
+    total = activations + 5 * weights + 60_000 * 3 * 32 * 32 + 8 * largest_map
+    print(f"activations {activations / 1e9:.2f} GB, total {total / 1e9:.2f} GB")
+    assert 1e9 < total < 8e9

@@ -44,7 +44,10 @@ class MapNorm(nn.Module):
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d, with a second derivative that costs no more than it must."""
+    """3x3 convolution with padding 1, whose second derivative costs no more than it must."""
+
+    def __init__(self, in_channels, out_channels, stride):
+        super().__init__(in_channels, out_channels, 3, stride, padding=1)
 
     def forward(self, x):
         return second_order.conv2d(x, self.weight, self.bias, self.stride, self.padding)
@@ -55,7 +58,7 @@ class Block(nn.Sequential):
 
     def __init__(self, in_channels, out_channels, size, stride):
         super().__init__(
-            Conv2d(in_channels, out_channels, 3, stride, padding=1),
+            Conv2d(in_channels, out_channels, stride),
             MapNorm(out_channels, size),
             nn.LeakyReLU(0.01),
         )

@@ -15,7 +15,10 @@ UPSAMPLES = (True, False, False, False, True, False, True)  # the seven hidden c
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """nn.ConvTranspose2d that adds the bias by itself: oneDNN's bf16 kernels are slow at both."""
+    """4x4, stride 2, padding 1. Adds the bias by itself: oneDNN's bf16 kernels are slow at both."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__(in_channels, out_channels, 4, stride=2, padding=1)
 
     def forward(self, x):
         x = F.conv_transpose2d(x, self.weight, None, self.stride, self.padding)
@@ -23,9 +26,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 def upsample_block(width):
-    """Transposed 4x4 convolution that doubles the map, BatchNorm, ReLU."""
-    conv = ConvTranspose2d(width, width, 4, stride=2, padding=1)
-    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
+    """Transposed convolution that doubles the map, BatchNorm, ReLU."""
+    return nn.Sequential(ConvTranspose2d(width, width), nn.BatchNorm2d(width), nn.ReLU())
 
 
 def same_size_block(width):

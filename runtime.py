@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -160,6 +161,9 @@ def peak_memory(device):
     """Most bytes held so far: of GPU memory by the tensors there, else of RAM by the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError, StopIteration):  # Linux; ru_maxrss there counts the launcher
+        status = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -24,7 +24,8 @@ def input_gradient(output, inputs, create_graph=False):
     """d output / d inputs; with create_graph it can be differentiated in the weights on the way.
 
     output: a scalar. As torch.autograd.grad, but no weight's own gradient is computed on the way:
-    autograd asks a Python function for all gradients it can give, wanted or not.
+    autograd asks a Python function for all gradients it can give, wanted or not. While it runs, no
+    other thread may run a backward pass through these layers.
     """
     with _only_input_gradients():
         (gradient,) = torch.autograd.grad(output, inputs, create_graph=create_graph)
@@ -34,11 +35,11 @@ def input_gradient(output, inputs, create_graph=False):
 @contextlib.contextmanager
 def _only_input_gradients():
     global _inputs_only
-    _inputs_only = True
+    before, _inputs_only = _inputs_only, True
     try:
         yield
     finally:
-        _inputs_only = False
+        _inputs_only = before
 
 
 def conv2d(x, weight, bias, stride=(1, 1), padding=(0, 0)):
@@ -53,10 +54,11 @@ def conv2d(x, weight, bias, stride=(1, 1), padding=(0, 0)):
 def layer_norm(x, weight, bias, eps=1e-5):
     """F.layer_norm over all dimensions but the first; statistics in float32, output like x.
 
-    x: (b, ...), float32, float64 or bfloat16; weight, bias: (...).
+    x: (b, ...) of any float type; weight, bias: (...). CUDA's kernels take one type only:
+    there the affine map, and its gradient, are rounded to that of x.
     """
     if x.device.type != "cpu":
-        weight, bias = weight.to(x.dtype), bias.to(x.dtype)  # its kernels take one type only
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     return _LayerNorm.apply(x, weight, bias, eps)
 
 
@@ -64,7 +66,8 @@ def _autocast(*tensors):
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):
         return tensors
-    return tuple(t.to(torch.get_autocast_dtype(kind)) for t in tensors)
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
 
 
 def _wanted(ctx):
@@ -117,7 +120,6 @@ class _Conv2dInputGradient(torch.autograd.Function):
     def backward(ctx, v):
         g, weight = ctx.saved_tensors
         d_g = d_weight = None
-        v = v.contiguous(memory_format=torch.channels_last)
         if ctx.needs_input_grad[0]:
             d_g = F.conv2d(v, weight, None, ctx.stride, ctx.padding)
         if ctx.needs_input_grad[2]:
@@ -175,14 +177,18 @@ class _LayerNormInputGradient(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise NotImplementedError("layer_norm has no third derivative")
         g, x, weight, mean, rstd = ctx.saved_tensors
-        rows = (t.reshape(len(x), -1) for t in (v, g, x, mean, rstd))
-        d_g, d_x, d_weight = _in_chunks(*rows, weight.reshape(-1))
+        rows = (t.flatten(1) for t in (v, g, x, mean, rstd))
+        with torch.autocast(x.device.type, enabled=False):
+            d_g, d_x, d_weight = _in_chunks(*rows, weight.flatten())
         return d_g.view_as(g), d_x.view_as(x), d_weight.view_as(weight), None, None
 
 
 def _in_chunks(v, g, x, mean, rstd, weight):
     """_layer_norm_second for a few images at a time on the CPU, so that they stay in its cache."""
-    count = len(x) if x.device.type != "cpu" else max(1, 2**20 // weight.numel())
+    if x.device.type != "cpu":
+        d_g, d_x, d_weight = _layer_norm_second(v, g, x, mean, rstd, weight)
+        return d_g.to(g.dtype), d_x.to(x.dtype), d_weight.to(weight.dtype)
+    count = max(1, 2**20 // weight.numel())
     d_g, d_x, d_weight = torch.empty_like(g), torch.empty_like(x), torch.zeros_like(weight)
     for rows in zip(*(t.split(count) for t in (v, g, x, mean, rstd, d_g, d_x)), strict=True):
         *inputs, d_g_rows, d_x_rows = rows
@@ -202,8 +208,8 @@ def _layer_norm_second(v, g, x, mean, rstd, weight):
         x: -s^2 (m(hz) (v - m(v)) + m(vz) (h - m(h)) + z (m(vh) - m(v) m(h) - 3 m(hz) m(vz)))
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    v, g, s = v.to(wide), g.to(wide), rstd.to(wide)
-    z = (x - mean).mul_(s)
+    v, g, s, weight = v.to(wide), g.to(wide), rstd.to(wide), weight.to(wide)
+    z = (x - mean.to(wide)).mul_(s)
     h = g * weight
 
     def m(a, b=None):

@@ -38,10 +38,10 @@ class PilImages(torch.utils.data.Dataset):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def loader(images, labels, transform, batch_size, workers=0, shuffle=True):
+def loader(images, labels, transform, batch_size, workers=0, shuffle=True, drop_last=False):
     data = PilImages(images, labels, transform)
     return torch.utils.data.DataLoader(
-        data, batch_size, shuffle=shuffle, num_workers=workers, drop_last=shuffle
+        data, batch_size, shuffle=shuffle, num_workers=workers, drop_last=drop_last
     )
 
 

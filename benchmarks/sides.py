@@ -114,13 +114,13 @@ class Plain:
         self.images, self.labels = random_images(args.images)
         self.discriminator = plain.PlainDiscriminator(args.width).to(device)
         self.generator = plain.PlainGenerator(args.width).to(device)
-        self.d_adam = torch.optim.Adam(self.discriminator.parameters(), 1e-4, BETAS, foreach=False)
-        self.g_adam = torch.optim.Adam(self.generator.parameters(), 1e-4, BETAS, foreach=False)
+        self.d_adam = torch.optim.Adam(self.discriminator.parameters(), 1e-4, BETAS)
+        self.g_adam = torch.optim.Adam(self.generator.parameters(), 1e-4, BETAS)
         self.batches = self.endless_batches()
 
     def endless_batches(self):
         data = self.images, self.labels, plain.TRAIN_TRANSFORM
-        loader = plain.loader(*data, self.args.batch_size, self.args.workers)
+        loader = plain.loader(*data, self.args.batch_size, self.args.workers, drop_last=True)
         for images, labels in itertools.chain.from_iterable(itertools.repeat(loader)):
             yield images.to(self.device), labels.to(self.device)
 
@@ -176,6 +176,20 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def limits(device):
+    """What the machine can do at most, each figure measured now."""
+    found = {
+        "fp32_matmul_flops": matmul_limit(device, torch.float32),
+        "bf16_matmul_flops": matmul_limit(device, torch.bfloat16),
+        "bytes_per_s": memory_bandwidth(device),
+    }
+    with one_thread():
+        found["one_thread_fp32_flops"] = matmul_limit(torch.device("cpu"), torch.float32)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # the operands above are not the training's
+    return found
 
 
 def matmul_limit(device, dtype):
@@ -305,11 +319,7 @@ def main(argv=None):
     for line in sys.stdin:
         part = line.strip()
         if part == "limit":
-            answer = {
-                "fp32_matmul_flops": matmul_limit(device, torch.float32),
-                "bf16_matmul_flops": matmul_limit(device, torch.bfloat16),
-                "bytes_per_s": memory_bandwidth(device),
-            }
+            answer = limits(device)
         elif part == "memory":
             answer = {"peak_memory_bytes": runtime.peak_memory(device)}
         else:

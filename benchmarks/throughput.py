@@ -38,7 +38,7 @@ def parse_args(argv=None):
         "--workers",
         type=at_least(0),
         help="processes of the plain side's DataLoader (0 on the CPU, where they would compete for "
-        "the cores; else 8)",
+        "the cores; else one per core, at most 8)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="2 repeats, 2,000 images to evaluate: under 3 minutes"
@@ -51,6 +51,10 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.quick:
         args.repeats, args.images = min(args.repeats, 2), min(args.images, 2_000)
+    if args.batch_size > args.images:
+        parser.error(f"--batch_size {args.batch_size} is larger than the set ({args.images})")
+    if args.json and (Path(args.json).is_dir() or not Path(args.json).absolute().parent.is_dir()):
+        parser.error(f"--json {args.json}: cannot write there")
     return args
 
 
@@ -138,11 +142,14 @@ def compare(args):
         pair = interleaved((ours, theirs), part, args.repeats, warm_ups)
         rate, plain_rate = map(statistics.median, pair)
         ratios = [a / b for a, b in zip(*pair, strict=True)]
+        # The augmentation runs on one core, in float32.
+        of = "one_thread_fp32_flops" if part == "augmentation" else f"{precision}_matmul_flops"
         table[part] = {
             "ours_images_per_s": rate,
             "plain_images_per_s": plain_rate,
             "ratio": rate / plain_rate,
-            "share_of_limit": rate * work_of[part] / limits[f"{precision}_matmul_flops"],
+            "share_of_limit": rate * work_of[part] / limits[of],
+            "limit": of,
             "flops_per_image": work_of[part],
         }
         threads_note = ", one thread" if part == "augmentation" else ""
@@ -162,9 +169,9 @@ def compare(args):
         "ours_peak_memory_bytes": memory[0],
         "plain_peak_memory_bytes": memory[1],
     }
-    fp32, bf16, copied = (limits[name] / 1e9 for name in limits)
-    print(f"limit: matrix products {fp32:.0f} GFLOP/s in fp32, {bf16:.0f} in bf16; ", end="")
-    print(f"copies {copied:.0f} GB/s")
+    fp32, bf16, copied, one_thread = (limits[name] / 1e9 for name in limits)
+    print(f"limit: matrix products {fp32:.0f} GFLOP/s in fp32 ({one_thread:.0f} on one thread), ")
+    print(f"{bf16:.0f} in bf16; copies {copied:.0f} GB/s")
     print("peak memory: ours {:.2f} GB, plain {:.2f} GB".format(*(m / 1e9 for m in memory)))
     for side in (ours, theirs):
         side.close()
@@ -199,9 +206,6 @@ def main(argv=None):
         return 2
     if args.workers is None:
         args.workers = 0 if device.type == "cpu" else min(8, os.cpu_count())
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        print(f"error: --json {args.json}: no such folder", file=sys.stderr)
-        return 2
     table = changes(args) if args.changes else compare(args)
     if args.json:
         Path(args.json).write_text(json.dumps(table, indent=2) + "\n")

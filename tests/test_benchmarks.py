@@ -66,6 +66,22 @@ def gradients(networks, images):
     )
 
 
+def traces(networks, images):
+    """What tells whether a change is made: operations that autograd recorded, sizes of passes."""
+    sizes = []
+    hook = networks[0].blocks[0].register_forward_hook(lambda _m, x, _y: sizes.append(len(x[0])))
+    gradients(networks, images)
+    hook.remove()
+    up = networks[1].blocks[0][0]
+    return {
+        "own derivatives": networks[0].blocks[0][0](images).grad_fn.name(),
+        "channels_last": networks[0].blocks[1][0].weight.is_contiguous(),
+        "bias apart": up(torch.randn(2, up.in_channels, 4, 4)).grad_fn.name(),
+        "shared pass": sizes,
+        "kept memory": runtime.keep_freed_memory,
+    }
+
+
 @pytest.mark.parametrize("change", sides.CHANGES)
 def test_a_change_undone_computes_the_same(networks, images, monkeypatch, change):
     for holder, names in {
@@ -80,7 +96,7 @@ def test_a_change_undone_computes_the_same(networks, images, monkeypatch, change
         for name in names:
             monkeypatch.setattr(holder, name, getattr(holder, name))  # put back after the test
     torch.manual_seed(1)
-    shipped = gradients(networks, images)
+    shipped, before = gradients(networks, images), traces(networks, images)
     args = Namespace(precision="bf16", batch_size=8)
     sides.CHANGES[change](args)
     if change == "bf16":
@@ -89,10 +105,10 @@ def test_a_change_undone_computes_the_same(networks, images, monkeypatch, change
     undone = Discriminator(8), Generator(8)
     for new, old in zip(undone, networks, strict=True):
         new.load_state_dict(old.state_dict())
-    if change == "channels_last":
-        assert undone[0].blocks[1][0].weight.is_contiguous()
     torch.manual_seed(1)
     assert relative_error(gradients(undone, images), shipped) < 1e-4
+    after = traces(undone, images)
+    assert {name for name in before if before[name] != after[name]} >= {change}
 
 
 class CountFlops(TorchDispatchMode):
@@ -134,7 +150,7 @@ def test_the_table(tmp_path):
     for part in sides.PARTS:
         row = table[part]
         assert row["ratio"] == row["ours_images_per_s"] / row["plain_images_per_s"]
-        limit = table["machine"][f"{table['machine']['precision']}_matmul_flops"]
+        limit = table["machine"][row["limit"]]
         share = row["ours_images_per_s"] * row["flops_per_image"] / limit
         assert row["share_of_limit"] == pytest.approx(share)
         assert part in done.stdout
@@ -145,12 +161,31 @@ def test_the_table(tmp_path):
     ("flags", "message"),
     [
         (["--width", 0], "--width"),
-        (["--json", "nowhere/table.json"], "no such folder"),
+        (["--json", "nowhere/table.json"], "cannot write there"),
+        (["--json", "."], "cannot write there"),
+        (["--batch_size", 16, "--images", 8], "larger than the set"),
         (["--device", "tpu"], "--device"),
     ],
 )
 def test_bad_input(refused, flags, message):
     assert message in refused(throughput, *flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device", "tpu"], "--device"),
+        (["--batch_size", 16, "--limit_train", 8, "--dataset", "shapes"], "larger than the set"),
+        (["--epochs", 51], "--epochs"),
+    ],
+)
+def test_bad_input_of_parity(refused, flags, message):
+    assert message in refused(parity, "gan", *flags)
+
+
+def test_last_third():
+    log = [dict.fromkeys(parity.FIGURES, float(step)) for step in range(10)]
+    assert parity.last_third(log) == dict.fromkeys(parity.FIGURES, 8.0)
 
 
 @pytest.mark.parametrize("what", ["classifier", "gan"])

@@ -90,7 +90,7 @@ def test_moving_average_by_hand():
 
 
 def test_transposed_convolution_equals_pytorchs():
-    own = ConvTranspose2d(3, 5, 4, stride=2, padding=1)
+    own = ConvTranspose2d(3, 5)
     native = nn.ConvTranspose2d(3, 5, 4, stride=2, padding=1)
     native.load_state_dict(own.state_dict())
     x = torch.randn(2, 3, 4, 4)

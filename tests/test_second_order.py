@@ -76,25 +76,48 @@ def test_penalty_gradients_equal_those_of_pytorch_on_cuda(name):
         assert relative_error(a.cpu(), b) < 1e-10
 
 
-def test_input_gradient_leaves_out_the_weights_first_derivative(monkeypatch):
-    wanted = []
-    gradients = second_order._conv2d_gradients
+@pytest.fixture
+def asked(monkeypatch):
+    """The gradients asked for of the two layers' kernels, in the order of the calls."""
+    found = []
 
-    def spy(*args):
-        wanted.append(tuple(args[-1]))
-        return gradients(*args)
+    def spy_on(name):
+        original = getattr(second_order, name)
 
-    monkeypatch.setattr(second_order, "_conv2d_gradients", spy)
-    x, w, b = conv_inputs()
-    second_order.input_gradient(own_conv(1)(x, w, b).square().sum(), x, create_graph=True)
-    second_order.input_gradient(own_conv(1)(x, w, b).square().sum(), x)
-    assert wanted == [(True, False, False)] * 2
+        def spy(*args):
+            found.append(tuple(args[-1]))
+            return original(*args)
+
+        monkeypatch.setattr(second_order, name, spy)
+
+    spy_on("_conv2d_gradients")
+    spy_on("_layer_norm_gradients")
+    return found
+
+
+INPUT_ONLY, WEIGHTS_ONLY, ALL = (True, False, False), (False, True, True), (True, True, True)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_input_gradient_leaves_out_the_weights_first_derivative(name, asked):
+    make, layer, _ = LAYERS[name]
+    x, w, b = make()
+    for create_graph in (True, False):
+        second_order.input_gradient(layer(x, w, b).square().sum(), x, create_graph)
+    assert asked == [INPUT_ONLY] * 2
     with pytest.raises(RuntimeError):
         second_order.input_gradient(torch.ones(()), x)
-    plain_gradient(
-        own_conv(1)(x, w, b).square().sum(), x, create_graph=True
-    )  # the failure left nothing behind
-    assert wanted[2:] == [(True, False, False), (False, True, True)]
+    layer(x, w, b).sum().backward()  # the failure left nothing behind
+    assert asked[2:] == [ALL]
+
+
+def test_input_gradient_of_an_input_gradient():
+    """The inner call must not switch the outer one's weights back on, nor itself off."""
+    with second_order._only_input_gradients():
+        with second_order._only_input_gradients():
+            pass
+        assert second_order._inputs_only
+    assert not second_order._inputs_only
 
 
 def test_a_third_derivative_is_right_or_refused():
@@ -115,14 +138,46 @@ def test_a_third_derivative_is_right_or_refused():
             assert relative_error(third[name, "ours"], third[name, "native"]) < 1e-12
 
 
-def test_frozen_weights_and_inputs_get_no_gradient():
+@pytest.mark.parametrize("name", LAYERS)
+def test_nothing_is_computed_for_what_is_frozen(name, asked):
+    make, layer, _ = LAYERS[name]
+    x, w, b = make()
+    layer(x, w.detach(), b.detach()).sum().backward()
+    layer(x.detach(), w, b).sum().backward()
+    assert asked == [INPUT_ONLY, WEIGHTS_ONLY]
+
+
+def test_an_empty_batch():
     for make, layer, _ in LAYERS.values():
         x, w, b = make()
-        layer(x, w.detach(), b.detach()).sum().backward()
-        assert x.grad is not None
-        layer(x.detach(), w, b).sum().backward()
-        assert w.grad is not None
-        assert b.grad is not None
+        x = x[:0].detach().requires_grad_()
+        gradients = penalty_free(layer, x, w, b)
+        assert all(g.shape == t.shape for g, t in zip(gradients, (x, w), strict=True))
+
+
+def penalty_free(layer, x, w, b):
+    g = second_order.input_gradient(layer(x, w, b).square().sum(), x, create_graph=True)
+    return torch.autograd.grad(g.square().sum(), (x, w))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layer_norm_in_16_bit(dtype):
+    inputs = norm_inputs(dtype=dtype)
+    ours = penalty_gradients(second_order.layer_norm, inputs, second_order.input_gradient)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    exact = penalty_gradients(native_norm, exact, plain_gradient)
+    for a, b in zip(ours, exact, strict=True):
+        assert a.dtype == dtype
+        assert relative_error(a, b) < 0.05
+
+
+def test_a_backward_pass_inside_autocast_changes_nothing():
+    inputs = norm_inputs(dtype=torch.float32)
+    outside = penalty_gradients(second_order.layer_norm, inputs, second_order.input_gradient)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = penalty_gradients(second_order.layer_norm, inputs, second_order.input_gradient)
+    for a, b in zip(inside, outside, strict=True):
+        assert relative_error(a, b) < 1e-6
 
 
 def test_chunks_change_nothing_but_rounding():

@@ -170,6 +170,12 @@ def export_model(model, path, metadata):
     write_atomically(path, safetensors_bytes(tensors, text))
 
 
+def find_export(path, name):
+    """The weights file itself, or the one of that name where the path is a run's folder."""
+    path = Path(path)
+    return path / name if path.is_dir() else path
+
+
 def load_model(path, device="cpu", kind=None):
     """(network in eval mode, metadata dict) out of an export.
 

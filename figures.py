@@ -52,6 +52,19 @@ def save_curves(records, path, panels):
     save_figure(figure, path)
 
 
+def save_histograms(values, path, xlabel):
+    """Overlaid histograms of {name: 1-D tensor}, each scaled to area 1."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    top = max(float(np.quantile(v, 0.995)) for v in values.values())
+    for name, numbers in values.items():
+        axes.hist(np.asarray(numbers), 60, (0, top), density=True, alpha=0.5, label=name)
+    axes.set(xlabel=xlabel, yticks=[])
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
 def save_image_grid(
     images, path, column_names=(), title="", captions=(), columns=10, scale=3, gap=4
 ):

@@ -4,7 +4,8 @@
 
 Leaves in output/gan: config.json, metrics.jsonl, curves.png, samples/000.png (before training),
 001.png ... (after each epoch), summary.json, checkpoints/, discriminator.safetensors,
-generator.safetensors (the moving average, unless --ema_decay 0) and generator_raw.safetensors.
+generator.safetensors (the moving average, unless --ema_decay 0), generator_raw.safetensors and,
+with --evaluate_every, generator_best.safetensors, of the smallest Frechet distance so far.
 The same command again goes on where it stopped.
 """
 
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 import arguments
 import runtime
 from augmentation import Augmentation, augment, sample_augmentation
-from checkpoint import CheckpointError, export_model
+from checkpoint import CheckpointError, export_model, find_export
 from data_tools import DataError, epoch_order, load_dataset, to_uint8
 from discriminator import Discriminator
 from figures import save_curves, save_image_grid
@@ -26,6 +27,7 @@ from generator import Generator, sample_latents, update_average
 from progress import Progress
 from ranks import Ranks, RanksDiffer
 from run_log import SAVE_FAILED, RunError, RunFolder
+from scores import Judge, ScoreError, Watch
 from second_order import input_gradient
 from train_discriminator import evaluate
 
@@ -41,7 +43,9 @@ RECIPES = {
         "ema_decay": 0.999,  # looks on only: no update depends on the average
     },
 }
-USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError, RanksDiffer)
+USER_ERRORS = (
+    *(runtime.DeviceError, DataError, CheckpointError, RunError, RanksDiffer, ScoreError),
+)
 NUM_CLASSES = 10
 REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
 
@@ -55,6 +59,8 @@ PANELS = {
         "class_accuracy_fake": "fake",
         "test_accuracy": "real, test",
     },
+    "Frechet distance, 2,000 samples": {"frechet_distance": "average"},
+    "class consistency": {"class_consistency": "samples, by the judge"},
     "images per second": {"images_per_second": "speed"},
 }
 
@@ -78,6 +84,17 @@ def parse_args(argv=None):
     arguments.add_data_arguments(parser)
     arguments.add_device_arguments(parser)
     arguments.add_run_arguments(parser, "output/gan")
+    group = parser.add_argument_group("scores during training")
+    group.add_argument(
+        "--evaluate_every",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="score 2,000 samples after every N epochs and keep the best generator (0: never)",
+    )
+    group.add_argument(
+        "--judge", default="output/baseline", help="exported weights of a classifier, or a folder"
+    )
     return arguments.fill_in_recipe(parser.parse_args(argv), RECIPES)
 
 
@@ -247,6 +264,11 @@ def train(args):
         )
     total_steps = min(args.epochs * steps_per_epoch, args.max_steps or sys.maxsize)
 
+    watch = None
+    if args.evaluate_every:
+        path = find_export(args.judge, "discriminator.safetensors")
+        watch = Watch(Judge(path, device, precision), train_set, args.seed)
+
     settings = vars(args) | {"script": "train_gan.py"}
     settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
     ranks.check_same(settings | {"images": (len(train_set), len(test_set))})
@@ -266,7 +288,7 @@ def train(args):
     parts_of_run = {"discriminator": discriminator, "generator": generator}
     parts_of_run |= {"d_optimizer": d_optimizer, "g_optimizer": g_optimizer}
     parts_of_run |= {"average": average} if average else {}
-    step, best_accuracy = 0, -1.0
+    step, best_accuracy, best_distance = 0, -1.0, math.inf
     totals = {}  # sums of every logged figure since the last record, and how many of each
 
     with folder, runtime.StopSignal() as stop:
@@ -277,6 +299,7 @@ def train(args):
                 for name, part in parts_of_run.items():
                     part.load_state_dict(state[name])
                 step, best_accuracy = state["step"], state["best_accuracy"]
+                best_distance = state.get("best_distance", math.inf)
                 for name, sums in state["totals"].items():
                     totals[name] = ranks.unstack(sums).to(device)
             print(f"resumed after step {step}")
@@ -303,7 +326,8 @@ def train(args):
             clock.saved()
             state = {name: part.state_dict() for name, part in parts_of_run.items()}
             sums = {name: ranks.stack(total) for name, total in totals.items()}
-            state |= {"step": step, "best_accuracy": best_accuracy, "totals": sums}
+            state |= {"step": step, "totals": sums}
+            state |= {"best_accuracy": best_accuracy, "best_distance": best_distance}
             return folder.save_state(step, state)
 
         shown, shown_as = (average, f"EMA {args.ema_decay}") if average else (generator, "raw")
@@ -319,6 +343,12 @@ def train(args):
             for name, (network, weights) in networks.items():
                 about = described | {"weights": weights}
                 folder.attempt(name, export_model, network, folder.path / name, about)
+
+        def export_best(found):
+            about = {"recipe": args.recipe, "dataset": train_set.name, "step": step, **found}
+            about |= {"class_names": train_set.class_names, "weights": shown_as}
+            path = folder.path / "generator_best.safetensors"
+            folder.attempt(path.name, export_model, shown, path, about)
 
         def save_samples():
             epochs_done = step / steps_per_epoch
@@ -390,6 +420,12 @@ def train(args):
                 if epoch_ends:
                     figures = evaluate(discriminator, test_set, precision, ranks)
                     record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
+                if watch and epoch_ends and (epoch + 1) % args.evaluate_every == 0:
+                    found = ranks.from_main(lambda: watch(shown))
+                    record |= found
+                    if found["frechet_distance"] < best_distance:
+                        best_distance = found["frechet_distance"]
+                        export_best(found)
                 folder.log(record)
                 progress.report(record)
                 progress.start_lap()

@@ -16,7 +16,7 @@ import torch
 
 import arguments
 import runtime
-from checkpoint import CheckpointError, load_model, write_atomically
+from checkpoint import CheckpointError, find_export, load_model, write_atomically
 from data_tools import DATASETS, DataError, load_dataset, to_signed, to_uint8
 from discriminator import NUM_LAYERS
 from figures import save_image_grid
@@ -243,8 +243,7 @@ def load_discriminators(args, device):
         ("with", "gan", "train_gan.py"),
     ):
         given = getattr(args, f"discriminator_{which}_G")
-        path = Path(given or f"output/{folder}")
-        path = path / "discriminator.safetensors" if path.is_dir() else path
+        path = find_export(given or f"output/{folder}", "discriminator.safetensors")
         if given is None and not path.is_file():
             print(f"no discriminator trained {which} G in {path}: left out (make it: {script})")
             continue

@@ -12,6 +12,7 @@ import checkpoint
 import data_tools
 import progress
 import runtime
+import scores
 import second_order
 import train_gan
 from compare import assert_equal, assert_same_export, records
@@ -495,3 +496,55 @@ def test_main_on_cuda_with_resume(run_main, tmp_path):
     code, out, _ = run_main(train_gan, *flags, "--epochs", 2)
     assert code == 0
     assert "resumed after step 5" in out
+
+
+# ------------------------------------------------------------------------------ scores on the way
+
+
+@pytest.fixture
+def scored_run(small_run, tmp_path, monkeypatch):
+    """small_run with --evaluate_every 1 and a judge; statistics of few images, for speed."""
+    monkeypatch.setattr(scores, "KERNEL_SUBSETS", 2)
+    torch.manual_seed(0)
+    judge = tmp_path / "judge.safetensors"
+    checkpoint.export_model(Discriminator(4), judge, {"dataset": "shapes"})
+    flags = ["--limit_train", 1000, "--batch_size", 500, "--evaluate_every", 1, "--judge", judge]
+
+    def call(*more, folder="run"):
+        return small_run(*flags, *more, folder=folder)
+
+    return call
+
+
+def test_scores_are_logged_and_the_best_generator_is_kept(scored_run, tmp_path):
+    assert scored_run("--epochs", 3)[0] == 0
+    distances = [line["frechet_distance"] for line in records(tmp_path / "run")]
+    assert len(distances) == 3
+    _, about = checkpoint.load_model(tmp_path / "run" / "generator_best.safetensors")
+    assert about["frechet_distance"] == min(distances)
+    assert about["step"] == 2 * (1 + distances.index(min(distances)))
+
+
+def test_a_resumed_run_keeps_the_best_of_both_parts(scored_run, tmp_path):
+    scored_run("--epochs", 3, folder="whole")
+    scored_run("--epochs", 1, folder="parts")
+    scored_run("--epochs", 3, folder="parts")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert records(whole) == records(parts)
+    name = "generator_best.safetensors"
+    assert_same_export(whole / name, parts / name)
+
+
+def test_scores_do_not_change_the_training(scored_run, tmp_path):
+    scored_run("--epochs", 2)
+    scored_run("--epochs", 2, "--evaluate_every", 2, folder="seldom")
+    assert_same_export(*(tmp_path / f / "generator.safetensors" for f in ("run", "seldom")))
+    lines = records(tmp_path / "seldom")
+    assert ["frechet_distance" in line for line in lines] == [False, True]
+
+
+def test_no_judge(small_run, tmp_path):
+    code, _, err = small_run("--evaluate_every", 1, "--judge", tmp_path / "absent")
+    assert code == 2
+    assert "no weights at" in err
+    assert not (tmp_path / "run").exists()

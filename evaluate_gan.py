@@ -1,0 +1,393 @@
+"""Sample a trained generator, and say how good the samples are.
+
+    python evaluate_gan.py                                 # scores 10,000 samples of output/gan
+    python evaluate_gan.py --sample 50000 --format png     # only draws them
+    python evaluate_gan.py --inception --samples 50000     # FID and IS too: for a GPU
+
+The judge is a classifier trained on real images (output/baseline). Every score stands beside those
+of images whose quality is known: test images, noisy training images, an untrained generator. Leaves
+evaluation.json and figures in evaluation/.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch_fidelity import __version__ as fidelity_version
+
+import arguments
+import inception
+import runtime
+import sampling
+from augmentation import augment, sample_augmentation
+from checkpoint import CheckpointError, find_export, load_model, write_atomically
+from data_tools import DATASETS, DataError, load_dataset
+from discriminator import Discriminator
+from figures import save_histograms, save_image_grid
+from generator import Generator
+from progress import Progress
+from run_log import RunError
+from scores import MIN_SAMPLES, Judge, ScoreError, agreement, distances, manifold_scores, nearest
+from train_discriminator import classifier_backward, predict
+
+USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError, ScoreError)
+NOISE, CAS = 20, 21  # names of the random streams
+NOISE_LEVELS = 8  # standard deviation of the noisy training images, in levels of 0 to 255
+COLUMNS = {  # of the table: field, heading, format
+    "frechet_distance": ("Frechet", ".3f"),
+    "kernel_distance": ("kernel", ".5f"),
+    "kernel_distance_std": ("+-", ".5f"),
+    "precision": ("precision", ".3f"),
+    "recall": ("recall", ".3f"),
+    "density": ("density", ".3f"),
+    "coverage": ("coverage", ".3f"),
+    "class_consistency": ("class %", ".2f"),
+}
+
+
+def parse_args(argv=None):
+    at_least = arguments.at_least
+    parser = arguments.Parser(__doc__.split("\n\n")[0])
+    group = parser.add_argument_group("networks")
+    group.add_argument(
+        "--generator",
+        default="output/gan",
+        help="exported weights of a generator, or a run's folder",
+    )
+    group.add_argument(
+        "--raw", action="store_true", help="of a folder: the last weights, not their moving average"
+    )
+    group.add_argument(
+        "--judge", default="output/baseline", help="exported weights of a classifier, or a folder"
+    )
+    group = parser.add_argument_group("sampling only")
+    group.add_argument("--sample", type=at_least(1), metavar="N", help="draw N images and stop")
+    group.add_argument(
+        "--format", choices=("png", "npz", "grid"), default="grid", help="what to write them as"
+    )
+    group.add_argument(
+        "--labels", type=at_least(0), nargs="+", metavar="K", help="only these classes, 0 to 9"
+    )
+    group = parser.add_argument_group("scores")
+    group.add_argument("--samples", type=at_least(1), default=10_000, help="images to score")
+    group.add_argument(
+        "--inception",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="also IS, FID and KID with the standard Inception network (slow without a GPU), from "
+        "this weights file or, without one, torch-fidelity's download",
+    )
+    group.add_argument(
+        "--cas",
+        action="store_true",
+        help="also the classification accuracy score: train a classifier on samples only",
+    )
+    group.add_argument("--cas_epochs", type=at_least(1), default=5, help="epochs of that training")
+    group.add_argument("--cas_width", type=at_least(1), default=64, help="its width")
+    group.add_argument("--batch_size", type=at_least(1), default=500, help="images at once")
+    arguments.add_data_arguments(parser)
+    arguments.add_device_arguments(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument("--output_dir", default="evaluation", help="folder for what is made")
+    args = parser.parse_args(argv)
+    if args.labels and not args.sample:
+        parser.error("--labels goes with --sample: scores are taken over all classes")
+    return args
+
+
+# ------------------------------------------------------------------------------ sampling
+
+
+def draw_samples(args, model, labels, precision, title):
+    latents = sampling.latents_of(labels, model.latent_dim, args.seed)
+    progress = Progress(title, -(-len(labels) // args.batch_size), args.batch_size)
+    images = sampling.draw(model, latents, args.batch_size, precision, progress)
+    progress.close()
+    return images
+
+
+def sample_only(args, model, metadata, precision, folder):
+    """Draw and write --sample images; returns the path."""
+    names = metadata.get("class_names") or [str(k) for k in range(10)]
+    classes = args.labels or range(len(names))
+    if max(classes) >= len(names):
+        raise ScoreError(f"--labels {max(classes)}: the classes are 0 to {len(names) - 1}")
+    path = {
+        "png": folder / "samples",
+        "npz": folder / "samples.npz",
+        "grid": folder / "samples.png",
+    }[args.format]
+    if path.is_dir() and any(path.iterdir()):
+        raise RunError(f"{path} is not empty; give another --output_dir")
+    labels = sampling.sample_labels(args.sample, classes)
+    images = draw_samples(args, model, labels, precision, "samples")
+    if args.format == "png":
+        sampling.write_pngs(images, labels, names, path)
+    elif args.format == "npz":
+        sampling.write_npz(images, labels, path)
+    else:
+        columns = len(classes)
+        column_names = [names[k] for k in classes] if columns <= 10 else ()
+        save_image_grid(images, path, column_names, columns=min(columns, 10))
+    print(f"{len(images):,} samples: {path}")
+    return path
+
+
+# ------------------------------------------------------------------------------ scores
+
+
+def noisy(images, seed):
+    """uint8 images plus normal noise of NOISE_LEVELS levels, rounded and clamped."""
+    stream = runtime.random_stream("cpu", seed, NOISE)
+    noise = NOISE_LEVELS * torch.randn(images.shape, generator=stream)
+    return (images + noise).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def score_table(looks, reference, class_names, seed):
+    """{name of the set: its scores} for {name: (features, classes, labels or None)}."""
+    table = {}
+    for name, (features, classes, labels) in looks.items():
+        table[name] = distances(features, reference, seed)
+        table[name] |= manifold_scores(features, reference)
+        table[name]["images"] = len(features)
+        if labels is not None:
+            share, per_class = agreement(classes, labels, class_names)
+            table[name] |= {"class_consistency": share, "per_class_consistency": per_class}
+    return table
+
+
+def print_table(table):
+    width = max(map(len, table)) + 2
+    print(" " * width + "".join(f"{heading:>11}" for heading, _ in COLUMNS.values()))
+    for name, scores in table.items():
+        cells = (
+            format(scores[field], form) if field in scores else "-"
+            for field, (_, form) in COLUMNS.items()
+        )
+        print(f"{name:<{width}}" + "".join(f"{cell:>11}" for cell in cells))
+
+
+def copying(args, folder, samples, labels, sample_features, train, test_features, train_features):
+    """Look for copies of training images; returns the figures.
+
+    Leaves nearest.png (ten samples of each class above their nearest training images, in the
+    judge's features and in pixels) and nearest_distances.png (how far samples, and test images,
+    are from the nearest training image).
+    """
+    to_train, _ = nearest(sample_features, train_features)
+    test_to_train, _ = nearest(test_features, train_features)
+    shown = torch.cat([torch.nonzero(labels == k).flatten()[:10] for k in range(10)])
+    shown = shown.view(10, -1).T.flatten()  # one column for each class
+    by_features, feature_index = nearest(sample_features[shown], train_features)
+    by_pixels, pixel_index = nearest_pixels(samples[shown], train.images)
+    rows, captions = [], []
+    for first in range(0, len(shown), 10):
+        part = slice(first, first + 10)
+        rows += [samples[shown[part]], train.images[feature_index[part, 0]]]
+        rows += [train.images[pixel_index[part, 0]]]
+        captions += ["sample"] * 10
+        captions += [f"features {d:.1f}" for d in by_features[part, 0].tolist()]
+        captions += [f"pixels {d:.1f}" for d in by_pixels[part, 0].tolist()]
+    title = "samples, and under each its nearest training image in features and in pixels"
+    path = folder / "nearest.png"
+    save_image_grid(torch.cat(rows), path, train.class_names, title, captions, scale=2)
+    values = {"samples": to_train[:, 0], "test images": test_to_train[:, 0]}
+    title = "distance to the nearest training image, in the judge's features"
+    save_histograms(values, folder / "nearest_distances.png", title)
+    figures = {
+        name.replace(" ", "_"): {
+            f"percentile_{p}": round(torch.quantile(found, p / 100).item(), 4) for p in (1, 10, 50)
+        }
+        for name, found in values.items()
+    }
+    closer = (values["samples"] < torch.quantile(values["test images"], 0.01)).double().mean()
+    figures["samples_nearer_than_1_percent_of_test_images"] = round(100 * closer.item(), 2)
+    return figures
+
+
+def nearest_pixels(images, pool):
+    """nearest() in pixel values of 0 to 1."""
+    found = []
+    rows = images.flatten(1).float() / 255
+    for start in range(0, len(pool), 10_000):  # so that one float copy of the pool is never whole
+        part = pool[start : start + 10_000].flatten(1).float() / 255
+        values, index = torch.cdist(rows, part).topk(1, largest=False)
+        found.append((values, index + start))
+    values, index = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    best = values.argmin(1, keepdim=True)
+    return values.gather(1, best), index.gather(1, best)
+
+
+def save_walks(args, model, precision, names, folder):
+    within, between = (
+        sampling.draw(model, latents, args.batch_size, precision)
+        for latents in sampling.walks(model.latent_dim, args.seed)
+    )
+    title = "from one latent of a class to another; a row for each class"
+    save_image_grid(within, folder / "walk_within_classes.png", (), title)
+    title = "one noise in each row, from its class to the next one"
+    arrows = [f"{a} →" for a in names]
+    captions = ["" if k % 10 else arrows[k // 10] for k in range(100)]
+    save_image_grid(between, folder / "walk_between_classes.png", (), title, captions)
+
+
+def classification_accuracy(args, images, labels, test_set, device, precision, title):
+    """Train a classifier on these images only; its accuracy on real test images, in %.
+
+    Source: Ravuri and Vinyals 2019, Classification Accuracy Score for Conditional Generative
+    Models.
+    """
+    torch.manual_seed(args.seed)
+    model = Discriminator(args.cas_width).to(device)
+    steps = args.cas_epochs * (len(images) // 128)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    images, labels = images.to(device), labels.to(device)
+    progress = Progress(title, steps, 128)
+    for step in range(steps):
+        stream = runtime.random_stream(device, args.seed, CAS, step)
+        chosen = torch.randint(len(images), (128,), generator=stream, device=device)
+        batch = augment(images[chosen], sample_augmentation(128, stream))
+        classifier_backward(model, batch, labels[chosen], precision)
+        optimizer.step()
+        schedule.step()
+        progress.step()
+    progress.close()
+    found = predict(model, test_set.images.to(device), precision).argmax(1).cpu()
+    return round(100 * (found == test_set.labels).double().mean().item(), 2)
+
+
+# ------------------------------------------------------------------------------ the run
+
+
+def score(args, model, metadata, judge, train, test, device, precision, folder):
+    """All scores and figures; returns the dict that becomes evaluation.json."""
+    labels = sampling.sample_labels(args.samples)
+    samples = draw_samples(args, model, labels, precision, "samples")
+    torch.manual_seed(args.seed)
+    fresh = Generator(model.width, model.latent_dim).to(device)
+    untrained = draw_samples(args, fresh, labels, precision, "untrained generator")
+
+    def look(name, images):
+        progress = Progress(f"judge, {name}", -(-len(images) // args.batch_size), args.batch_size)
+        found = judge.look(images, args.batch_size, progress)
+        progress.close()
+        return found
+
+    reference, _ = look("training images", train.images)
+    noisy_train = noisy(train.images[: args.samples], args.seed)
+    looks = {
+        "test images": (*look("test images", test.images), test.labels),
+        "noisy training images": (*look("noisy", noisy_train), train.labels[: args.samples]),
+        "samples": (*look("samples", samples), labels),
+        "untrained generator": (*look("untrained", untrained), labels),
+    }
+    accuracy, _ = agreement(looks["test images"][1], test.labels, test.class_names)
+    table = score_table(looks, reference, train.class_names, args.seed)
+    print_table(table)
+    print(f"the judge's accuracy on real test images: {accuracy:.2f} %")
+    print("class consistency of the samples, in %:")
+    for name, share in table["samples"]["per_class_consistency"].items():
+        print(f"  {name:<12} {share:6.2f}")
+    result = {
+        "generator": str(args.generator),
+        "weights": metadata.get("weights"),
+        "step": metadata.get("step"),
+        "width": model.width,
+        "dataset": train.name,
+        "seed": args.seed,
+        "precision": precision,
+        "reference": f"{len(train):,} training images",
+        "judge": {"path": str(judge.path), "test_accuracy": accuracy},
+        "arithmetic": f"torch-fidelity {fidelity_version}",
+        "scores": table,
+    }
+    shown = torch.stack([torch.nonzero(labels == k).flatten()[:10] for k in range(10)], 1)
+    save_image_grid(samples[shown.flatten()], folder / "samples.png", train.class_names)
+    save_walks(args, model, precision, train.class_names, folder)
+    result["nearest_training_images"] = copying(
+        *(args, folder, samples, labels, looks["samples"][0]),
+        *(train, looks["test images"][0], reference),
+    )
+    if args.cas:
+        as_many = train.images[: args.samples], train.labels[: args.samples]
+        result["classification_accuracy_score"] = {
+            name: classification_accuracy(args, *data, test, device, precision, f"CAS, {name}")
+            for name, data in {"samples": (samples, labels), "real images": as_many}.items()
+        }
+        print(f"classification accuracy score, in %: {result['classification_accuracy_score']}")
+    if args.inception is not None:
+        result["inception"] = inception_part(args, samples, train.images, device)
+    return result
+
+
+def inception_part(args, samples, reference, device):
+    """The field's scores, or the reason why there are none."""
+    try:
+        weights = args.inception or inception.obtain_weights()
+    except inception.InceptionMissing as error:
+        print(f"IS, FID and KID left out: {error}")
+        return {"left_out": str(error)}
+    found = inception.inception_scores(samples, reference, weights, device, args.seed)
+    for name, value in found.items():
+        print(f"  {name}: {value}")
+    return found
+
+
+def load_sets(args, metadata):
+    """The two sets that the generator was trained for, and it alone if it was trained on one."""
+    name = args.dataset if args.dataset != "auto" else metadata.get("dataset")
+    if name not in DATASETS or name == "auto":
+        raise DataError("the generator does not tell what set it was trained on; give --dataset")
+    train, test = load_dataset(name, args.data_dir)
+    print(f"data: {train.source}")
+    return train.first(args.limit_train), test.first(args.limit_test)
+
+
+def run(args):
+    """Draw or score as the arguments ask; returns the figures, or the path of the samples.
+
+    Raises one of USER_ERRORS for what the user can mend.
+    """
+    device = runtime.pick_device(args.device)
+    precision = runtime.pick_precision(args.precision, device)
+    runtime.keep_freed_memory()
+    folder = Path(args.output_dir)
+    if (folder / "config.json").exists():
+        raise RunError(f"{folder} holds a training run; give another --output_dir")
+    name = "generator_raw.safetensors" if args.raw else "generator.safetensors"
+    path = find_export(args.generator, name)
+    model, metadata = load_model(path, device, kind="generator")
+    print(f"generator: {path}, width {model.width}, step {metadata.get('step')}")
+    if not args.sample:
+        if args.samples < MIN_SAMPLES:
+            raise ScoreError(f"--samples {args.samples}: the scores need at least {MIN_SAMPLES}")
+        judge = Judge(find_export(args.judge, "discriminator.safetensors"), device, precision)
+        train, test = load_sets(args, metadata)
+        judge.check_set(train.name)
+        if min(len(train), len(test)) < MIN_SAMPLES:
+            raise ScoreError(f"{min(len(train), len(test))} real images are too few for the scores")
+        if args.inception:
+            inception.read_weights(args.inception)  # before an hour's work
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if args.sample:
+            return sample_only(args, model, metadata, precision, folder)
+        result = score(args, model, metadata, judge, train, test, device, precision, folder)
+        write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from None
+    print(f"figures: {folder / 'evaluation.json'} and pictures beside it")
+    print(f"peak memory: {runtime.peak_memory(device) / 1e9:.2f} GB")
+    return result
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    return runtime.exit_code_of(run, args, USER_ERRORS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

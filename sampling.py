@@ -1,0 +1,98 @@
+"""Images out of a trained generator, each a function of the seed and of its number alone."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+import runtime
+from data_tools import to_uint8
+from generator import sample_latents
+
+BLOCK = 1000  # samples whose latents are drawn together
+LATENTS, WALKS = 10, 11  # names of the random streams
+
+
+def sample_labels(count, classes=range(10)):
+    """The classes in turn: int64 (count,)."""
+    classes = torch.as_tensor(list(classes))
+    return classes.repeat(-(-count // len(classes)))[:count]
+
+
+def latents_of(labels, latent_dim, seed):
+    """The latent of each sample, (n, latent_dim) on the CPU.
+
+    Sample i has the same noise whatever n, and whatever the classes of the others.
+    """
+    blocks = []
+    for number, block in enumerate(labels.split(BLOCK)):
+        stream = runtime.random_stream("cpu", seed, LATENTS, number)
+        whole = torch.cat([block, block.new_zeros(BLOCK - len(block))])
+        blocks.append(sample_latents(whole, latent_dim, stream)[: len(block)])
+    return torch.cat(blocks)
+
+
+@torch.no_grad()
+def draw(generator, latents, batch_size=500, precision="fp32", progress=None):
+    """latents (n, latent_dim) -> uint8 (n, 3, 32, 32) on the CPU; the generator in eval mode.
+
+    On the CPU in float32 the images are the same, to the last bit, for any batch_size.
+    """
+    device = next(generator.parameters()).device
+    training = generator.training
+    generator.eval()
+    images = []
+    for batch in latents.split(batch_size):
+        # One latent alone would go through other kernels, which round otherwise.
+        padded = batch if len(batch) > 1 else batch.repeat(2, 1)
+        with runtime.autocast(device, precision):
+            drawn = generator(padded.to(device))[: len(batch)]
+        images.append(to_uint8(drawn).cpu())
+        if progress is not None:
+            progress.step()
+    generator.train(training)
+    return torch.cat(images)
+
+
+def walks(latent_dim, seed, rows=10, columns=10, num_classes=10):
+    """Latents of two kinds of walks, each (rows * columns, latent_dim), row by row.
+
+    Within a class: row r leads from one latent of class r to another, along the arc between them.
+    Between classes: row r holds one noise, and its code moves from class r to the next in a line.
+    """
+    stream = runtime.random_stream("cpu", seed, WALKS)
+    classes = torch.arange(rows) % num_classes
+    start, end = (sample_latents(classes, latent_dim, stream, num_classes) for _ in range(2))
+    other = sample_latents((classes + 1) % num_classes, latent_dim, stream, num_classes)
+    within, between = [], []
+    for t in torch.linspace(0, 1, columns):
+        step = start.clone()
+        step[:, num_classes:] = slerp(start[:, num_classes:], end[:, num_classes:], t)
+        within.append(step)
+        step = start.clone()
+        step[:, :num_classes] = torch.lerp(start[:, :num_classes], other[:, :num_classes], t)
+        between.append(step)
+    return tuple(torch.stack(steps, 1).flatten(0, 1) for steps in (within, between))
+
+
+def slerp(a, b, t):
+    """Points on the arc from a to b, (n, d): normal vectors keep their usual length on the way."""
+    angle = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1).acos()[:, None]
+    weights = torch.sin((1 - t) * angle), torch.sin(t * angle)
+    arc = (weights[0] * a + weights[1] * b) / torch.sin(angle).clamp_min(1e-6)
+    return torch.where(angle < 1e-3, torch.lerp(a, b, t), arc)  # nearly parallel: a line will do
+
+
+def write_pngs(images, labels, class_names, folder):
+    """One PNG per image, in a folder per class: folder/3_cat/000017.png, named by its number."""
+    folders = [folder / f"{k}_{name}" for k, name in enumerate(class_names)]
+    for label in labels.unique().tolist():
+        folders[label].mkdir(parents=True)
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
+        pixels.save(folders[label] / f"{number:06d}.png")
+
+
+def write_npz(images, labels, path):
+    """arr_0: uint8 (n, 32, 32, 3); arr_1: int64 (n,): as in OpenAI's guided-diffusion."""
+    with path.open("wb") as file:
+        np.savez_compressed(file, images.permute(0, 2, 3, 1).numpy(), labels.numpy())

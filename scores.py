@@ -1,0 +1,199 @@
+"""How close samples are to real images, in the features of a network: the judge.
+
+Distances and precision/recall are torch-fidelity's; density, coverage and the search for nearest
+neighbours, which it lacks, stand here.
+"""
+
+import torch
+import torch_fidelity
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+import runtime
+import sampling
+from checkpoint import CheckpointError, load_model
+from data_tools import to_signed
+from discriminator import NUM_LAYERS
+
+KERNEL_SUBSET = 1000  # samples of each side in one estimate of the kernel distance
+KERNEL_SUBSETS = 100
+MIN_SAMPLES = KERNEL_SUBSET  # fewer give no covariance worth the name either
+MANIFOLD_IMAGES = 10_000  # of each side, at most, for precision, recall, density and coverage
+
+
+class ScoreError(Exception):
+    """The scores asked for cannot be computed from what was given; the message says why."""
+
+
+class _Given(FeatureExtractorBase):
+    """torch-fidelity's view of features that were computed before."""
+
+    def __init__(self, name, features_list, **_):
+        super().__init__(name, features_list)
+
+    @staticmethod
+    def get_provided_features_list():
+        return ("features",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(_metric):
+        return "features"
+
+    @staticmethod
+    def can_be_compiled():
+        return False
+
+    def forward(self, features):
+        return (features,)
+
+
+torch_fidelity.register_feature_extractor("given-features", _Given)
+
+
+class _Rows(torch.utils.data.Dataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def _fidelity(samples, reference, seed, **wanted):
+    return torch_fidelity.calculate_metrics(
+        input1=_Rows(samples.double()),
+        input2=_Rows(reference.double()),
+        **wanted,
+        feature_extractor="given-features",
+        kid_subsets=KERNEL_SUBSETS,
+        kid_subset_size=KERNEL_SUBSET,
+        prc_batch_size=1000,
+        batch_size=1000,
+        save_cpu_ram=True,  # no worker processes, and distances in blocks
+        cuda=False,
+        cache=False,
+        verbose=False,
+        rng_seed=seed,
+    )
+
+
+def distances(samples, reference, seed=0):
+    """Frechet and kernel distance of two sets of features, (n, d) and (m, d), in float64.
+
+    Frechet: between the normal distributions of the same means and covariances (Heusel et al.
+    2017). Kernel: squared MMD with the kernel (x.y / d + 1)^3, unbiased, mean and standard
+    deviation over 100 draws of 1000 of each (Binkowski et al. 2018). Both in the features' units.
+    Raises ScoreError where a side has fewer than MIN_SAMPLES rows.
+    """
+    if min(len(samples), len(reference)) < MIN_SAMPLES:
+        raise ScoreError(
+            f"{min(len(samples), len(reference))} images are too few for these statistics; "
+            f"at least {MIN_SAMPLES} of each side"
+        )
+    found = _fidelity(samples, reference, seed, fid=True, kid=True)
+    return {
+        "frechet_distance": found[torch_fidelity.KEY_METRIC_FID],
+        "kernel_distance": found[torch_fidelity.KEY_METRIC_KID_MEAN],
+        "kernel_distance_std": found[torch_fidelity.KEY_METRIC_KID_STD],
+    }
+
+
+def manifold_scores(samples, reference, neighbours=5):
+    """Precision, recall, density and coverage of (n, d) features, all but density in 0 to 1.
+
+    Precision: share of samples within the distance of some real image to its 3rd nearest neighbour;
+    recall: the same with the roles changed (Kynkaanniemi et al. 2019). Density: how many such balls
+    a sample lies in, over `neighbours`; coverage: share of real images with a sample in their ball,
+    its radius now to the 5th neighbour (Naeem et al. 2020). At most MANIFOLD_IMAGES of each side.
+    """
+    samples, reference = samples[:MANIFOLD_IMAGES], reference[:MANIFOLD_IMAGES]
+    found = _fidelity(samples, reference, 0, prc=True)
+    radii = nearest(reference, reference, neighbours + 1)[0][:, -1]
+    inside, covered = 0, torch.zeros(len(reference), dtype=torch.bool)
+    for rows in samples.double().split(1000):
+        within = torch.cdist(rows, reference.double()) <= radii
+        inside += within.sum().item()
+        covered |= within.any(0)
+    return {
+        "precision": found[torch_fidelity.KEY_METRIC_PRECISION],
+        "recall": found[torch_fidelity.KEY_METRIC_RECALL],
+        "density": inside / (neighbours * len(samples)),
+        "coverage": covered.double().mean().item(),
+    }
+
+
+def nearest(queries, pool, count=1, chunk=500):
+    """Euclidean distances to the `count` nearest rows of the pool, and their indices.
+
+    queries (n, d), pool (m, d) -> float64 (n, count) ascending, int64 (n, count).
+    """
+    found = []
+    for rows in queries.split(chunk):
+        found.append(torch.cdist(rows.double(), pool.double()).topk(count, largest=False))
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
+class Judge:
+    """A trained classifier that scores images: its pooled last features and its class decisions."""
+
+    def __init__(self, path, device="cpu", precision="fp32"):
+        """path: exported weights of a Discriminator. Raises CheckpointError."""
+        self.path, self.precision, self.device = path, precision, torch.device(device)
+        self.model, self.metadata = load_model(path, device, kind="discriminator")
+        self.model.requires_grad_(False)
+
+    def check_set(self, name):
+        """Raises CheckpointError where the judge was trained on another set than `name`."""
+        own = self.metadata.get("dataset")
+        if own != name:
+            raise CheckpointError(f"the judge {self.path} was trained on {own}, not on {name}")
+
+    @torch.no_grad()
+    def look(self, images, batch_size=500, progress=None):
+        """uint8 (n, 3, 32, 32) -> features float64 (n, width), classes int64 (n,), on the CPU."""
+        features, classes = [], []
+        for batch in images.split(batch_size):
+            with runtime.autocast(self.device, self.precision):
+                batch = to_signed(batch.to(self.device))
+                pooled = self.model.pool(self.model.features(batch, NUM_LAYERS))
+                logits = self.model.class_head(pooled)
+            features.append(pooled.double().cpu())
+            classes.append(logits.argmax(1).cpu())
+            if progress is not None:
+                progress.step()
+        return torch.cat(features), torch.cat(classes)
+
+
+class Watch:
+    """The cheap scores of a generator, on the same latents every time, for use during training."""
+
+    def __init__(self, judge, dataset, seed, samples=2000, reference=10_000):
+        """dataset: the training set, of which the first `reference` images are compared with."""
+        judge.check_set(dataset.name)
+        self.judge, self.seed = judge, seed
+        self.class_names = dataset.class_names
+        self.labels = sampling.sample_labels(samples)
+        self.reference, _ = judge.look(dataset.images[:reference])
+        if len(self.reference) < MIN_SAMPLES:
+            raise ScoreError(f"{len(self.reference)} training images are too few for the scores")
+
+    def __call__(self, generator):
+        """{"frechet_distance", "kernel_distance", "class_consistency" in %}."""
+        latents = sampling.latents_of(self.labels, generator.latent_dim, self.seed)
+        samples = sampling.draw(generator, latents, precision=self.judge.precision)
+        features, classes = self.judge.look(samples)
+        found = distances(features, self.reference, self.seed)
+        share, _ = agreement(classes, self.labels, self.class_names)
+        fields = ("frechet_distance", "kernel_distance")
+        return {name: found[name] for name in fields} | {"class_consistency": share}
+
+
+def agreement(classes, labels, class_names):
+    """Share of images that the judge gives the label's class, in %: of all and of each class."""
+    right = (classes == labels).double()
+    per_class = {}
+    for index, name in enumerate(class_names):
+        if (labels == index).any():
+            per_class[name] = round(100 * right[labels == index].mean().item(), 2)
+    return round(100 * right.mean().item(), 2), per_class

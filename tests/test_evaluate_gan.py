@@ -1,0 +1,197 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+import checkpoint
+import evaluate_gan
+import inception
+import scores
+from discriminator import Discriminator
+from generator import Generator
+
+MACHINE = ["--device", "cpu", "--precision", "fp32"]
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """A judge and a generator of the built-in set, as exports; few draws of the kernel distance."""
+    monkeypatch.setattr(scores, "KERNEL_SUBSETS", 2)
+    torch.manual_seed(0)
+    about = {"dataset": "shapes", "step": 7, "class_names": [f"c{k}" for k in range(10)]}
+    checkpoint.export_model(Discriminator(6), tmp_path / "judge.safetensors", about)
+    generator = Generator(4)
+    generator(torch.randn(64, 100))
+    run = tmp_path / "run"
+    run.mkdir()
+    checkpoint.export_model(generator, run / "generator.safetensors", about)
+    checkpoint.export_model(Generator(4), run / "generator_raw.safetensors", about)
+    return tmp_path
+
+
+@pytest.fixture
+def evaluate(run_main, weights):
+    def call(*more):
+        flags = ["--generator", weights / "run", "--judge", weights / "judge.safetensors"]
+        return run_main(
+            evaluate_gan, *flags, *MACHINE, "--output_dir", weights / "evaluation", *more
+        )
+
+    return call
+
+
+def test_scores_and_figures(evaluate, weights):
+    code, out, err = evaluate("--samples", 1000, "--limit_train", 1500, "--limit_test", 1000)
+    assert code == 0, err
+    folder = weights / "evaluation"
+    found = json.loads((folder / "evaluation.json").read_text())
+    table = found["scores"]
+    assert list(table) == [
+        *("test images", "noisy training images", "samples", "untrained generator"),
+    ]
+    for row in table.values():
+        for field in evaluate_gan.COLUMNS:
+            assert np.isfinite(row[field])
+    assert table["test images"]["frechet_distance"] < table["samples"]["frechet_distance"]
+    assert f"{found['judge']['test_accuracy']:.2f} %" in out
+    assert table["test images"]["class_consistency"] == found["judge"]["test_accuracy"]
+    assert found["reference"] == "1,500 training images"
+    assert "torch-fidelity" in found["arithmetic"]
+    for name in ("samples", "nearest", "nearest_distances", "walk_within_classes"):
+        assert imread(folder / f"{name}.png").std() > 0.01
+    assert imread(folder / "walk_between_classes.png").std() > 0.01
+    assert "inception" not in found
+    near = found["nearest_training_images"]
+    assert near["samples"]["percentile_1"] <= near["samples"]["percentile_50"]
+
+
+def test_noise_has_the_stated_strength():
+    grey = torch.full((200, 3, 32, 32), 128, dtype=torch.uint8)
+    changed = evaluate_gan.noisy(grey, 0)
+    assert changed.dtype == torch.uint8
+    assert changed.double().std() == pytest.approx(8, rel=0.01)
+    assert torch.equal(changed, evaluate_gan.noisy(grey, 0))
+    assert evaluate_gan.noisy(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), 0).max() < 60
+
+
+def test_copies_are_found(weights):
+    """Samples that are training images lie at distance 0 from the training set."""
+    judge = scores.Judge(weights / "judge.safetensors")
+    train, test = evaluate_gan.load_dataset("shapes")
+    train, test = train.first(300), test.first(200)
+    labels = torch.arange(100) % 10
+    chosen = torch.stack(
+        [torch.nonzero(train.labels == k).flatten()[i] for i in range(10) for k in range(10)]
+    )
+    copies = train.images[chosen]
+    features, reference, of_test = (judge.look(x)[0] for x in (copies, train.images, test.images))
+    args = evaluate_gan.parse_args([])
+    found = evaluate_gan.copying(args, weights, copies, labels, features, train, of_test, reference)
+    assert found["samples"]["percentile_50"] == pytest.approx(0, abs=1e-6)
+    assert found["samples_nearer_than_1_percent_of_test_images"] == 100
+    distance, index = evaluate_gan.nearest_pixels(copies, train.images)
+    assert distance.max() < 1e-2
+    assert torch.equal(train.images[index[:, 0]], copies)
+
+
+def test_nearest_pixels_across_blocks():
+    pool = torch.zeros(20_001, 3, 2, 2, dtype=torch.uint8)
+    pool[20_000] = 255
+    distance, index = evaluate_gan.nearest_pixels(torch.full((1, 3, 2, 2), 255), pool)
+    assert index.item() == 20_000
+    assert distance.item() == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("form", ["png", "npz", "grid"])
+def test_sampling_only(evaluate, weights, form):
+    code, out, _ = evaluate("--sample", 12, "--format", form, "--labels", 3, 5)
+    assert code == 0
+    assert "12 samples" in out
+    folder = weights / "evaluation"
+    if form == "png":
+        assert sorted(p.name for p in (folder / "samples").iterdir()) == ["3_c3", "5_c5"]
+        assert len(list(folder.rglob("*.png"))) == 12
+    elif form == "npz":
+        with np.load(folder / "samples.npz") as found:
+            assert found["arr_1"].tolist() == [3, 5] * 6
+    else:
+        assert imread(folder / "samples.png").std() > 0.01
+
+
+def test_seed_batch_size_and_raw_weights(evaluate, weights):
+    def images(*more):
+        evaluate("--sample", 20, "--format", "npz", *more)
+        with np.load(weights / "evaluation" / "samples.npz") as found:
+            return found["arr_0"]
+
+    base = images()
+    assert np.array_equal(base, images("--batch_size", 3))
+    assert not np.array_equal(base, images("--seed", 1))
+    assert not np.array_equal(base, images("--raw"))
+
+
+def test_classification_accuracy_score(evaluate, weights):
+    flags = ["--cas", "--cas_epochs", 1, "--cas_width", 4, "--samples", 1000]
+    code, _, _ = evaluate(*flags, "--limit_train", 1000, "--limit_test", 1000)
+    assert code == 0
+    found = json.loads((weights / "evaluation" / "evaluation.json").read_text())
+    for accuracy in found["classification_accuracy_score"].values():
+        assert 0 <= accuracy <= 100
+
+
+def test_real_images_teach_what_samples_of_an_untrained_generator_do_not():
+    train, test = evaluate_gan.load_dataset("shapes")
+    train, test = train.first(4000), test.first(500)
+    args = evaluate_gan.parse_args(["--cas_epochs", "6", "--cas_width", "8"])
+    machine = torch.device("cpu"), "fp32", "CAS"
+    real = evaluate_gan.classification_accuracy(args, train.images, train.labels, test, *machine)
+    noise = torch.randint(0, 256, train.images.shape, dtype=torch.uint8)
+    nothing = evaluate_gan.classification_accuracy(args, noise, train.labels, test, *machine)
+    assert real > 40
+    assert nothing < 30
+
+
+def test_without_network_the_rest_still_runs(evaluate, weights, monkeypatch):
+    monkeypatch.setattr(inception, "get_dir", lambda: str(weights))
+    monkeypatch.setattr(inception, "URL_INCEPTION_V3", "http://127.0.0.1:9/weights.pth")
+    flags = ["--inception", "--samples", 1000, "--limit_train", 1000, "--limit_test", 1000]
+    code, out, _ = evaluate(*flags)
+    assert code == 0
+    (line,) = (line for line in out.splitlines() if line.startswith("IS, FID and KID left out"))
+    assert "--inception FILE" in line
+    found = json.loads((weights / "evaluation" / "evaluation.json").read_text())
+    assert "download" in found["inception"]["left_out"]
+
+
+def test_bad_input(refused, weights):
+    def call(*flags):
+        where = ["--generator", weights / "run", "--judge", weights / "judge.safetensors"]
+        return refused(
+            evaluate_gan, *where, *MACHINE, "--output_dir", weights / "evaluation", *flags
+        )
+
+    judge = weights / "judge.safetensors"
+    (weights / "empty").mkdir()
+    (weights / "training").mkdir()
+    (weights / "training" / "config.json").touch()
+    (weights / "bad.pth").write_text("no weights")
+    about = {"dataset": "cifar10"}
+    checkpoint.export_model(Discriminator(2), weights / "other.safetensors", about)
+    assert "no weights at" in call("--generator", weights / "absent")
+    assert "no weights at" in call("--generator", weights / "empty")
+    assert "a generator is wanted" in call("--generator", judge)
+    assert "a discriminator is wanted" in call("--judge", weights / "run/generator.safetensors")
+    assert "no weights at" in call("--judge", weights / "absent")
+    assert "trained on cifar10, not on shapes" in call("--judge", weights / "other.safetensors")
+    assert "--sample" in call("--sample", 0)
+    assert "--labels 10" in call("--sample", 5, "--labels", 10)
+    assert "--labels goes with --sample" in call("--labels", 1)
+    assert "at least 1000" in call("--samples", 999)
+    assert "too few" in call("--samples", 1000, "--limit_test", 999)
+    assert "no readable weights file" in call("--inception", weights / "bad.pth")
+    assert "holds a training run" in call("--output_dir", weights / "training")
+    (weights / "evaluation" / "samples").mkdir(parents=True)
+    (weights / "evaluation" / "samples" / "old.png").touch()
+    assert "is not empty" in call("--sample", 5, "--format", "png")

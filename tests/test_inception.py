@@ -1,0 +1,106 @@
+"""The Inception path on a stand-in with random weights: the real network and code, no figures."""
+
+import hashlib
+import pickle
+
+import pytest
+import torch
+import torch_fidelity
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+import inception
+from scores import ScoreError
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    """A weights file of the right form: random, so built without the download."""
+    folder = tmp_path_factory.mktemp("inception")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url",
+            lambda *_, **__: None,
+        )
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_, **__: None)
+        torch.manual_seed(0)
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    path = folder / "weights.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images():
+    stream = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (12, 3, 32, 32), generator=stream, dtype=torch.uint8)
+
+
+CPU = torch.device("cpu")
+
+
+def test_scores_of_the_real_path(stand_in, images):
+    found = inception.inception_scores(images[:6], images[6:], stand_in, CPU, kernel_subset=4)
+    assert found["fid"] > 0
+    assert found["kid_std"] > 0
+    assert found["inception_score"] >= 1
+    assert found["samples"] == found["reference_images"] == 6
+    assert found["weights_sha256"] == hashlib.sha256(stand_in.read_bytes()).hexdigest()
+    assert torch_fidelity.__version__ in found["extractor"]
+
+
+def test_without_the_last_layer_there_is_no_inception_score(stand_in, images, tmp_path):
+    state = torch.load(stand_in, weights_only=True)
+    state["fc.weight"].zero_()
+    torch.save(state, tmp_path / "trunk.pth")
+    found = inception.inception_scores(
+        images[:6], images[6:], tmp_path / "trunk.pth", CPU, kernel_subset=4
+    )
+    assert "inception_score" not in found
+    assert "last layer" in found["inception_score_left_out"]
+
+
+def test_too_few_images(stand_in, images):
+    with pytest.raises(ScoreError, match="1000"):
+        inception.inception_scores(images, images, stand_in, CPU)
+
+
+class Gadget:
+    def __reduce__(self):
+        return (exec, ("raise AssertionError('the file ran code')",))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [Gadget(), {"fc.weight": Gadget()}, [torch.zeros(1)], {"a": torch.zeros(1)}, {"a": "text"}],
+)
+def test_hostile_and_wrong_files(tmp_path, content):
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(ScoreError):
+        inception.read_weights(tmp_path / "file.pth")
+
+
+def test_unreadable_files(tmp_path):
+    (tmp_path / "text").write_text("no weights")
+    (tmp_path / "empty").touch()
+    (tmp_path / "pickle").write_bytes(pickle.dumps({"a": 1}))
+    for name in ("text", "empty", "pickle", "absent"):
+        with pytest.raises(ScoreError):
+            inception.read_weights(tmp_path / name)
+
+
+def test_weights_of_another_form(stand_in, images, tmp_path):
+    state = torch.load(stand_in, weights_only=True)
+    del state["Conv2d_1a_3x3.conv.weight"]
+    torch.save(state, tmp_path / "less.pth")
+    with pytest.raises(ScoreError, match="does not fit"):
+        inception.inception_scores(images, images, tmp_path / "less.pth", CPU, kernel_subset=4)
+
+
+def test_without_network_one_line_says_how_to_get_the_weights(monkeypatch, tmp_path):
+    monkeypatch.setattr(inception, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(inception, "URL_INCEPTION_V3", "http://127.0.0.1:9/weights.pth")
+    with pytest.raises(inception.InceptionMissing, match="--inception FILE") as caught:
+        inception.obtain_weights()
+    assert "\n" not in str(caught.value)
+    (tmp_path / "checkpoints" / "weights.pth").touch()
+    assert inception.obtain_weights() == tmp_path / "checkpoints" / "weights.pth"

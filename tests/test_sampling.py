@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sampling
+from generator import Generator
+
+
+@pytest.fixture
+def generator():
+    torch.manual_seed(0)
+    model = Generator(8)
+    model(torch.randn(64, 100))  # statistics for BatchNorm
+    return model.eval()
+
+
+def test_labels_take_turns():
+    assert sampling.sample_labels(12).tolist() == [*range(10), 0, 1]
+    assert sampling.sample_labels(5, [3, 7]).tolist() == [3, 7, 3, 7, 3]
+
+
+def test_latents_depend_on_the_seed_and_the_number_only():
+    labels = sampling.sample_labels(2500)
+    latents = sampling.latents_of(labels, 100, seed=1)
+    assert latents.shape == (2500, 100)
+    assert torch.equal(latents[:, :10].argmax(1), labels)
+    assert torch.equal(latents[:1203], sampling.latents_of(labels[:1203], 100, seed=1))
+    others = sampling.latents_of(torch.zeros_like(labels), 100, seed=1)
+    assert torch.equal(latents[:, 10:], others[:, 10:])
+    assert not torch.equal(latents, sampling.latents_of(labels, 100, seed=2))
+    noise = latents[:, 10:]
+    assert abs(noise.mean()) < 0.01
+    assert abs(noise.std() - 1) < 0.01
+    assert noise.unique(dim=0).shape[0] == 2500  # no block repeats another
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_images_whatever_the_batch_size(generator, precision):
+    latents = sampling.latents_of(sampling.sample_labels(501), 100, seed=0)
+    whole = sampling.draw(generator, latents, 500, precision)
+    assert whole.dtype == torch.uint8
+    assert whole.shape == (501, 3, 32, 32)
+    for size in (1, 64):
+        assert torch.equal(sampling.draw(generator, latents, size, precision), whole)
+
+
+def test_drawing_uses_the_stored_statistics_and_leaves_the_mode(generator):
+    generator.train()
+    before = generator.project[1].running_mean.clone()
+    sampling.draw(generator, torch.randn(3, 100))
+    assert generator.training
+    assert torch.equal(generator.project[1].running_mean, before)
+
+
+def test_walks():
+    within, between = sampling.walks(100, seed=0)
+    assert within.shape == between.shape == (100, 100)
+    steps = within.view(10, 10, 100)
+    assert torch.equal(steps[:, :, :10].argmax(2), torch.arange(10)[:, None].expand(10, 10))
+    lengths = steps[:, :, 10:].norm(dim=2)
+    assert (lengths > 7).all()  # a straight line would fall to sqrt(90 / 2) = 6.7 halfway
+    steps = between.view(10, 10, 100)
+    assert torch.equal(steps[:, 0, 10:], steps[:, 9, 10:])
+    assert torch.equal(steps[:, 0, :10].argmax(1), torch.arange(10))
+    assert torch.equal(steps[:, 9, :10].argmax(1), (torch.arange(10) + 1) % 10)
+    assert torch.allclose(steps[:, :, :10].sum(2), torch.ones(10, 10))
+
+
+def test_slerp_of_equal_vectors():
+    a = torch.randn(3, 5)
+    assert torch.allclose(sampling.slerp(a, a.clone(), 0.3), a)
+
+
+def test_files(generator, tmp_path):
+    labels = sampling.sample_labels(5, [3, 7])
+    images = sampling.draw(generator, sampling.latents_of(labels, 100, 0))
+    sampling.write_pngs(images, labels, [f"c{k}" for k in range(10)], tmp_path / "png")
+    files = sorted(str(p.relative_to(tmp_path / "png")) for p in tmp_path.rglob("*.png"))
+    assert files == [
+        *("3_c3/000000.png", "3_c3/000002.png", "3_c3/000004.png"),
+        *("7_c7/000001.png", "7_c7/000003.png"),
+    ]
+    pixels = np.asarray(Image.open(tmp_path / "png" / "7_c7" / "000003.png"))
+    assert np.array_equal(pixels, images[3].permute(1, 2, 0).numpy())
+    sampling.write_npz(images, labels, tmp_path / "samples.npz")
+    with np.load(tmp_path / "samples.npz") as found:
+        assert np.array_equal(found["arr_0"], images.permute(0, 2, 3, 1).numpy())
+        assert found["arr_1"].tolist() == [3, 7, 3, 7, 3]

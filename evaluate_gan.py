@@ -210,9 +210,9 @@ def copying(args, folder, samples, labels, sample_features, train, test_features
 def nearest_pixels(images, pool):
     """nearest() in pixel values of 0 to 1."""
     found = []
-    rows = images.flatten(1).float() / 255
-    for start in range(0, len(pool), 10_000):  # so that one float copy of the pool is never whole
-        part = pool[start : start + 10_000].flatten(1).float() / 255
+    rows = images.flatten(1).double() / 255
+    for start in range(0, len(pool), 5000):  # so that no float copy of the whole pool is made
+        part = pool[start : start + 5000].flatten(1).double() / 255
         values, index = torch.cdist(rows, part).topk(1, largest=False)
         found.append((values, index + start))
     values, index = (torch.cat(parts, 1) for parts in zip(*found, strict=True))

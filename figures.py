@@ -58,7 +58,7 @@ def save_histograms(values, path, xlabel):
     axes = figure.add_subplot()
     top = max(float(np.quantile(v, 0.995)) for v in values.values())
     for name, numbers in values.items():
-        axes.hist(np.asarray(numbers), 60, (0, top), density=True, alpha=0.5, label=name)
+        axes.hist(np.asarray(numbers), bins=60, range=(0, top), density=True, alpha=0.5, label=name)
     axes.set(xlabel=xlabel, yticks=[])
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(frameon=False)

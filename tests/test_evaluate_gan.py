@@ -92,7 +92,7 @@ def test_copies_are_found(weights):
     assert found["samples"]["percentile_50"] == pytest.approx(0, abs=1e-6)
     assert found["samples_nearer_than_1_percent_of_test_images"] == 100
     distance, index = evaluate_gan.nearest_pixels(copies, train.images)
-    assert distance.max() < 1e-2
+    assert distance.max() < 1e-4
     assert torch.equal(train.images[index[:, 0]], copies)
 
 
@@ -149,8 +149,9 @@ def test_real_images_teach_what_samples_of_an_untrained_generator_do_not():
     real = evaluate_gan.classification_accuracy(args, train.images, train.labels, test, *machine)
     noise = torch.randint(0, 256, train.images.shape, dtype=torch.uint8)
     nothing = evaluate_gan.classification_accuracy(args, noise, train.labels, test, *machine)
-    assert real > 40
-    assert nothing < 30
+
+    assert real > 20
+    assert nothing < 15
 
 
 def test_without_network_the_rest_still_runs(evaluate, weights, monkeypatch):

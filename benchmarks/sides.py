@@ -315,7 +315,7 @@ def main(argv=None):
             CHANGES[args.without](args)
         runtime.keep_freed_memory()
         side = Ours(args, device)
-    print(json.dumps({"device": runtime.describe_device(device), **vars(args)}), flush=True)
+    print(json.dumps({**vars(args), "device": runtime.describe_device(device)}), flush=True)
     for line in sys.stdin:
         part = line.strip()
         if part == "limit":

@@ -170,8 +170,8 @@ def compare(args):
         "plain_peak_memory_bytes": memory[1],
     }
     fp32, bf16, copied, one_thread = (limits[name] / 1e9 for name in limits)
-    print(f"limit: matrix products {fp32:.0f} GFLOP/s in fp32 ({one_thread:.0f} on one thread), ")
-    print(f"{bf16:.0f} in bf16; copies {copied:.0f} GB/s")
+    print(f"limit, GFLOP/s of matrix products: {fp32:.0f} in fp32, {bf16:.0f} in bf16, ", end="")
+    print(f"{one_thread:.0f} in fp32 on one thread; copies: {copied:.0f} GB/s")
     print("peak memory: ours {:.2f} GB, plain {:.2f} GB".format(*(m / 1e9 for m in memory)))
     for side in (ours, theirs):
         side.close()

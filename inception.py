@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import tempfile
+import warnings
 from pathlib import Path
 from urllib.error import URLError
 
@@ -55,7 +56,11 @@ def read_weights(path):
     path = Path(path)
     try:
         content = path.read_bytes()
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of odd pickle versions; the contents are checked below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ScoreError(f"{path} is no readable weights file: {first}") from None

@@ -80,7 +80,7 @@ def inception_scores(images, reference, weights, device, seed=0, kernel_subset=K
     """
     state, checksum, has_last_layer = read_weights(weights)
     if min(len(images), len(reference)) < kernel_subset:
-        raise ScoreError(f"KID needs at least {kernel_subset} images of each side")
+        raise ScoreError(f"these scores need at least {kernel_subset} images of each side")
     with tempfile.TemporaryDirectory() as folder:
         checked = Path(folder) / "inception.pth"
         torch.save(state, checked)  # what was read safely, and nothing else

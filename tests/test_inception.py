@@ -27,7 +27,6 @@ def stand_in(tmp_path_factory):
         for module in network.modules():
             if isinstance(module, torch.nn.Conv2d):  # so that the signal reaches the last layer
                 torch.nn.init.kaiming_normal_(module.weight)
-        network.fc.weight.data.mul_(1e-3)  # and no class probability underflows
     path = folder / "weights.pth"
     torch.save(network.state_dict(), path)
     return path
@@ -43,11 +42,11 @@ CPU = torch.device("cpu")
 
 
 def test_scores_of_the_real_path(stand_in, images):
-    found = inception.inception_scores(images[:6], images[6:], stand_in, CPU, kernel_subset=4)
+    found = inception.inception_scores(images[:10], images[2:], stand_in, CPU, kernel_subset=4)
     assert found["fid"] > 0
     assert found["kid_std"] > 0
     assert found["inception_score"] >= 1
-    assert found["samples"] == found["reference_images"] == 6
+    assert found["samples"] == found["reference_images"] == 10
     assert found["weights_sha256"] == hashlib.sha256(stand_in.read_bytes()).hexdigest()
     assert torch_fidelity.__version__ in found["extractor"]
 

@@ -9,6 +9,7 @@ from runtime import DEVICE_HELP, PRECISION_HELP
 MAY_CHANGE = (
     *("epochs", "max_steps", "data_dir", "output_dir", "device", "resume"),
     *("log_every_steps", "save_every_epochs", "save_every_minutes", "max_minutes"),
+    *("evaluate_every", "judge"),
 )
 
 

@@ -32,6 +32,7 @@ from scores import MIN_SAMPLES, Judge, ScoreError, agreement, distances, manifol
 from train_discriminator import classifier_backward, predict
 
 USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError, ScoreError)
+MAX_GRID = 1000  # images that a grid can show
 NOISE, CAS = 20, 21  # names of the random streams
 NOISE_LEVELS = 8  # standard deviation of the noisy training images, in levels of 0 to 255
 COLUMNS = {  # of the table: field, heading, format
@@ -70,7 +71,13 @@ def parse_args(argv=None):
         "--labels", type=at_least(0), nargs="+", metavar="K", help="only these classes, 0 to 9"
     )
     group = parser.add_argument_group("scores")
-    group.add_argument("--samples", type=at_least(1), default=10_000, help="images to score")
+    group.add_argument(
+        "--samples",
+        type=at_least(1),
+        default=10_000,
+        help="images to score; the table takes the same number of every set, so no more of them "
+        "than there are test images",
+    )
     group.add_argument(
         "--inception",
         nargs="?",
@@ -108,12 +115,20 @@ def draw_samples(args, model, labels, precision, title):
     return images
 
 
+def class_names_of(metadata):
+    names = metadata.get("class_names")
+    well_formed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if well_formed and len(names) == 10 else [str(k) for k in range(10)]
+
+
 def sample_only(args, model, metadata, precision, folder):
     """Draw and write --sample images; returns the path."""
-    names = metadata.get("class_names") or [str(k) for k in range(10)]
+    names = class_names_of(metadata)
     classes = args.labels or range(len(names))
     if max(classes) >= len(names):
         raise ScoreError(f"--labels {max(classes)}: the classes are 0 to {len(names) - 1}")
+    if args.format == "grid" and args.sample > MAX_GRID:
+        raise ScoreError(f"a grid shows at most {MAX_GRID} images; take --format png or npz")
     path = {
         "png": folder / "samples",
         "npz": folder / "samples.npz",
@@ -128,9 +143,10 @@ def sample_only(args, model, metadata, precision, folder):
     elif args.format == "npz":
         sampling.write_npz(images, labels, path)
     else:
-        columns = len(classes)
-        column_names = [names[k] for k in classes] if columns <= 10 else ()
-        save_image_grid(images, path, column_names, columns=min(columns, 10))
+        in_columns = 1 < len(classes) <= 10  # a column for each class
+        column_names = [names[k] for k in classes] if in_columns else ()
+        title = "" if in_columns else ", ".join(names[k] for k in dict.fromkeys(classes))
+        save_image_grid(images, path, column_names, title, columns=len(column_names) or 10)
     print(f"{len(images):,} samples: {path}")
     return path
 
@@ -146,30 +162,29 @@ def noisy(images, seed):
 
 
 def score_table(looks, reference, class_names, seed):
-    """{name of the set: its scores} for {name: (features, classes, labels or None)}."""
+    """{name of the set: its scores} for {name: (features, classes, labels)}."""
     table = {}
     for name, (features, classes, labels) in looks.items():
         table[name] = distances(features, reference, seed)
         table[name] |= manifold_scores(features, reference)
         table[name]["images"] = len(features)
-        if labels is not None:
-            share, per_class = agreement(classes, labels, class_names)
-            table[name] |= {"class_consistency": share, "per_class_consistency": per_class}
+        share, per_class = agreement(classes, labels, class_names)
+        table[name] |= {"class_consistency": share, "per_class_consistency": per_class}
     return table
 
 
 def print_table(table):
     width = max(map(len, table)) + 2
-    print(" " * width + "".join(f"{heading:>11}" for heading, _ in COLUMNS.values()))
+    headings = "".join(f"{heading:>11}" for heading, _ in COLUMNS.values())
+    print(f"{'':<{width}}{'images':>8}{headings}")
     for name, scores in table.items():
-        cells = (
-            format(scores[field], form) if field in scores else "-"
-            for field, (_, form) in COLUMNS.items()
+        cells = "".join(
+            f"{format(scores[field], form):>11}" for field, (_, form) in COLUMNS.items()
         )
-        print(f"{name:<{width}}" + "".join(f"{cell:>11}" for cell in cells))
+        print(f"{name:<{width}}{scores['images']:>8}{cells}")
 
 
-def copying(args, folder, samples, labels, sample_features, train, test_features, train_features):
+def copying(folder, samples, labels, sample_features, train, test_features, train_features):
     """Look for copies of training images; returns the figures.
 
     Leaves nearest.png (ten samples of each class above their nearest training images, in the
@@ -204,11 +219,12 @@ def copying(args, folder, samples, labels, sample_features, train, test_features
     }
     closer = (values["samples"] < torch.quantile(values["test images"], 0.01)).double().mean()
     figures["samples_nearer_than_1_percent_of_test_images"] = round(100 * closer.item(), 2)
+    print(f"distance to the nearest training image, percentiles 1, 10, 50: {figures}")
     return figures
 
 
 def nearest_pixels(images, pool):
-    """nearest() in pixel values of 0 to 1."""
+    """scores.nearest with count 1 for uint8 images (n, c, h, w), in pixel values of 0 to 1."""
     found = []
     rows = images.flatten(1).double() / 255
     for start in range(0, len(pool), 5000):  # so that no float copy of the whole pool is made
@@ -225,8 +241,9 @@ def save_walks(args, model, precision, names, folder):
         sampling.draw(model, latents, args.batch_size, precision)
         for latents in sampling.walks(model.latent_dim, args.seed)
     )
-    title = "from one latent of a class to another; a row for each class"
-    save_image_grid(within, folder / "walk_within_classes.png", (), title)
+    title = "from one latent of a class to another"
+    captions = ["" if k % 10 else names[k // 10] for k in range(100)]
+    save_image_grid(within, folder / "walk_within_classes.png", (), title, captions)
     title = "one noise in each row, from its class to the next one"
     arrows = [f"{a} →" for a in names]
     captions = ["" if k % 10 else arrows[k // 10] for k in range(100)]
@@ -263,12 +280,23 @@ def classification_accuracy(args, images, labels, test_set, device, precision, t
 
 
 def score(args, model, metadata, judge, train, test, device, precision, folder):
-    """All scores and figures; returns the dict that becomes evaluation.json."""
+    """All scores and figures but Inception's; returns them and the sets, {name: (images, labels)}.
+
+    Every set of the table has the same number of images: what is estimated depends on it.
+    """
     labels = sampling.sample_labels(args.samples)
     samples = draw_samples(args, model, labels, precision, "samples")
     torch.manual_seed(args.seed)
     fresh = Generator(model.width, model.latent_dim).to(device)
-    untrained = draw_samples(args, fresh, labels, precision, "untrained generator")
+    sampling.settle(fresh, sampling.latents_of(labels[:500], model.latent_dim, args.seed))
+    count = min(len(samples), len(test), len(train))
+    untrained = draw_samples(args, fresh, labels[:count], precision, "untrained generator")
+    sets = {
+        "test images": (test.images[:count], test.labels[:count]),
+        "noisy training images": (noisy(train.images[:count], args.seed), train.labels[:count]),
+        "samples": (samples, labels),
+        "untrained generator": (untrained, labels[:count]),
+    }
 
     def look(name, images):
         progress = Progress(f"judge, {name}", -(-len(images) // args.batch_size), args.batch_size)
@@ -277,15 +305,12 @@ def score(args, model, metadata, judge, train, test, device, precision, folder):
         return found
 
     reference, _ = look("training images", train.images)
-    noisy_train = noisy(train.images[: args.samples], args.seed)
-    looks = {
-        "test images": (*look("test images", test.images), test.labels),
-        "noisy training images": (*look("noisy", noisy_train), train.labels[: args.samples]),
-        "samples": (*look("samples", samples), labels),
-        "untrained generator": (*look("untrained", untrained), labels),
-    }
-    accuracy, _ = agreement(looks["test images"][1], test.labels, test.class_names)
-    table = score_table(looks, reference, train.class_names, args.seed)
+    looks = {name: (*look(name, images), of) for name, (images, of) in sets.items()}
+    table = score_table(
+        {name: [part[:count] for part in parts] for name, parts in looks.items()},
+        *(reference, train.class_names, args.seed),
+    )
+    accuracy, _ = agreement(looks["test images"][1], sets["test images"][1], test.class_names)
     print_table(table)
     print(f"the judge's accuracy on real test images: {accuracy:.2f} %")
     print("class consistency of the samples, in %:")
@@ -300,7 +325,7 @@ def score(args, model, metadata, judge, train, test, device, precision, folder):
         "seed": args.seed,
         "precision": precision,
         "reference": f"{len(train):,} training images",
-        "judge": {"path": str(judge.path), "test_accuracy": accuracy},
+        "judge": {"path": str(judge.path), "width": judge.model.width, "test_accuracy": accuracy},
         "arithmetic": f"torch-fidelity {fidelity_version}",
         "scores": table,
     }
@@ -308,7 +333,7 @@ def score(args, model, metadata, judge, train, test, device, precision, folder):
     save_image_grid(samples[shown.flatten()], folder / "samples.png", train.class_names)
     save_walks(args, model, precision, train.class_names, folder)
     result["nearest_training_images"] = copying(
-        *(args, folder, samples, labels, looks["samples"][0]),
+        *(folder, samples, labels, looks["samples"][0][:count]),
         *(train, looks["test images"][0], reference),
     )
     if args.cas:
@@ -318,29 +343,31 @@ def score(args, model, metadata, judge, train, test, device, precision, folder):
             for name, data in {"samples": (samples, labels), "real images": as_many}.items()
         }
         print(f"classification accuracy score, in %: {result['classification_accuracy_score']}")
-    if args.inception is not None:
-        result["inception"] = inception_part(args, samples, train.images, device)
-    return result
+    return result, sets
 
 
-def inception_part(args, samples, reference, device):
-    """The field's scores, or the reason why there are none."""
+def inception_part(args, sets, reference, device):
+    """The field's scores of every set, or the reason why there are none."""
     try:
         weights = args.inception or inception.obtain_weights()
     except inception.InceptionMissing as error:
         print(f"IS, FID and KID left out: {error}")
         return {"left_out": str(error)}
-    found = inception.inception_scores(samples, reference, weights, device, args.seed)
-    for name, value in found.items():
-        print(f"  {name}: {value}")
+    images = {name: pair[0] for name, pair in sets.items()}
+    found = inception.inception_scores(images, reference, weights, device, args.seed)
+    for name, scores in found.items():
+        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in scores.items()))
     return found
 
 
 def load_sets(args, metadata):
-    """The two sets that the generator was trained for, and it alone if it was trained on one."""
-    name = args.dataset if args.dataset != "auto" else metadata.get("dataset")
+    """(train, test) of the set that the generator was trained on. Raises DataError."""
+    own = metadata.get("dataset")
+    name = own if args.dataset == "auto" else args.dataset
     if name not in DATASETS or name == "auto":
         raise DataError("the generator does not tell what set it was trained on; give --dataset")
+    if own in DATASETS and name != own:
+        raise DataError(f"the generator was trained on {own}, not on {name}")
     train, test = load_dataset(name, args.data_dir)
     print(f"data: {train.source}")
     return train.first(args.limit_train), test.first(args.limit_test)
@@ -369,14 +396,17 @@ def run(args):
         judge.check_set(train.name)
         if min(len(train), len(test)) < MIN_SAMPLES:
             raise ScoreError(f"{min(len(train), len(test))} real images are too few for the scores")
-        if args.inception:
-            inception.read_weights(args.inception)  # before an hour's work
+        if args.inception:  # looked at before an hour's work
+            inception.check_fit(inception.read_weights(args.inception)[0], args.inception)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if args.sample:
             return sample_only(args, model, metadata, precision, folder)
-        result = score(args, model, metadata, judge, train, test, device, precision, folder)
+        result, sets = score(args, model, metadata, judge, train, test, device, precision, folder)
         write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
+        if args.inception is not None:
+            result["inception"] = inception_part(args, sets, train.images, device)
+            write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}") from None
     print(f"figures: {folder / 'evaluation.json'} and pictures beside it")

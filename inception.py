@@ -1,7 +1,7 @@
 """IS, FID and KID with the Inception network that papers use, through torch-fidelity."""
 
 import hashlib
-import pickle
+import socket
 import tempfile
 import warnings
 from pathlib import Path
@@ -10,10 +10,15 @@ from urllib.error import URLError
 import torch
 import torch_fidelity
 from torch.hub import get_dir
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+from torch_fidelity.feature_extractor_inceptionv3 import (
+    URL_INCEPTION_V3,
+    FeatureExtractorInceptionV3,
+)
 
+from data_tools import DOWNLOAD_STALL_SECONDS
 from scores import KERNEL_SUBSET, KERNEL_SUBSETS, ScoreError
 
+HASH_PREFIX = URL_INCEPTION_V3.rpartition("-")[2].partition(".")[0]  # of the file's SHA-256
 HOW_TO_GET = (
     f"download {URL_INCEPTION_V3} on a machine with network and give its path: --inception FILE"
 )
@@ -40,7 +45,12 @@ def obtain_weights():
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), progress=False)
+            before = socket.getdefaulttimeout()
+            socket.setdefaulttimeout(DOWNLOAD_STALL_SECONDS)
+            try:
+                torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), HASH_PREFIX, False)
+            finally:
+                socket.setdefaulttimeout(before)
         except (URLError, OSError, RuntimeError) as error:
             reason = getattr(error, "reason", error)
             message = f"the Inception weights could not be downloaded ({reason}); {HOW_TO_GET}"
@@ -61,7 +71,7 @@ def read_weights(path):
                 "ignore"
             )  # of odd pickle versions; the contents are checked below
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a crafted file can raise anything
         first = str(error).strip().partition("\n")[0]
         raise ScoreError(f"{path} is no readable weights file: {first}") from None
     if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
@@ -71,23 +81,44 @@ def read_weights(path):
     return state, hashlib.sha256(content).hexdigest(), bool(state["fc.weight"].any())
 
 
-def inception_scores(images, reference, weights, device, seed=0, kernel_subset=KERNEL_SUBSET):
-    """{inception_score, ..., fid, kid, ...} of uint8 images (n, 3, h, w) against the reference.
+def check_fit(state, path):
+    """Raises ScoreError where the weights do not fit torch-fidelity's Inception-v3."""
+    with tempfile.TemporaryDirectory() as folder:
+        checked = Path(folder) / "inception.pth"
+        torch.save(state, checked)
+        try:
+            FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(checked)
+            )
+        except (RuntimeError, KeyError) as error:
+            first = str(error).strip().partition("\n")[0]
+            raise ScoreError(
+                f"{path} does not fit torch-fidelity's Inception-v3: {first}"
+            ) from None
 
-    IS: 10 splits; KID: 100 draws of `kernel_subset` images of each side. Without the last layer in
-    the weights IS is left out, with the reason. Also what the scores depend on: numbers of images,
-    extractor, its checksum. Raises ScoreError.
+
+def inception_scores(sets, reference, weights, device, seed=0, kernel_subset=KERNEL_SUBSET):
+    """{name: {"fid", "kid", "kid_std", "inception_score", ...}} of sets against the reference.
+
+    sets: {name: uint8 images (n, 3, h, w)}; reference: the same, (m, 3, h, w). IS: 10 splits; KID:
+    100 draws of `kernel_subset` images of each side. Without the last layer in the weights IS is
+    left out. Under "about": the extractor, its checksum, and why IS is missing, if it is.
+    Raises ScoreError for unusable weights or too few images.
     """
     state, checksum, has_last_layer = read_weights(weights)
-    if min(len(images), len(reference)) < kernel_subset:
+    check_fit(state, weights)
+    if min(map(len, (*sets.values(), reference))) < kernel_subset:
         raise ScoreError(f"these scores need at least {kernel_subset} images of each side")
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         checked = Path(folder) / "inception.pth"
         torch.save(state, checked)  # what was read safely, and nothing else
-        try:
-            found = torch_fidelity.calculate_metrics(
+        for name, images in sets.items():
+            scores = torch_fidelity.calculate_metrics(
                 input1=_Images(images),
                 input2=_Images(reference),
+                input2_cache_name="reference",  # its features are computed once
+                cache_root=str(Path(folder) / "cache"),
                 isc=has_last_layer,
                 fid=True,
                 kid=True,
@@ -97,27 +128,23 @@ def inception_scores(images, reference, weights, device, seed=0, kernel_subset=K
                 feature_extractor_weights_path=str(checked),
                 save_cpu_ram=True,
                 cuda=device.type == "cuda",
-                cache=False,
                 verbose=False,
-                rng_seed=seed,
+                rng_seed=seed % 2**32,
             )
-        except RuntimeError as error:
-            first = str(error).strip().partition("\n")[0]
-            raise ScoreError(
-                f"{weights} does not fit torch-fidelity's Inception-v3: {first}"
-            ) from None
-    scores = {
-        "fid": found[torch_fidelity.KEY_METRIC_FID],
-        "kid": found[torch_fidelity.KEY_METRIC_KID_MEAN],
-        "kid_std": found[torch_fidelity.KEY_METRIC_KID_STD],
-        "samples": len(images),
-        "reference_images": len(reference),
+            found[name] = {
+                "fid": scores[torch_fidelity.KEY_METRIC_FID],
+                "kid": scores[torch_fidelity.KEY_METRIC_KID_MEAN],
+                "kid_std": scores[torch_fidelity.KEY_METRIC_KID_STD],
+                "images": len(images),
+            }
+            if has_last_layer:
+                found[name]["inception_score"] = scores[torch_fidelity.KEY_METRIC_ISC_MEAN]
+                found[name]["inception_score_std"] = scores[torch_fidelity.KEY_METRIC_ISC_STD]
+    about = {
         "extractor": f"torch-fidelity {torch_fidelity.__version__}, inception-v3-compat",
         "weights_sha256": checksum,
+        "reference_images": len(reference),
     }
-    if has_last_layer:
-        scores["inception_score"] = found[torch_fidelity.KEY_METRIC_ISC_MEAN]
-        scores["inception_score_std"] = found[torch_fidelity.KEY_METRIC_ISC_STD]
-    else:
-        scores["inception_score_left_out"] = "the weights lack the network's last layer"
-    return scores
+    if not has_last_layer:
+        about["inception_score_left_out"] = "the weights lack the network's last layer"
+    return {**found, "about": about}

@@ -1,15 +1,18 @@
 """Images out of a trained generator, each a function of the seed and of its number alone."""
 
+import re
+
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 import runtime
 from data_tools import to_uint8
 from generator import sample_latents
 
 BLOCK = 1000  # samples whose latents are drawn together
-LATENTS, WALKS = 10, 11  # names of the random streams
+LATENTS, WALKS, WATCHED = 10, 11, 12  # names of the random streams
 
 
 def sample_labels(count, classes=range(10)):
@@ -18,17 +21,28 @@ def sample_labels(count, classes=range(10)):
     return classes.repeat(-(-count // len(classes)))[:count]
 
 
-def latents_of(labels, latent_dim, seed):
-    """The latent of each sample, (n, latent_dim) on the CPU.
+def latents_of(labels, latent_dim, seed, purpose=LATENTS):
+    """The latent of each sample, int64 (n,) -> (n, latent_dim) on the CPU.
 
     Sample i has the same noise whatever n, and whatever the classes of the others.
     """
     blocks = []
     for number, block in enumerate(labels.split(BLOCK)):
-        stream = runtime.random_stream("cpu", seed, LATENTS, number)
+        stream = runtime.random_stream("cpu", seed, purpose, number)
         whole = torch.cat([block, block.new_zeros(BLOCK - len(block))])
         blocks.append(sample_latents(whole, latent_dim, stream)[: len(block)])
     return torch.cat(blocks)
+
+
+def settle(generator, latents):
+    """Give an untrained generator the BatchNorm statistics of these latents, (n, latent_dim)."""
+    for module in generator.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = 1.0
+    generator.train()
+    with torch.no_grad():
+        generator(latents.to(next(generator.parameters()).device))
+    return generator.eval()
 
 
 @torch.no_grad()
@@ -75,7 +89,7 @@ def walks(latent_dim, seed, rows=10, columns=10, num_classes=10):
 
 
 def slerp(a, b, t):
-    """Points on the arc from a to b, (n, d): normal vectors keep their usual length on the way."""
+    """Points at t in [0, 1] on the arcs from a to b, (n, d): the length stays about the same."""
     angle = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1).acos()[:, None]
     weights = torch.sin((1 - t) * angle), torch.sin(t * angle)
     arc = (weights[0] * a + weights[1] * b) / torch.sin(angle).clamp_min(1e-6)
@@ -83,8 +97,12 @@ def slerp(a, b, t):
 
 
 def write_pngs(images, labels, class_names, folder):
-    """One PNG per image, in a folder per class: folder/3_cat/000017.png, named by its number."""
-    folders = [folder / f"{k}_{name}" for k, name in enumerate(class_names)]
+    """One PNG per image, in a folder per class: folder/3_cat/000017.png, named by its number.
+
+    images: uint8 (n, 3, h, w); labels: int64 (n,).
+    """
+    words = (re.sub(r"[^\w-]", "_", name) for name in class_names)
+    folders = [folder / f"{k}_{word}" for k, word in enumerate(words)]
     for label in labels.unique().tolist():
         folders[label].mkdir(parents=True)
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):

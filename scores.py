@@ -74,7 +74,7 @@ def _fidelity(samples, reference, seed, **wanted):
         cuda=False,
         cache=False,
         verbose=False,
-        rng_seed=seed,
+        rng_seed=seed % 2**32,  # numpy takes no larger one
     )
 
 
@@ -82,8 +82,9 @@ def distances(samples, reference, seed=0):
     """Frechet and kernel distance of two sets of features, (n, d) and (m, d), in float64.
 
     Frechet: between the normal distributions of the same means and covariances (Heusel et al.
-    2017). Kernel: squared MMD with the kernel (x.y / d + 1)^3, unbiased, mean and standard
-    deviation over 100 draws of 1000 of each (Binkowski et al. 2018). Both in the features' units.
+    2017), in squared units of the features. Kernel: squared MMD with the kernel (x.y / d + 1)^3,
+    unbiased, mean and standard deviation over 100 draws of 1000 of each (Binkowski et al. 2018); a
+    side of barely 1000 rows is the same in every draw and adds nothing to the deviation.
     Raises ScoreError where a side has fewer than MIN_SAMPLES rows.
     """
     if min(len(samples), len(reference)) < MIN_SAMPLES:
@@ -169,7 +170,10 @@ class Watch:
     """The cheap scores of a generator, on the same latents every time, for use during training."""
 
     def __init__(self, judge, dataset, seed, samples=2000, reference=10_000):
-        """dataset: the training set, of which the first `reference` images are compared with."""
+        """dataset: the training set, of which the first `reference` images are compared with.
+
+        Raises CheckpointError for a judge of another set, ScoreError where it has too few images.
+        """
         judge.check_set(dataset.name)
         self.judge, self.seed = judge, seed
         self.class_names = dataset.class_names
@@ -180,7 +184,9 @@ class Watch:
 
     def __call__(self, generator):
         """{"frechet_distance", "kernel_distance", "class_consistency" in %}."""
-        latents = sampling.latents_of(self.labels, generator.latent_dim, self.seed)
+        latents = sampling.latents_of(
+            self.labels, generator.latent_dim, self.seed, sampling.WATCHED
+        )
         samples = sampling.draw(generator, latents, precision=self.judge.precision)
         features, classes = self.judge.look(samples)
         found = distances(features, self.reference, self.seed)
@@ -190,7 +196,10 @@ class Watch:
 
 
 def agreement(classes, labels, class_names):
-    """Share of images that the judge gives the label's class, in %: of all and of each class."""
+    """Share of images that the judge gives the label's class, in %: of all, and {class: share}.
+
+    classes, labels: int64 (n,).
+    """
     right = (classes == labels).double()
     per_class = {}
     for index, name in enumerate(class_names):

@@ -264,10 +264,11 @@ def train(args):
         )
     total_steps = min(args.epochs * steps_per_epoch, args.max_steps or sys.maxsize)
 
-    watch = None
-    if args.evaluate_every:
-        path = find_export(args.judge, "discriminator.safetensors")
-        watch = Watch(Judge(path, device, precision), train_set, args.seed)
+    def watch_with_judge():
+        judge = Judge(find_export(args.judge, "discriminator.safetensors"), device, precision)
+        return Watch(judge, train_set, args.seed)
+
+    watch = ranks.together(watch_with_judge) if args.evaluate_every else None
 
     settings = vars(args) | {"script": "train_gan.py"}
     settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
@@ -299,7 +300,8 @@ def train(args):
                 for name, part in parts_of_run.items():
                     part.load_state_dict(state[name])
                 step, best_accuracy = state["step"], state["best_accuracy"]
-                best_distance = state.get("best_distance", math.inf)
+                if state.get("judge") == args.judge:  # else the distances are not comparable
+                    best_distance = state["best_distance"]
                 for name, sums in state["totals"].items():
                     totals[name] = ranks.unstack(sums).to(device)
             print(f"resumed after step {step}")
@@ -328,6 +330,7 @@ def train(args):
             sums = {name: ranks.stack(total) for name, total in totals.items()}
             state |= {"step": step, "totals": sums}
             state |= {"best_accuracy": best_accuracy, "best_distance": best_distance}
+            state |= {"judge": args.judge}
             return folder.save_state(step, state)
 
         shown, shown_as = (average, f"EMA {args.ema_decay}") if average else (generator, "raw")
@@ -420,7 +423,7 @@ def train(args):
                 if epoch_ends:
                     figures = evaluate(discriminator, test_set, precision, ranks)
                     record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
-                if watch and epoch_ends and (epoch + 1) % args.evaluate_every == 0:
+                if epoch_ends and watch is not None and (epoch + 1) % args.evaluate_every == 0:
                     found = ranks.from_main(lambda: watch(shown))
                     record |= found
                     if found["frechet_distance"] < best_distance:

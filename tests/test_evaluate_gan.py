@@ -8,6 +8,7 @@ from matplotlib.image import imread
 import checkpoint
 import evaluate_gan
 import inception
+import sampling
 import scores
 from discriminator import Discriminator
 from generator import Generator
@@ -67,6 +68,32 @@ def test_scores_and_figures(evaluate, weights):
     assert near["samples"]["percentile_1"] <= near["samples"]["percentile_50"]
 
 
+def test_every_set_of_the_table_has_the_same_number_of_images(evaluate, weights):
+    evaluate("--samples", 1200, "--limit_train", 1100, "--limit_test", 1000)
+    table = json.loads((weights / "evaluation" / "evaluation.json").read_text())["scores"]
+    assert [row["images"] for row in table.values()] == [1000] * 4
+
+
+def test_an_untrained_generator_draws_more_than_one_colour():
+    torch.manual_seed(0)
+    fresh = Generator(16)
+    flat = sampling.draw(fresh, torch.randn(50, 100))
+    drawn = sampling.draw(sampling.settle(fresh, torch.randn(500, 100)), torch.randn(50, 100))
+    between_images = [images.double().std(0).mean() for images in (flat, drawn)]
+    assert between_images[0] < 1 < 10 < between_images[1]
+
+
+def test_class_names_are_never_paths(weights, run_main):
+    about = {"dataset": "shapes", "class_names": ["../../x", *"bcdefghij"]}
+    checkpoint.export_model(Generator(4), weights / "odd.safetensors", about)
+    flags = ["--generator", weights / "odd.safetensors", "--output_dir", weights / "odd"]
+    code, _, _ = run_main(evaluate_gan, *flags, *MACHINE, "--sample", 2, "--format", "png")
+    assert code == 0
+    assert sorted(p.name for p in (weights / "odd/samples").iterdir()) == ["0_______x", "1_b"]
+    for names in (7, ["a"], [1] * 10):
+        assert evaluate_gan.class_names_of({"class_names": names}) == list("0123456789")
+
+
 def test_noise_has_the_stated_strength():
     grey = torch.full((200, 3, 32, 32), 128, dtype=torch.uint8)
     changed = evaluate_gan.noisy(grey, 0)
@@ -87,8 +114,7 @@ def test_copies_are_found(weights):
     )
     copies = train.images[chosen]
     features, reference, of_test = (judge.look(x)[0] for x in (copies, train.images, test.images))
-    args = evaluate_gan.parse_args([])
-    found = evaluate_gan.copying(args, weights, copies, labels, features, train, of_test, reference)
+    found = evaluate_gan.copying(weights, copies, labels, features, train, of_test, reference)
     assert found["samples"]["percentile_50"] == pytest.approx(0, abs=1e-6)
     assert found["samples_nearer_than_1_percent_of_test_images"] == 100
     distance, index = evaluate_gan.nearest_pixels(copies, train.images)
@@ -122,7 +148,8 @@ def test_sampling_only(evaluate, weights, form):
 
 def test_seed_batch_size_and_raw_weights(evaluate, weights):
     def images(*more):
-        evaluate("--sample", 20, "--format", "npz", *more)
+        (weights / "evaluation" / "samples.npz").unlink(missing_ok=True)
+        assert evaluate("--sample", 20, "--format", "npz", *more)[0] == 0
         with np.load(weights / "evaluation" / "samples.npz") as found:
             return found["arr_0"]
 
@@ -137,8 +164,7 @@ def test_classification_accuracy_score(evaluate, weights):
     code, _, _ = evaluate(*flags, "--limit_train", 1000, "--limit_test", 1000)
     assert code == 0
     found = json.loads((weights / "evaluation" / "evaluation.json").read_text())
-    for accuracy in found["classification_accuracy_score"].values():
-        assert 0 <= accuracy <= 100
+    assert set(found["classification_accuracy_score"]) == {"samples", "real images"}
 
 
 def test_real_images_teach_what_samples_of_an_untrained_generator_do_not():
@@ -185,6 +211,8 @@ def test_bad_input(refused, weights):
     assert "a generator is wanted" in call("--generator", judge)
     assert "a discriminator is wanted" in call("--judge", weights / "run/generator.safetensors")
     assert "no weights at" in call("--judge", weights / "absent")
+    assert "trained on shapes, not on cifar10" in call("--dataset", "cifar10")
+    assert "at most 1000" in call("--sample", 1001)
     assert "trained on cifar10, not on shapes" in call("--judge", weights / "other.safetensors")
     assert "--sample" in call("--sample", 0)
     assert "--labels 10" in call("--sample", 5, "--labels", 10)

@@ -42,13 +42,17 @@ CPU = torch.device("cpu")
 
 
 def test_scores_of_the_real_path(stand_in, images):
-    found = inception.inception_scores(images[:10], images[2:], stand_in, CPU, kernel_subset=4)
-    assert found["fid"] > 0
-    assert found["kid_std"] > 0
-    assert found["inception_score"] >= 1
-    assert found["samples"] == found["reference_images"] == 10
-    assert found["weights_sha256"] == hashlib.sha256(stand_in.read_bytes()).hexdigest()
-    assert torch_fidelity.__version__ in found["extractor"]
+    sets = {"samples": images[:10], "the reference itself": images[2:]}
+    found = inception.inception_scores(sets, images[2:], stand_in, CPU, kernel_subset=4)
+    assert found["samples"]["fid"] > 1e-3
+    assert found["the reference itself"]["fid"] == pytest.approx(0, abs=1e-3)
+    for name in sets:
+        assert found[name]["kid_std"] > 0
+        assert found[name]["inception_score"] >= 1
+        assert found[name]["images"] == 10
+    about = found["about"]
+    assert about["weights_sha256"] == hashlib.sha256(stand_in.read_bytes()).hexdigest()
+    assert torch_fidelity.__version__ in about["extractor"]
 
 
 def test_without_the_last_layer_there_is_no_inception_score(stand_in, images, tmp_path):
@@ -56,15 +60,15 @@ def test_without_the_last_layer_there_is_no_inception_score(stand_in, images, tm
     state["fc.weight"].zero_()
     torch.save(state, tmp_path / "trunk.pth")
     found = inception.inception_scores(
-        images[:6], images[6:], tmp_path / "trunk.pth", CPU, kernel_subset=4
+        {"samples": images[:5]}, images[7:], tmp_path / "trunk.pth", CPU, kernel_subset=4
     )
-    assert "inception_score" not in found
-    assert "last layer" in found["inception_score_left_out"]
+    assert "inception_score" not in found["samples"]
+    assert "last layer" in found["about"]["inception_score_left_out"]
 
 
 def test_too_few_images(stand_in, images):
     with pytest.raises(ScoreError, match="1000"):
-        inception.inception_scores(images, images, stand_in, CPU)
+        inception.inception_scores({"samples": images}, images, stand_in, CPU)
 
 
 class Gadget:
@@ -91,12 +95,16 @@ def test_unreadable_files(tmp_path):
             inception.read_weights(tmp_path / name)
 
 
-def test_weights_of_another_form(stand_in, images, tmp_path):
+def test_weights_of_another_form(stand_in, tmp_path):
     state = torch.load(stand_in, weights_only=True)
+    inception.check_fit(state, stand_in)
     del state["Conv2d_1a_3x3.conv.weight"]
-    torch.save(state, tmp_path / "less.pth")
     with pytest.raises(ScoreError, match="does not fit"):
-        inception.inception_scores(images, images, tmp_path / "less.pth", CPU, kernel_subset=4)
+        inception.check_fit(state, "less.pth")
+
+
+def test_the_checksum_of_the_download_is_known():
+    assert inception.HASH_PREFIX == "6726825d"
 
 
 def test_without_network_one_line_says_how_to_get_the_weights(monkeypatch, tmp_path):

@@ -516,13 +516,29 @@ def scored_run(small_run, tmp_path, monkeypatch):
     return call
 
 
-def test_scores_are_logged_and_the_best_generator_is_kept(scored_run, tmp_path):
+def test_scores_are_logged_and_the_best_generator_is_kept(scored_run, tmp_path, monkeypatch):
+    distances = iter([3.0, 1.0, 2.0])
+    original = scores.distances
+    fake = {"frechet_distance": None, "kernel_distance": 0.0}
+    monkeypatch.setattr(
+        scores, "distances", lambda *_: fake | {"frechet_distance": next(distances)}
+    )
     assert scored_run("--epochs", 3)[0] == 0
-    distances = [line["frechet_distance"] for line in records(tmp_path / "run")]
-    assert len(distances) == 3
+    lines = records(tmp_path / "run")
+    assert [line["frechet_distance"] for line in lines] == [3.0, 1.0, 2.0]
     _, about = checkpoint.load_model(tmp_path / "run" / "generator_best.safetensors")
-    assert about["frechet_distance"] == min(distances)
-    assert about["step"] == 2 * (1 + distances.index(min(distances)))
+    assert (about["frechet_distance"], about["step"]) == (1.0, 4)
+    monkeypatch.setattr(scores, "distances", original)
+
+
+def test_another_judge_starts_the_comparison_anew(scored_run, tmp_path):
+    scored_run("--epochs", 1)
+    torch.manual_seed(1)
+    other = tmp_path / "other.safetensors"
+    checkpoint.export_model(Discriminator(4), other, {"dataset": "shapes"})
+    assert scored_run("--epochs", 2, "--judge", other)[0] == 0
+    _, about = checkpoint.load_model(tmp_path / "run" / "generator_best.safetensors")
+    assert about["step"] == 4
 
 
 def test_a_resumed_run_keeps_the_best_of_both_parts(scored_run, tmp_path):

@@ -207,7 +207,7 @@ def copying(folder, samples, labels, sample_features, train, test_features, trai
         captions += [f"pixels {d:.1f}" for d in by_pixels[part, 0].tolist()]
     title = "samples, and under each its nearest training image in features and in pixels"
     path = folder / "nearest.png"
-    save_image_grid(torch.cat(rows), path, train.class_names, title, captions, scale=2)
+    save_image_grid(torch.cat(rows), path, train.class_names, title, captions)
     values = {"samples": to_train[:, 0], "test images": test_to_train[:, 0]}
     title = "distance to the nearest training image, in the judge's features"
     save_histograms(values, folder / "nearest_distances.png", title)

@@ -68,12 +68,6 @@ def test_scores_and_figures(evaluate, weights):
     assert near["samples"]["percentile_1"] <= near["samples"]["percentile_50"]
 
 
-def test_every_set_of_the_table_has_the_same_number_of_images(evaluate, weights):
-    evaluate("--samples", 1200, "--limit_train", 1100, "--limit_test", 1000)
-    table = json.loads((weights / "evaluation" / "evaluation.json").read_text())["scores"]
-    assert [row["images"] for row in table.values()] == [1000] * 4
-
-
 def test_an_untrained_generator_draws_more_than_one_colour():
     torch.manual_seed(0)
     fresh = Generator(16)
@@ -159,14 +153,7 @@ def test_seed_batch_size_and_raw_weights(evaluate, weights):
     assert not np.array_equal(base, images("--raw"))
 
 
-def test_classification_accuracy_score(evaluate, weights):
-    flags = ["--cas", "--cas_epochs", 1, "--cas_width", 4, "--samples", 1000]
-    code, _, _ = evaluate(*flags, "--limit_train", 1000, "--limit_test", 1000)
-    assert code == 0
-    found = json.loads((weights / "evaluation" / "evaluation.json").read_text())
-    assert set(found["classification_accuracy_score"]) == {"samples", "real images"}
-
-
+@pytest.mark.slow
 def test_real_images_teach_what_samples_of_an_untrained_generator_do_not():
     train, test = evaluate_gan.load_dataset("shapes")
     train, test = train.first(4000), test.first(500)
@@ -180,16 +167,20 @@ def test_real_images_teach_what_samples_of_an_untrained_generator_do_not():
     assert nothing < 15
 
 
-def test_without_network_the_rest_still_runs(evaluate, weights, monkeypatch):
+def test_parts_asked_for_by_flag(evaluate, weights, monkeypatch):
+    """CAS; Inception without network; and the same number of images in every row of the table."""
     monkeypatch.setattr(inception, "get_dir", lambda: str(weights))
     monkeypatch.setattr(inception, "URL_INCEPTION_V3", "http://127.0.0.1:9/weights.pth")
-    flags = ["--inception", "--samples", 1000, "--limit_train", 1000, "--limit_test", 1000]
-    code, out, _ = evaluate(*flags)
+    sizes = ["--samples", 1200, "--limit_train", 1100, "--limit_test", 1000]
+    cas = ["--cas", "--cas_epochs", 1, "--cas_width", 4]
+    code, out, _ = evaluate("--inception", *cas, *sizes)
     assert code == 0
     (line,) = (line for line in out.splitlines() if line.startswith("IS, FID and KID left out"))
     assert "--inception FILE" in line
     found = json.loads((weights / "evaluation" / "evaluation.json").read_text())
     assert "download" in found["inception"]["left_out"]
+    assert [row["images"] for row in found["scores"].values()] == [1000] * 4
+    assert set(found["classification_accuracy_score"]) == {"samples", "real images"}
 
 
 def test_bad_input(refused, weights):

@@ -292,7 +292,7 @@ def score(args, model, metadata, judge, train, test, device, precision, folder):
     count = min(len(samples), len(test), len(train))
     untrained = draw_samples(args, fresh, labels[:count], precision, "untrained generator")
     sets = {
-        "test images": (test.images[:count], test.labels[:count]),
+        "test images": (test.images, test.labels),  # all, for the judge's accuracy
         "noisy training images": (noisy(train.images[:count], args.seed), train.labels[:count]),
         "samples": (samples, labels),
         "untrained generator": (untrained, labels[:count]),
@@ -310,7 +310,7 @@ def score(args, model, metadata, judge, train, test, device, precision, folder):
         {name: [part[:count] for part in parts] for name, parts in looks.items()},
         *(reference, train.class_names, args.seed),
     )
-    accuracy, _ = agreement(looks["test images"][1], sets["test images"][1], test.class_names)
+    accuracy, _ = agreement(looks["test images"][1], test.labels, test.class_names)
     print_table(table)
     print(f"the judge's accuracy on real test images: {accuracy:.2f} %")
     print("class consistency of the samples, in %:")
@@ -334,7 +334,7 @@ def score(args, model, metadata, judge, train, test, device, precision, folder):
     save_walks(args, model, precision, train.class_names, folder)
     result["nearest_training_images"] = copying(
         *(folder, samples, labels, looks["samples"][0][:count]),
-        *(train, looks["test images"][0], reference),
+        *(train, looks["test images"][0][:count], reference),
     )
     if args.cas:
         as_many = train.images[: args.samples], train.labels[: args.samples]

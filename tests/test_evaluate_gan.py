@@ -171,7 +171,7 @@ def test_parts_asked_for_by_flag(evaluate, weights, monkeypatch):
     """CAS; Inception without network; and the same number of images in every row of the table."""
     monkeypatch.setattr(inception, "get_dir", lambda: str(weights))
     monkeypatch.setattr(inception, "URL_INCEPTION_V3", "http://127.0.0.1:9/weights.pth")
-    sizes = ["--samples", 1200, "--limit_train", 1100, "--limit_test", 1000]
+    sizes = ["--samples", 1200, "--limit_train", 1000, "--limit_test", 1100]
     cas = ["--cas", "--cas_epochs", 1, "--cas_width", 4]
     code, out, _ = evaluate("--inception", *cas, *sizes)
     assert code == 0
@@ -180,6 +180,11 @@ def test_parts_asked_for_by_flag(evaluate, weights, monkeypatch):
     found = json.loads((weights / "evaluation" / "evaluation.json").read_text())
     assert "download" in found["inception"]["left_out"]
     assert [row["images"] for row in found["scores"].values()] == [1000] * 4
+    _, test = evaluate_gan.load_dataset("shapes")
+    judge = scores.Judge(weights / "judge.safetensors")
+    classes = judge.look(test.images[:1100])[1]
+    right = 100 * (classes == test.labels[:1100]).double().mean().item()
+    assert found["judge"]["test_accuracy"] == pytest.approx(right, abs=0.01)  # over all 1,100
     assert set(found["classification_accuracy_score"]) == {"samples", "real images"}
 
 

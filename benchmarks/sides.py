@@ -220,6 +220,17 @@ def memory_bandwidth(device):
     return best
 
 
+def profile(action, rows=6):
+    """{operation: share of the CPU time spent in it itself, in %}, the largest first."""
+    for _ in range(3):
+        action()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        action()
+    events = sorted(profiler.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    total = sum(e.self_cpu_time_total for e in events)
+    return {e.key: round(100 * e.self_cpu_time_total / total, 1) for e in events[:rows]}
+
+
 def synchronize(device):
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -320,6 +331,8 @@ def main(argv=None):
         part = line.strip()
         if part == "limit":
             answer = limits(device)
+        elif part.startswith("profile "):
+            answer = profile(getattr(side, part.split()[1]))
         elif part == "memory":
             answer = {"peak_memory_bytes": runtime.peak_memory(device)}
         else:

@@ -3,6 +3,7 @@
     python benchmarks/throughput.py            # or: make bench
     python benchmarks/throughput.py --quick --json output/bench.json
     python benchmarks/throughput.py --changes  # what each of our changes brings
+    python benchmarks/throughput.py --profile  # where the time goes
 
 Each side runs in a process of its own; they are asked in turn (A B A B ...), so that what else the
 machine does falls on both, and the median is taken. Images are random: no data set is needed.
@@ -45,6 +46,9 @@ def parse_args(argv=None):
     )
     parser.add_argument(
         "--changes", action="store_true", help="shipped code against itself without each change"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="where the time of the shipped code goes, on the CPU"
     )
     parser.add_argument("--json", metavar="FILE", help="also write the table there")
     arguments.add_device_arguments(parser, seed=False)
@@ -196,6 +200,16 @@ def changes(args):
     return table
 
 
+def profiles(args):
+    """{part: {operation: share of the time in %}} of the shipped code."""
+    ours = Side(args, "ours")
+    table = {part: ours.ask(f"profile {part}") for part in PARTS}
+    for part, shares in table.items():
+        print(f"{part}: " + ", ".join(f"{name} {share} %" for name, share in shares.items()))
+    ours.close()
+    return table
+
+
 def main(argv=None):
     args = parse_args(argv)
     try:
@@ -206,7 +220,7 @@ def main(argv=None):
         return 2
     if args.workers is None:
         args.workers = 0 if device.type == "cpu" else min(8, os.cpu_count())
-    table = changes(args) if args.changes else compare(args)
+    table = (changes if args.changes else profiles if args.profile else compare)(args)
     if args.json:
         Path(args.json).write_text(json.dumps(table, indent=2) + "\n")
     return 0

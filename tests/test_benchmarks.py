@@ -140,6 +140,13 @@ def test_counted_work_is_what_the_steps_do():
     assert at_196["gan_step"] == pytest.approx(10.679e9, rel=1e-3)
 
 
+def test_profile_finds_the_work():
+    a = torch.randn(400, 400)
+    shares = sides.profile(lambda: [a @ a for _ in range(20)])
+    assert next(iter(shares)) == "aten::mm"
+    assert 50 < shares["aten::mm"] <= 100
+
+
 def test_the_table(tmp_path):
     flags = ["--width", 4, "--batch_size", 4, "--images", 8, "--repeats", 1, "--device", "cpu"]
     command = [sys.executable, SCRIPT, *flags, "--json", tmp_path / "table.json"]

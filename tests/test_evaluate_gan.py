@@ -97,33 +97,6 @@ def test_noise_has_the_stated_strength():
     assert evaluate_gan.noisy(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), 0).max() < 60
 
 
-def test_copies_are_found(weights):
-    """Samples that are training images lie at distance 0 from the training set."""
-    judge = scores.Judge(weights / "judge.safetensors")
-    train, test = evaluate_gan.load_dataset("shapes")
-    train, test = train.first(300), test.first(200)
-    labels = torch.arange(100) % 10
-    chosen = torch.stack(
-        [torch.nonzero(train.labels == k).flatten()[i] for i in range(10) for k in range(10)]
-    )
-    copies = train.images[chosen]
-    features, reference, of_test = (judge.look(x)[0] for x in (copies, train.images, test.images))
-    found = evaluate_gan.copying(weights, copies, labels, features, train, of_test, reference)
-    assert found["samples"]["percentile_50"] == pytest.approx(0, abs=1e-6)
-    assert found["samples_nearer_than_1_percent_of_test_images"] == 100
-    distance, index = evaluate_gan.nearest_pixels(copies, train.images)
-    assert distance.max() < 1e-4
-    assert torch.equal(train.images[index[:, 0]], copies)
-
-
-def test_nearest_pixels_across_blocks():
-    pool = torch.zeros(20_001, 3, 2, 2, dtype=torch.uint8)
-    pool[20_000] = 255
-    distance, index = evaluate_gan.nearest_pixels(torch.full((1, 3, 2, 2), 255), pool)
-    assert index.item() == 20_000
-    assert distance.item() == pytest.approx(0, abs=1e-3)
-
-
 @pytest.mark.parametrize("form", ["png", "npz", "grid"])
 def test_sampling_only(evaluate, weights, form):
     code, out, _ = evaluate("--sample", 12, "--format", form, "--labels", 3, 5)

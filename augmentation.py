@@ -1,4 +1,4 @@
-"""Random crops, flips and colour jitter for a whole batch at once, on the device it lies on."""
+"""Random crops, shifts, flips and colour jitter for a whole batch at once, on its own device."""
 
 from typing import NamedTuple
 
@@ -51,6 +51,57 @@ def augment(images, params):
     x = (images.float().flatten(1, 2) @ columns.mT).unflatten(1, images.shape[1:3])
     x = (rows[:, None] @ x).clamp_(max=1)
     return _jitter_colours(x, *(p.view(-1, 1, 1, 1) for p in params[5:])).mul_(2).sub_(1)
+
+
+class Shift(NamedTuple):
+    """One row of parameters for each image; every field int64 (b,), but flip, which is bool.
+
+    down, right: by how many pixels the window moves; flip: mirror the image; hole_top, hole_left:
+    centre of the hole.
+    """
+
+    down: torch.Tensor
+    right: torch.Tensor
+    flip: torch.Tensor
+    hole_top: torch.Tensor
+    hole_left: torch.Tensor
+
+
+def sample_shift(batch_size, generator, reach=4, image_size=32):
+    """Shifts by up to `reach` pixels each way, a flip with probability 1/2, a hole anywhere."""
+    u = torch.rand(5, batch_size, generator=generator, device=generator.device)
+    down, right = ((2 * reach + 1) * u[:2]).long() - reach
+    return Shift(down, right, u[2] < 0.5, *(image_size * u[3:]).long())
+
+
+def shift(images, params, hole=0):
+    """Move each image, flip it, and cut a grey square of `hole` pixels out of it (0: none).
+
+    What comes in at an edge is the image mirrored there; a hole may reach over an edge.
+    images: uint8 (b, 3, s, s) -> float32 (b, 3, s, s) in [-1, 1].
+    Sources: He et al. 2016, Deep Residual Learning (shift and flip); DeVries and Taylor 2017,
+    Improved Regularization of Convolutional Neural Networks with Cutout.
+    """
+    size = images.shape[-1]
+    place = torch.arange(size, device=images.device)
+
+    def mirrored(offset):  # (b,) -> (b, size): -1, -2 ... are 1, 2 ..., size, ... are size - 2, ...
+        line = (place + offset[:, None]).abs()
+        return (size - 1) - (size - 1 - line).abs()
+
+    rows, columns = mirrored(params.down), mirrored(params.right)
+    columns = torch.where(params.flip[:, None], columns.flip(1), columns)
+    image = torch.arange(len(images), device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
+    x = images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    x = x.float().mul_(2 / 255).sub_(1)
+    if hole:
+        inside = [
+            (place >= centre[:, None] - hole // 2) & (place < centre[:, None] + (hole + 1) // 2)
+            for centre in (params.hole_top, params.hole_left)
+        ]
+        x.masked_fill_((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)
+    return x
 
 
 def _resize_matrix(offset, crop, size):

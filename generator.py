@@ -1,4 +1,4 @@
-"""The eight-layer generator, the latents that tell it which class to draw, its moving average.
+"""The eight-layer generator, and the latents that tell it which class to draw.
 
 A linear layer makes a 4x4 map, three transposed convolutions double its size to 32x32, four 3x3
 convolutions stand between and after them, and a last one turns the features into RGB.
@@ -79,21 +79,6 @@ def sample_latents(labels, latent_dim=100, generator=None, num_classes=10):
     latents = torch.randn(shape, generator=generator, device=labels.device)
     latents[:, :num_classes] = F.one_hot(labels, num_classes).to(latents.dtype)
     return latents
-
-
-@torch.no_grad()
-def update_average(average, model, decay, updates):
-    """average = d average + (1 - d) model, for the weights and for BatchNorm's statistics.
-
-    d = min(decay, (1 + updates) / (10 + updates)): so the untrained weights are soon forgotten.
-    updates: number of averages taken before.
-    """
-    decay = min(decay, (1 + updates) / (10 + updates))
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
 
 
 if __name__ == "__main__":

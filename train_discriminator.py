@@ -7,6 +7,7 @@ the weights after the last epoch (discriminator.safetensors) and of the best tes
 (discriminator_best.safetensors). The same command again goes on where it stopped.
 """
 
+import copy
 import math
 import sys
 
@@ -15,11 +16,12 @@ import torch.nn.functional as F
 
 import arguments
 import runtime
-from augmentation import Augmentation, augment, sample_augmentation
+from augmentation import Augmentation, Shift, augment, sample_augmentation, sample_shift, shift
 from checkpoint import CheckpointError, export_model
 from data_tools import DataError, epoch_order, load_dataset, to_signed
 from discriminator import Discriminator
 from figures import save_curves
+from optimization import drops, muon_and_adamw, triangle, update_average
 from progress import Progress
 from ranks import Ranks, RanksDiffer
 from run_log import SAVE_FAILED, RunError, RunFolder
@@ -30,10 +32,38 @@ RECIPES = {
         "epochs": 100,
         "batch_size": 128,
         "width": 196,
+        "optimizer": "adam",
         "lr": 1e-4,
+        "kernel_lr": 0.0,
+        "normalise": False,
+        "weight_decay": 0.0,
+        "schedule": "drops",
         "lr_drop_epochs": [50, 75],
+        "warmup": 0.0,
+        "augmentation": "crop",
+        "hole": 0,
+        "label_smoothing": 0.0,
+        "ema_decay": 0.0,
+    },
+    "muon": {
+        "epochs": 20,
+        "batch_size": 128,
+        "width": 196,
+        "optimizer": "muon",
+        "lr": 1.5e-3,
+        "kernel_lr": 0.02,
+        "normalise": True,
+        "weight_decay": 0.0,
+        "schedule": "triangle",
+        "lr_drop_epochs": [],
+        "warmup": 0.2,
+        "augmentation": "shift",
+        "hole": 0,
+        "label_smoothing": 0.1,
+        "ema_decay": 0.999,
     },
 }
+AUGMENTATIONS = {"crop": (sample_augmentation, Augmentation), "shift": (sample_shift, Shift)}
 USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError, RanksDiffer)
 AUGMENTATION = 0  # the name of the random stream
 
@@ -51,14 +81,38 @@ def parse_args(argv=None):
         "epochs": {"type": at_least(1), "help": "passes over the training images"},
         "batch_size": {"type": at_least(1), "help": "images per step"},
         "width": {"type": at_least(1), "help": "channels of every layer"},
-        "lr": {"type": at_least(0, float), "help": "Adam's learning rate at the start"},
-        "lr_drop_epochs": {
-            "type": at_least(0),
-            "nargs": "*",
-            "help": "the learning rate is divided by 10 after each of these epochs",
+        "optimizer": {
+            "choices": ("adam", "muon"),
+            "help": "muon is for the convolution kernels, with AdamW for all other weights",
+        },
+        "lr": {"type": at_least(0, float), "help": "largest learning rate of Adam or AdamW"},
+        "kernel_lr": {"type": at_least(0, float), "help": "largest learning rate of Muon"},
+        "normalise": {"type": arguments.switch, "help": "Muon keeps the norm of every kernel"},
+        "weight_decay": {"type": at_least(0, float), "help": "of AdamW"},
+        "schedule": {
+            "choices": ("drops", "triangle"),
+            "help": "drops: after each of --lr_drop_epochs the learning rate is divided by 10; "
+            "triangle: from 0 up in the --warmup, then down to 0 at the last step",
+        },
+        "lr_drop_epochs": {"type": at_least(0), "nargs": "*", "help": "for --schedule drops"},
+        "warmup": {"type": at_least(0, float, high=1), "help": "share of the steps, for triangle"},
+        "augmentation": {
+            "choices": sorted(AUGMENTATIONS),
+            "help": "of every training image; crop: resized crop, flip, colour jitter; "
+            "shift: by up to 4 pixels, flip, hole",
+        },
+        "hole": {"type": at_least(0, high=33), "help": "side of the hole in pixels, for shift"},
+        "label_smoothing": {
+            "type": at_least(0, float, high=1),
+            "help": "share of the target that is spread over all classes",
+        },
+        "ema_decay": {
+            "type": at_least(0, float, high=1),
+            "help": "of the moving average of the weights, per step, which is then what is tested "
+            "and exported; 0: the weights themselves",
         },
     }
-    arguments.add_recipe_arguments(parser, RECIPES, "classic", flags)
+    arguments.add_recipe_arguments(parser, RECIPES, "muon", flags)
     arguments.add_data_arguments(parser)
     arguments.add_device_arguments(parser)
     arguments.add_run_arguments(parser, "output/baseline")
@@ -100,12 +154,33 @@ def evaluate(discriminator, dataset, precision, ranks=None):
     }
 
 
-def learning_rate(base, drop_epochs, epoch):
-    """The rate in epoch `epoch` (from 0): divided by 10 for each epoch of drop_epochs reached."""
-    return base / 10 ** sum(epoch >= drop for drop in drop_epochs)
+def make_optimizer(model, args, precision):
+    """The optimizer that the arguments describe; every group keeps its largest rate."""
+    if args.optimizer == "adam":
+        optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
+    else:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        options = {"normalise": args.normalise, "dtype": dtype}
+        decay = args.weight_decay
+        optimizer = muon_and_adamw(model, args.kernel_lr, args.lr, weight_decay=decay, **options)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
 
 
-def classifier_backward(discriminator, images, labels, precision):
+def learning_rate_factor(args, step, total_steps, epoch):
+    """What the largest learning rates are multiplied by at `step`, in `epoch`, both from 0."""
+    if args.schedule == "drops":
+        return drops(epoch, args.lr_drop_epochs)
+    return triangle(step, total_steps, args.warmup)
+
+
+def augmented(images, drawn, args):
+    """images uint8 (b, 3, 32, 32) -> float32 in [-1, 1], changed as `drawn` says for each."""
+    return augment(images, drawn) if args.augmentation == "crop" else shift(images, drawn, args.hole)
+
+
+def classifier_backward(discriminator, images, labels, precision, label_smoothing=0.0):
     """Gradients of the cross-entropy; returns the mean loss and the number correct, both detached.
 
     images: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,).
@@ -114,7 +189,7 @@ def classifier_backward(discriminator, images, labels, precision):
     with runtime.autocast(images.device, precision):
         _, class_logits = discriminator(images)
     class_logits = class_logits.float()
-    loss = F.cross_entropy(class_logits, labels)
+    loss = F.cross_entropy(class_logits, labels, label_smoothing=label_smoothing)
     discriminator.zero_grad(set_to_none=True)
     loss.backward()
     return loss.detach(), (class_logits.argmax(1) == labels).sum()
@@ -151,7 +226,11 @@ def train(args):
 
     torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
     model = Discriminator(args.width).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
+    average = copy.deepcopy(model).eval() if args.ema_decay else None
+    optimizer = make_optimizer(model, args, precision)
+    parts_of_run = {"model": model, "optimizer": optimizer}
+    parts_of_run |= {"average": average} if average else {}
+    shown = average or model
     step, best_accuracy = 0, -1.0
     totals = torch.zeros(3, device=device)  # loss, correct and images since the last record
 
@@ -160,8 +239,8 @@ def train(args):
         state = ranks.from_main(lambda: folder.load_state("cpu"))
         if state is not None:
             with folder.restoring():
-                model.load_state_dict(state["model"])
-                optimizer.load_state_dict(state["optimizer"])
+                for name, part in parts_of_run.items():
+                    part.load_state_dict(state[name])
                 step, best_accuracy = state["step"], state["best_accuracy"]
                 totals += ranks.unstack(state["totals"]).to(device)
             print(f"resumed after step {step}")
@@ -185,14 +264,13 @@ def train(args):
         def save():
             stop_if_diverged()
             clock.saved()
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            return folder.save_state(
-                step, state | {"best_accuracy": best_accuracy, "totals": ranks.stack(totals)}
-            )
+            state = {name: part.state_dict() for name, part in parts_of_run.items()}
+            state |= {"best_accuracy": best_accuracy, "totals": ranks.stack(totals)}
+            return folder.save_state(step, state | {"step": step})
 
         def export(name, figures):
             described = {"recipe": args.recipe, "dataset": train_set.name, "step": step, **figures}
-            folder.attempt(name, export_model, model, folder.path / name, described)
+            folder.attempt(name, export_model, shown, folder.path / name, described)
 
         figures = {}
         order_epoch = None
@@ -202,21 +280,27 @@ def train(args):
             if epoch != order_epoch:
                 order_epoch = epoch
                 order = epoch_order(len(train_set), args.seed, epoch).to(device)
+            factor = learning_rate_factor(args, step, args.epochs * steps_per_epoch, epoch)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(args.lr, args.lr_drop_epochs, epoch)
+                group["lr"] = group["initial_lr"] * factor
 
             # This rank's share of the batch, and of the random numbers drawn for the whole of it.
             chosen = order[batch * args.batch_size : (batch + 1) * args.batch_size]
             stream = runtime.random_stream(device, args.seed, AUGMENTATION, step)
-            drawn = sample_augmentation(len(chosen), stream)
+            sample, form = AUGMENTATIONS[args.augmentation]
+            drawn = form(*map(ranks.share, sample(len(chosen), stream)))
             chosen, whole = ranks.share(chosen), len(chosen)
-            images = augment(train_set.images[chosen], Augmentation(*map(ranks.share, drawn)))
+            images = augmented(train_set.images[chosen], drawn, args)
 
-            loss, correct = classifier_backward(model, images, train_set.labels[chosen], precision)
+            loss, correct = classifier_backward(
+                model, images, train_set.labels[chosen], precision, args.label_smoothing
+            )
             totals += torch.stack([loss * len(chosen), correct, correct.new_tensor(len(chosen))])
             loss = ranks.sum_gradients(model, loss, len(chosen) / whole)
             step += 1
             guard.step(optimizer, loss, step)
+            if average:
+                update_average(average, model, args.ema_decay, step - 1)
             stop_if_diverged(step)
             progress.step()
 
@@ -230,7 +314,7 @@ def train(args):
                 record |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": loss / seen}
                 record |= {"train_accuracy": 100 * correct / seen}
                 if epoch_ends:
-                    figures = evaluate(model, test_set, precision, ranks)
+                    figures = evaluate(shown, test_set, precision, ranks)
                     record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
                 record["images_per_second"] = speed
                 record["peak_memory_gb"] = round(runtime.peak_memory(device) / 1e9, 2)
@@ -258,7 +342,7 @@ def train(args):
                 raise runtime.stopped(number, step, saved, SAVE_FAILED)
         progress.close()
 
-        figures = figures or evaluate(model, test_set, precision, ranks)
+        figures = figures or evaluate(shown, test_set, precision, ranks)
         export("discriminator.safetensors", figures)
         summary = {"step": step, "best_test_accuracy": best_accuracy, **figures}
         folder.raise_if_anything_failed()  # before the summary, which would mark the run finished

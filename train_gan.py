@@ -23,7 +23,8 @@ from checkpoint import CheckpointError, export_model, find_export
 from data_tools import DataError, epoch_order, load_dataset, to_uint8
 from discriminator import Discriminator
 from figures import save_curves, save_image_grid
-from generator import Generator, sample_latents, update_average
+from generator import Generator, sample_latents
+from optimization import update_average
 from progress import Progress
 from ranks import Ranks, RanksDiffer
 from run_log import SAVE_FAILED, RunError, RunFolder

@@ -1,0 +1,154 @@
+"""How weights are moved: Muon for convolution kernels, learning-rate schedules, weight averages."""
+
+import math
+
+import torch
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # K. Jordan's coefficients
+
+
+def orthogonalise(matrices, steps=5, dtype=torch.float32):
+    """Each matrix U S V^T with its singular values S pushed toward 1, into about [0.7, 1.2].
+
+    matrices: (n, rows, columns) -> the same shape, in `dtype`. A zero matrix stays zero.
+    Five steps of X <- a X + (b A + c A A) X with A = X X^T, a quintic in every singular value.
+    Source: K. Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks.
+    """
+    a, b, c = NEWTON_SCHULZ
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)).to(dtype)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum whose step is orthogonalised: every direction of a kernel moves alike.
+
+    For weights with at least two dimensions; a convolution's (out, in, k, k) counts as a matrix of
+    `out` rows. A step moves each row by about lr in norm (root mean square over the rows).
+    normalise: keep every weight at the norm of sqrt(out); for layers that a normalisation follows,
+    to which the scale of the weight makes no difference. lr is then the relative size of a step.
+    dtype: of the orthogonalisation. found_inf: as torch's fused optimizers take it; where it is 1,
+    weights and state stay as they are.
+    Source: as `orthogonalise`; the normalisation from K. Jordan's airbench.
+    """
+
+    def __init__(self, params, lr=0.02, momentum=0.9, normalise=False, dtype=torch.float32):
+        self.found_inf, self.dtype = None, dtype
+        super().__init__(params, {"lr": lr, "momentum": momentum, "normalise": normalise})
+        for weight in (w for group in self.param_groups for w in group["params"]):
+            if weight.ndim < 2:
+                raise ValueError(f"a weight has no rows and columns: {tuple(weight.shape)}")
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One step for every weight that has a gradient."""
+        for group in self.param_groups:
+            alike = {}  # weights of one shape are orthogonalised together
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    alike.setdefault(weight.shape, []).append(weight)
+            for weights in alike.values():
+                self._step(weights, group)
+
+    def _step(self, weights, group):
+        momentum = group["momentum"]
+        steps = []
+        for weight in weights:
+            state = self.state[weight]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+            before = state["momentum_buffer"]
+            after = before.lerp(weight.grad, 1 - momentum)
+            steps.append(_rows(weight.grad.lerp(after, momentum)))
+            self._replace(before, after)
+        steps = orthogonalise(torch.stack(steps), dtype=self.dtype).float()
+        rows, columns = steps.shape[1:]
+        steps = steps * (group["lr"] * max(1, rows / columns) ** 0.5)
+        for weight, step in zip(weights, steps, strict=True):
+            after = weight.movedim(1, -1) - step.view_as(weight.movedim(1, -1))
+            if group["normalise"]:
+                after *= math.sqrt(rows) / after.norm()
+            self._replace(weight.movedim(1, -1), after)
+
+    def _replace(self, tensor, value):
+        if self.found_inf is not None:
+            value = torch.where(self.found_inf > 0, tensor, value)
+        tensor.copy_(value)
+
+
+def _rows(weight):
+    """(out, in, k, k) -> (out, k k in), the order in which channels_last keeps them."""
+    return weight.movedim(1, -1).flatten(1)
+
+
+class Combined:
+    """Several optimizers for the parts of one model, which step, and are saved, as one."""
+
+    def __init__(self, *optimizers):
+        self.optimizers = optimizers
+        self.found_inf = self.grad_scale = None
+
+    @property
+    def param_groups(self):
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def step(self):
+        for optimizer in self.optimizers:
+            optimizer.found_inf, optimizer.grad_scale = self.found_inf, self.grad_scale
+            optimizer.step()
+
+    def state_dict(self):
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state):
+        for optimizer, part in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(part)
+            for weight, state in optimizer.state.items():
+                if any(v.ndim and v.shape != weight.shape for v in state.values()):
+                    raise ValueError("the optimizer's state does not fit the weights")
+
+
+def muon_and_adamw(model, kernel_lr, lr, betas=(0.9, 0.999), weight_decay=0.0, **options):
+    """Muon for the convolution kernels of a model, AdamW for all its other weights.
+
+    kernel_lr, options: Muon's; lr, betas, weight_decay: AdamW's.
+    """
+    kernels = [weight for weight in model.parameters() if weight.ndim == 4]
+    others = [weight for weight in model.parameters() if weight.ndim != 4]
+    return Combined(
+        Muon(kernels, kernel_lr, **options),
+        torch.optim.AdamW(others, lr, betas, weight_decay=weight_decay, fused=True),
+    )
+
+
+def triangle(step, total_steps, peak):
+    """Factor of the learning rate at `step` (from 0): up from 0 to 1 in a straight line, then down.
+
+    peak: share of the steps after which it is 1.
+    """
+    done = (step + 0.5) / total_steps
+    return min(done / peak if peak else 1, (1 - done) / (1 - peak))
+
+
+def drops(epoch, drop_epochs):
+    """Factor of the learning rate in `epoch` (from 0): a tenth for each of drop_epochs reached."""
+    return 0.1 ** sum(epoch >= drop for drop in drop_epochs)
+
+
+@torch.no_grad()
+def update_average(average, model, decay, updates):
+    """average = d average + (1 - d) model, for the weights and for BatchNorm's statistics.
+
+    d = min(decay, (1 + updates) / (10 + updates)): so the untrained weights are soon forgotten.
+    updates: number of averages taken before.
+    """
+    decay = min(decay, (1 + updates) / (10 + updates))
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)

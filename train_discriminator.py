@@ -177,7 +177,9 @@ def learning_rate_factor(args, step, total_steps, epoch):
 
 def augmented(images, drawn, args):
     """images uint8 (b, 3, 32, 32) -> float32 in [-1, 1], changed as `drawn` says for each."""
-    return augment(images, drawn) if args.augmentation == "crop" else shift(images, drawn, args.hole)
+    if args.augmentation == "crop":
+        return augment(images, drawn)
+    return shift(images, drawn, args.hole)
 
 
 def classifier_backward(discriminator, images, labels, precision, label_smoothing=0.0):
@@ -218,8 +220,10 @@ def train(args):
     settings = vars(args) | {"script": "train_discriminator.py"}
     settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
     ranks.check_same(settings | {"images": (len(train_set), len(test_set))})
+    may_change = set(arguments.MAY_CHANGE)
+    may_change -= {"epochs"} if args.schedule == "triangle" else set()  # its rates depend on them
     folder = ranks.together(
-        lambda: RunFolder(args.output_dir, settings, arguments.MAY_CHANGE, args.resume, ranks.main)
+        lambda: RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
     )
     print(f"data: {train_set.source}")
     print(f"run: {folder.path}, recipe {args.recipe}, {total_steps} steps, {device}, {precision}")

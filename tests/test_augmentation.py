@@ -97,3 +97,34 @@ def test_sampled_parameters_have_the_stated_ranges():
         assert factor.max() <= 1.1
         assert factor.std() > 0.05
     assert params.hue.abs().max() <= 0.1
+
+
+def shifted_by_hand(image, down, right, flip, hole_top, hole_left, hole):
+    """torchvision's reflecting pad, a crop, a flip; then the hole, pixel by pixel."""
+    x = tvf.pad(image, 4, padding_mode="reflect")[:, 4 + down : 36 + down, 4 + right : 36 + right]
+    x = (tvf.hflip(x) if flip else x).float() / 127.5 - 1
+    top, left = hole_top - hole // 2, hole_left - hole // 2
+    for row in range(32):
+        for column in range(32):
+            if top <= row < top + hole and left <= column < left + hole:
+                x[:, row, column] = 0
+    return x
+
+
+@pytest.mark.parametrize("hole", [0, 1, 8, 32])
+def test_shift_against_torchvision(hole):
+    images = random_images(12)
+    params = augmentation.sample_shift(12, torch.Generator().manual_seed(4))
+    ours = augmentation.shift(images, params, hole)
+    for index, image in enumerate(images):
+        expected = shifted_by_hand(image, *(field[index].item() for field in params), hole)
+        assert (ours[index] - expected).abs().max() < 1e-6
+
+
+def test_sampled_shifts_have_the_stated_ranges():
+    params = augmentation.sample_shift(20_000, torch.Generator().manual_seed(3))
+    for field, low, high in ((0, -4, 4), (1, -4, 4), (3, 0, 31), (4, 0, 31)):
+        counts = torch.bincount(params[field] - low, minlength=high - low + 1)
+        assert len(counts) == high - low + 1
+        assert counts.min() > 0.8 * 20_000 / len(counts)
+    assert abs(params.flip.float().mean() - 0.5) < 0.02

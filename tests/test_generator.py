@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from generator import ConvTranspose2d, Generator, sample_latents, update_average
+from generator import ConvTranspose2d, Generator, sample_latents
 
 
 def test_parameter_count():
@@ -71,22 +71,6 @@ def test_bad_sizes():
         sample_latents(torch.zeros(2, dtype=torch.int64), latent_dim=9)
     with pytest.raises(ValueError, match="width"):
         Generator(width=0)
-
-
-def test_moving_average_by_hand():
-    average, model = Generator(width=2), Generator(width=2)
-    with torch.no_grad():
-        for value in model.state_dict().values():
-            value.fill_(1)
-        for value in average.state_dict().values():
-            value.fill_(0)
-    update_average(average, model, decay=0.5, updates=0)  # d = min(0.5, 1/10)
-    values = average.state_dict()
-    assert values["to_rgb.bias"].tolist() == pytest.approx([0.9] * 3)
-    assert values["project.1.running_mean"][0].item() == pytest.approx(0.9)
-    assert values["project.1.num_batches_tracked"] == 1
-    update_average(average, model, decay=0.5, updates=1000)  # d = 0.5
-    assert average.state_dict()["to_rgb.bias"].tolist() == pytest.approx([0.95] * 3)
 
 
 def test_transposed_convolution_equals_pytorchs():

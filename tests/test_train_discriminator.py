@@ -63,11 +63,14 @@ def test_the_same_command_again_does_nothing(small_run, tmp_path):
         assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_epochs_equal_one_and_one_resumed(small_run, tmp_path, precision):
-    small_run("--epochs", 2, "--precision", precision, folder="whole")
-    small_run("--epochs", 1, "--precision", precision, folder="parts")
-    code, out, _ = small_run("--epochs", 2, "--precision", precision, folder="parts")
+@pytest.mark.parametrize(
+    ("recipe", "precision"), [("classic", "fp32"), ("muon", "fp32"), ("muon", "bf16")]
+)
+def test_two_epochs_equal_one_and_one_resumed(small_run, tmp_path, recipe, precision):
+    flags = ["--epochs", 2, "--recipe", recipe, "--precision", precision]
+    small_run(*flags, folder="whole")
+    small_run(*flags, "--max_steps", 4, folder="parts")
+    code, out, _ = small_run(*flags, folder="parts")
     assert code == 0
     assert "resumed after step 4" in out
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -100,7 +103,7 @@ def test_a_run_stopped_by_a_signal_in_mid_epoch_resumes_exactly(small_run, tmp_p
 
 
 def test_a_diverged_run_stops_and_keeps_its_checkpoint(small_run, tmp_path):
-    code, out, _ = small_run("--epochs", 30, "--lr", "1e30")
+    code, out, _ = small_run("--epochs", 30, "--lr", "1e36")
     assert code == run_log.DIVERGED
     assert "diverged at step " in out
     for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints"):
@@ -129,16 +132,34 @@ def test_a_truncated_cifar_file_is_named(refused, tmp_path):
 
 def test_other_settings_are_refused(small_run, refused, tmp_path):
     small_run("--epochs", 1)
-    err = refused(
-        *(train_discriminator, *SMALL, "--epochs", 1, "--output_dir", tmp_path / "run"),
-        *("--lr", "0.5"),
-    )
-    assert "lr was 0.0001, now 0.5" in err
+    again = (train_discriminator, *SMALL, "--output_dir", tmp_path / "run", "--epochs")
+    assert "lr was 0.0015, now 0.5" in refused(*again, 1, "--lr", "0.5")
+    assert "epochs was 1, now 2" in refused(*again, 2)  # the rates depend on them
 
 
-def test_learning_rate_drops():
-    rate = [train_discriminator.learning_rate(1e-4, [50, 75], e) for e in (0, 49, 50, 74, 75, 99)]
-    assert rate == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
+def test_the_classic_recipe_can_be_given_more_epochs(small_run, tmp_path):
+    small_run("--epochs", 2, "--recipe", "classic", folder="whole")
+    small_run("--epochs", 1, "--recipe", "classic")
+    code, out, _ = small_run("--epochs", 2, "--recipe", "classic")
+    assert code == 0
+    assert "resumed after step 4" in out
+    assert records(tmp_path / "whole") == records(tmp_path / "run")
+
+
+def test_what_is_tested_and_exported_is_the_average(small_run, tmp_path):
+    small_run("--epochs", 1)
+    state = checkpoint.load_latest(tmp_path / "run" / "checkpoints")
+    exported, _ = checkpoint.load_model(tmp_path / "run" / "discriminator.safetensors")
+    assert_equal(exported.state_dict(), state["average"])
+    with pytest.raises(AssertionError):
+        assert_equal(exported.state_dict(), state["model"])
+
+
+def test_the_rate_rises_and_falls(small_run, tmp_path):
+    small_run("--epochs", 2, "--log_every_steps", 1, "--warmup", "0.25", "--kernel_lr", "0.1")
+    rates = [line["lr"] for line in records(tmp_path / "run")]  # of the kernels
+    expected = [0.025, 0.075] + [0.1 * (8 - step - 0.5) / 6 for step in range(2, 8)]
+    assert rates == pytest.approx(expected)
 
 
 def test_logits_reach_the_loss_without_softmax(images):
@@ -147,6 +168,9 @@ def test_logits_reach_the_loss_without_softmax(images):
     logits = model(images)[1].double()
     expected = (logits.logsumexp(1) - logits[torch.arange(8), labels]).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    smooth, _ = train_discriminator.classifier_backward(model, images, labels, "fp32", 0.1)
+    uniform = (logits.logsumexp(1) - logits.mean(1)).mean()
+    assert smooth.item() == pytest.approx((0.9 * expected + 0.1 * uniform).item(), rel=1e-5)
     assert correct == (logits.argmax(1) == labels).sum()
 
 
@@ -222,7 +246,7 @@ def test_damaged_checkpoints_are_not_trained_over(small_run, refused, tmp_path):
     run = tmp_path / "run"
     (damaged,) = checkpoint.list_checkpoints(run / "checkpoints")
     damaged.write_bytes(damaged.read_bytes()[:-5])
-    err = refused(train_discriminator, *SMALL, "--output_dir", run, "--epochs", 2)
+    err = refused(train_discriminator, *SMALL, "--output_dir", run, "--epochs", 1)
     assert "is whole" in err
 
 

@@ -1,0 +1,171 @@
+import pytest
+import torch
+from torch import nn
+
+import runtime
+from compare import assert_equal
+from discriminator import Discriminator
+from generator import Generator
+from optimization import Muon, drops, muon_and_adamw, orthogonalise, triangle, update_average
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 20), (2, 20, 8), (1, 6, 6)])
+def test_orthogonalised_matrices_keep_their_directions(shape):
+    """The exact answer is U V^T; the quintic leaves every singular value within [0.6, 1.25]."""
+    matrices = random(*shape)
+    u, s, vh = torch.linalg.svd(orthogonalise(matrices), full_matrices=False)
+    assert s.min() > 0.6
+    assert s.max() < 1.25
+    exact_u, _, exact_vh = torch.linalg.svd(matrices, full_matrices=False)
+    aligned = (exact_u.mT @ orthogonalise(matrices) @ exact_vh.mT).abs()  # diagonal
+    assert (aligned - torch.diag_embed(aligned.diagonal(dim1=1, dim2=2))).max() < 1e-4
+    assert (matrices * (u @ vh)).sum(dim=(1, 2)).min() > 0
+
+
+def test_zero_gradient_moves_nothing():
+    assert orthogonalise(torch.zeros(2, 4, 3)).abs().max() == 0
+
+
+def test_step_equals_torchs_muon_on_matrices():
+    """Matrices wider than high, where the two scale the step alike; theirs computes in bf16."""
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("torch before 2.9")
+    ours, theirs = (nn.Parameter(random(8, 24)) for _ in range(2))
+    mine = Muon([ours], lr=0.02, momentum=0.9, dtype=torch.bfloat16)
+    reference = torch.optim.Muon([theirs], lr=0.02, momentum=0.9, weight_decay=0.0, nesterov=True)
+    for seed in range(1, 5):
+        ours.grad = theirs.grad = random(8, 24, seed=seed)
+        mine.step()
+        reference.step()
+    moved = (ours - random(8, 24)).norm()
+    assert moved > 0.1
+    assert (ours - theirs).norm() < 0.02 * moved  # both round to bf16, in their own order
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_kernels_of_any_memory_layout_are_moved_alike(memory_format):
+    kernel = nn.Parameter(random(6, 4, 3, 3).to(memory_format=memory_format))
+    matrix = nn.Parameter(random(6, 4, 3, 3).flatten(1))
+    for weight, shape in ((kernel, (6, 4, 3, 3)), (matrix, (6, 36))):
+        weight.grad = random(6, 4, 3, 3, seed=1).reshape(shape)
+        Muon([weight], lr=0.1).step()
+    assert torch.allclose(kernel.flatten(1), matrix, atol=1e-5)
+    assert not torch.allclose(kernel, random(6, 4, 3, 3))
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 3, 3), (64, 3, 3, 3)])
+def test_size_of_a_step_and_of_the_weights(shape):
+    """lr times the root of the number of rows, wide or high; with normalise, so is the weight."""
+    weight = nn.Parameter(random(*shape))
+    weight.grad = random(*shape, seed=1)
+    Muon([weight], lr=0.01).step()
+    step = (weight - random(*shape)).norm() / shape[0] ** 0.5
+    assert 0.006 < step < 0.0125
+    Muon([weight], lr=0.01, normalise=True).step()
+    assert weight.norm().item() == pytest.approx(shape[0] ** 0.5, rel=1e-5)
+
+
+def test_vectors_are_refused():
+    with pytest.raises(ValueError, match="rows and columns"):
+        Muon([nn.Parameter(torch.zeros(3))])
+
+
+def gradients(model, images, seed):
+    scores, logits = model(images * (1 + seed))
+    model.zero_grad()
+    (scores.sum() + logits.square().sum()).backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_saved_optimizer_goes_on_exactly(images, dtype):
+    def make():
+        torch.manual_seed(0)
+        model = Discriminator(width=4)
+        options = {"weight_decay": 0.1, "normalise": True, "dtype": dtype}
+        return model, muon_and_adamw(model, 0.02, 1e-3, **options)
+
+    whole, whole_optimizer = make()
+    for seed in range(4):
+        gradients(whole, images, seed)
+        whole_optimizer.step()
+    parts, optimizer = make()
+    for seed in range(2):
+        gradients(parts, images, seed)
+        optimizer.step()
+    resumed, resumed_optimizer = make()
+    resumed.load_state_dict(parts.state_dict())
+    resumed_optimizer.load_state_dict(optimizer.state_dict())
+    for seed in range(2, 4):
+        gradients(resumed, images, seed)
+        resumed_optimizer.step()
+    assert_equal(whole.state_dict(), resumed.state_dict())
+    assert_equal(whole_optimizer.state_dict(), resumed_optimizer.state_dict())
+
+
+def test_every_weight_has_one_optimizer():
+    model = Discriminator(width=4)
+    groups = muon_and_adamw(model, 0.02, 1e-3).param_groups
+    assert [len(group["params"]) for group in groups] == [8, 28]
+    assert all(weight.ndim == 4 for weight in groups[0]["params"])
+    assert {id(w) for g in groups for w in g["params"]} == {id(w) for w in model.parameters()}
+
+
+def test_a_state_that_does_not_fit_is_refused(images):
+    model = Discriminator(width=4)
+    optimizer = muon_and_adamw(model, 0.02, 1e-3)
+    gradients(model, images, 0)
+    optimizer.step()
+    for which in (0, 1):
+        state = optimizer.state_dict()
+        name = ("momentum_buffer", "exp_avg")[which]
+        entries = state["optimizers"][which]["state"]
+        entries[0] = entries[0] | {name: torch.zeros(2, 2)}
+        with pytest.raises(ValueError, match="fit"):
+            muon_and_adamw(model, 0.02, 1e-3).load_state_dict(state)
+
+
+def test_guard_takes_no_step_after_a_bad_one(images):
+    model = Discriminator(width=4)
+    optimizer = muon_and_adamw(model, 0.02, 1e-3, normalise=True)
+    guard = runtime.FiniteGuard(torch.device("cpu"), every=50)
+    for number in range(1, 8):
+        gradients(model, images, number)
+        if number == 4:
+            model.blocks[3][0].weight.grad[0, 0, 0, 0] = float("nan")
+        guard.step(optimizer, torch.tensor(0.0), number)
+        if number == 3:
+            good = {name: value.clone() for name, value in model.state_dict().items()}
+            state = [b["momentum_buffer"].clone() for b in optimizer.optimizers[0].state.values()]
+    assert guard.bad_step(None) == 4
+    assert_equal(good, dict(model.state_dict()))
+    assert_equal(state, [b["momentum_buffer"] for b in optimizer.optimizers[0].state.values()])
+
+
+def test_schedules():
+    factors = [triangle(step, 10, 0.2) for step in range(10)]
+    expected = [0.25, 0.75] + [(10 - step - 0.5) / 8 for step in range(2, 10)]
+    assert factors == pytest.approx(expected)
+    assert triangle(0, 4, 0.0) == pytest.approx(0.875)
+    assert [drops(e, [50, 75]) for e in (0, 49, 50, 74, 75, 99)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
+
+
+def test_moving_average_by_hand():
+    average, model = Generator(width=2), Generator(width=2)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.fill_(1)
+        for value in average.state_dict().values():
+            value.fill_(0)
+    update_average(average, model, decay=0.5, updates=0)  # d = min(0.5, 1/10)
+    values = average.state_dict()
+    assert values["to_rgb.bias"].tolist() == pytest.approx([0.9] * 3)
+    assert values["project.1.running_mean"][0].item() == pytest.approx(0.9)
+    assert values["project.1.num_batches_tracked"] == 1
+    update_average(average, model, decay=0.5, updates=1000)  # d = 0.5
+    assert average.state_dict()["to_rgb.bias"].tolist() == pytest.approx([0.95] * 3)

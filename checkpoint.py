@@ -19,6 +19,7 @@ from safetensors.torch import save as safetensors_bytes
 from discriminator import Discriminator
 from generator import Generator
 
+RESULTS = Path(__file__).resolve().parent / "results"
 _DIGEST_SIZE = 32
 _NAME = re.compile(r"step_(\d{9})\.pt")
 
@@ -174,6 +175,27 @@ def find_export(path, name):
     """The weights file itself, or the one of that name where the path is a run's folder."""
     path = Path(path)
     return path / name if path.is_dir() else path
+
+
+def published(run, name):
+    """Path of a file of the runs that come with this repository, shown from the current folder."""
+    path = RESULTS / run / name
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def own_or_published(given, run, name):
+    """Where to take weights from: what was `given`, else the user's own run, else the published.
+
+    given: a path or None; run: `baseline` or `gan`, the folder in output/ and in results/; name: of
+    the file. Tells where it takes the published ones.
+    """
+    if given is not None:
+        return find_export(given, name)
+    own, ours = Path("output") / run / name, published(run, name)
+    if own.is_file() or not ours.is_file():
+        return own
+    print(f"no {own}: taking the published {ours}")
+    return ours
 
 
 def load_model(path, device="cpu", kind=None):

@@ -4,6 +4,8 @@
 writes a labelled 10x10 preview.
 """
 
+import base64
+import binascii
 import functools
 import hashlib
 import os
@@ -60,6 +62,28 @@ class Dataset:
     def first(self, count):
         """The first `count` images; None or a count past the end takes all."""
         return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+    def facts(self):
+        """What exported weights tell of the set that they were made with, as plain values.
+
+        mean_image: of the first 128 images, where maximisations start; see `mean_image`.
+        """
+        mean = self.images[:128].float().mean(0).round().to(torch.uint8)
+        text = base64.b64encode(mean.cpu().numpy().tobytes()).decode()
+        return {"dataset": self.name, "class_names": list(self.class_names), "mean_image": text}
+
+
+def mean_image(facts):
+    """The uint8 (1, 3, 32, 32) out of what Dataset.facts gave; None where there is none."""
+    text = facts.get("mean_image")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        return None
+    shape = (1, 3, 32, 32)
+    if len(data) != np.prod(shape):
+        return None
+    return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
 
 
 # ------------------------------------------------------------------------------ loading

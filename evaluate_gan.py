@@ -22,7 +22,7 @@ import inception
 import runtime
 import sampling
 from augmentation import augment, sample_augmentation
-from checkpoint import CheckpointError, find_export, load_model, write_atomically
+from checkpoint import CheckpointError, load_model, own_or_published, write_atomically
 from data_tools import DATASETS, DataError, load_dataset
 from discriminator import Discriminator
 from figures import save_image_grid
@@ -54,14 +54,16 @@ def parse_args(argv=None):
     group = parser.add_argument_group("networks")
     group.add_argument(
         "--generator",
-        default="output/gan",
-        help="exported weights of a generator, or a run's folder",
+        help="exported weights of a generator, or a run's folder (default: output/gan, without "
+        "one the published results/gan)",
     )
     group.add_argument(
         "--raw", action="store_true", help="of a folder: the last weights, not their moving average"
     )
     group.add_argument(
-        "--judge", default="output/baseline", help="exported weights of a classifier, or a folder"
+        "--judge",
+        help="exported weights of a classifier, or a folder (default: output/baseline, without one "
+        "the published results/baseline)",
     )
     group = parser.add_argument_group("sampling only")
     group.add_argument("--sample", type=at_least(1), metavar="N", help="draw N images and stop")
@@ -334,13 +336,14 @@ def run(args):
     if (folder / "config.json").exists():
         raise RunError(f"{folder} holds a training run; give another --output_dir")
     name = "generator_raw.safetensors" if args.raw else "generator.safetensors"
-    path = find_export(args.generator, name)
+    path = own_or_published(args.generator, "gan", name)
     model, metadata = load_model(path, device, kind="generator")
     print(f"generator: {path}, width {model.width}, step {metadata.get('step')}")
     if not args.sample:
         if args.samples < MIN_SAMPLES:
             raise ScoreError(f"--samples {args.samples}: the scores need at least {MIN_SAMPLES}")
-        judge = Judge(find_export(args.judge, "discriminator.safetensors"), device, precision)
+        judge = own_or_published(args.judge, "baseline", "discriminator.safetensors")
+        judge = Judge(judge, device, precision)
         train, test = load_sets(args, metadata)
         judge.check_set(train.name)
         if min(len(train), len(test)) < MIN_SAMPLES:

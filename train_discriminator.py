@@ -273,7 +273,7 @@ def train(args):
             return folder.save_state(step, state | {"step": step})
 
         def export(name, figures):
-            described = {"recipe": args.recipe, "dataset": train_set.name, "step": step, **figures}
+            described = {"recipe": args.recipe, "step": step, **test_set.facts(), **figures}
             folder.attempt(name, export_model, shown, folder.path / name, described)
 
         figures = {}

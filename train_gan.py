@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import arguments
 import runtime
 from augmentation import Augmentation, augment, sample_augmentation
-from checkpoint import CheckpointError, export_model, find_export
+from checkpoint import CheckpointError, export_model, own_or_published
 from data_tools import DataError, epoch_order, load_dataset, to_uint8
 from discriminator import Discriminator
 from figures import save_curves, save_image_grid
@@ -94,7 +94,9 @@ def parse_args(argv=None):
         help="score 2,000 samples after every N epochs and keep the best generator (0: never)",
     )
     group.add_argument(
-        "--judge", default="output/baseline", help="exported weights of a classifier, or a folder"
+        "--judge",
+        help="exported weights of a classifier, or a folder (default: output/baseline, without one "
+        "the published results/baseline)",
     )
     return arguments.fill_in_recipe(parser.parse_args(argv), RECIPES)
 
@@ -266,7 +268,8 @@ def train(args):
     total_steps = min(args.epochs * steps_per_epoch, args.max_steps or sys.maxsize)
 
     def watch_with_judge():
-        judge = Judge(find_export(args.judge, "discriminator.safetensors"), device, precision)
+        path = own_or_published(args.judge, "baseline", "discriminator.safetensors")
+        judge = Judge(path, device, precision)
         return Watch(judge, train_set, args.seed)
 
     watch = ranks.together(watch_with_judge) if args.evaluate_every else None
@@ -337,10 +340,9 @@ def train(args):
         shown, shown_as = (average, f"EMA {args.ema_decay}") if average else (generator, "raw")
 
         def export(figures):
-            described = {"recipe": args.recipe, "dataset": train_set.name, "step": step}
+            described = {"recipe": args.recipe, "step": step, **test_set.facts()}
             path = folder.path / "discriminator.safetensors"
             folder.attempt(path.name, export_model, discriminator, path, described | figures)
-            described |= {"class_names": train_set.class_names}
             networks = {"generator.safetensors": (shown, shown_as)}
             if average:
                 networks["generator_raw.safetensors"] = (generator, "raw")
@@ -349,8 +351,8 @@ def train(args):
                 folder.attempt(name, export_model, network, folder.path / name, about)
 
         def export_best(found):
-            about = {"recipe": args.recipe, "dataset": train_set.name, "step": step, **found}
-            about |= {"class_names": train_set.class_names, "weights": shown_as}
+            about = {"recipe": args.recipe, "step": step, **test_set.facts(), **found}
+            about |= {"weights": shown_as}
             path = folder.path / "generator_best.safetensors"
             folder.attempt(path.name, export_model, shown, path, about)
 

@@ -16,8 +16,8 @@ import torch
 
 import arguments
 import runtime
-from checkpoint import CheckpointError, find_export, load_model, write_atomically
-from data_tools import DATASETS, DataError, load_dataset, to_signed, to_uint8
+from checkpoint import CheckpointError, find_export, load_model, published, write_atomically
+from data_tools import DATASETS, DataError, load_dataset, mean_image, to_signed, to_uint8
 from discriminator import NUM_LAYERS
 from figures import save_image_grid
 from image_gradients import class_objective, feature_objective, maximise, perturb
@@ -63,7 +63,7 @@ def parse_args(argv=None):
             f"--discriminator_{which}_G",
             metavar="PATH",
             help=f"exported weights, or a run's folder, of the discriminator trained {which} a "
-            f"generator (default: output/{folder})",
+            f"generator (default: output/{folder}; with neither, the published ones in results/)",
         )
     group = parser.add_argument_group("perturbation")
     group.add_argument(
@@ -232,29 +232,60 @@ def feature_section(args, model, name, start, layer, precision):
 # ------------------------------------------------------------------------------ the run
 
 
+NETWORKS = {  # name: flag, folder of the run, script that makes it
+    "without G": ("discriminator_without_G", "baseline", "train_discriminator.py"),
+    "with G": ("discriminator_with_G", "gan", "train_gan.py"),
+}
+WEIGHTS = "discriminator.safetensors"
+
+
+def find_discriminators(args):
+    """{"without G": path of the weights, "with G": ...}, where they are there or were asked for.
+
+    The published ones stand in only where the user has neither and names neither: one's own may
+    have been trained on other images.
+    """
+    own = {name: Path("output") / run / WEIGHTS for name, (_, run, _) in NETWORKS.items()}
+    given = {name: getattr(args, flag) for name, (flag, _, _) in NETWORKS.items()}
+    if not any(given.values()) and not any(path.is_file() for path in own.values()):
+        own = {name: published(run, WEIGHTS) for name, (_, run, _) in NETWORKS.items()}
+        if any(path.is_file() for path in own.values()):
+            print("no run in output/: taking the published networks in results/")
+    found = {}
+    for name, (_, _, script) in NETWORKS.items():
+        if given[name]:
+            found[name] = find_export(given[name], WEIGHTS)
+        elif own[name].is_file():
+            found[name] = own[name]
+        else:
+            print(f"no discriminator trained {name}: left out (make it: {script})")
+    return found
+
+
 def load_discriminators(args, device):
     """{"without G": (network, metadata), "with G": ...}: those that are there.
 
     Raises CheckpointError where one that was named by a flag cannot be loaded, or none is there.
     """
     found = {}
-    for which, folder, script in (
-        ("without", "baseline", "train_discriminator.py"),
-        ("with", "gan", "train_gan.py"),
-    ):
-        given = getattr(args, f"discriminator_{which}_G")
-        path = find_export(given or f"output/{folder}", "discriminator.safetensors")
-        if given is None and not path.is_file():
-            print(f"no discriminator trained {which} G in {path}: left out (make it: {script})")
-            continue
+    for name, path in find_discriminators(args).items():
         model, metadata = load_model(path, device, kind="discriminator")
-        found[f"{which} G"] = (model.requires_grad_(False), {**metadata, "path": str(path)})
+        found[name] = (model.requires_grad_(False), {**metadata, "path": str(path)})
     if not found:
         raise CheckpointError(
             "no trained discriminator; run train_discriminator.py or train_gan.py first, or give "
             "--discriminator_without_G or --discriminator_with_G"
         )
     return found
+
+
+def start_and_names(facts):
+    """Where maximisation starts, (1, 3, 32, 32) in [-1, 1], and the class names; None if untold."""
+    mean, names = mean_image(facts), facts.get("class_names")
+    well_formed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if mean is None or not well_formed or len(names) != facts.get("num_classes", 10):
+        return None
+    return to_signed(mean), names
 
 
 def load_images(args, models, device):
@@ -311,13 +342,19 @@ def run(args):
     precision = runtime.pick_precision(args.precision, device)
     runtime.keep_freed_memory()
     models = load_discriminators(args, device)
-    test_set = load_images(args, models, device)
+    # Perturbation needs test images; for the rest the weights tell all that is needed.
+    facts = {name: start_and_names(metadata) for name, (_, metadata) in models.items()}
+    test_set = None
+    if args.perturb_images or not all(facts.values()):
+        test_set = load_images(args, models, device)
+        given = start_and_names(test_set.facts())
+        facts = {name: found or given for name, found in facts.items()}
     summary_path = Path(args.output_dir) / "summary.json"
     summary = open_summary(summary_path, models)
-    start = to_signed(test_set.images[:128]).mean(0, keepdim=True)  # the mean image of a batch
     for name, (model, metadata) in models.items():
         print(f"discriminator trained {name}: {metadata['path']}, width {model.width}")
         figures = summary[name]
+        start, class_names = facts[name][0].to(device), facts[name][1]
         if args.perturb_images:
             suffix = "" if name == next(iter(models)) else "_" + name.replace(" ", "_")
             figures["perturbation"] = perturbation_section(
@@ -325,7 +362,7 @@ def run(args):
             )
         if args.max_classification_output:
             figures["max_classification_output"] = class_section(
-                args, model, name, start, test_set.class_names, precision
+                args, model, name, start, class_names, precision
             )
         for layer in args.max_features or ():
             figures.setdefault("max_features", {})[str(layer)] = feature_section(

@@ -7,6 +7,7 @@ import matplotlib
 import pytest
 import torch
 
+import checkpoint
 import data_tools
 
 matplotlib.use("Agg")
@@ -24,6 +25,14 @@ def cifar10_dir():
     folder = Path(os.environ.get("CIFAR10_DIR", "data"))
     if not (folder / data_tools.CIFAR10_FOLDER).is_dir():
         pytest.skip("no CIFAR-10: set CIFAR10_DIR")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def published(tmp_path_factory, monkeypatch):
+    """An empty folder in place of results/, so that no test depends on the published weights."""
+    folder = tmp_path_factory.mktemp("results")
+    monkeypatch.setattr(checkpoint, "RESULTS", folder)
     return folder
 
 

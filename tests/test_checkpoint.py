@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -256,3 +257,26 @@ def test_wrong_kind_missing_and_truncated(exported, tmp_path):
     exported.write_bytes((2**62).to_bytes(8, "little") + content[8:])
     with pytest.raises(CheckpointError):
         checkpoint.load_model(exported)
+
+
+def test_own_weights_come_before_the_published(published, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def find(given=None):
+        return checkpoint.own_or_published(given, "gan", "generator.safetensors")
+
+    own = Path("output/gan/generator.safetensors")
+    assert find() == own  # with neither, the error names one's own
+    theirs = published / "gan" / "generator.safetensors"
+    theirs.parent.mkdir()
+    theirs.touch()
+    assert find() == theirs
+    assert "taking the published" in capsys.readouterr().out
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert find() == own
+    assert find(published / "gan") == theirs
+    monkeypatch.chdir(published)
+    own.parent.mkdir(parents=True)
+    assert find() == Path("gan/generator.safetensors")  # shown from the current folder
+    assert capsys.readouterr().out.count("published") == 1

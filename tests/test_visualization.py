@@ -1,4 +1,6 @@
+import base64
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -186,3 +188,67 @@ def test_networks_of_different_sets_need_a_choice(refused, two_runs):
     path = two_runs / "output/gan/discriminator.safetensors"
     checkpoint.export_model(Discriminator(width=4), path, {"dataset": "cifar10"})
     assert "--dataset" in refused(visualization, *QUICK)
+
+
+def described(seed):
+    """Metadata as the trainings write it, with a mean image that tells the networks apart."""
+    _, test_set = data_tools.load_shapes()
+    facts = test_set.facts()
+    mean = torch.full((3, 32, 32), 100 + seed, dtype=torch.uint8)
+    return facts | {"mean_image": base64.b64encode(mean.numpy().tobytes()).decode()}
+
+
+@pytest.fixture
+def published_pair(published):
+    for seed, run in enumerate(("baseline", "gan")):
+        (published / run).mkdir()
+        torch.manual_seed(seed)
+        path = published / run / "discriminator.safetensors"
+        checkpoint.export_model(Discriminator(width=12), path, described(seed))
+    return published
+
+
+def test_published_networks_stand_in_and_need_no_data(run_main, published_pair, monkeypatch):
+    def no_data(*_):
+        raise AssertionError("the data were asked for")
+
+    monkeypatch.setattr(visualization, "load_dataset", no_data)
+    flags = [*QUICK, "--max_classification_output", "--max_features", 1]
+    code, out, _ = run_main(visualization, *flags)
+    assert code == 0
+    assert "taking the published networks" in out
+    summary = json.loads(Path("visualization/summary.json").read_text())
+    assert summary["with G"]["weights"] == str(published_pair / "gan" / visualization.WEIGHTS)
+    # Each network starts from the mean image that its own weights tell of.
+    for seed, name in enumerate(("without G", "with G")):
+        network, _ = checkpoint.load_model(summary[name]["weights"])
+        start = data_tools.to_signed(torch.full((1, 3, 32, 32), 100 + seed))
+        logits = network(start)[1][0].tolist()
+        figures = summary[name]["max_classification_output"].values()
+        assert [f["logit_before"] for f in figures] == pytest.approx(logits, abs=1e-4)
+
+
+def test_own_networks_come_before_the_published(run_main, published_pair, two_runs):
+    (two_runs / "output/gan/discriminator.safetensors").unlink()
+    code, out, _ = run_main(visualization, *QUICK, "--max_classification_output")
+    assert code == 0
+    assert "published" not in out  # they may be of another set than one's own
+    assert "no discriminator trained with G" in out
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"mean_image": "AAAA"},
+        {"mean_image": 7},
+        {"mean_image": "not base64"},
+        {"class_names": ["one"]},
+        {"class_names": "ten names"},
+    ],
+)
+def test_odd_metadata_is_as_good_as_none(run_main, published_pair, told):
+    path = published_pair / "gan" / visualization.WEIGHTS
+    checkpoint.export_model(Discriminator(width=4), path, described(0) | told)
+    code, out, _ = run_main(visualization, *QUICK, "--max_classification_output")
+    assert code == 0
+    assert "data: " in out  # so the test set was read

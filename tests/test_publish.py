@@ -1,0 +1,77 @@
+import json
+
+import pytest
+import torch
+
+import checkpoint
+import data_tools
+import publish
+import train_discriminator
+import train_gan
+from compare import records
+
+SMALL = [
+    *("--dataset", "shapes", "--limit_train", 60, "--limit_test", 60, "--width", 4),
+    *("--batch_size", 30, "--epochs", 1, "--device", "cpu", "--precision", "fp32"),
+]
+QUICK = ["--limit_test", 60, "--device", "cpu", "--precision", "fp32"]
+
+
+@pytest.fixture
+def baseline(run_main, tmp_path):
+    flags = ["--output_dir", tmp_path / "run", "--data_dir", tmp_path / "a place of mine"]
+    assert run_main(train_discriminator, *SMALL, *flags)[0] == 0
+    return tmp_path / "run"
+
+
+def test_a_classifier(run_main, baseline, tmp_path):
+    code, _, _ = run_main(publish, baseline, tmp_path / "kept", *QUICK)
+    assert code == 0
+    kept = tmp_path / "kept"
+    assert {path.name for path in kept.iterdir()} == {
+        *("config.json", "metrics.jsonl", "curves.png", "summary.json"),
+        "discriminator.safetensors",
+    }
+    assert records(kept) == records(baseline)
+    assert str(tmp_path) not in (kept / "config.json").read_text()
+    settings = json.loads((kept / "config.json").read_text())["settings"]
+    assert settings["width"] == 4
+    small = (kept / "discriminator.safetensors").stat().st_size
+    large = (baseline / "discriminator.safetensors").stat().st_size
+    assert small < 0.8 * large
+
+    # The stated accuracy is that of the file, not of the weights before rounding.
+    model, metadata = checkpoint.load_model(kept / "discriminator.safetensors")
+    exact, _ = checkpoint.load_model(baseline / "discriminator.safetensors")
+    for ours, theirs in zip(model.parameters(), exact.parameters(), strict=True):
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, theirs.half().float())
+    _, test_set = data_tools.load_shapes()
+    figures = train_discriminator.evaluate(model, test_set.first(60), "fp32")
+    assert metadata["test_accuracy"] == figures["test_accuracy"]
+    assert metadata["test_loss"] == pytest.approx(figures["test_loss"])
+    assert data_tools.mean_image(metadata).shape == (1, 3, 32, 32)
+
+
+def test_a_pair_with_its_sample_grids(run_main, tmp_path):
+    assert run_main(train_gan, *SMALL, "--output_dir", tmp_path / "run")[0] == 0
+    flags = [*QUICK, "--sample_epochs", 0, 1]
+    assert run_main(publish, tmp_path / "run", tmp_path / "kept", *flags)[0] == 0
+    kept = tmp_path / "kept"
+    assert {path.name for path in (kept / "samples").iterdir()} == {"000.png", "001.png"}
+    generator, metadata = checkpoint.load_model(kept / "generator.safetensors", kind="generator")
+    assert metadata["class_names"] == list(data_tools.shapes.CLASS_NAMES)
+    exact, _ = checkpoint.load_model(tmp_path / "run" / "generator.safetensors")
+    latents = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
+    assert (generator(latents) - exact(latents)).abs().max() < 0.02
+
+
+def test_bad_input(refused, baseline, tmp_path):
+    assert "no finished run" in refused(publish, tmp_path / "nothing", tmp_path / "kept")
+    assert "other than" in refused(publish, baseline, baseline)
+    flags = [*QUICK, "--sample_epochs", 7]
+    assert "007.png" in refused(publish, baseline, tmp_path / "kept", *flags)
+    (tmp_path / "file").write_text("kept")
+    assert "cannot copy" in refused(publish, baseline, tmp_path / "file", *QUICK)
+    (baseline / "config.json").write_text("{")
+    assert "damaged" in refused(publish, baseline, tmp_path / "kept", *QUICK)

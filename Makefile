@@ -1,4 +1,5 @@
 # make demo    both trainings in small and all pictures, in minutes, without a GPU
+# make full    the published experiment from nothing: a GPU and days, or the other way round
 # make test    the default test suite
 # make lint    style
 # make data    download and verify CIFAR-10, draw a preview
@@ -14,7 +15,7 @@ DEMO := output/demo
 # So that the commands below are the ones to type, once the venv is active.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo test lint data bench install
+.PHONY: demo full test lint data bench install
 
 demo: $(INSTALLED)
 	python train_discriminator.py --width 32 --epochs 4 --lr 2e-3 --lr_drop_epochs 3 \
@@ -27,6 +28,14 @@ demo: $(INSTALLED)
 	@echo "Open these pictures:"
 	@ls $(DEMO)/gan/samples/*.png | tail -1
 	@ls $(DEMO)/*/curves.png $(DEMO)/visualization/*.png
+
+full: $(INSTALLED)
+	python train_discriminator.py
+	python train_gan.py --evaluate_every 10
+	python evaluate_gan.py --output_dir results/evaluation
+	python visualization.py --output_dir results/visualization
+	python publish.py output/baseline results/baseline
+	python publish.py output/gan results/gan --sample_epochs 0 1 10 50 100 200
 
 test: $(INSTALLED)
 	python -m pytest

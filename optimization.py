@@ -112,17 +112,32 @@ class Combined:
                     raise ValueError("the optimizer's state does not fit the weights")
 
 
-def muon_and_adamw(model, kernel_lr, lr, betas=(0.9, 0.999), weight_decay=0.0, **options):
-    """Muon for the convolution kernels of a model, AdamW for all its other weights.
+def make_optimizer(kind, model, lr, kernel_lr, betas=(0.9, 0.999), weight_decay=0.0, **options):
+    """`adam`: Adam for all weights; `muon`: Muon for the kernels of the blocks, AdamW for the rest.
 
-    kernel_lr, options: Muon's; lr, betas, weight_decay: AdamW's.
+    model: a Discriminator or Generator, whose blocks begin with a convolution and go on with a
+    normalisation. lr, betas, weight_decay: Adam's or AdamW's; kernel_lr, options: Muon's.
+    Every group keeps its learning rate as `initial_lr` too, for schedules.
     """
-    kernels = [weight for weight in model.parameters() if weight.ndim == 4]
-    others = [weight for weight in model.parameters() if weight.ndim != 4]
-    return Combined(
-        Muon(kernels, kernel_lr, **options),
-        torch.optim.AdamW(others, lr, betas, weight_decay=weight_decay, fused=True),
-    )
+    if kind == "adam":
+        optimizer = torch.optim.Adam(model.parameters(), lr, betas, fused=True)
+    else:
+        kernels = [block[0].weight for block in model.blocks]
+        taken = set(map(id, kernels))
+        rest = [weight for weight in model.parameters() if id(weight) not in taken]
+        optimizer = Combined(
+            Muon(kernels, kernel_lr, **options),
+            torch.optim.AdamW(rest, lr, betas, weight_decay=weight_decay, fused=True),
+        )
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
+
+
+def scale_rates(optimizer, factor):
+    """Set every learning rate to `factor` times its initial value."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
 
 
 def triangle(step, total_steps, peak):

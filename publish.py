@@ -37,6 +37,7 @@ def parse_args(argv=None):
     )
     arguments.add_data_arguments(parser, train=False)
     arguments.add_device_arguments(parser, seed=False)
+    parser.set_defaults(precision="fp32")  # so that the figure is the same on every machine
     return parser.parse_args(argv)
 
 

@@ -21,7 +21,7 @@ from checkpoint import CheckpointError, export_model
 from data_tools import DataError, epoch_order, load_dataset, to_signed
 from discriminator import Discriminator
 from figures import save_curves
-from optimization import drops, muon_and_adamw, triangle, update_average
+from optimization import drops, make_optimizer, scale_rates, triangle, update_average
 from progress import Progress
 from ranks import Ranks, RanksDiffer
 from run_log import SAVE_FAILED, RunError, RunFolder
@@ -154,20 +154,6 @@ def evaluate(discriminator, dataset, precision, ranks=None):
     }
 
 
-def make_optimizer(model, args, precision):
-    """The optimizer that the arguments describe; every group keeps its largest rate."""
-    if args.optimizer == "adam":
-        optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
-    else:
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        options = {"normalise": args.normalise, "dtype": dtype}
-        decay = args.weight_decay
-        optimizer = muon_and_adamw(model, args.kernel_lr, args.lr, weight_decay=decay, **options)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    return optimizer
-
-
 def learning_rate_factor(args, step, total_steps, epoch):
     """What the largest learning rates are multiplied by at `step`, in `epoch`, both from 0."""
     if args.schedule == "drops":
@@ -231,7 +217,12 @@ def train(args):
     torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
     model = Discriminator(args.width).to(device)
     average = copy.deepcopy(model).eval() if args.ema_decay else None
-    optimizer = make_optimizer(model, args, precision)
+    optimizer = make_optimizer(
+        *(args.optimizer, model, args.lr, args.kernel_lr),
+        weight_decay=args.weight_decay,
+        normalise=args.normalise,
+        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+    )
     parts_of_run = {"model": model, "optimizer": optimizer}
     parts_of_run |= {"average": average} if average else {}
     shown = average or model
@@ -285,8 +276,7 @@ def train(args):
                 order_epoch = epoch
                 order = epoch_order(len(train_set), args.seed, epoch).to(device)
             factor = learning_rate_factor(args, step, args.epochs * steps_per_epoch, epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * factor
+            scale_rates(optimizer, factor)
 
             # This rank's share of the batch, and of the random numbers drawn for the whole of it.
             chosen = order[batch * args.batch_size : (batch + 1) * args.batch_size]

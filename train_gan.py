@@ -24,7 +24,7 @@ from data_tools import DataError, epoch_order, load_dataset, to_uint8
 from discriminator import Discriminator
 from figures import save_curves, save_image_grid
 from generator import Generator, sample_latents
-from optimization import update_average
+from optimization import make_optimizer, scale_rates, update_average
 from progress import Progress
 from ranks import Ranks, RanksDiffer
 from run_log import SAVE_FAILED, RunError, RunFolder
@@ -38,8 +38,15 @@ RECIPES = {
         "epochs": 200,
         "batch_size": 128,
         "width": 196,
+        "d_optimizer": "adam",
+        "g_optimizer": "adam",
         "lr": 1e-4,
+        "kernel_lr": 0.0,
+        "momentum": 0.0,
+        "schedule": "constant",
         "gp_weight": 10.0,
+        "d_fake_class_weight": 1.0,
+        "g_class_weight": 1.0,
         "gen_train": 1,
         "ema_decay": 0.999,  # looks on only: no update depends on the average
     },
@@ -73,8 +80,27 @@ def parse_args(argv=None):
         "epochs": {"type": at_least(1), "help": "passes over the training images"},
         "batch_size": {"type": at_least(2), "help": "real images per step"},
         "width": {"type": at_least(1), "help": "channels of both networks"},
-        "lr": {"type": at_least(0, float), "help": "learning rate of both Adams"},
+        "d_optimizer": {
+            "choices": ("adam", "muon"),
+            "help": "the discriminator's; muon is for convolution kernels, with AdamW for the rest",
+        },
+        "g_optimizer": {"choices": ("adam", "muon"), "help": "the generator's"},
+        "lr": {"type": at_least(0, float), "help": "learning rate of Adam and AdamW"},
+        "kernel_lr": {"type": at_least(0, float), "help": "learning rate of Muon"},
+        "momentum": {"type": at_least(0, float, high=1), "help": "of Muon"},
+        "schedule": {
+            "choices": ("constant", "linear"),
+            "help": "of the learning rates; linear: down to 0 at the last step",
+        },
         "gp_weight": {"type": at_least(0, float), "help": "lambda of the gradient penalty"},
+        "d_fake_class_weight": {
+            "type": at_least(0, float),
+            "help": "of the fakes' class loss in the discriminator's loss",
+        },
+        "g_class_weight": {
+            "type": at_least(0, float),
+            "help": "of the class loss in the generator's loss",
+        },
         "gen_train": {"type": at_least(1), "help": "discriminator steps per generator step"},
         "ema_decay": {
             "type": at_least(0, float, high=1),
@@ -146,12 +172,21 @@ def penalty_of(norms):
 
 
 def discriminator_loss(
-    discriminator, real, real_labels, fake, fake_labels, gp_weight=10.0, generator=None, mix=None
+    discriminator,
+    real,
+    real_labels,
+    fake,
+    fake_labels,
+    gp_weight=10.0,
+    generator=None,
+    mix=None,
+    fake_class_weight=1.0,
 ):
     """Loss of the discriminator, a scalar, and its parts, a dict of detached scalars.
 
-    L = mean D(fake) - mean D(real) + CE(real) + CE(fake) + gp_weight * penalty: the critic's
-    estimate of the Wasserstein distance, the class head's cross-entropy, the gradient penalty.
+    L = mean D(fake) - mean D(real) + CE(real) + fake_class_weight CE(fake) + gp_weight penalty: the
+    critic's estimate of the Wasserstein distance, the class head's cross-entropy, the gradient
+    penalty.
     real, fake: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); generator, mix: as above.
     Source: Gulrajani et al. 2017, equation 3; Odena et al. 2017, equation 2.
     """
@@ -164,7 +199,8 @@ def discriminator_loss(
     class_loss_fake = F.cross_entropy(fake_logits, fake_labels)
     norms = input_gradient_norms(discriminator, real, fake, generator, mix)
     penalty = penalty_of(norms)
-    loss = -critic_gap + class_loss_real + class_loss_fake + gp_weight * penalty
+    class_loss = class_loss_real + fake_class_weight * class_loss_fake
+    loss = -critic_gap + class_loss + gp_weight * penalty
     parts = {
         "discriminator_loss": loss,
         "critic_gap": critic_gap,
@@ -178,15 +214,15 @@ def discriminator_loss(
     return loss, {name: part.detach() for name, part in parts.items()}
 
 
-def generator_loss(discriminator, fake, labels):
+def generator_loss(discriminator, fake, labels, class_weight=1.0):
     """Loss of the generator, a scalar, and its parts, a dict of detached scalars.
 
-    L = -mean D(fake) + CE(fake): a high score, and the class that was asked for.
+    L = -mean D(fake) + class_weight CE(fake): a high score, and the class that was asked for.
     fake: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,). Source: as discriminator_loss.
     """
     scores, class_logits = discriminator(fake)
     class_loss = F.cross_entropy(class_logits.float(), labels)
-    loss = -scores.float().mean() + class_loss
+    loss = -scores.float().mean() + class_weight * class_loss
     parts = {"generator_loss": loss, "generator_class_loss": class_loss}
     return loss, {name: part.detach() for name, part in parts.items()}
 
@@ -201,25 +237,37 @@ def sample_inputs(batch_size, latent_dim, stream):
 
 
 def discriminator_backward(
-    discriminator, generator, real, real_labels, latents, fake_labels, mix, gp_weight, precision
+    discriminator,
+    generator,
+    real,
+    real_labels,
+    latents,
+    fake_labels,
+    mix,
+    gp_weight,
+    precision,
+    fake_class_weight=1.0,
 ):
     """Gradients of the discriminator's loss, the generator only draws; returns the loss's parts."""
     with runtime.autocast(real.device, precision):
         with torch.no_grad():
             fake = generator(latents).float()
         loss, parts = discriminator_loss(
-            discriminator, real, real_labels, fake, fake_labels, gp_weight, mix=mix
+            *(discriminator, real, real_labels, fake, fake_labels, gp_weight),
+            mix=mix,
+            fake_class_weight=fake_class_weight,
         )
     discriminator.zero_grad(set_to_none=True)
     loss.backward()
     return parts
 
 
-def generator_backward(discriminator, generator, latents, labels, precision):
+def generator_backward(discriminator, generator, latents, labels, precision, class_weight=1.0):
     """Gradients of the generator's loss, the discriminator is frozen; returns the loss's parts."""
     discriminator.requires_grad_(False)
     with runtime.autocast(latents.device, precision):
-        loss, parts = generator_loss(discriminator, generator(latents).float(), labels)
+        fake = generator(latents).float()
+        loss, parts = generator_loss(discriminator, fake, labels, class_weight)
     generator.zero_grad(set_to_none=True)
     loss.backward()
     discriminator.requires_grad_(True)
@@ -277,8 +325,10 @@ def train(args):
     settings = vars(args) | {"script": "train_gan.py"}
     settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
     ranks.check_same(settings | {"images": (len(train_set), len(test_set))})
+    may_change = set(arguments.MAY_CHANGE)
+    may_change -= {"epochs"} if args.schedule == "linear" else set()  # the rates depend on them
     folder = ranks.together(
-        lambda: RunFolder(args.output_dir, settings, arguments.MAY_CHANGE, args.resume, ranks.main)
+        lambda: RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
     )
     print(f"data: {train_set.source}")
     print(f"run: {folder.path}, recipe {args.recipe}, {total_steps} steps, {device}, {precision}")
@@ -287,9 +337,11 @@ def train(args):
     discriminator = Discriminator(args.width).to(device)
     generator = Generator(args.width).to(device)
     average = copy.deepcopy(generator).eval() if args.ema_decay else None
-    betas = (0.0, 0.9)
-    d_optimizer = torch.optim.Adam(discriminator.parameters(), args.lr, betas, fused=True)
-    g_optimizer = torch.optim.Adam(generator.parameters(), args.lr, betas, fused=True)
+    rates = {"lr": args.lr, "kernel_lr": args.kernel_lr, "betas": (0.0, 0.9)}
+    rates |= {"momentum": args.momentum, "normalise": True}
+    rates |= {"dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
+    d_optimizer = make_optimizer(args.d_optimizer, discriminator, **rates)
+    g_optimizer = make_optimizer(args.g_optimizer, generator, **rates)
     parts_of_run = {"discriminator": discriminator, "generator": generator}
     parts_of_run |= {"d_optimizer": d_optimizer, "g_optimizer": g_optimizer}
     parts_of_run |= {"average": average} if average else {}
@@ -374,6 +426,10 @@ def train(args):
             if epoch != order_epoch:
                 order_epoch = epoch
                 order = epoch_order(len(train_set), args.seed, epoch).to(device)
+            if args.schedule == "linear":
+                for optimizer in (d_optimizer, g_optimizer):
+                    scale_rates(optimizer, 1 - step / (args.epochs * steps_per_epoch))
+
             # Everything random is drawn for the whole batch; this rank takes its share of all.
             chosen = order[batch * args.batch_size : (batch + 1) * args.batch_size]
             stream = runtime.random_stream(device, args.seed, REAL, step)
@@ -389,7 +445,7 @@ def train(args):
             fake_labels, latents = map(ranks.share, inputs)
             parts = discriminator_backward(
                 *(discriminator, generator, real, labels, latents, fake_labels, mix),
-                *(args.gp_weight, precision),
+                *(args.gp_weight, precision, args.d_fake_class_weight),
             )
             step += 1
             loss = ranks.sum_gradients(discriminator, parts["discriminator_loss"], 1 / ranks.world)
@@ -401,7 +457,9 @@ def train(args):
                 stream = runtime.random_stream(device, args.seed, FAKE_FOR_G, step)
                 inputs = sample_inputs(args.batch_size, generator.latent_dim, stream)
                 labels, latents = map(ranks.share, inputs)
-                parts |= generator_backward(discriminator, generator, latents, labels, precision)
+                parts |= generator_backward(
+                    discriminator, generator, latents, labels, precision, args.g_class_weight
+                )
                 loss = ranks.sum_gradients(generator, parts["generator_loss"], 1 / ranks.world)
                 guard.step(g_optimizer, loss, step)
                 if average:

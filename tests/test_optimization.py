@@ -6,7 +6,15 @@ import runtime
 from compare import assert_equal
 from discriminator import Discriminator
 from generator import Generator
-from optimization import Muon, drops, muon_and_adamw, orthogonalise, triangle, update_average
+from optimization import (
+    Muon,
+    drops,
+    make_optimizer,
+    orthogonalise,
+    scale_rates,
+    triangle,
+    update_average,
+)
 
 
 def random(*shape, seed=0):
@@ -86,7 +94,7 @@ def test_a_saved_optimizer_goes_on_exactly(images, dtype):
         torch.manual_seed(0)
         model = Discriminator(width=4)
         options = {"weight_decay": 0.1, "normalise": True, "dtype": dtype}
-        return model, muon_and_adamw(model, 0.02, 1e-3, **options)
+        return model, make_optimizer("muon", model, 1e-3, 0.02, **options)
 
     whole, whole_optimizer = make()
     for seed in range(4):
@@ -106,17 +114,29 @@ def test_a_saved_optimizer_goes_on_exactly(images, dtype):
     assert_equal(whole_optimizer.state_dict(), resumed_optimizer.state_dict())
 
 
-def test_every_weight_has_one_optimizer():
-    model = Discriminator(width=4)
-    groups = muon_and_adamw(model, 0.02, 1e-3).param_groups
-    assert [len(group["params"]) for group in groups] == [8, 28]
+@pytest.mark.parametrize(
+    ("network", "kernels", "rest"), [(Discriminator, 8, 28), (Generator, 7, 27)]
+)
+def test_every_weight_has_one_optimizer(network, kernels, rest):
+    model = network(width=4)
+    groups = make_optimizer("muon", model, 1e-3, 0.02).param_groups
+    assert [len(group["params"]) for group in groups] == [kernels, rest]
     assert all(weight.ndim == 4 for weight in groups[0]["params"])
     assert {id(w) for g in groups for w in g["params"]} == {id(w) for w in model.parameters()}
 
 
+@pytest.mark.parametrize("kind", ["adam", "muon"])
+def test_rates_are_scaled_from_where_they_began(kind):
+    optimizer = make_optimizer(kind, Discriminator(width=4), 1e-3, 0.02)
+    for factor in (0.5, 0.1):
+        scale_rates(optimizer, factor)
+    expected = [1e-4] if kind == "adam" else [2e-3, 1e-4]
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected)
+
+
 def test_a_state_that_does_not_fit_is_refused(images):
     model = Discriminator(width=4)
-    optimizer = muon_and_adamw(model, 0.02, 1e-3)
+    optimizer = make_optimizer("muon", model, 1e-3, 0.02)
     gradients(model, images, 0)
     optimizer.step()
     for which in (0, 1):
@@ -125,12 +145,12 @@ def test_a_state_that_does_not_fit_is_refused(images):
         entries = state["optimizers"][which]["state"]
         entries[0] = entries[0] | {name: torch.zeros(2, 2)}
         with pytest.raises(ValueError, match="fit"):
-            muon_and_adamw(model, 0.02, 1e-3).load_state_dict(state)
+            make_optimizer("muon", model, 1e-3, 0.02).load_state_dict(state)
 
 
 def test_guard_takes_no_step_after_a_bad_one(images):
     model = Discriminator(width=4)
-    optimizer = muon_and_adamw(model, 0.02, 1e-3, normalise=True)
+    optimizer = make_optimizer("muon", model, 1e-3, 0.02, normalise=True)
     guard = runtime.FiniteGuard(torch.device("cpu"), every=50)
     for number in range(1, 8):
         gradients(model, images, number)

@@ -1,0 +1,51 @@
+"""The published weights: they load, and are as good as they say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import checkpoint
+import data_tools
+import train_discriminator
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+WEIGHTS = sorted(RESULTS.rglob("*.safetensors"))
+DISCRIMINATORS = [path for path in WEIGHTS if path.name.startswith("discriminator")]
+
+
+def name_of(path):
+    return str(path.relative_to(RESULTS))
+
+
+def test_size_of_the_folder():
+    sizes = {path: path.stat().st_size for path in RESULTS.rglob("*") if path.is_file()}
+    assert sum(sizes.values()) < 20e6
+    assert max(sizes.values()) < 16 * 2**20
+
+
+@pytest.mark.parametrize("path", WEIGHTS, ids=name_of)
+def test_weights_load_and_tell_what_is_needed(path):
+    _, metadata = checkpoint.load_model(path)
+    assert metadata["class_names"] == list(data_tools.CIFAR10_CLASSES)
+    assert data_tools.mean_image(metadata) is not None
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.rglob("config.json")), ids=name_of)
+def test_settings_hold_no_path_of_a_machine(path):
+    strings = re.findall(r'"([^"]*)"', path.read_text())
+    assert len(strings) > 20
+    assert not [string for string in strings if string.startswith(("/", "..", "~"))]
+
+
+@pytest.mark.cifar10
+@pytest.mark.parametrize("path", DISCRIMINATORS, ids=name_of)
+def test_the_stated_accuracy_is_reached(path, cifar10_dir):
+    """On all 10,000 test images, in the precision it was stated for."""
+    model, metadata = checkpoint.load_model(path)
+    _, test_set = data_tools.load_dataset("cifar10", cifar10_dir)
+    figures = train_discriminator.evaluate(model, test_set, "fp32")
+    assert figures["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=0.03)
+    summary = json.loads((path.parent / "summary.json").read_text())
+    assert summary["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=0.1)

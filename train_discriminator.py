@@ -46,7 +46,7 @@ RECIPES = {
         "ema_decay": 0.0,
     },
     "muon": {
-        "epochs": 20,
+        "epochs": 40,
         "batch_size": 128,
         "width": 196,
         "optimizer": "muon",
@@ -58,7 +58,7 @@ RECIPES = {
         "lr_drop_epochs": [],
         "warmup": 0.2,
         "augmentation": "shift",
-        "hole": 0,
+        "hole": 8,
         "label_smoothing": 0.1,
         "ema_decay": 0.999,
     },

@@ -46,7 +46,7 @@ RECIPES = {
         "ema_decay": 0.0,
     },
     "muon": {
-        "epochs": 40,
+        "epochs": 32,
         "batch_size": 128,
         "width": 196,
         "optimizer": "muon",

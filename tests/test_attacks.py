@@ -1,0 +1,200 @@
+import warnings
+
+import pytest
+import torch
+
+import attacks
+import data_tools
+from discriminator import Discriminator
+from optimization import make_optimizer
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A small classifier of the shapes, trained for a few seconds: right, but easily misled."""
+    train, _ = data_tools.load_shapes()
+    torch.manual_seed(0)
+    network = Discriminator(width=12)
+    optimizer = make_optimizer("muon", network, 5e-3, 0.05)
+    for chosen in data_tools.epoch_order(10_000, 0, 0).split(64):
+        logits = network(data_tools.to_signed(train.images[chosen]))[1]
+        loss = torch.nn.functional.cross_entropy(logits, train.labels[chosen])
+        network.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def all_images():
+    _, test = data_tools.load_shapes()
+    return test.images[:800], test.labels[:800]
+
+
+@pytest.fixture
+def test_images(all_images):
+    images, labels = all_images
+    return images[:200].clone(), labels[:200]
+
+
+def accuracy(network, levels, labels):
+    logits = attacks.logits_of(network, levels.float())
+    return 100 * (logits.argmax(1) == labels).double().mean().item()
+
+
+EPSILONS = [0.0625, 0.5, 1.0, 8.0, 16.0]
+
+
+@pytest.mark.parametrize("epsilon", EPSILONS)
+def test_no_pixel_moves_by_more_than_epsilon(network, test_images, epsilon):
+    """To the last bit: float64 differences of levels that float32 holds exactly."""
+    images, labels = (t[:20] for t in test_images)
+    images[0], images[1] = 0, 255  # the edges of the range
+    stream = torch.Generator().manual_seed(0)
+    moved = {
+        "noise": attacks.random_noise(images, epsilon, stream),
+        "step": attacks.signed_step(network, images, labels, epsilon),
+        "targeted": attacks.signed_step(network, images, labels, epsilon, (labels + 1) % 10),
+        "pgd": attacks.projected_gradient(network, images, labels, epsilon, generator=stream),
+        "pgd, large steps": attacks.projected_gradient(
+            network, images, labels, epsilon, (labels + 1) % 10, step_size=40.0, generator=stream
+        ),
+    }
+    for name, levels in moved.items():
+        assert levels.dtype == torch.float32
+        change = (levels.double() - images.double()).abs()
+        assert change.max() <= epsilon, name
+        assert change.max() > 0.4 * epsilon, name
+        assert levels.min() >= 0, name
+        assert levels.max() <= 255, name
+
+
+def test_signed_step_by_hand(network, test_images):
+    images, labels = (t[:20] for t in test_images)
+    for targets, sign in ((None, 1), ((labels + 3) % 10, -1)):
+        x = data_tools.to_signed(images).requires_grad_()
+        wanted = labels if targets is None else targets
+        loss = torch.nn.functional.cross_entropy(network(x)[1], wanted, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
+        expected = (images.float() + sign * 4 * gradient.sign()).clamp(0, 255)
+        ours = attacks.signed_step(network, images, labels, 4, targets)
+        assert (ours != expected).float().mean() < 1e-3  # gradients at rounding's edge of 0
+
+
+def test_attacks_mislead_in_the_expected_order(network, test_images):
+    images, labels = test_images
+    clean = accuracy(network, images, labels)
+    stream = torch.Generator().manual_seed(0)
+    noise = accuracy(network, attacks.random_noise(images, 8, stream), labels)
+    step = accuracy(network, attacks.signed_step(network, images, labels, 8), labels)
+    pgd = attacks.projected_gradient(network, images, labels, 8, generator=stream)
+    assert clean > 80
+    assert noise > step + 5
+    assert step >= accuracy(network, pgd, labels)
+    assert accuracy(network, pgd, labels) < clean - 30
+    targets = (labels + 1) % 10
+    reached = attacks.projected_gradient(network, images, labels, 16, targets, generator=stream)
+    assert accuracy(network, reached, targets) > accuracy(network, images, targets) + 20
+
+
+def test_images_that_are_misled_already_are_left_alone(network, test_images):
+    images, labels = test_images
+    wrong = (labels + 1) % 10  # nearly no image is named so
+    kept = accuracy(network, images, wrong)
+    assert kept < 20
+    stream = torch.Generator().manual_seed(0)
+    levels = attacks.projected_gradient(network, images, wrong, 2, step_size=0.0, generator=stream)
+    assert torch.equal(
+        levels,
+        attacks.projected_gradient(
+            network,
+            images,
+            wrong,
+            2,
+            steps=1,
+            step_size=0.0,
+            generator=torch.Generator().manual_seed(0),
+        ),
+    )
+
+
+@pytest.fixture
+def foolbox():
+    with warnings.catch_warnings():
+        # Its import names modules of scipy by their old places.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import foolbox
+
+        return foolbox
+
+
+@pytest.mark.parametrize("epsilon", [2, 8])
+def test_accuracies_agree_with_foolbox(network, all_images, foolbox, epsilon):
+    """Within half a point, of which the random starts alone take some."""
+    images, labels = all_images
+    model = torch.nn.Sequential(network, Second())
+    theirs = foolbox.PyTorchModel(
+        model.eval(), bounds=(0, 1), preprocessing={"mean": 0.5, "std": 0.5}, device="cpu"
+    )
+    x = images.float() / 255
+    stream = torch.Generator().manual_seed(0)
+    for targets in (None, (labels + 1) % 10):
+        goal = labels
+        if targets is not None:
+            goal = foolbox.criteria.TargetedMisclassification(targets)
+        for name, ours, attack in (
+            (
+                "step",
+                attacks.signed_step(network, images, labels, epsilon, targets),
+                foolbox.attacks.LinfFastGradientAttack(),
+            ),
+            (
+                "pgd",
+                attacks.projected_gradient(
+                    network, images, labels, epsilon, targets, generator=stream
+                ),
+                foolbox.attacks.LinfPGD(steps=20, rel_stepsize=2.5 / 20),
+            ),
+        ):
+            if name == "step" and targets is not None:
+                continue  # foolbox knows it without targets only
+            torch.manual_seed(0)
+            _, moved, _ = attack(theirs, x, goal, epsilons=epsilon / 255)
+            wanted = labels if targets is None else targets
+            difference = accuracy(network, ours, wanted) - accuracy(network, moved * 255, wanted)
+            assert abs(difference) <= 0.5 + 1e-9, (name, targets is not None)
+
+
+class Second(torch.nn.Module):
+    """(scores, class logits) -> class logits."""
+
+    def forward(self, outputs):
+        return outputs[1]
+
+
+def test_study_counts_what_withstands(network, test_images):
+    images, labels = (t[:60] for t in test_images)
+    epsilons = [0.5, 2.0, 8.0]
+    withstood, shown = attacks.study(network, images, labels, epsilons, 10)
+    assert withstood.keys() == set(attacks.ATTACKS)
+    for rows in withstood.values():
+        assert rows.shape == (3, 60)
+    for index, epsilon in enumerate(epsilons):
+        assert (shown[epsilon].double() - images.double()).abs().max() <= epsilon
+        right = attacks.logits_of(network, shown[epsilon]).argmax(1) == labels
+        assert torch.equal(withstood["pgd"][index], right)
+        step = attacks.signed_step(network, images, labels, epsilon)
+        right = attacks.logits_of(network, step).argmax(1) == labels
+        assert torch.equal(withstood["step"][index], right)
+    for attack in ("pgd", "pgd_targeted"):  # once misled, misled at every larger epsilon
+        assert (withstood[attack][1:] <= withstood[attack][:-1]).all()
+    assert withstood["pgd"][-1].sum() < withstood["noise"][-1].sum()
+    again, _ = attacks.study(network, images, labels, epsilons, 10)
+    assert all(torch.equal(withstood[name], again[name]) for name in withstood)
+
+    smallest = attacks.smallest_flip(withstood["pgd"], epsilons)
+    for image, flip in enumerate(smallest.tolist()):
+        misled = [
+            e for e, right in zip(epsilons, withstood["pgd"][:, image], strict=True) if not right
+        ]
+        assert flip == (misled[0] if misled else float("inf"))

@@ -1,0 +1,36 @@
+import pytest
+import torch
+from torch import nn
+
+from discriminator import MAP_SIZES, Discriminator
+from receptive_field import box, geometry
+
+
+def test_sizes_and_strides_by_hand():
+    """3; +2 1; +2 2; +2 2; +2 4 four times: every layer adds twice the stride before it."""
+    assert [geometry(layer)[0] for layer in range(1, 9)] == [3, 5, 9, 13, 21, 29, 37, 45]
+    assert [geometry(layer)[1] for layer in range(1, 9)] == [1, 2, 2, 4, 4, 4, 4, 8]
+    assert [geometry(layer)[2] for layer in range(1, 9)] == [-1, -2, -4, -6, -10, -14, -18, -22]
+
+
+@pytest.mark.parametrize("layer", range(1, 9))
+def test_boxes_equal_the_footprint_of_the_gradient(layer):
+    """With the normalisation taken out, which looks at the whole image by design."""
+    torch.manual_seed(0)
+    network = Discriminator(width=3)
+    for block in network.blocks:
+        block[1] = nn.Identity()
+        nn.init.uniform_(block[0].weight, 0.5, 1)  # nothing cancels
+    side = MAP_SIZES[layer - 1]
+    for row, column in {(0, 0), (side // 2, side - 1), (side // 3, side // 2)}:
+        image = torch.rand(1, 3, 32, 32, requires_grad=True)
+        network.features(image, layer)[0, 0, row, column].backward()
+        rows, columns = image.grad.abs().sum((0, 1)).nonzero().T
+        found = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+        assert tuple(map(int, found)) == box(layer, row, column)
+
+
+@pytest.mark.parametrize("layer", [0, 9])
+def test_other_layers_are_refused(layer):
+    with pytest.raises(ValueError, match="1 to 8"):
+        geometry(layer)

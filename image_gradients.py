@@ -58,13 +58,20 @@ def class_objective(discriminator, precision="fp32"):
     return values
 
 
-def feature_objective(discriminator, layer, precision="fp32"):
-    """Image i's value is feature i of the layer, max-pooled over its map; no later layer runs."""
+def feature_objective(discriminator, layer, precision="fp32", features=None):
+    """Image i's value is a feature of the layer, max-pooled over its map; no later layer runs.
+
+    features: int64 (n,), image i stands for features[i % n]; None: for feature i % width.
+    """
 
     def values(images):
         with runtime.autocast(images.device, precision):
             pooled = discriminator.pool(discriminator.features(images, layer)).float()
         index = torch.arange(len(images), device=images.device)
+        if features is None:
+            index = index % pooled.shape[1]
+        else:
+            index = features.to(images.device)[index % len(features)]
         return pooled.gather(1, index[:, None]).squeeze(1)
 
     return values

@@ -90,3 +90,9 @@ def test_feature_maximisation_runs_no_later_layer(network):
     objective = image_gradients.feature_objective(network, 4)
     image_gradients.maximise(objective, torch.zeros(2, 3, 32, 32), steps=2)
     assert max(ran) == 4
+
+
+def test_features_by_number(network, images):
+    pooled = network.features(images, 3).amax((2, 3))
+    values = image_gradients.feature_objective(network, 3, features=torch.tensor([7, 2, 7]))(images)
+    assert torch.equal(values, pooled[torch.arange(8), torch.tensor([7, 2, 7, 7, 2, 7, 7, 2])])

@@ -1,0 +1,63 @@
+"""Where a discriminator looks: Grad-CAM and integrated gradients of a class logit."""
+
+import torch
+import torch.nn.functional as F
+
+import runtime
+from discriminator import IMAGE_SIZE, NUM_LAYERS
+from second_order import input_gradient
+
+
+def grad_cam(discriminator, images, classes, layer=NUM_LAYERS - 1, precision="fp32"):
+    """How much each region of a layer's map speaks for the class.
+
+    The maps of all features, weighted by the mean gradient of the class logit with respect to each,
+    summed, negative sums set to 0; enlarged bilinearly to the image.
+    images: (b, 3, 32, 32) in [-1, 1]; classes: int64 (b,) -> float32 (b, 32, 32), at least 0.
+    Raises ValueError for a layer that is not 1 to 8.
+    Source: Selvaraju et al. 2017, Grad-CAM.
+    """
+    with runtime.autocast(images.device, precision):
+        with torch.no_grad():
+            features = discriminator.features(images, layer)
+        features = features.detach().requires_grad_()
+        x = features
+        for block in discriminator.blocks[layer:]:
+            x = block(x)
+        logits = discriminator.class_head(discriminator.pool(x)).float()
+    gradient = input_gradient(logits.gather(1, classes[:, None]).sum(), features).float()
+    weights = gradient.mean((2, 3), keepdim=True)
+    regions = (weights * features.detach().float()).sum(1, keepdim=True).clamp_min(0)
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    return F.interpolate(regions, size, mode="bilinear", align_corners=False).squeeze(1)
+
+
+def integrated_gradients(
+    discriminator, images, classes, baseline=0.0, steps=64, precision="fp32", chunk=256
+):
+    """How much each pixel adds to the class logit on the straight way from a baseline to the image.
+
+    (image - baseline) times the mean gradient over `steps` points of the way, each the middle of
+    its part. The sum over an image is the logit's rise from baseline to image, up to the error of
+    the steps.
+    Let the baseline not be flat: MapNorm raises the faintest contrast to full, so nearly all of the
+    rise would lie in the first step away from it.
+    images: (b, 3, 32, 32) in [-1, 1]; classes: int64 (b,); baseline: a number or a tensor that
+    broadcasts -> float32 (b, 3, 32, 32). chunk: images looked at at once.
+    Source: Sundararajan et al. 2017, Axiomatic Attribution for Deep Networks.
+    """
+    baseline = torch.as_tensor(baseline, dtype=images.dtype, device=images.device)
+    baseline = baseline.expand_as(images)
+    total = torch.zeros_like(images)
+    for part in torch.arange(len(images), device=images.device).split(max(1, chunk // steps)):
+        shares = (torch.arange(steps, device=images.device) + 0.5) / steps
+        points = torch.lerp(
+            baseline[part][:, None], images[part][:, None], shares[:, None, None, None]
+        )
+        points = points.flatten(0, 1).requires_grad_()
+        with runtime.autocast(images.device, precision):
+            logits = discriminator(points)[1].float()
+        wanted = classes[part].repeat_interleave(steps)
+        gradient = input_gradient(logits.gather(1, wanted[:, None]).sum(), points)
+        total[part] = gradient.view(len(part), steps, *images.shape[1:]).mean(1)
+    return (images - baseline) * total

@@ -1,0 +1,95 @@
+"""What each layer knows: how well its features tell the classes, which are dead, which selective.
+
+Every measure is of pooled features: the maximum of each feature over its map, (n, width).
+"""
+
+import torch
+import torch.nn.functional as F
+
+import runtime
+from data_tools import to_signed
+from discriminator import NUM_LAYERS
+
+
+@torch.no_grad()
+def pooled_features(discriminator, images, precision="fp32", batch_size=500, progress=None):
+    """uint8 (n, 3, 32, 32) -> one float32 (n, width) for each layer, 1 to 8, on the CPU."""
+    layers = [[] for _ in range(NUM_LAYERS)]
+    for batch in images.split(batch_size):
+        with runtime.autocast(batch.device, precision):
+            x = to_signed(batch).contiguous(memory_format=torch.channels_last)
+            for found, block in zip(layers, discriminator.blocks, strict=True):
+                x = block(x)
+                found.append(discriminator.pool(x).float().cpu())
+        if progress is not None:
+            progress.step()
+    return [torch.cat(found) for found in layers]
+
+
+def probe_accuracy(features, labels, test_features, test_labels, classes=10, decay=1e-3):
+    """Accuracy in % on the test features of a linear classifier of the others.
+
+    features: (n, width), scaled to mean 0 and variance 1; labels: int64 (n,). Multinomial logistic
+    regression with `decay` |W|^2, by L-BFGS in float64 from zero: no seed, no schedule.
+    Source: Alain and Bengio 2016, Understanding intermediate layers using linear classifier probes.
+    """
+    features, test_features = features.double(), test_features.double()
+    mean, std = features.mean(0), features.std(0).clamp_min(1e-8)
+    x, test_x = (features - mean) / std, (test_features - mean) / std
+    weight = torch.zeros(x.shape[1], classes, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = F.cross_entropy(x @ weight + bias, labels) + decay * weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        right = (test_x @ weight + bias).argmax(1) == test_labels
+    return 100 * right.double().mean().item()
+
+
+def dead_share(features):
+    """Share in % of the features that no image brings above 0: (n, width) -> float."""
+    return 100 * (features.amax(0) <= 0).double().mean().item()
+
+
+def selectivity(features, labels, classes=10):
+    """Each feature's (a - b) / (a + b): a its mean over the class it likes best, b over the others.
+
+    Negative activations count as 0. 0: all classes alike; 1: one class alone; 0 for a dead feature.
+    (n, width), int64 (n,) -> float64 (width,). Every class needs an image.
+    Source: Morcos et al. 2018, On the importance of single directions for generalization.
+    """
+    active = features.double().clamp_min(0)
+    counts = labels.bincount(minlength=classes).double()
+    sums = torch.zeros(classes, active.shape[1], dtype=torch.float64).index_add_(0, labels, active)
+    means = sums / counts[:, None]
+    best, which = means.max(0)
+    rest = (sums.sum(0) - sums.gather(0, which[None])[0]) / (counts.sum() - counts[which])
+    return (best - rest) / (best + rest).clamp_min(1e-12)
+
+
+def linear_cka(features, others):
+    """Similarity of two sets of features of the same images: 0 to 1; 1 up to turning and scaling.
+
+    (n, p), (n, q) -> |Y^T X|^2 / (|X^T X| |Y^T Y|) for centred X and Y.
+    Source: Kornblith et al. 2019, Similarity of Neural Network Representations Revisited.
+    """
+    x, y = (f.double() - f.double().mean(0) for f in (features, others))
+    cross = (y.mT @ x).norm() ** 2
+    return (cross / ((x.mT @ x).norm() * (y.mT @ y).norm()).clamp_min(1e-12)).item()
+
+
+def stand_out(features, top=9):
+    """How far a feature's `top` largest activations stand above its mean, in standard deviations.
+
+    (n, width) -> float64 (width,); 0 for a feature that never changes.
+    """
+    features = features.double()
+    std = features.std(0)
+    highest = features.topk(min(top, len(features)), dim=0).values.mean(0)
+    return torch.where(std > 1e-8, (highest - features.mean(0)) / std.clamp_min(1e-8), 0.0)

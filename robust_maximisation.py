@@ -1,0 +1,109 @@
+"""Images that go on exciting a class or a feature when they are shifted, turned and scaled.
+
+Plain gradient ascent on pixels finds patterns that excite a network and mean nothing: move them by
+a pixel and the effect is gone. Here every step looks at the image through another random view, and
+the image is held as a Fourier spectrum, in which a step changes smooth patterns as easily as fine
+ones. Source: Olah et al. 2017, Feature Visualization.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+SIZE = 32
+
+
+class Spectra(torch.nn.Module):
+    """A batch of images held as Fourier spectra of a brightness and two colour differences.
+
+    Called without arguments: (count, 3, SIZE, SIZE) in [-1, 1]. `generator` draws the start, which
+    is nearly grey. An amplitude is divided by its frequency, as those of photographs fall.
+    """
+
+    COLOURS = ((1.0, 1.0, 1.0), (0.6, 0.0, -0.6), (0.3, -0.6, 0.3))  # grey, red-blue, purple-green
+
+    def __init__(self, count, generator=None, device="cpu", spread=0.1):
+        super().__init__()
+        shape = (count, 3, SIZE, SIZE // 2 + 1, 2)
+        start = torch.randn(shape, generator=generator, device=device)
+        self.spectrum = torch.nn.Parameter(spread * start)
+        down, right = torch.fft.fftfreq(SIZE), torch.fft.rfftfreq(SIZE)
+        frequency = (down[:, None] ** 2 + right**2).sqrt().clamp_min(1 / SIZE)
+        self.register_buffer("fall", (1 / (SIZE * frequency)).to(device)[:, :, None])
+        self.register_buffer("colours", torch.tensor(self.COLOURS, device=device))
+
+    def forward(self):
+        spectrum = torch.view_as_complex((self.spectrum * self.fall).contiguous())
+        planes = torch.fft.irfft2(spectrum, s=(SIZE, SIZE), norm="ortho")
+        return torch.tanh(torch.einsum("npij,pc->ncij", planes, self.colours))
+
+
+def sample_views(count, generator=None, device="cpu", shift=3.0, turn=10.0, zoom=0.1):
+    """Random views as affine maps, (count, 2, 3): each shift by up to `shift` pixels along an axis,
+    turn by up to `turn` degrees, scale by up to `zoom`, all uniform.
+    """
+    u = 2 * torch.rand(4, count, generator=generator, device=device) - 1
+    angle, scale = math.radians(turn) * u[0], 1 + zoom * u[1]
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    right, down = 2 * shift / SIZE * u[2:]
+    rows = [torch.stack([cos, -sin, right], dim=1), torch.stack([sin, cos, down], dim=1)]
+    return torch.stack(rows, dim=1)
+
+
+def look(images, views):
+    """Each image through its own view; what comes in at an edge is the image mirrored there."""
+    grid = F.affine_grid(views, images.shape, align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def total_variation(images):
+    """Mean absolute difference of neighbouring pixels, of each image: (b, c, h, w) -> (b,)."""
+    down = (images[:, :, 1:] - images[:, :, :-1]).abs().mean((1, 2, 3))
+    right = (images[..., 1:] - images[..., :-1]).abs().mean((1, 2, 3))
+    return down + right
+
+
+@torch.no_grad()
+def held_out(objective, images, seed=1, views=16):
+    """Mean of the objective over random views of each image that no ascent has seen: (b,)."""
+    stream = torch.Generator(images.device).manual_seed(seed)
+    values = [
+        objective(look(images, sample_views(len(images), stream, images.device)))
+        for _ in range(views)
+    ]
+    return torch.stack(values).mean(0)
+
+
+def maximise_robustly(
+    objective,
+    count,
+    steps=256,
+    lr=0.05,
+    smoothness=0.0,
+    restarts=3,
+    seed=0,
+    device="cpu",
+    progress=None,
+):
+    """Adam on the spectra, through another random view at every step.
+
+    objective: images (b, 3, 32, 32) -> values (b,), where image i asks for thing i % count.
+    smoothness: weight of the total variation. Of each thing's `restarts` images, the one that
+    excites it most over held-out views is kept. Returns images (count, 3, 32, 32) in [-1, 1].
+    """
+    stream = torch.Generator(device).manual_seed(seed)
+    spectra = Spectra(restarts * count, stream, device)
+    optimizer = torch.optim.Adam(spectra.parameters(), lr, fused=True)
+    for _ in range(steps):
+        images = spectra()
+        views = sample_views(len(images), stream, device)
+        loss = -objective(look(images, views)) + smoothness * total_variation(images)
+        (spectra.spectrum.grad,) = torch.autograd.grad(loss.sum(), spectra.spectrum)
+        optimizer.step()
+        if progress is not None:
+            progress.step()
+    with torch.no_grad():
+        images = spectra()
+    best = held_out(objective, images).view(restarts, count).argmax(0)
+    return images.view(restarts, count, *images.shape[1:])[best, torch.arange(count, device=device)]

@@ -1,0 +1,62 @@
+import pytest
+import torch
+from captum.attr import IntegratedGradients, LayerGradCam
+
+from attribution import grad_cam, integrated_gradients
+from discriminator import Discriminator
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return Discriminator(width=12).requires_grad_(False)
+
+
+@pytest.mark.parametrize("layer", [2, 7, 8])
+def test_grad_cam_agrees_with_captum(network, images, layer):
+    classes = torch.arange(8)
+    ours = grad_cam(network, images, classes, layer)
+    assert ours.shape == (8, 32, 32)
+    reference = LayerGradCam(lambda x: network(x)[1], network.blocks[layer - 1])
+    x = images.clone().requires_grad_()
+    theirs = reference.attribute(x, classes, relu_attributions=True)
+    theirs = LayerGradCam.interpolate(theirs, (32, 32), "bilinear").squeeze(1).detach()
+    assert theirs.abs().max() > 1e-6
+    assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_integrated_gradients_agree_with_captum(network, images):
+    classes = torch.arange(8)
+    ours = integrated_gradients(network, images, classes, steps=16, chunk=50)
+    reference = IntegratedGradients(lambda x: network(x)[1])
+    theirs = reference.attribute(
+        images, baselines=0.0, target=classes, n_steps=16, method="riemann_middle"
+    )
+    assert torch.allclose(ours, theirs.float(), rtol=1e-3, atol=1e-5)
+
+
+def test_integrated_gradients_add_up_to_the_rise_of_the_logit(network, images):
+    classes = torch.arange(8)
+    baseline = images.roll(1, 0)
+    parts = integrated_gradients(network, images, classes, baseline, steps=128)
+    rise = network(images)[1] - network(baseline)[1]
+    rise = rise.gather(1, classes[:, None]).squeeze(1)
+    assert rise.abs().max() > 0.05
+    assert torch.allclose(parts.sum((1, 2, 3)), rise, atol=0.02)
+
+
+def test_grad_cam_finds_the_part_that_matters():
+    """One feature sees red alone, the class sees that feature alone: the map is where red is."""
+    network = Discriminator(width=2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        for block in network.blocks:
+            block[0].weight[0, 0, 1, 1] = 1  # passes on feature 0
+            block[1].weight.fill_(1)
+        network.class_head.weight[3, 0] = 1
+    image = -torch.ones(1, 3, 32, 32)
+    image[0, 0, 16:, :16] = 1
+    regions = grad_cam(network, image, torch.tensor([3]), layer=7)[0]
+    assert regions[20:28, 4:12].min() > 3 * regions[4:12].max()
+    assert grad_cam(network, image, torch.tensor([5]), layer=7).abs().max() == 0

@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+import image_gradients
+import robust_maximisation
+from discriminator import Discriminator
+from robust_maximisation import Spectra, held_out, look, maximise_robustly, sample_views
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return Discriminator(width=12).requires_grad_(False)
+
+
+def test_spectra_begin_nearly_grey_and_stay_in_range():
+    spectra = Spectra(4, torch.Generator().manual_seed(0))
+    images = spectra()
+    assert images.shape == (4, 3, 32, 32)
+    assert images.abs().max() < 0.5
+    assert images.std() > 0.001
+    with torch.no_grad():
+        spectra.spectrum.mul_(1e4)
+    assert spectra().abs().max() <= 1
+
+
+def test_one_amplitude_is_one_wave():
+    spectra = Spectra(1)
+    with torch.no_grad():
+        spectra.spectrum.zero_()
+        spectra.spectrum[0, 0, 0, 2, 0] = 1.0  # brightness, two waves across
+    image = torch.atanh(spectra())[0]
+    wave = torch.cos(2 * torch.pi * 2 * torch.arange(32) / 32)
+    expected = wave * 2 / 2 / 32  # both halves of the spectrum; a fall of 1/2; ortho: 1/sqrt(32 32)
+    assert torch.allclose(image, expected.expand(3, 32, 32), atol=1e-6)
+
+
+def test_views_by_hand(images):
+    neutral = torch.eye(2, 3).repeat(8, 1, 1)
+    assert torch.allclose(look(images, neutral), images, atol=1e-5)
+    moved = neutral.clone()
+    moved[:, 0, 2] = 2 * 3 / 32  # the window three pixels to the right
+    assert torch.allclose(look(images, moved)[..., :29], images[..., 3:], atol=1e-4)
+    turned = torch.tensor([[[0.0, -1, 0], [1, 0, 0]]]).repeat(8, 1, 1)
+    assert torch.allclose(look(images, turned), images.rot90(1, (2, 3)), atol=1e-4)
+
+
+def test_sampled_views_have_the_stated_ranges():
+    views = sample_views(5000, torch.Generator().manual_seed(0), shift=2, turn=30, zoom=0.2)
+    scale = views[:, :, :2].det().sqrt()
+    assert 0.8 <= scale.min() < 0.81
+    assert 1.19 < scale.max() <= 1.2
+    angle = torch.rad2deg(torch.atan2(views[:, 1, 0], views[:, 0, 0]))
+    assert 29 < angle.max() <= 30.001
+    assert -30.001 <= angle.min() < -29
+    shift = views[:, :, 2].abs() * 32 / 2
+    assert 1.95 < shift.max() <= 2
+
+
+def test_total_variation_by_hand():
+    image = torch.zeros(1, 1, 2, 3)
+    image[0, 0, 0, 1] = 1.0
+    assert robust_maximisation.total_variation(image).item() == pytest.approx(1 / 3 + 2 / 4)
+
+
+@pytest.mark.parametrize("kind", ["class", "layer 3", "layer 8"])
+def test_higher_over_held_out_views_than_plain_ascent(network, kind):
+    if kind == "class":
+        objective = image_gradients.class_objective(network)
+    else:
+        objective = image_gradients.feature_objective(network, int(kind[-1]))
+    classic, _, _ = image_gradients.maximise(objective, torch.zeros(10, 3, 32, 32), steps=60)
+    robust = maximise_robustly(objective, 10, steps=60, restarts=2)
+    assert robust.shape == (10, 3, 32, 32)
+    assert robust.abs().max() <= 1
+    assert held_out(objective, robust).mean() > held_out(objective, classic).mean()
+
+
+def test_restarts_keep_the_best_and_the_seed_fixes_all(network):
+    objective = image_gradients.class_objective(network)
+    one = maximise_robustly(objective, 10, steps=10, restarts=1)
+    assert torch.equal(one, maximise_robustly(objective, 10, steps=10, restarts=1))
+    assert not torch.equal(one, maximise_robustly(objective, 10, steps=10, restarts=1, seed=1))
+
+    asked = []
+
+    def prefers_later(images):  # the same for all images of one restart
+        asked.append(len(images))
+        return images.mean((1, 2, 3)) * 0 + torch.arange(len(images)) // 10
+
+    found = maximise_robustly(prefers_later, 10, steps=1, restarts=3)
+    assert set(asked) == {30}
+    spectra = Spectra(30, torch.Generator().manual_seed(0))
+    assert (found - spectra()[20:]).abs().max() < 0.2  # one small step away from the last start
+    assert (found - spectra()[:10]).abs().max() > (found - spectra()[20:]).abs().max()

@@ -38,7 +38,7 @@ def test_integrated_gradients_agree_with_captum(network, images):
 def test_integrated_gradients_add_up_to_the_rise_of_the_logit(network, images):
     classes = torch.arange(8)
     baseline = images.roll(1, 0)
-    parts = integrated_gradients(network, images, classes, baseline, steps=128)
+    parts = integrated_gradients(network, images, classes, baseline, steps=512)
     rise = network(images)[1] - network(baseline)[1]
     rise = rise.gather(1, classes[:, None]).squeeze(1)
     assert rise.abs().max() > 0.05

@@ -1,4 +1,4 @@
-"""Learning curves and image grids."""
+"""Learning curves, charts, image grids, films."""
 
 import io
 
@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from checkpoint import write_atomically
 
@@ -65,13 +66,56 @@ def save_histograms(values, path, xlabel):
     save_figure(figure, path)
 
 
+def save_charts(charts, path, columns=2):
+    """Line charts side by side.
+
+    charts: {title: {"x": label, "y": label, "lines": {name: (xs, ys, matplotlib style)}}}.
+    """
+    columns = min(columns, len(charts))
+    rows = -(-len(charts) // columns)
+    figure = Figure(figsize=(5.4 * columns, 3.8 * rows), layout="constrained")
+    for index, (title, chart) in enumerate(charts.items()):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for name, (xs, ys, style) in chart["lines"].items():
+            axes.plot(xs, ys, label=name, **style)
+        axes.set(title=title, xlabel=chart["x"], ylabel=chart["y"])
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(chart["lines"]) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def save_film(frames, path, seconds=0.3, last_seconds=2.0):
+    """PNG files of one size -> an animated GIF that goes round and round and rests at its end."""
+    images = [Image.open(frame).convert("RGB") for frame in frames]
+    # One palette for all: that of the last frame, which has the most colours.
+    palette = images[-1].quantize(256, method=Image.Quantize.MEDIANCUT)
+    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    durations = [int(1000 * seconds)] * (len(images) - 1) + [int(1000 * last_seconds)]
+    buffer = io.BytesIO()
+    images[0].save(
+        *(buffer, "GIF"),
+        save_all=True,
+        append_images=images[1:],
+        duration=durations,
+        loop=0,
+        optimize=True,
+    )
+    write_atomically(path, buffer.getvalue())
+
+
+BOX_COLOUR = (255, 40, 160)
+
+
 def save_image_grid(
-    images, path, column_names=(), title="", captions=(), columns=10, scale=3, gap=4
+    images, path, column_names=(), title="", captions=(), columns=10, scale=3, gap=4, boxes=()
 ):
     """Images in rows of `columns`, every image pixel drawn as scale x scale pixels of the figure.
 
     images: uint8 (n, 3, h, w); column_names: text above each column; captions: text below each
-    image, one or two lines, n of them or none; gap: pixels between images.
+    image, one or two lines, n of them or none; gap: pixels between images; boxes: (top, left,
+    bottom, right) in image pixels to be framed in each image or None, n of them or none.
     """
     images = images.cpu().numpy().transpose(0, 2, 3, 1)
     side = images.shape[1] * scale
@@ -85,7 +129,10 @@ def save_image_grid(
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         x, y = gap + column * pitch_x, top + row * pitch_y
-        canvas[y : y + side, x : x + side] = image.repeat(scale, 0).repeat(scale, 1)
+        shown = image.repeat(scale, 0).repeat(scale, 1)
+        if index < len(boxes) and boxes[index] is not None:
+            _frame(shown, *(scale * edge for edge in boxes[index]))
+        canvas[y : y + side, x : x + side] = shown
         places.append((x + side / 2, y + side))
     figure = Figure(figsize=(width / _DPI, height / _DPI))
     figure.figimage(canvas, 0, 0)
@@ -102,3 +149,9 @@ def save_image_grid(
     for (x, y), caption in zip(places, captions, strict=False):
         write(x, y + 2, caption, 11, ha="center", va="top", linespacing=1.0)
     save_figure(figure, path)
+
+
+def _frame(image, top, left, bottom, right, thickness=2):
+    inner = image[top + thickness : bottom - thickness, left + thickness : right - thickness].copy()
+    image[top:bottom, left:right] = BOX_COLOUR
+    image[top + thickness : bottom - thickness, left + thickness : right - thickness] = inner

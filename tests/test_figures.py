@@ -28,6 +28,28 @@ def test_image_grid_with_all_its_texts(tmp_path):
     assert imread(full).shape[0] == imread(plain).shape[0] + 38 + 2 * 26
 
 
+def test_boxes_frame_what_they_name(tmp_path):
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    path = tmp_path / "grid.png"
+    figures.save_image_grid(images, path, columns=2, scale=4, gap=4, boxes=[(2, 3, 10, 32), None])
+    picture = (imread(path)[:, :, :3] * 255).round().astype(int)
+    first, second = picture[8:136, 4:132], picture[8:136, 136:264]
+    assert (second == 0).all()
+    framed = (first == figures.BOX_COLOUR).all(-1)
+    rows, columns = framed.nonzero()
+    assert (rows.min(), rows.max() + 1) == (8, 40)
+    assert (columns.min(), columns.max() + 1) == (12, 128)
+    assert not framed[10:38, 14:126].any()
+    assert framed[8:10, 12:128].all()
+
+
+def test_charts(tmp_path):
+    line = ([1, 2, 3], [4.0, 5.0, 6.0], {"marker": "o"})
+    chart = {"x": "layer", "y": "%", "lines": {"one": line, "two": line}}
+    figures.save_charts({"a": chart, "b": chart, "c": chart}, tmp_path / "charts.png")
+    assert imread(tmp_path / "charts.png").std() > 0
+
+
 def test_curves(tmp_path):
     records = [{"epochs_done": e, "loss": 1 / e} | ({"acc": e} if e > 1 else {}) for e in (1, 2, 3)]
     path = tmp_path / "curves.png"

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import checkpoint
 import data_tools
+import figures
 import image_gradients
+import networks
 import visualization
 from discriminator import Discriminator
 from generator import Generator
@@ -52,6 +55,10 @@ QUICK = ["--limit_test", "60", "--steps", "3", "--device", "cpu", "--precision",
 )
 def test_sections(flags, perturb, classes, layers):
     args = visualization.parse_args(flags)
+    whole = perturb is not None and classes is not None and layers is not None
+    assert args.all_sections == whole
+    for name in ("compare_layers", "attribution", "film"):
+        assert bool(getattr(args, name)) == whole
     assert args.perturb_images == perturb
     assert args.max_classification_output == classes
     assert args.max_features == layers
@@ -74,21 +81,88 @@ def test_all_sections(run_main, two_runs):
     folder = two_runs / "visualization"
     names = {"real_images", "gradient_image", "jittered_images"}
     expected = {f"{n}{s}.png" for n in names for s in ("", "_with_G")} | {"summary.json"}
+    expected |= {"robustness.png", "layers.png"}
     for which in ("without", "with"):
-        expected.add(f"max_class_{which}_G.png")
+        expected |= {f"max_class_{which}_G.png", f"attribution_{which}_G.png"}
+        expected |= {f"smallest_epsilon_{which}_G.png"}
+        expected |= {f"perturbed_{which}_G_epsilon{e}.png" for e in (0, 0.5, 1, 2, 4, 8, 16)}
         expected |= {f"max_features_{which}_G_layer{layer}.png" for layer in (2, 4, 6, 8)}
     assert {path.name for path in folder.iterdir()} == expected
     summary = json.loads((folder / "summary.json").read_text())
     assert summary.keys() == {"without G", "with G"}
-    for figures in summary.values():
-        perturbation = figures["perturbation"]
+    for found in summary.values():
+        perturbation = found["perturbation"]
         assert perturbation["images"] == 60
         assert f"{perturbation['accuracy_before']:.2f} %" in out
-        assert figures["max_classification_output"].keys() == set(data_tools.shapes.CLASS_NAMES)
+        assert found["max_classification_output"].keys() == set(data_tools.shapes.CLASS_NAMES)
         for layer in ("2", "4", "6", "8"):
-            layer = figures["max_features"][layer]
-            assert layer["mean_after"] > layer["mean_before"]
-            assert len(layer["before"]) == len(layer["after"]) == 12
+            layer = found["max_features"][layer]
+            assert layer["stand_out"] == sorted(layer["stand_out"], reverse=True)
+            assert len(layer["before"]) == len(layer["after"]) == len(layer["features"]) == 12
+        study = found["strength_study"]
+        assert study["images"] == 60
+        for attack in ("noise", "step", "pgd"):
+            assert len(study[f"{attack}_accuracy"]) == len(study["epsilons"]) == 6
+        assert study["accuracy_clean"] == perturbation["accuracy_before"]
+        assert len(found["layers"]["probe_accuracy"]) == 8
+        assert len(found["attribution"]["named"]) == 10
+    assert summary["without G"]["layers"]["cka"] == summary["with G"]["layers"]["cka"]
+    assert "no film" in out
+
+
+def test_classic_method_shows_the_first_features(run_main, two_runs):
+    flags = ["--method", "classic", "--max_features", 1, "--max_classification_output"]
+    assert run_main(visualization, *QUICK, *flags)[0] == 0
+    summary = json.loads((two_runs / "visualization/summary.json").read_text())
+    found = summary["with G"]["max_features"]["1"]
+    assert (found["method"], found["features"]) == ("classic", list(range(12)))
+    assert found["mean_after"] > found["mean_before"]
+    network, _ = checkpoint.load_model(two_runs / "output/gan/discriminator.safetensors")
+    start = data_tools.to_signed(data_tools.load_shapes()[1].images[:60].float().mean(0).round())
+    objective = image_gradients.feature_objective(network, 1)
+    _, before, after = image_gradients.maximise(objective, start.repeat(12, 1, 1, 1), steps=3)
+    assert found["before"] == pytest.approx(before.tolist(), abs=1e-4)
+    assert found["after"] == pytest.approx(after.tolist(), abs=1e-4)
+
+
+def test_film_of_the_sample_grids(run_main, two_runs):
+    samples = two_runs / "output/gan/samples"
+    samples.mkdir()
+    for number, colour in enumerate((0, 90, 200)):
+        images = torch.full((10, 3, 32, 32), colour, dtype=torch.uint8)
+        figures.save_image_grid(images, samples / f"{number:03d}.png", title=f"epoch {number}")
+    code, _, _ = run_main(visualization, *QUICK, "--film")
+    assert code == 0
+    with Image.open(two_runs / "visualization/training.gif") as film:
+        assert film.n_frames == 3
+        assert film.info["loop"] == 0
+        shown = []
+        for frame in range(3):
+            film.seek(frame)
+            shown.append(film.convert("RGB").getpixel((40, 60))[0])
+    assert shown == pytest.approx([0, 90, 200], abs=12)
+
+
+def test_explicit_sections_fail_and_implied_ones_are_left_out_without_data(
+    run_main, refused, two_runs, monkeypatch
+):
+    def missing(name, data_dir, download=True):
+        raise data_tools.DataMissing("there are none")
+
+    for folder in ("baseline", "gan"):
+        path = two_runs / "output" / folder / "discriminator.safetensors"
+        checkpoint.export_model(Discriminator(width=12), path, described(0))
+    monkeypatch.setattr(visualization, "load_dataset", missing)
+    assert "there are none" in refused(visualization, *QUICK, "--attribution")
+    code, out, _ = run_main(visualization, *QUICK)
+    assert code == 0
+    assert "left out for want of test images: perturb_images, compare_layers, attribution" in out
+    left = {path.name for path in (two_runs / "visualization").iterdir()}
+    assert left == {"summary.json"} | {
+        f"max_{what}_{which}_G{layer}.png"
+        for which in ("without", "with")
+        for what, layer in [("class", "")] + [("features", f"_layer{n}") for n in (2, 4, 6, 8)]
+    }
 
 
 def test_accuracy_is_counted_over_the_perturbed_images(run_main, two_runs):
@@ -213,12 +287,13 @@ def test_published_networks_stand_in_and_need_no_data(run_main, published_pair, 
         raise AssertionError("the data were asked for")
 
     monkeypatch.setattr(visualization, "load_dataset", no_data)
-    flags = [*QUICK, "--max_classification_output", "--max_features", 1]
+    method = ["--method", "classic"]  # the robust one looks for examples
+    flags = [*QUICK, *method, "--max_classification_output", "--max_features", 1]
     code, out, _ = run_main(visualization, *flags)
     assert code == 0
     assert "taking the published networks" in out
     summary = json.loads(Path("visualization/summary.json").read_text())
-    assert summary["with G"]["weights"] == str(published_pair / "gan" / visualization.WEIGHTS)
+    assert summary["with G"]["weights"] == str(published_pair / "gan" / networks.WEIGHTS)
     # Each network starts from the mean image that its own weights tell of.
     for seed, name in enumerate(("without G", "with G")):
         network, _ = checkpoint.load_model(summary[name]["weights"])
@@ -247,7 +322,7 @@ def test_own_networks_come_before_the_published(run_main, published_pair, two_ru
     ],
 )
 def test_odd_metadata_is_as_good_as_none(run_main, published_pair, told):
-    path = published_pair / "gan" / visualization.WEIGHTS
+    path = published_pair / "gan" / networks.WEIGHTS
     checkpoint.export_model(Discriminator(width=4), path, described(0) | told)
     code, out, _ = run_main(visualization, *QUICK, "--max_classification_output")
     assert code == 0

@@ -1,0 +1,97 @@
+"""Which trained discriminators there are to look into: one's own, or the published ones."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from checkpoint import CheckpointError, find_export, load_model, published
+from data_tools import mean_image, to_signed
+from discriminator import Discriminator
+
+WEIGHTS = "discriminator.safetensors"
+TRAININGS = {  # name: flag, folder of the run, script that makes it
+    "without G": ("discriminator_without_G", "baseline", "train_discriminator.py"),
+    "with G": ("discriminator_with_G", "gan", "train_gan.py"),
+}
+
+
+@dataclass
+class Network:
+    """A discriminator to look into.
+
+    name: `without G` or `with G`; start: the mean image of a batch, (1, 3, 32, 32) in [-1, 1],
+    where maximisation starts; class_names: those of the set it was trained on. The last two are
+    None where the weights do not tell.
+    """
+
+    name: str
+    model: Discriminator
+    path: str
+    metadata: dict
+    start: torch.Tensor | None
+    class_names: list | None
+
+    @property
+    def slug(self):
+        return self.name.replace(" ", "_")
+
+    def about(self):
+        """What tells one network's figures from another's."""
+        return {"weights": self.path, "step": self.metadata.get("step"), "width": self.model.width}
+
+    def learn_from(self, test_set):
+        """Take what the weights do not tell from the set itself."""
+        if self.start is None:
+            start, self.class_names = start_and_names(test_set.facts())
+            self.start = start.to(test_set.images.device)
+
+
+def start_and_names(facts, classes=10):
+    """(mean image in [-1, 1], class names) out of facts about a set; (None, None) if ill-formed."""
+    mean, names = mean_image(facts), facts.get("class_names")
+    well_formed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if mean is None or not well_formed or len(names) != classes:
+        return None, None
+    return to_signed(mean), names
+
+
+def find_discriminators(given):
+    """{"without G": path of the weights, "with G": ...}: those asked for, and those that are there.
+
+    given: {name: path or None}. The published ones stand in only where the user has neither and
+    names neither: one's own may have been trained on other images.
+    """
+    own = {name: Path("output") / run / WEIGHTS for name, (_, run, _) in TRAININGS.items()}
+    if not any(given.values()) and not any(path.is_file() for path in own.values()):
+        own = {name: published(run, WEIGHTS) for name, (_, run, _) in TRAININGS.items()}
+        if any(path.is_file() for path in own.values()):
+            print("no run in output/: taking the published networks in results/")
+    found = {}
+    for name, (_, _, script) in TRAININGS.items():
+        if given[name]:
+            found[name] = find_export(given[name], WEIGHTS)
+        elif own[name].is_file():
+            found[name] = own[name]
+        else:
+            print(f"no discriminator trained {name}: left out (make it: {script})")
+    return found
+
+
+def load_networks(given, device):
+    """The Networks that are there, `without G` first.
+
+    Raises CheckpointError where one that was asked for cannot be loaded, or none is there.
+    """
+    found = []
+    for name, path in find_discriminators(given).items():
+        model, metadata = load_model(path, device, kind="discriminator")
+        start, names = start_and_names(metadata, classes=model.num_classes)
+        start = None if start is None else start.to(device)
+        found.append(Network(name, model.requires_grad_(False), str(path), metadata, start, names))
+    if not found:
+        raise CheckpointError(
+            "no trained discriminator; run train_discriminator.py or train_gan.py first, or give "
+            "--discriminator_without_G or --discriminator_with_G"
+        )
+    return found

@@ -1,0 +1,97 @@
+"""Layer by layer: what a linear probe reads from each, dead and selective features, similarity."""
+
+from discriminator import MAP_SIZES, NUM_LAYERS
+from figures import save_charts
+from layer_study import dead_share, linear_cka, pooled_features, probe_accuracy, selectivity
+from progress import Progress
+from receptive_field import geometry
+
+SELECTIVE = 0.5  # a feature is called class-selective from this index on: three times the others
+PROBE_IMAGES = 5000  # of either set
+
+
+def layer_section(networks, train_set, test_set, precision, folder):
+    """Measure every layer of every network; returns {name: {measure: one value for each layer}}.
+
+    Leaves layers.png in `folder`.
+    """
+    train_set, test_set = train_set.first(PROBE_IMAGES), test_set.first(PROBE_IMAGES)
+    labels, test_labels = train_set.labels.cpu(), test_set.labels.cpu()
+    classes = len(test_set.class_names)
+    found, features_of = {}, {}
+    for network in networks:
+        title = f"layers, {network.name}"
+        batches = -(-len(train_set) // 500) - (-len(test_set) // 500)
+        progress = Progress(title, batches, 500)
+        sets = [
+            pooled_features(network.model, part.images, precision, progress=progress)
+            for part in (train_set, test_set)
+        ]
+        progress.close()
+        figures = {"probe_accuracy": [], "dead_share": [], "selective_share": []}
+        progress = Progress(f"probes, {network.name}", NUM_LAYERS, 1)
+        for features, test_features in zip(*sets, strict=True):
+            accuracy = probe_accuracy(features, labels, test_features, test_labels, classes)
+            selective = (selectivity(test_features, test_labels, classes) > SELECTIVE).double()
+            figures["probe_accuracy"].append(round(accuracy, 2))
+            figures["dead_share"].append(round(dead_share(test_features), 2))
+            figures["selective_share"].append(round(100 * selective.mean().item(), 2))
+            progress.step()
+        progress.close()
+        figures["receptive_field"] = [geometry(layer)[0] for layer in range(1, NUM_LAYERS + 1)]
+        figures["map_size"] = list(MAP_SIZES)
+        figures["images"] = [len(train_set), len(test_set)]
+        found[network.name], features_of[network.name] = figures, sets[1]
+    if len(networks) == 2:
+        pairs = zip(*features_of.values(), strict=True)
+        similarity = [round(linear_cka(a, b), 4) for a, b in pairs]
+        for figures in found.values():
+            figures["cka"] = similarity
+    print_table(found)
+    path = folder / "layers.png"
+    draw(found, path)
+    print(f"  {path}")
+    return found
+
+
+TABLE = {  # measure: heading, format
+    "receptive_field": ("sees (pixels)", "d"),
+    "map_size": ("map", "d"),
+    "probe_accuracy": ("probe %", ".2f"),
+    "dead_share": ("dead %", ".1f"),
+    "selective_share": ("selective %", ".1f"),
+    "cka": ("CKA", ".2f"),
+}
+
+
+def print_table(found):
+    """The measures of all networks, one line for each layer."""
+    for name, figures in found.items():
+        columns = {key: about for key, about in TABLE.items() if key in figures}
+        print(f"layer by layer, trained {name}:")
+        print("  ".join(["  layer"] + [heading for heading, _ in columns.values()]))
+        for index in range(NUM_LAYERS):
+            cells = [f"{index + 1:>7}"]
+            for key, (heading, form) in columns.items():
+                cells.append(f"{figures[key][index]:>{len(heading)}{form}}")
+            print("  ".join(cells))
+
+
+def draw(found, path):
+    """One chart for each measure, one line for each network."""
+    layers = list(range(1, NUM_LAYERS + 1))
+    titles = {
+        "probe_accuracy": ("A linear probe reads the class", "accuracy on test images, %"),
+        "selective_share": ("Features for one class", f"selectivity above {SELECTIVE}, %"),
+        "dead_share": ("Dead features", "never above 0 on test images, %"),
+        "cka": ("Do both networks see alike?", "linear CKA"),
+    }
+    charts = {}
+    for key, (title, y) in titles.items():
+        holders = {name: figures[key] for name, figures in found.items() if key in figures}
+        if key == "cka" and holders:
+            holders = {"without G, with G": next(iter(holders.values()))}
+        lines = {name: (layers, values, {"marker": "o"}) for name, values in holders.items()}
+        if lines:
+            charts[title] = {"x": "layer", "y": y, "lines": lines}
+    save_charts(charts, path)

@@ -8,7 +8,7 @@ from discriminator import IMAGE_SIZE, NUM_LAYERS
 from second_order import input_gradient
 
 
-def grad_cam(discriminator, images, classes, layer=NUM_LAYERS - 1, precision="fp32"):
+def grad_cam(discriminator, images, classes, layer=NUM_LAYERS, precision="fp32"):
     """How much each region of a layer's map speaks for the class.
 
     The maps of all features, weighted by the mean gradient of the class logit with respect to each,

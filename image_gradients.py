@@ -58,15 +58,20 @@ def class_objective(discriminator, precision="fp32"):
     return values
 
 
-def feature_objective(discriminator, layer, precision="fp32", features=None):
-    """Image i's value is a feature of the layer, max-pooled over its map; no later layer runs.
+def feature_objective(discriminator, layer, precision="fp32", features=None, centre=False):
+    """Image i's value is a feature of the layer; no later layer runs.
 
     features: int64 (n,), image i stands for features[i % n]; None: for feature i % width.
+    centre: its unit in the middle of the map, row and column size // 2, not the largest one.
     """
 
     def values(images):
         with runtime.autocast(images.device, precision):
-            pooled = discriminator.pool(discriminator.features(images, layer)).float()
+            maps = discriminator.features(images, layer)
+            if centre:
+                pooled = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].float()
+            else:
+                pooled = discriminator.pool(maps).float()
         index = torch.arange(len(images), device=images.device)
         if features is None:
             index = index % pooled.shape[1]

@@ -65,11 +65,11 @@ def total_variation(images):
 
 
 @torch.no_grad()
-def held_out(objective, images, seed=1, views=16):
+def held_out(objective, images, seed=1, views=16, shift=3.0):
     """Mean of the objective over random views of each image that no ascent has seen: (b,)."""
     stream = torch.Generator(images.device).manual_seed(seed)
     values = [
-        objective(look(images, sample_views(len(images), stream, images.device)))
+        objective(look(images, sample_views(len(images), stream, images.device, shift)))
         for _ in range(views)
     ]
     return torch.stack(values).mean(0)
@@ -82,6 +82,7 @@ def maximise_robustly(
     lr=0.05,
     smoothness=0.0,
     restarts=3,
+    shift=3.0,
     seed=0,
     device="cpu",
     progress=None,
@@ -89,15 +90,16 @@ def maximise_robustly(
     """Adam on the spectra, through another random view at every step.
 
     objective: images (b, 3, 32, 32) -> values (b,), where image i asks for thing i % count.
-    smoothness: weight of the total variation. Of each thing's `restarts` images, the one that
-    excites it most over held-out views is kept. Returns images (count, 3, 32, 32) in [-1, 1].
+    smoothness: weight of the total variation; shift: of the views, in pixels. Of each thing's
+    `restarts` images, the one that excites it most over held-out views is kept.
+    Returns images (count, 3, 32, 32) in [-1, 1].
     """
     stream = torch.Generator(device).manual_seed(seed)
     spectra = Spectra(restarts * count, stream, device)
     optimizer = torch.optim.Adam(spectra.parameters(), lr, fused=True)
     for _ in range(steps):
         images = spectra()
-        views = sample_views(len(images), stream, device)
+        views = sample_views(len(images), stream, device, shift)
         loss = -objective(look(images, views)) + smoothness * total_variation(images)
         (spectra.spectrum.grad,) = torch.autograd.grad(loss.sum(), spectra.spectrum)
         optimizer.step()
@@ -105,5 +107,5 @@ def maximise_robustly(
             progress.step()
     with torch.no_grad():
         images = spectra()
-    best = held_out(objective, images).view(restarts, count).argmax(0)
+    best = held_out(objective, images, shift=shift).view(restarts, count).argmax(0)
     return images.view(restarts, count, *images.shape[1:])[best, torch.arange(count, device=device)]

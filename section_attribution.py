@@ -9,7 +9,7 @@ from data_tools import to_signed, to_uint8
 from figures import save_image_grid
 from section_perturbation import one_of_each_class, verdicts
 
-LAYER = 7  # of Grad-CAM: the last with a map of 8x8
+LAYER = 8  # of Grad-CAM
 BLUR = 9  # pixels, side of the mean that makes the baseline
 
 
@@ -32,7 +32,8 @@ def attribution_section(network, test_set, precision, folder):
     named = probabilities.argmax(1)
     regions = grad_cam(network.model, images, named, LAYER, precision)
     share = regions / regions.amax((1, 2), keepdim=True).clamp_min(1e-12)
-    over = images * (0.15 + 0.85 * share[:, None]) - 0.85 * (1 - share[:, None])
+    light = 0.2 + 0.8 * share[:, None]
+    over = (images + 1) * light - 1
     # The baseline is the image out of focus: to MapNorm a flat one would be no picture at all.
     baseline = F.avg_pool2d(F.pad(images, [BLUR // 2] * 4, mode="reflect"), BLUR, stride=1)
     parts = integrated_gradients(network.model, images, named, baseline, precision=precision)

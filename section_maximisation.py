@@ -1,26 +1,28 @@
 """Images that maximise the output of a class, or the features of a layer."""
 
 import torch
+import torch.nn.functional as F
 
 import runtime
 from data_tools import to_signed, to_uint8
+from discriminator import MAP_SIZES
 from figures import save_image_grid
 from image_gradients import class_objective, feature_objective, maximise
 from layer_study import stand_out
 from progress import Progress
-from receptive_field import box
+from receptive_field import box, geometry
 from robust_maximisation import held_out, maximise_robustly
 
 CLASSIC_FEATURES = 100  # shown by the classic method: the first ones of the layer
 FEATURES = 20  # shown by the robust method: those that stand out most
 EXAMPLES = 4  # test images beside each feature
-RESTARTS = 3
+RESTARTS = {"class": 4, "feature": 2}  # of the robust method
 SMOOTHNESS = 3.0
 
 
-def ascend(args, objective, start, count, title):
+def ascend(args, objective, start, count, title, restarts, shift=3.0):
     """`count` images by args.method from `start`: (images, values before, values after)."""
-    restarts = 1 if args.method == "classic" else RESTARTS
+    restarts = 1 if args.method == "classic" else restarts
     progress = Progress(title, args.steps, restarts * count)
     if args.method == "classic":
         start = start.repeat(count, 1, 1, 1)
@@ -29,7 +31,8 @@ def ascend(args, objective, start, count, title):
         images = maximise_robustly(
             *(objective, count, args.steps),
             smoothness=SMOOTHNESS,
-            restarts=RESTARTS,
+            restarts=restarts,
+            shift=shift,
             device=start.device,
             progress=progress,
         )
@@ -45,7 +48,8 @@ def classes(args, network, precision, folder):
     objective = class_objective(network.model, precision)
     names = network.class_names
     images, before, after = ascend(
-        args, objective, network.start, len(names), f"classes, {network.name}"
+        *(args, objective, network.start, len(names), f"classes, {network.name}"),
+        RESTARTS["class"],
     )
     moved = held_out(objective, images).tolist()
     with torch.no_grad(), runtime.autocast(images.device, precision):
@@ -88,9 +92,10 @@ def strongest_units(model, images, layer, precision, batch_size=500, progress=No
 def features(args, network, layer, precision, folder, test_set=None):
     """Images that maximise features of a layer; returns the figures.
 
-    The classic method draws the first 100. The robust one draws those that stand out most, each
-    beside the test images that excite it most, with the pixels that its strongest unit sees framed;
-    without a test set, the first ones alone.
+    The classic method draws the first 100, and climbs the strongest unit of each, wherever it is.
+    The robust one draws the features that stand out most and climbs the unit in the middle; what is
+    shown is the part that it sees, beside the test images that excite the feature most, with the
+    pixels that the strongest unit sees framed. Without a test set, it draws the first features.
     """
     model, name = network.model, network.name
     chosen = torch.arange(min(CLASSIC_FEATURES, model.width))
@@ -103,9 +108,11 @@ def features(args, network, layer, precision, folder, test_set=None):
         chosen = measure.argsort(descending=True, stable=True)[:FEATURES]
     elif args.method == "robust":
         chosen = chosen[: 2 * FEATURES]
-    objective = feature_objective(model, layer, precision, chosen)
+    objective = feature_objective(model, layer, precision, chosen, args.method == "robust")
     images, before, after = ascend(
-        args, objective, network.start, len(chosen), f"layer {layer}, {name}"
+        *(args, objective, network.start, len(chosen), f"layer {layer}, {name}"),
+        RESTARTS["feature"],
+        shift=min(3.0, geometry(layer)[1]),  # not past what the unit sees
     )
     path = folder / f"max_features_{network.slug}_layer{layer}.png"
     if ranked:
@@ -114,7 +121,8 @@ def features(args, network, layer, precision, folder, test_set=None):
         pairs = zip(chosen.tolist(), before.tolist(), after.tolist(), strict=True)
         captions = [f"{feature}: {b:.1f} → {a:.1f}" for feature, b, a in pairs]
         title = f"Layer {layer}, trained {name}: each image maximises one feature (before → after)"
-        save_image_grid(to_uint8(images), path, title=title, captions=captions)
+        shown = part_seen(images, layer) if args.method == "robust" else images
+        save_image_grid(to_uint8(shown), path, title=title, captions=captions)
     mean_before, mean_after = before.mean().item(), after.mean().item()
     print(f"  layer {layer}: mean activation {mean_before:.3f} -> {mean_after:.3f}; {path}")
     figures = {
@@ -132,12 +140,23 @@ def features(args, network, layer, precision, folder, test_set=None):
     return figures
 
 
+def part_seen(images, layer, margin=2):
+    """What the unit in the middle of the map sees, and a margin, enlarged to (b, 3, 32, 32)."""
+    middle = MAP_SIZES[layer - 1] // 2
+    top, left, bottom, right = box(layer, middle, middle)
+    window = images[
+        ..., max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin
+    ]
+    enlarged = F.interpolate(window, images.shape[2:], mode="bicubic", align_corners=False)
+    return enlarged.clamp(-1, 1)
+
+
 def draw_beside_examples(network, layer, chosen, images, after, units, test_set, path):
     """Two features a row: the synthetic image, then the test images that excite it most."""
     values, rows, columns = units
     cells, captions, boxes = [], [], []
     for index, feature in enumerate(chosen.tolist()):
-        cells.append(to_uint8(images[index : index + 1]))
+        cells.append(to_uint8(part_seen(images[index : index + 1], layer)))
         captions.append(f"feature {feature}\n{after[index]:.1f}")
         boxes.append(None)
         best = values[:, feature].argsort(descending=True, stable=True)[:EXAMPLES]

@@ -92,6 +92,11 @@ def test_feature_maximisation_runs_no_later_layer(network):
     assert max(ran) == 4
 
 
+def test_the_unit_in_the_middle(network, images):
+    values = image_gradients.feature_objective(network, 4, centre=True)(images)
+    assert torch.equal(values, network.features(images, 4)[:, :, 4, 4].diagonal())
+
+
 def test_features_by_number(network, images):
     pooled = network.features(images, 3).amax((2, 3))
     values = image_gradients.feature_objective(network, 3, features=torch.tensor([7, 2, 7]))(images)

@@ -1,0 +1,215 @@
+"""The page: its parts, hostile input, and how it behaves in a real browser without network."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import figures
+import report
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+
+
+def grid(path, colour, count=10):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = torch.full((count, 3, 32, 32), colour, dtype=torch.uint8)
+    figures.save_image_grid(images, path, title=path.stem)
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """What two trainings, visualization.py and evaluate_gan.py leave, in small."""
+    monkeypatch.chdir(tmp_path)
+    for run, accuracy in (("baseline", 93.5), ("gan", 84.25)):
+        folder = tmp_path / "output" / run
+        write(folder / "config.json", {"settings": {"recipe": "muon", "width": 196}})
+        write(folder / "summary.json", {"test_accuracy": accuracy})
+        lines = [
+            {"epochs_done": e, "test_accuracy": 10.0 * e, "train_loss": 3 / e, "critic_gap": e}
+            for e in (1, 2, 3)
+        ]
+        write(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    for epoch in range(30):
+        grid(tmp_path / f"output/gan/samples/{epoch:03d}.png", 8 * epoch)
+    pictures = tmp_path / "visualization"
+    for which in ("without", "with"):
+        for epsilon in ("0", "0.5", "8", "16"):
+            grid(pictures / f"perturbed_{which}_G_epsilon{epsilon}.png", int(10 * float(epsilon)))
+    for files, _, _ in report.PICTURES.values():
+        for file in files:
+            grid(pictures / file, 100)
+    layers = {"receptive_field": [3, 5], "probe_accuracy": [40.0, 51.25]}
+    found = {"perturbation": {"accuracy_after": 12.5}, "layers": layers}
+    write(pictures / "summary.json", {"without G": found})
+    for files, _, _ in report.SAMPLES.values():
+        for file in files:
+            grid(tmp_path / "evaluation" / file, 100)
+    row = dict.fromkeys(report.SCORES, 0.5)
+    write(tmp_path / "evaluation/evaluation.json", {"scores": {"samples": row}})
+    return tmp_path
+
+
+def made(run_main, *flags):
+    code, out, _ = run_main(report, *flags)
+    assert code == 0
+    return Path("report.html").read_text(), out
+
+
+def test_the_page_holds_what_the_runs_left(run_main, runs):
+    page, out = made(run_main)
+    assert "report: report.html" in out
+    for shown in ("93.50 %", "84.25 %", "12.50 %", "51.25", "&quot;recipe&quot;: &quot;muon&quot;"):
+        assert shown in page
+    assert "left out" not in page
+    films = json.loads(re.search(r'id="films">(.*?)</script>', page)[1])
+    labels = [frame["label"] for frame in films["epoch"]["frames"]]
+    assert len(labels) == report.MAX_FRAMES
+    assert (labels[0], labels[-1]) == ("epoch 0", "epoch 29")
+    epsilons = [frame["label"] for frame in films["epsilon"]["frames"]]
+    assert epsilons == [f"{e} of 255 levels" for e in ("0", "0.5", "8", "16")]
+    assert [len(frame["images"]) for frame in films["epsilon"]["frames"]] == [2] * 4
+    charts = json.loads(re.search(r'id="charts">(.*?)</script>', page)[1])
+    accuracy = next(chart for chart in charts if chart["title"] == "accuracy")
+    assert accuracy["xs"] == [1, 2, 3]
+    assert accuracy["lines"] == [{"name": "test", "ys": [10.0, 20.0, 30.0]}]
+
+
+def test_every_image_decodes_and_nothing_is_fetched(run_main, runs):
+    page, _ = made(run_main)
+    sources = re.findall(r"data:image/webp;base64,([A-Za-z0-9+/=]+)", page)
+    assert len(sources) > 30
+    for source in sources:
+        with Image.open(io.BytesIO(base64.b64decode(source))) as image:
+            image.load()
+    rest = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", page)
+    assert not re.findall(r'(?:src|href)="(?!")', rest.replace('src=""', ""))
+    assert re.findall(r"https?://[^\s\"'<]+", rest) == ["http://www.w3.org/2000/svg"]  # a name
+
+
+def test_missing_parts_name_the_command_that_makes_them(run_main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page, _ = made(run_main)
+    for command in ("train_discriminator.py", "train_gan.py", "evaluate_gan.py"):
+        assert f"<code>python {command}</code>" in page
+    assert page.count("left out") >= 10
+    assert "<img" not in page
+
+
+def test_published_runs_stand_in(run_main, published, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(published / "baseline/summary.json", {"test_accuracy": 94.125})
+    assert "94.12 %" in made(run_main)[0]
+    write(tmp_path / "output/gan/config.json", {})  # a run of one's own: nothing is mixed in
+    assert "94.12 %" not in made(run_main)[0]
+    page, _ = made(run_main, "--baseline", published / "baseline")
+    assert "94.12 %" in page
+
+
+def test_hostile_and_damaged_files(run_main, runs):
+    evil = "</script><script>alert(1)</script>"
+    write(runs / "output/gan/config.json", {"settings": {"recipe": evil}})
+    write(runs / "output/gan/metrics.jsonl", f'{{"epochs_done": 1, "critic_gap": 2}}\n{evil}\n')
+    write(runs / "output/baseline/summary.json", "{")
+    write(runs / "output/baseline/metrics.jsonl", '[1]\n{"epochs_done": "x"}\n')
+    write(runs / "visualization/summary.json", {evil: {"layers": {"cka": [evil]}}, "without G": 7})
+    write(runs / "evaluation/evaluation.json", {"scores": {evil: {"recall": evil}, "samples": []}})
+    (runs / "visualization/layers.png").write_bytes(b"no picture")
+    page, _ = made(run_main)
+    assert evil not in page
+    assert "alert(1)" in page  # as text
+    assert page.count("<script") == 3
+
+
+def test_bad_input(refused, runs):
+    assert "no folder" in refused(report, "--gan", runs / "nowhere")
+    (runs / "file").write_text("kept")
+    assert "cannot write" in refused(report, "--output", runs / "file" / "report.html")
+    assert (runs / "file").read_text() == "kept"
+
+
+@pytest.fixture
+def browse(run_main, runs):
+    """Open the page from the file system in a headless Chromium; nothing may leave or fail."""
+    sync = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium")
+    made(run_main)
+    troubles = []
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+
+        def open_page(**options):
+            page = browser.new_page(**options)
+            page.on("console", lambda message: troubles.append(message.text))
+            page.on("pageerror", lambda error: troubles.append(str(error)))
+            page.on(
+                "request",
+                lambda request: (
+                    request.url.startswith(("data:", "file:")) or troubles.append(request.url)
+                ),
+            )
+            page.goto((runs / "report.html").as_uri())
+            return page
+
+        yield open_page
+        browser.close()
+    assert troubles == []
+
+
+DECODED = "images => images.every(image => image.complete && image.naturalWidth > 0)"
+
+
+def test_in_a_browser(browse):
+    page = browse(viewport={"width": 1280, "height": 900})
+    assert page.eval_on_selector_all("img", DECODED)
+    assert page.eval_on_selector_all(
+        "img", "images => images.every(image => image.alt.length > 10)"
+    )
+    # The sliders change their images, by keyboard too.
+    for slider, images in (("epoch", 1), ("epsilon", 2)):
+        before = [page.get_attribute(f"#{slider}-{i}", "src") for i in range(images)]
+        label = page.inner_text(f"#{slider}-now")
+        page.focus(f"#{slider}")
+        page.keyboard.press("ArrowLeft")
+        after = [page.get_attribute(f"#{slider}-{i}", "src") for i in range(images)]
+        assert all(a != b for a, b in zip(after, before, strict=True))
+        assert page.inner_text(f"#{slider}-now") != label
+        page.wait_for_function(
+            f"() => ['{slider}-0'].every(id => document.getElementById(id).naturalWidth > 0)"
+        )
+    # The charts read out their values, by pointer and by keyboard.
+    chart = page.locator("[data-chart]").filter(has_text="accuracy").first
+    assert "epoch 3" in chart.locator("output").inner_text()
+    chart.locator("svg").hover(position={"x": 60, "y": 40})
+    assert "epoch 1" in chart.locator("output").inner_text()
+    chart.locator("svg").focus()
+    page.keyboard.press("ArrowRight")
+    assert "epoch 2 · test 20" in chart.locator("output").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_nothing_sticks_out(browse, scheme):
+    page = browse(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    ground, ink = page.evaluate(
+        "() => { const s = getComputedStyle(document.body); return [s.backgroundColor, s.color] }"
+    )
+    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) / 3 for colour in (ground, ink)]
+    assert (brightness[0] > brightness[1]) == (scheme == "light")
+    assert abs(brightness[0] - brightness[1]) > 150

@@ -13,6 +13,7 @@ from PIL import Image
 
 import figures
 import report
+import report_parts
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -58,7 +59,7 @@ def runs(tmp_path, monkeypatch):
     for files, _, _ in report.SAMPLES.values():
         for file in files:
             grid(tmp_path / "evaluation" / file, 100)
-    row = dict.fromkeys(report.SCORES, 0.5)
+    row = dict.fromkeys(report_parts.SCORES, 0.5)
     write(tmp_path / "evaluation/evaluation.json", {"scores": {"samples": row}})
     return tmp_path
 
@@ -77,7 +78,7 @@ def test_the_page_holds_what_the_runs_left(run_main, runs):
     assert "left out" not in page
     films = json.loads(re.search(r'id="films">(.*?)</script>', page)[1])
     labels = [frame["label"] for frame in films["epoch"]["frames"]]
-    assert len(labels) == report.MAX_FRAMES
+    assert len(labels) == report_parts.MAX_FRAMES
     assert (labels[0], labels[-1]) == ("epoch 0", "epoch 29")
     epsilons = [frame["label"] for frame in films["epsilon"]["frames"]]
     assert epsilons == [f"{e} of 255 levels" for e in ("0", "0.5", "8", "16")]

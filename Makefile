@@ -1,5 +1,5 @@
 # make demo    both trainings in small and all pictures, in minutes, without a GPU
-# make full    the published experiment from nothing: a GPU and days, or the other way round
+# make full    the published experiment from nothing: hours on a GPU
 # make test    the default test suite
 # make lint    style
 # make data    download and verify CIFAR-10, draw a preview
@@ -18,8 +18,8 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 .PHONY: demo full test lint data bench install
 
 demo: $(INSTALLED)
-	python train_discriminator.py --width 32 --epochs 4 --lr 2e-3 --lr_drop_epochs 3 \
-		--limit_train 20000 --output_dir $(DEMO)/baseline
+	python train_discriminator.py --width 32 --epochs 4 --hole 0 --limit_train 20000 \
+		--output_dir $(DEMO)/baseline
 	python train_gan.py --width 32 --epochs 5 --batch_size 64 --lr 1e-3 --ema_decay 0.99 \
 		--limit_train 20000 --output_dir $(DEMO)/gan
 	python visualization.py --discriminator_without_G $(DEMO)/baseline \
@@ -30,8 +30,8 @@ demo: $(INSTALLED)
 	@ls $(DEMO)/*/curves.png $(DEMO)/visualization/*.png
 
 full: $(INSTALLED)
-	python train_discriminator.py
-	python train_gan.py --evaluate_every 10
+	python train_discriminator.py --dataset cifar10
+	python train_gan.py --dataset cifar10 --evaluate_every 10
 	python evaluate_gan.py --output_dir results/evaluation
 	python visualization.py --output_dir results/visualization
 	python publish.py output/baseline results/baseline

@@ -104,7 +104,9 @@ def add_run_arguments(parser, output_dir):
         choices=("auto", "never"),
         default="auto",
         help="auto goes on with the run in --output_dir if there is one, never refuses it. These "
-        "flags may differ from the first run's: " + " ".join(f"--{name}" for name in MAY_CHANGE),
+        "flags may differ from the first run's: "
+        + " ".join(f"--{name}" for name in MAY_CHANGE)
+        + "; but not --epochs where the learning rate falls to 0 at their end",
     )
     group.add_argument(
         "--max_steps",
@@ -152,9 +154,18 @@ def add_recipe_arguments(parser, recipes, default, flags):
         group.add_argument(f"--{name}", **options | {"help": f"{options['help']} ({values})"})
 
 
-def fill_in_recipe(args, recipes):
-    """Give every flag that the user left out the recipe's value."""
+def fill_in_recipe(parser, args, recipes, conditions=()):
+    """Give every flag that the user left out the recipe's value.
+
+    conditions: (names of flags, words, test of args). Where args do not pass the test, the flags do
+    nothing, and one that was given is an error; the words say what it goes with.
+    """
+    given = {name for name in recipes[args.recipe] if getattr(args, name) is not None}
     for name, value in recipes[args.recipe].items():
-        if getattr(args, name) is None:
+        if name not in given:
             setattr(args, name, value)
+    for names, words, test in conditions:
+        for name in sorted(given & set(names)):
+            if not test(args):
+                parser.error(f"--{name} does nothing here: it goes with {words}")
     return args

@@ -98,60 +98,88 @@ ATTACKS = ("noise", "step", "pgd", "step_targeted", "pgd_targeted")
 
 
 def study(
-    discriminator, images, labels, epsilons, classes, seed=0, precision="fp32", progress=None
+    discriminator,
+    images,
+    labels,
+    epsilons,
+    classes,
+    seed=0,
+    batch_size=250,
+    precision="fp32",
+    progress=None,
 ):
-    """Who withstands what: for each attack and epsilon, whether each image is still named right.
+    """What each attack at each strength makes the network say.
 
-    images: uint8 (n, 3, 32, 32); labels: int64 (n,); epsilons: levels, ascending, without 0.
-    Returns {attack: bool (len(epsilons), n)} and {epsilon: float32 levels (n, 3, 32, 32) of pgd}.
-    For the targeted attacks, toward (label + 1) % classes, "withstands" means: not named the
-    target. Every figure is that of the finished image, looked at again. PGD at a larger epsilon
-    goes on only with images that withstood the smaller ones: what misled within 2 levels is within
-    4.
+    images: uint8 (n, 3, 32, 32); labels: int64 (n,); epsilons: levels, ascending, above 0. The
+    targeted attacks aim at (label + 1) % classes. precision: of the gradients; the names are always
+    given in float32, since bfloat16 rounds the smallest perturbations away.
+    Returns {attack: int64 (len(epsilons), n), the classes named} and the images of `pgd`, a list of
+    float32 levels (n, 3, 32, 32) for each epsilon. Every name is that of the finished image, looked
+    at again. PGD at a larger epsilon goes on only with the images that withstood the smaller ones:
+    what misled within 2 levels is within 4.
     """
-    targets = (labels + 1) % classes
-    stream = runtime.random_stream(images.device, seed, _STUDY)
-    withstood = {attack: [] for attack in ATTACKS}
-    found = {attack: images.float() for attack in ("pgd", "pgd_targeted")}
-    shown = {}
-
-    def named(levels):
-        with torch.no_grad():
-            return logits_of(discriminator, levels, precision).argmax(1)
-
-    for epsilon in epsilons:
-        noisy = random_noise(images, epsilon, stream)
-        withstood["noise"].append(named(noisy) == labels)
-        for attack, wanted in (("step", None), ("step_targeted", targets)):
-            moved = signed_step(discriminator, images, labels, epsilon, wanted, precision)
-            result = named(moved)
-            withstood[attack].append(result == labels if wanted is None else result != wanted)
-        for attack, wanted in (("pgd", None), ("pgd_targeted", targets)):
-            before = named(found[attack])
-            left = (before == labels if wanted is None else before != wanted).nonzero().flatten()
-            if len(left):
-                levels = found[attack].clone()
-                levels[left] = projected_gradient(
-                    *(discriminator, images[left], labels[left], epsilon),
-                    targets=None if wanted is None else wanted[left],
-                    generator=stream,
-                    precision=precision,
-                )
-                found[attack] = levels
-            result = named(found[attack])
-            withstood[attack].append(result == labels if wanted is None else result != wanted)
-        shown[epsilon] = found["pgd"].clone()
-        if progress is not None:
-            progress.step()
-    return {attack: torch.stack(rows) for attack, rows in withstood.items()}, shown
+    named = {attack: [] for attack in ATTACKS}
+    found = []
+    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    for number, (batch, batch_labels) in enumerate(batches):
+        stream = runtime.random_stream(images.device, seed, _STUDY, number)
+        targets = (batch_labels + 1) % classes
+        names, levels = _study_batch(
+            *(discriminator, batch, batch_labels, targets, epsilons, stream, precision, progress)
+        )
+        for attack, rows in names.items():
+            named[attack].append(rows)
+        found.append(levels)
+    named = {attack: torch.cat(parts, dim=1) for attack, parts in named.items()}
+    return named, [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
 _STUDY = 30  # the name of the random stream
 
 
-def smallest_flip(withstood, epsilons):
+def _study_batch(discriminator, images, labels, targets, epsilons, stream, precision, progress):
+    @torch.no_grad()
+    def name(levels):
+        return logits_of(discriminator, levels).argmax(1)
+
+    goals = {"pgd": None, "pgd_targeted": targets}
+    clean = name(images.float())
+    levels = {attack: images.float() for attack in goals}
+    last = dict.fromkeys(goals, clean)
+    named = {attack: [] for attack in ATTACKS}
+    shown = []
+    # A signed step's direction does not depend on its size.
+    signs = {
+        attack: _ascent(discriminator, images.float(), labels, wanted, precision).sign()
+        for attack, wanted in (("step", None), ("step_targeted", targets))
+    }
+    for epsilon in epsilons:
+        low, high = limits(images, epsilon)
+        named["noise"].append(name(random_noise(images, epsilon, stream)))
+        for attack, sign in signs.items():
+            named[attack].append(name((images.float() + epsilon * sign).clamp(low, high)))
+        for attack, wanted in goals.items():
+            withstands = last[attack] == labels if wanted is None else last[attack] != wanted
+            left = withstands.nonzero().flatten()
+            if len(left):
+                levels[attack] = levels[attack].clone()
+                levels[attack][left] = projected_gradient(
+                    *(discriminator, images[left], labels[left], epsilon),
+                    targets=None if wanted is None else wanted[left],
+                    generator=stream,
+                    precision=precision,
+                )
+                last[attack] = name(levels[attack])
+            named[attack].append(last[attack])
+        shown.append(levels["pgd"])
+        if progress is not None:
+            progress.step()
+    return {attack: torch.stack(rows) for attack, rows in named.items()}, shown
+
+
+def smallest_flip(right, epsilons):
     """The smallest epsilon that misled each image: bool (e, n) -> float32 (n,), inf for none."""
-    flipped = ~withstood
+    flipped = ~right
     first = flipped.int().argmax(0)
     smallest = torch.tensor(epsilons, dtype=torch.float32)[first.cpu()]
     return torch.where(flipped.any(0).cpu(), smallest, torch.inf)

@@ -244,5 +244,5 @@ def _form(tensor):
 def _parse(text):
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

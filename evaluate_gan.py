@@ -22,7 +22,13 @@ import inception
 import runtime
 import sampling
 from augmentation import augment, sample_augmentation
-from checkpoint import CheckpointError, load_model, own_or_published, write_atomically
+from checkpoint import (
+    CheckpointError,
+    load_model,
+    own_or_published,
+    published,
+    write_atomically,
+)
 from data_tools import DATASETS, DataError, load_dataset
 from discriminator import Discriminator
 from figures import save_image_grid
@@ -33,6 +39,7 @@ from scores import MIN_SAMPLES, Judge, ScoreError, agreement, distances, manifol
 from train_discriminator import classifier_backward, predict
 
 USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError, ScoreError)
+WEIGHTS = "discriminator.safetensors"  # of the judge, in a run's folder
 MAX_GRID = 1000  # images that a grid can show
 NOISE, CAS = 20, 21  # names of the random streams
 NOISE_LEVELS = 8  # standard deviation of the noisy training images, in levels of 0 to 255
@@ -230,7 +237,7 @@ def classification_accuracy(args, images, labels, test_set, device, precision, t
 # ------------------------------------------------------------------------------ the run
 
 
-def score(args, model, metadata, judge, train, test, device, precision, folder):
+def score(args, path, model, metadata, judge, train, test, device, precision, folder):
     """All scores and figures but Inception's; returns them and the sets, {name: (images, labels)}.
 
     Every set of the table has the same number of images: what is estimated depends on it.
@@ -268,7 +275,7 @@ def score(args, model, metadata, judge, train, test, device, precision, folder):
     for name, share in table["samples"]["per_class_consistency"].items():
         print(f"  {name:<12} {share:6.2f}")
     result = {
-        "generator": str(args.generator),
+        "generator": str(path),
         "weights": metadata.get("weights"),
         "step": metadata.get("step"),
         "width": model.width,
@@ -337,13 +344,15 @@ def run(args):
         raise RunError(f"{folder} holds a training run; give another --output_dir")
     name = "generator_raw.safetensors" if args.raw else "generator.safetensors"
     path = own_or_published(args.generator, "gan", name)
+    ours = args.generator is None and path == published("gan", name)
     model, metadata = load_model(path, device, kind="generator")
     print(f"generator: {path}, width {model.width}, step {metadata.get('step')}")
     if not args.sample:
         if args.samples < MIN_SAMPLES:
             raise ScoreError(f"--samples {args.samples}: the scores need at least {MIN_SAMPLES}")
-        judge = own_or_published(args.judge, "baseline", "discriminator.safetensors")
-        judge = Judge(judge, device, precision)
+        # The published generator goes with the published judge: one's own may know other images.
+        given = published("baseline", WEIGHTS) if ours and args.judge is None else args.judge
+        judge = Judge(own_or_published(given, "baseline", WEIGHTS), device, precision)
         train, test = load_sets(args, metadata)
         judge.check_set(train.name)
         if min(len(train), len(test)) < MIN_SAMPLES:
@@ -354,7 +363,9 @@ def run(args):
         folder.mkdir(parents=True, exist_ok=True)
         if args.sample:
             return sample_only(args, model, metadata, precision, folder)
-        result, sets = score(args, model, metadata, judge, train, test, device, precision, folder)
+        result, sets = score(
+            *(args, path, model, metadata, judge, train, test, device, precision, folder)
+        )
         write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
         if args.inception is not None:
             result["inception"] = inception_part(args, sets, train.images, device)

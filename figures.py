@@ -86,12 +86,23 @@ def save_charts(charts, path, columns=2):
     save_figure(figure, path)
 
 
-def save_film(frames, path, seconds=0.3, last_seconds=2.0):
-    """PNG files of one size -> an animated GIF that goes round and round and rests at its end."""
-    images = [Image.open(frame).convert("RGB") for frame in frames]
-    # One palette for all: that of the last frame, which has the most colours.
-    palette = images[-1].quantize(256, method=Image.Quantize.MEDIANCUT)
-    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+def save_film(frames, path, most=40, width=640, seconds=0.3, last_seconds=2.0):
+    """PNG files of one size -> an animated GIF that goes round and round and rests at its end.
+
+    At most `most` frames, evenly chosen, with the last; each made `width` pixels wide, if wider.
+    Raises OSError or ValueError where a frame cannot be read.
+    """
+    count = min(most, len(frames))
+    chosen = sorted({round(i * (len(frames) - 1) / max(1, count - 1)) for i in range(count)})
+    palette, images = None, []
+    for index in reversed(chosen):
+        with Image.open(frames[index]) as image:
+            image = image.convert("RGB")
+        if palette is None:  # one for all: that of the last frame, which has the most colours
+            size = (min(width, image.width), round(image.height * min(1, width / image.width)))
+            palette = image.resize(size).quantize(256, method=Image.Quantize.MEDIANCUT)
+        image = image.resize(size, Image.Resampling.LANCZOS)
+        images.insert(0, image.quantize(palette=palette, dither=Image.Dither.NONE))
     durations = [int(1000 * seconds)] * (len(images) - 1) + [int(1000 * last_seconds)]
     buffer = io.BytesIO()
     images[0].save(

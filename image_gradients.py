@@ -11,18 +11,21 @@ def perturb(discriminator, images, labels, epsilon, precision="fp32"):
     """One signed gradient step of each image toward the class after its own.
 
     images: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); epsilon: in levels of 0 to 255.
-    Returns (perturbed images, gradients), both like images; gradients are those of the
-    cross-entropy toward the alternate label (y + 1) % 10, which the step lowers.
+    Returns (perturbed images, gradients, class logits of the images): the first two like images,
+    the gradients those of the cross-entropy toward the alternate label (y + 1) % 10, which the step
+    lowers; the logits float32 (b, classes).
     Source: Goodfellow et al. 2015, Explaining and Harnessing Adversarial Examples, toward a target.
     """
     images = images.detach().requires_grad_()
     with runtime.autocast(images.device, precision):
         _, class_logits = discriminator(images)
     alternate = (labels + 1) % class_logits.shape[1]
-    loss = F.cross_entropy(class_logits.float(), alternate, reduction="sum")
+    class_logits = class_logits.float()
+    loss = F.cross_entropy(class_logits, alternate, reduction="sum")
     gradients = input_gradient(loss, images)
     step = 2 * epsilon / 255  # [-1, 1] is twice as wide as [0, 1]
-    return (images.detach() - step * gradients.sign()).clamp(-1, 1), gradients
+    perturbed = (images.detach() - step * gradients.sign()).clamp(-1, 1)
+    return perturbed, gradients, class_logits.detach()
 
 
 def maximise(objective, images, steps=200, lr=0.1, decay=0.001, progress=None):

@@ -26,30 +26,38 @@ def pooled_features(discriminator, images, precision="fp32", batch_size=500, pro
     return [torch.cat(found) for found in layers]
 
 
-def probe_accuracy(features, labels, test_features, test_labels, classes=10, decay=1e-3):
-    """Accuracy in % on the test features of a linear classifier of the others.
+def fit_probe(features, labels, classes, decay=1e-3):
+    """Weight (width, classes) and bias (classes,) of a multinomial logistic regression, float64.
 
-    features: (n, width), scaled to mean 0 and variance 1; labels: int64 (n,). Multinomial logistic
-    regression with `decay` |W|^2, by L-BFGS in float64 from zero: no seed, no schedule.
-    Source: Alain and Bengio 2016, Understanding intermediate layers using linear classifier probes.
+    features: float64 (n, width); labels: int64 (n,). The minimum of the mean cross-entropy plus
+    `decay` |weight|^2, by L-BFGS from zero: no seed, no schedule.
     """
-    features, test_features = features.double(), test_features.double()
-    mean, std = features.mean(0), features.std(0).clamp_min(1e-8)
-    x, test_x = (features - mean) / std, (test_features - mean) / std
-    weight = torch.zeros(x.shape[1], classes, dtype=torch.float64, requires_grad=True)
+    weight = torch.zeros(features.shape[1], classes, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss():
         optimizer.zero_grad()
-        value = F.cross_entropy(x @ weight + bias, labels) + decay * weight.square().sum()
+        value = F.cross_entropy(features @ weight + bias, labels) + decay * weight.square().sum()
         value.backward()
         return value
 
     optimizer.step(loss)
-    with torch.no_grad():
-        right = (test_x @ weight + bias).argmax(1) == test_labels
-    return 100 * right.double().mean().item()
+    return weight.detach(), bias.detach()
+
+
+def probe_accuracy(features, labels, test_features, test_labels, classes=10, decay=1e-3):
+    """Accuracy in % on the test features of a linear classifier of the others.
+
+    features: (n, width); labels: int64 (n,). Both sets are scaled as the first has mean 0 and
+    variance 1.
+    Source: Alain and Bengio 2016, Understanding intermediate layers using linear classifier probes.
+    """
+    features, test_features = features.double(), test_features.double()
+    mean, std = features.mean(0), features.std(0).clamp_min(1e-8)
+    weight, bias = fit_probe((features - mean) / std, labels, classes, decay)
+    named = ((test_features - mean) / std @ weight + bias).argmax(1)
+    return 100 * (named == test_labels).double().mean().item()
 
 
 def dead_share(features):

@@ -1,5 +1,6 @@
 """Which trained discriminators there are to look into: one's own, or the published ones."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +21,15 @@ TRAININGS = {  # name: flag, folder of the run, script that makes it
 class Network:
     """A discriminator to look into.
 
-    name: `without G` or `with G`; start: the mean image of a batch, (1, 3, 32, 32) in [-1, 1],
-    where maximisation starts; class_names: those of the set it was trained on. The last two are
-    None where the weights do not tell.
+    name: `without G` or `with G`; digest: SHA-256 of the weights file; start: the mean image of a
+    batch, (1, 3, 32, 32) in [-1, 1], where maximisation starts; class_names: those of the set it
+    was trained on. The last two are None where the weights do not tell.
     """
 
     name: str
     model: Discriminator
     path: str
+    digest: str
     metadata: dict
     start: torch.Tensor | None
     class_names: list | None
@@ -38,7 +40,7 @@ class Network:
 
     def about(self):
         """What tells one network's figures from another's."""
-        return {"weights": self.path, "step": self.metadata.get("step"), "width": self.model.width}
+        return {"weights": self.path, "sha256": self.digest, "width": self.model.width}
 
     def learn_from(self, test_set):
         """Take what the weights do not tell from the set itself."""
@@ -88,7 +90,9 @@ def load_networks(given, device):
         model, metadata = load_model(path, device, kind="discriminator")
         start, names = start_and_names(metadata, classes=model.num_classes)
         start = None if start is None else start.to(device)
-        found.append(Network(name, model.requires_grad_(False), str(path), metadata, start, names))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        model.requires_grad_(False)
+        found.append(Network(name, model, str(path), digest, metadata, start, names))
     if not found:
         raise CheckpointError(
             "no trained discriminator; run train_discriminator.py or train_gan.py first, or give "

@@ -28,9 +28,11 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum whose step is orthogonalised: every direction of a kernel moves alike.
 
     For weights with at least two dimensions; a convolution's (out, in, k, k) counts as a matrix of
-    `out` rows. A step moves each row by about lr in norm (root mean square over the rows).
-    normalise: keep every weight at the norm of sqrt(out); for layers that a normalisation follows,
-    to which the scale of the weight makes no difference. lr is then the relative size of a step.
+    `out` rows, a transposed one's (in, out, k, k) as one of `in` rows. A step moves each row by
+    about lr in norm (root mean square over the rows).
+    normalise: keep every weight at the norm sqrt(rows), from the first step on; for layers that a
+    normalisation follows, to which the scale of weight and bias together makes no difference. lr is
+    then the relative size of a step.
     dtype: of the orthogonalisation. found_inf: as torch's fused optimizers take it; where it is 1,
     weights and state stay as they are.
     Source: as `orthogonalise`; the normalisation from K. Jordan's airbench.
@@ -102,14 +104,34 @@ class Combined:
             optimizer.step()
 
     def state_dict(self):
-        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        """What was learnt of each weight; the settings are the caller's."""
+        return {"states": [optimizer.state_dict()["state"] for optimizer in self.optimizers]}
 
     def load_state_dict(self, state):
-        for optimizer, part in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(part)
-            for weight, state in optimizer.state.items():
-                if any(v.ndim and v.shape != weight.shape for v in state.values()):
-                    raise ValueError("the optimizer's state does not fit the weights")
+        """Raises ValueError where the state is not one of these weights.
+
+        Fused Adam does not look: it would read past the end of a moment that is too small.
+        """
+        for optimizer, saved in zip(self.optimizers, state["states"], strict=True):
+            own = optimizer.state_dict()
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            names = _STATE_NAMES[type(optimizer)]
+            for index, entry in saved.items():
+                if index not in range(len(weights)) or entry.keys() != names:
+                    raise ValueError("the optimizer's state is of other weights")
+                for name, value in entry.items():
+                    shape = torch.Size([]) if name == "step" else weights[index].shape
+                    if value.shape != shape or value.dtype != torch.float32:
+                        raise ValueError("the optimizer's state does not fit the weights")
+            optimizer.load_state_dict(own | {"state": saved})
+
+
+_ADAM = {"step", "exp_avg", "exp_avg_sq"}
+_STATE_NAMES = {
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
+    Muon: {"momentum_buffer"},
+}
 
 
 def make_optimizer(kind, model, lr, kernel_lr, betas=(0.9, 0.999), weight_decay=0.0, **options):
@@ -120,7 +142,7 @@ def make_optimizer(kind, model, lr, kernel_lr, betas=(0.9, 0.999), weight_decay=
     Every group keeps its learning rate as `initial_lr` too, for schedules.
     """
     if kind == "adam":
-        optimizer = torch.optim.Adam(model.parameters(), lr, betas, fused=True)
+        optimizer = Combined(torch.optim.Adam(model.parameters(), lr, betas, fused=True))
     else:
         kernels = [block[0].weight for block in model.blocks]
         taken = set(map(id, kernels))

@@ -2,8 +2,9 @@
 
     python publish.py output/baseline results/baseline
 
-The weights are rounded to 16 bits, half the size, and tested again: the accuracy that the published
-file states is that of the file. Paths of this machine are left out of the settings.
+The weights are rounded to 16 bits, half the size, and tested again in float32, on all test images:
+the accuracy that the published file states is that of the file. Paths of this machine are left out
+of the settings.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 import arguments
 import runtime
 from checkpoint import CheckpointError, export_model, load_model, write_atomically
-from data_tools import DataError, load_dataset
+from data_tools import DATASETS, DEFAULT_DATA_DIR, DataError, load_dataset
 from run_log import RunError
 from train_discriminator import evaluate
 
@@ -35,19 +36,19 @@ def parse_args(argv=None):
         metavar="N",
         help="also copy the sample grids of these epochs",
     )
-    arguments.add_data_arguments(parser, train=False)
-    arguments.add_device_arguments(parser, seed=False)
-    parser.set_defaults(precision="fp32")  # so that the figure is the same on every machine
+    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="folder of CIFAR-10")
+    parser.add_argument("--device", default="auto", help=runtime.DEVICE_HELP)
     return parser.parse_args(argv)
 
 
 def run(args):
     """Publish a run as the arguments say; returns {file name: metadata of the weights}.
 
-    Raises one of USER_ERRORS for what the user can mend.
+    Raises one of USER_ERRORS for what the user can mend; then nothing was written, unless it is the
+    writing that failed.
     """
     device = runtime.pick_device(args.device)
-    precision = runtime.pick_precision(args.precision, device)
+    runtime.pick_precision("fp32", device)
     source, target = Path(args.run), Path(args.target)
     if not (source / "summary.json").is_file():
         raise RunError(f"{source} holds no finished run")
@@ -57,43 +58,59 @@ def run(args):
     missing = [str(path) for path in grids if not path.is_file()]
     if missing:
         raise RunError(f"no sample grid {', '.join(missing)}")
-    found = {}
+    config = cleaned_config(source / "config.json")
+    weights = {
+        name: rounded(source / name, args.data_dir, device)
+        for name in NETWORKS
+        if (source / name).is_file()
+    }
     try:
-        config = json.loads((source / "config.json").read_text())
+        shutil.rmtree(target / "samples", ignore_errors=True)
         target.mkdir(parents=True, exist_ok=True)
-        for name in NETWORKS:
-            if (source / name).is_file():
-                found[name] = publish_weights(args, source / name, target / name, device, precision)
-        for settings in (config["settings"], *(r["changed"] for r in config.get("resumed", []))):
-            for key in OF_THIS_MACHINE:
-                settings.pop(key, None)
         write_atomically(target / "config.json", json.dumps(config, indent=2).encode() + b"\n")
-        for path in (source / name for name in COPIED):
-            shutil.copyfile(path, target / path.name)
+        for name in COPIED:
+            shutil.copyfile(source / name, target / name)
         for path in grids:
             (target / "samples").mkdir(exist_ok=True)
             shutil.copyfile(path, target / "samples" / path.name)
+        for name in NETWORKS:
+            if name in weights:
+                export_model(weights[name][0], target / name, weights[name][1])
+            else:
+                (target / name).unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(f"cannot copy {error.filename or source}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise RunError(f"{source / 'config.json'} is damaged") from None
+        raise RunError(f"cannot copy to {target}: {error.strerror or error}") from None
     print(f"published: {target}")
-    return found
+    return {name: metadata for name, (_, metadata) in weights.items()}
 
 
-def publish_weights(args, source, target, device, precision):
-    """Write the weights in 16 bits; a discriminator's test figures are taken anew, and returned."""
-    model, metadata = load_model(source, device)
+def cleaned_config(path):
+    """What config.json holds, without paths of this machine. Raises RunError."""
+    try:
+        config = json.loads(path.read_text())
+        for settings in (config["settings"], *(r["changed"] for r in config.get("resumed", []))):
+            for key in OF_THIS_MACHINE:
+                settings.pop(key, None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise RunError(f"{path} is missing or damaged") from None
+    return config
+
+
+def rounded(path, data_dir, device):
+    """(the network in 16 bits, its metadata); a discriminator's test figures are taken anew."""
+    model, metadata = load_model(path, device)
     model.half().float()  # what a loader of the new file gets
     if metadata["kind"] == "discriminator":
-        name = metadata["dataset"] if args.dataset == "auto" else args.dataset
-        _, test_set = load_dataset(name, args.data_dir)
-        figures = evaluate(model, test_set.first(args.limit_test).to(device), precision)
+        if metadata.get("dataset") not in DATASETS:
+            raise CheckpointError(f"{path} does not tell what set it was trained on")
+        _, test_set = load_dataset(metadata["dataset"], data_dir)
+        if model.num_classes != len(test_set.class_names):
+            raise CheckpointError(f"{path} has {model.num_classes} classes, not those of its set")
+        figures = evaluate(model, test_set.to(device), "fp32")
         before = metadata.get("test_accuracy")
-        print(f"{source}: test accuracy {before} %, in 16 bits {figures['test_accuracy']} %")
-        metadata |= figures
-    export_model(model.half(), target, metadata)
-    return metadata
+        print(f"{path}: test accuracy {before} %, in 16 bits {figures['test_accuracy']} %")
+        metadata |= {**figures, "precision": "fp32", "test_images": len(test_set)}
+    return model.half(), metadata
 
 
 def main(argv=None):

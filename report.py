@@ -41,8 +41,8 @@ LIMIT = 15 * 10**6  # bytes
 PICTURES = {  # heading: (files, how to read them, command)
     "Images that maximise a class": (
         ["max_class_without_G.png", "max_class_with_G.png"],
-        "Each image was climbed until the network named the class above it with the highest logit. "
-        "What you recognise is what the network relies on; what you do not, it relies on too.",
+        'Each image was climbed until its class\'s logit, given below it, was high; "moved" is its '
+        "mean over random small shifts and turns. What you recognise, the network relies on.",
         "python visualization.py --max_classification_output",
     ),
     "Features of the layers": (
@@ -51,34 +51,32 @@ PICTURES = {  # heading: (files, how to read them, command)
             for layer in range(1, 9)
             for which in ("without", "with")
         ],
-        "Left in each group: an image that excites one feature, enlarged to what it sees. Beside "
-        "it: the test images that excite it most, the responsible pixels framed. Give it a name.",
+        "Each image that no camera took excites one feature, whose number and activation stand "
+        "below it. Where test images stand beside it, they excite the feature most; frames show "
+        "the pixels that the responsible unit sees. Give the feature a name.",
         "python visualization.py --max_features",
     ),
     "Where it looks": (
         ["attribution_without_G.png", "attribution_with_G.png"],
-        "Bright regions speak for the class that was named (Grad-CAM); bright pixels count most "
-        "for its logit (integrated gradients).",
+        "Bright regions speak for the class that was named (Grad-CAM). Bright pixels count most, "
+        "for or against it, compared with the image out of focus (integrated gradients).",
         "python visualization.py --attribution",
     ),
     "One step toward the wrong class": (
         ["jittered_images.png", "jittered_images_with_G.png"],
-        "To us they are the images they were. Below each: what the network said before, and what "
-        "it says now.",
+        "Below each image: what the network said before the step, and what it says now.",
         "python visualization.py --perturb_images",
     ),
     "How strong must a perturbation be?": (
-        [
-            *("robustness.png", "smallest_epsilon_without_G.png", "smallest_epsilon_with_G.png"),
-        ],
-        "The lower a curve falls, and the sooner, the easier the network is misled. Dotted: random "
-        "noise of the same size, which hardly matters.",
+        ["robustness.png", "smallest_epsilon_without_G.png", "smallest_epsilon_with_G.png"],
+        "The sooner a solid line falls on the left, the easier the network is misled. Dotted: "
+        "random noise of the same size, the control.",
         "python visualization.py --perturb_images",
     ),
     "Layer by layer": (
         ["layers.png"],
-        "How much of the class a linear classifier reads from each layer, how many features answer "
-        "to one class alone or to none, and how alike the two networks are.",
+        "How well a linear classifier reads the class from each layer, how many features answer to "
+        "one class above all or to no image at all, and how alike the two networks are.",
         "python visualization.py --compare_layers",
     ),
 }
@@ -90,7 +88,7 @@ SAMPLES = {
     ),
     "Does it copy?": (
         ["nearest.png"],
-        "Samples above the training images that are nearest to them: alike in kind, not in detail.",
+        "Samples above the training images that are nearest to them.",
         "python evaluate_gan.py",
     ),
 }
@@ -147,25 +145,24 @@ def build(folders):
 
     samples = evaluation_row(evaluation)
 
-    def perturbed(name):
+    tiles = {
+        "test accuracy, without G": percent(baseline, "test_accuracy"),
+        "test accuracy, with G": percent(gan, "test_accuracy"),
+    }
+    for name in ("without G", "with G"):
         figures = summary.get(name)
         figures = figures.get("perturbation") if isinstance(figures, dict) else None
-        return percent(figures, "accuracy_after") if isinstance(figures, dict) else None
+        if isinstance(figures, dict):
+            words = f"accuracy after one step of {figures.get('epsilon')}, {name}"
+            tiles[words] = percent(figures, "accuracy_after")
+    tiles["class consistency of samples"] = percent(samples, "class_consistency")
 
     body += [
         "<h1>What does a convolutional network learn?</h1>",
         "<p>An eight-layer network, trained once as a classifier (without G) and once as the "
         "critic of a class-conditional GAN against a generator (with G), and a look inside both."
         "</p>",
-        cards(
-            {
-                "test accuracy, without G": percent(baseline, "test_accuracy"),
-                "test accuracy, with G": percent(gan, "test_accuracy"),
-                "perturbed, without G": perturbed("without G"),
-                "perturbed, with G": perturbed("with G"),
-                "class consistency of samples": percent(samples, "class_consistency"),
-            }
-        ),
+        cards(tiles),
         "<h2>Learning curves</h2>",
     ]
     for run, heading, script in (
@@ -213,8 +210,13 @@ def build(folders):
     body.append("<h2>How it was made</h2>")
     for run, heading in (("baseline", "The classifier"), ("gan", "The GAN")):
         config = read_json(folders[run] / "config.json")
-        if config:
-            body.append(f"<h3>{heading}</h3><pre>{text(json.dumps(config, indent=1))}</pre>")
+        settings = config.get("settings")
+        if isinstance(settings, dict):  # the page may be passed on: nobody else has these folders
+            own = ("data_dir", "output_dir", "judge")
+            config["settings"] = {k: v for k, v in settings.items() if k not in own}
+            config.pop("resumed", None)
+            words = text(json.dumps(config, indent=1))
+            body.append(f'<h3>{heading}</h3><pre tabindex="0">{words}</pre>')
     return string.Template(PAGE.read_text()).substitute(
         title="What does a convolutional network learn?",
         body="\n".join(body),

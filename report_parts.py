@@ -33,19 +33,19 @@ def read_records(folder):
     records = []
     try:
         lines = (folder / "metrics.jsonl").read_text().splitlines()
-    except OSError:
+    except (OSError, ValueError):
         return []
     for line in lines:
         try:
             record = json.loads(line)
         except ValueError:
             break
-        if isinstance(record, dict) and isinstance(record.get("epochs_done"), int | float):
+        if isinstance(record, dict) and _number(record.get("epochs_done")):
             records.append(record)
     return records
 
 
-def webp(path, width=1400):
+def webp(path, width=1400, lossless=False):
     """A picture as a data URI, WebP, at most `width` pixels wide; None where it cannot be read."""
     try:
         with Image.open(path) as image:
@@ -57,7 +57,7 @@ def webp(path, width=1400):
             (width, round(image.height * width / image.width)), Image.Resampling.LANCZOS
         )
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=QUALITY, method=4)
+    image.save(buffer, "WEBP", quality=QUALITY, method=4, lossless=lossless)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -114,7 +114,7 @@ def picture(path, alt):
     if source is None:
         return ""
     return (
-        f'<figure><div class="wide" role="region" tabindex="0" aria-label="{text(alt)}">'
+        f'<figure><div class="wide" role="group" tabindex="0" aria-label="Picture, scrolls">'
         f'<img src="{source}" alt="{text(alt)}"></div></figure>'
     )
 
@@ -143,7 +143,7 @@ def alt_of(heading, file):
 def film(name, label, frames):
     """A slider over frames, [{"label", "images", "alts"}], and the images that it moves."""
     images = "".join(
-        f'<figure><div class="wide" role="region" tabindex="0" aria-label="{text(alt)}">'
+        f'<figure><div class="wide" role="group" tabindex="0" aria-label="Picture, scrolls">'
         f'<img id="{name}-{i}" src="{source}" alt="{text(alt)}"></div></figure>'
         for i, (source, alt) in enumerate(
             zip(frames[-1]["images"], frames[-1]["alts"], strict=True)
@@ -181,7 +181,7 @@ def epsilon_frames(folder):
     names = [which for which in ("without", "with") if all(which in f for f in found.values())]
     frames = []
     for epsilon in sorted(found) if names else ():
-        images = [webp(found[epsilon][which]) for which in names]
+        images = [webp(found[epsilon][which], lossless=True) for which in names]
         label = f"{epsilon:g} of 255 levels"
         alts = [
             f"Test images moved by up to {label}, trained {which} a generator" for which in names

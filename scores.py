@@ -4,6 +4,9 @@ Distances and precision/recall are torch-fidelity's; density, coverage and the s
 neighbours, which it lacks, stand here.
 """
 
+import hashlib
+from pathlib import Path
+
 import torch
 import torch_fidelity
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
@@ -143,12 +146,16 @@ class Judge:
         self.path, self.precision, self.device = path, precision, torch.device(device)
         self.model, self.metadata = load_model(path, device, kind="discriminator")
         self.model.requires_grad_(False)
+        self.digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
     def check_set(self, name):
         """Raises CheckpointError where the judge was trained on another set than `name`."""
         own = self.metadata.get("dataset")
         if own != name:
-            raise CheckpointError(f"the judge {self.path} was trained on {own}, not on {name}")
+            raise CheckpointError(
+                f"the judge {self.path} was trained on {own}, not on {name}; train one with "
+                "train_discriminator.py, or give --judge"
+            )
 
     @torch.no_grad()
     def look(self, images, batch_size=500, progress=None):

@@ -44,7 +44,7 @@ def attribution_section(network, test_set, precision, folder):
     path = folder / f"attribution_{network.slug}.png"
     title = (
         f"Trained {network.name}: test images and what is named; where it looks (Grad-CAM, layer "
-        f"{LAYER}); which pixels count (integrated gradients)"
+        f"{LAYER}); which pixels count, for or against (integrated gradients)"
     )
     save_image_grid(to_uint8(grid), path, test_set.class_names, title, captions, scale=4)
     print(f"  {path}")

@@ -17,16 +17,17 @@ CLASSIC_FEATURES = 100  # shown by the classic method: the first ones of the lay
 FEATURES = 20  # shown by the robust method: those that stand out most
 EXAMPLES = 4  # test images beside each feature
 RESTARTS = {"class": 4, "feature": 2}  # of the robust method
-SMOOTHNESS = 3.0
+SMOOTHNESS = 3.0  # weight of the total variation
+SHIFT = 3.0  # of the views, in pixels
 
 
-def ascend(args, objective, start, count, title, restarts, shift=3.0):
-    """`count` images by args.method from `start`: (images, values before, values after)."""
+def ascend(args, objective, start, count, title, restarts, shift=SHIFT):
+    """`count` images by args.method: classic begins at `start`, robust at nearly grey images."""
     restarts = 1 if args.method == "classic" else restarts
     progress = Progress(title, args.steps, restarts * count)
     if args.method == "classic":
         start = start.repeat(count, 1, 1, 1)
-        result = maximise(objective, start, args.steps, args.lr, args.decay, progress)
+        images, _, _ = maximise(objective, start, args.steps, args.lr, args.decay, progress)
     else:
         images = maximise_robustly(
             *(objective, count, args.steps),
@@ -36,129 +37,161 @@ def ascend(args, objective, start, count, title, restarts, shift=3.0):
             device=start.device,
             progress=progress,
         )
-        with torch.no_grad():
-            before = objective(start.repeat(count, 1, 1, 1))
-            result = images, before, objective(images)
     progress.close()
-    return result
+    return images
+
+
+@torch.no_grad()
+def values_of(objective, images, start, shift=SHIFT):
+    """The objective of each image, over random views of it, and of the mean image: three (n,)."""
+    of_start = objective(start.repeat(len(images), 1, 1, 1))
+    return objective(images), held_out(objective, images, shift=shift), of_start
 
 
 def classes(args, network, precision, folder):
     """One image per class that maximises the class's logit; returns the figures of each class."""
     objective = class_objective(network.model, precision)
     names = network.class_names
-    images, before, after = ascend(
+    images = ascend(
         *(args, objective, network.start, len(names), f"classes, {network.name}"),
         RESTARTS["class"],
     )
-    moved = held_out(objective, images).tolist()
+    columns = [v.tolist() for v in values_of(objective, images, network.start)]
     with torch.no_grad(), runtime.autocast(images.device, precision):
-        probabilities = network.model(images)[1].float().softmax(1).diagonal().tolist()
+        columns.append(network.model(images)[1].float().softmax(1).diagonal().tolist())
     path = folder / f"max_class_{network.slug}.png"
-    reached = list(zip(names, before.tolist(), after.tolist(), moved, probabilities, strict=True))
+    reached = list(zip(names, *columns, strict=True))
     save_image_grid(
         to_uint8(images),
         path,
         title=f"Images that maximise a class's logit, discriminator trained {network.name}",
-        captions=[f"{c}\nlogit {b:.1f} → {a:.1f}, moved {m:.1f}" for c, b, a, m, _ in reached],
+        captions=[f"{name}\nlogit {v:.1f}, moved {m:.1f}" for name, v, m, _, _ in reached],
         columns=5,
         scale=6,
         gap=8,
     )
-    for class_name, b, a, m, p in reached:
+    for name, value, moved, of_start, probability in reached:
         print(
-            f"  {class_name:<12} logit {b:7.2f} -> {a:7.2f}, over random views {m:7.2f}, "
-            f"probability {100 * p:6.2f} %"
+            f"  {name:<12} logit {value:7.2f}, over random views {moved:7.2f}, of the mean image "
+            f"{of_start:7.2f}; probability {100 * probability:6.2f} %"
         )
     print(f"  {path}")
-    keys = ("logit_before", "logit", "logit_moved", "probability")
+    keys = ("logit", "logit_moved", "logit_of_mean_image", "probability")
     return {row[0]: dict(zip(keys, row[1:], strict=True)) for row in reached}
 
 
 @torch.no_grad()
-def strongest_units(model, images, layer, precision, batch_size=500, progress=None):
-    """(values, rows, columns) of each feature's strongest unit in each image, each (n, width)."""
-    found = []
+def strongest_units(model, images, layers, precision, batch_size=500, progress=None):
+    """Where each feature of these layers is strongest in each image, in one pass for all layers.
+
+    {layer: (values, rows, columns)}, each float32 (n, width), on the CPU.
+    """
+    found = {layer: [] for layer in layers}
     for batch in images.split(batch_size):
         with runtime.autocast(batch.device, precision):
-            maps = model.features(to_signed(batch), layer).float()
-        values, places = maps.flatten(2).max(2)
-        found.append(torch.stack([values, places // maps.shape[3], places % maps.shape[3]]).cpu())
+            x = to_signed(batch).contiguous(memory_format=torch.channels_last)
+            for layer, block in enumerate(model.blocks[: max(layers)], start=1):
+                x = block(x)
+                if layer in found:
+                    values, places = x.float().flatten(2).max(2)
+                    rows, columns = places // x.shape[3], places % x.shape[3]
+                    found[layer].append(torch.stack([values, rows, columns]).cpu())
         if progress is not None:
             progress.step()
-    return torch.cat(found, dim=1)
+    return {layer: torch.cat(parts, dim=1) for layer, parts in found.items()}
 
 
-def features(args, network, layer, precision, folder, test_set=None):
-    """Images that maximise features of a layer; returns the figures.
+def features(args, network, precision, folder, test_set=None):
+    """Images that maximise features of args.max_features; returns {layer: figures}.
 
     The classic method draws the first 100, and climbs the strongest unit of each, wherever it is.
     The robust one draws the features that stand out most and climbs the unit in the middle; what is
     shown is the part that it sees, beside the test images that excite the feature most, with the
     pixels that the strongest unit sees framed. Without a test set, it draws the first features.
     """
-    model, name = network.model, network.name
-    chosen = torch.arange(min(CLASSIC_FEATURES, model.width))
-    ranked = args.method == "robust" and test_set is not None
-    if ranked:
-        progress = Progress(f"layer {layer} on test images, {name}", -(-len(test_set) // 500), 500)
-        units = strongest_units(model, test_set.images, layer, precision, progress=progress)
+    units = {}
+    if args.method == "robust" and test_set is not None:
+        batches = -(-len(test_set) // 500)
+        progress = Progress(f"features on test images, {network.name}", batches, 500)
+        units = strongest_units(
+            network.model, test_set.images, args.max_features, precision, progress=progress
+        )
         progress.close()
+    return {
+        str(layer): one_layer(args, network, layer, precision, folder, test_set, units.get(layer))
+        for layer in args.max_features
+    }
+
+
+def one_layer(args, network, layer, precision, folder, test_set, units):
+    """The picture and the figures of one layer; units: of strongest_units, or None."""
+    model, name = network.model, network.name
+    robust = args.method == "robust"
+    chosen = torch.arange(min(CLASSIC_FEATURES, model.width))
+    if units is not None:
         measure = stand_out(units[0])
         chosen = measure.argsort(descending=True, stable=True)[:FEATURES]
-    elif args.method == "robust":
+    elif robust:
         chosen = chosen[: 2 * FEATURES]
-    objective = feature_objective(model, layer, precision, chosen, args.method == "robust")
-    images, before, after = ascend(
+    objective = feature_objective(model, layer, precision, chosen, robust)
+    shift = min(SHIFT, geometry(layer)[1]) if robust else SHIFT  # not past what the unit sees
+    images = ascend(
         *(args, objective, network.start, len(chosen), f"layer {layer}, {name}"),
-        RESTARTS["feature"],
-        shift=min(3.0, geometry(layer)[1]),  # not past what the unit sees
+        *(RESTARTS["feature"], shift),
     )
+    values, moved, of_start = values_of(objective, images, network.start, shift)
     path = folder / f"max_features_{network.slug}_layer{layer}.png"
-    if ranked:
-        draw_beside_examples(network, layer, chosen, images, after, units, test_set, path)
+    if units is not None:
+        draw_beside_examples(network, layer, chosen, images, values, units, test_set, path)
     else:
-        pairs = zip(chosen.tolist(), before.tolist(), after.tolist(), strict=True)
-        captions = [f"{feature}: {b:.1f} → {a:.1f}" for feature, b, a in pairs]
-        title = f"Layer {layer}, trained {name}: each image maximises one feature (before → after)"
-        shown = part_seen(images, layer) if args.method == "robust" else images
-        save_image_grid(to_uint8(shown), path, title=title, captions=captions)
-    mean_before, mean_after = before.mean().item(), after.mean().item()
-    print(f"  layer {layer}: mean activation {mean_before:.3f} -> {mean_after:.3f}; {path}")
+        pairs = zip(chosen.tolist(), values.tolist(), strict=True)
+        save_image_grid(
+            to_uint8(part_seen(images, layer)[0] if robust else images),
+            path,
+            title=f"Layer {layer}, trained {name}: each image maximises one feature",
+            captions=[f"{feature}: {value:.1f}" for feature, value in pairs],
+        )
+    print(
+        f"  layer {layer}: mean activation {values.mean():.3f}, over random views "
+        f"{moved.mean():.3f}, of the mean image {of_start.mean():.3f}; {path}"
+    )
     figures = {
         "method": args.method,
         "features": chosen.tolist(),
-        "mean_before": mean_before,
-        "mean_after": mean_after,
-        "mean_moved": held_out(objective, images).mean().item(),
-        "before": before.tolist(),
-        "after": after.tolist(),
+        "activation": values.tolist(),
+        "activation_moved": moved.tolist(),
+        "activation_of_mean_image": of_start.tolist(),
     }
-    if ranked:
+    if units is not None:
         figures["stand_out"] = [round(v, 2) for v in measure[chosen].tolist()]
         figures["test_images"] = len(test_set)
     return figures
 
 
 def part_seen(images, layer, margin=2):
-    """What the unit in the middle of the map sees, and a margin, enlarged to (b, 3, 32, 32)."""
+    """What the unit in the middle of the map sees, and a margin, enlarged; and where it is in it.
+
+    (b, 3, 32, 32) -> (b, 3, 32, 32), (top, left, bottom, right) in the enlarged image.
+    """
+    size = images.shape[-1]
     middle = MAP_SIZES[layer - 1] // 2
-    top, left, bottom, right = box(layer, middle, middle)
-    window = images[
-        ..., max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin
-    ]
+    low, _, high, _ = box(layer, middle, middle)  # a square on the diagonal
+    first, last = max(0, low - margin), min(size, high + margin)
+    window = images[..., first:last, first:last]
     enlarged = F.interpolate(window, images.shape[2:], mode="bicubic", align_corners=False)
-    return enlarged.clamp(-1, 1)
+    edges = [round(size * (edge - first) / (last - first)) for edge in (low, high)]
+    return enlarged.clamp(-1, 1), (edges[0], edges[0], edges[1], edges[1])
 
 
-def draw_beside_examples(network, layer, chosen, images, after, units, test_set, path):
+def draw_beside_examples(network, layer, chosen, images, activations, units, test_set, path):
     """Two features a row: the synthetic image, then the test images that excite it most."""
     values, rows, columns = units
+    parts, part_box = part_seen(images, layer)
     cells, captions, boxes = [], [], []
     for index, feature in enumerate(chosen.tolist()):
-        cells.append(to_uint8(part_seen(images[index : index + 1], layer)))
-        captions.append(f"feature {feature}\n{after[index]:.1f}")
-        boxes.append(None)
+        cells.append(to_uint8(parts[index : index + 1]))
+        captions.append(f"feature {feature}\n{activations[index]:.1f}")
+        boxes.append(part_box)
         best = values[:, feature].argsort(descending=True, stable=True)[:EXAMPLES]
         cells.append(test_set.images[best.to(test_set.images.device)])
         for image in best.tolist():

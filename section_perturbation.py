@@ -47,9 +47,9 @@ def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_siz
     batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
     for batch, batch_labels in batches:
         batch = to_signed(batch)
-        perturbed, gradient = perturb(model, batch, batch_labels, epsilon, precision)
+        perturbed, gradient, logits = perturb(model, batch, batch_labels, epsilon, precision)
+        before.append(logits.softmax(1))
         with torch.no_grad(), runtime.autocast(batch.device, precision):
-            before.append(model(batch)[1].float().softmax(1))
             after.append(model(perturbed)[1].float().softmax(1))
         changed.append(to_uint8(perturbed))
         gradients.append(gradient)
@@ -95,56 +95,71 @@ def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_siz
     return figures
 
 
-def strength_study(network, test_set, precision, folder, seed=0):
-    """Accuracy against epsilon under each attack, and the first images of each class, flipped.
+def strength_study(network, test_set, precision, folder, seed=0, batch_size=250):
+    """What each attack makes the network say at each strength, and images of each class, flipped.
 
     Leaves perturbed_..._epsilon....png and smallest_epsilon_....png in `folder`; returns the
-    figures.
+    figures, percentages in the order of EPSILONS.
     """
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
-    progress = Progress(f"attacks, {network.name}", len(EPSILONS), len(labels))
-    withstood, found = study(
-        *(network.model, images, labels, EPSILONS, len(names), seed, precision, progress)
+    targets = (labels + 1) % len(names)
+    batches = -(-len(labels) // batch_size)
+    progress = Progress(f"attacks, {network.name}", len(EPSILONS) * batches, batch_size)
+    named, found = study(
+        *(network.model, images, labels, EPSILONS, len(names), seed, batch_size, precision),
+        progress=progress,
     )
     progress.close()
-    clean = percent(logits_of(network.model, images.float(), precision).argmax(1) == labels)
-    figures = {"images": len(labels), "epsilons": EPSILONS, "accuracy_clean": clean}
-    for attack, rows in withstood.items():
-        if attack.endswith("_targeted"):
-            figures[f"{attack}_success"] = [round(100 - percent(row), 2) for row in rows]
-        else:
-            figures[f"{attack}_accuracy"] = [percent(row) for row in rows]
-    smallest = smallest_flip(withstood["pgd"], EPSILONS)
-    right = logits_of(network.model, images.float(), precision).argmax(1) == labels
+    clean = torch.cat([look(network, batch) for batch in images.float().split(batch_size)])
+    right = clean.argmax(1) == labels
+    figures = {
+        "images": len(labels),
+        "epsilons": EPSILONS,
+        "precision_of_gradients": precision,
+        "accuracy_clean": percent(right),
+        "named_next_class_clean": percent(clean.argmax(1) == targets),
+    }
+    for attack, rows in named.items():
+        figures[f"{attack}_accuracy"] = [percent(row == labels) for row in rows]
+        figures[f"{attack}_named_next_class"] = [percent(row == targets) for row in rows]
+    smallest = smallest_flip(named["pgd"] == labels, EPSILONS)
     smallest = torch.where(right.cpu(), smallest, 0.0)
-    flipped = smallest[right.cpu()]
-    figures["median_smallest_epsilon"] = flipped.median().item() if len(flipped) else None
-    print(f"{network.name}, the first {len(labels)} test images, {clean:.2f} % right:")
+    print(f"{network.name}, the first {len(labels)} test images, {percent(right):.2f} % right:")
     for index, epsilon in enumerate(EPSILONS):
         accuracies = ", ".join(
-            f"{attack} {figures[f'{attack}_accuracy'][index]:.1f}" for attack in _UNTARGETED
+            f"{attack} {figures[f'{attack}_accuracy'][index]:.1f}"
+            for attack in ("noise", "step", "pgd")
         )
         print(f"  {epsilon:>4g}/255: accuracy in % under {accuracies}")
 
     shown = one_of_each_class(labels, 1, len(names))
-    for epsilon in (0.0, *EPSILONS):
-        levels = images[shown].float() if epsilon == 0 else found[epsilon][shown]
-        probabilities = logits_of(network.model, levels, precision).softmax(1)
+    for epsilon, levels in zip((0.0, *EPSILONS), (images.float(), *found), strict=True):
+        # What is named is what is drawn: whole levels.
+        levels = levels[shown].round()
         path = folder / f"perturbed_{network.slug}_epsilon{epsilon:g}.png"
-        captions = verdicts(probabilities, names)
-        title = f"Projected gradient descent, up to {epsilon:g}/255, trained {network.name}"
-        save_image_grid(levels.round().byte(), path, names, title, captions, scale=4)
+        title = (
+            f"Projected gradient descent, up to {epsilon:g}/255, rounded to whole levels, trained "
+            f"{network.name}"
+        )
+        captions = verdicts(look(network, levels).softmax(1), names)
+        save_image_grid(levels.byte(), path, names, title, captions, scale=4)
 
     rows = one_of_each_class(labels, ROWS_SHOWN, len(names)).cpu()
     captions = [_in_words(epsilon) for epsilon in smallest[rows].tolist()]
     path = folder / f"smallest_epsilon_{network.slug}.png"
-    title = f"The smallest of the tried perturbations that flips each image, trained {network.name}"
+    title = (
+        f"The first of {', '.join(f'{e:g}' for e in EPSILONS)} levels at which projected gradient "
+        f"descent flips each image, trained {network.name}"
+    )
     save_image_grid(images[rows.to(images.device)], path, names, title, captions, scale=4)
     print(f"  {path}")
     return figures
 
 
-_UNTARGETED = ("noise", "step", "pgd")
+def look(network, levels):
+    """Class logits, in float32, of images in levels."""
+    with torch.no_grad():
+        return logits_of(network.model, levels)
 
 
 def _in_words(epsilon):
@@ -162,25 +177,22 @@ _STYLES = {
 
 def draw_strength_study(found, path):
     """The curves of all networks in one figure. found: {name of the network: figures}."""
-    accuracy, success = {}, {}
+    accuracy, reached = {}, {}
     for number, (name, figures) in enumerate(found.items()):
         colour = {"color": f"C{number}", "marker": "o", "markersize": 3}
         xs = [0.0, *figures["epsilons"]]
         for attack, (words, style) in _STYLES.items():
             ys = [figures["accuracy_clean"], *figures[f"{attack}_accuracy"]]
             accuracy[f"{name}: {words}"] = (xs, ys, colour | style)
-            if attack != "noise":
-                ys = figures[f"{attack}_targeted_success"]
-                success[f"{name}: {words}"] = (figures["epsilons"], ys, colour | style)
-    epsilon = "largest change of a pixel, levels of 255"
+            attack = attack if attack == "noise" else f"{attack}_targeted"
+            ys = [figures["named_next_class_clean"], *figures[f"{attack}_named_next_class"]]
+            reached[f"{name}: {words}"] = (xs, ys, colour | style)
+    images = next(iter(found.values()))["images"]
+    x = f"largest change of a pixel, levels of 255 ({images} test images)"
     save_charts(
         {
-            "away from the label": {"x": epsilon, "y": "accuracy, %", "lines": accuracy},
-            "toward the next class": {
-                "x": epsilon,
-                "y": "named the next class, %",
-                "lines": success,
-            },
+            "away from the label": {"x": x, "y": "accuracy, %", "lines": accuracy},
+            "toward the next class": {"x": x, "y": "named the next class, %", "lines": reached},
         },
         path,
     )

@@ -4,7 +4,8 @@
 
 Leaves in output/baseline: config.json, metrics.jsonl, curves.png, summary.json, checkpoints/, and
 the weights after the last epoch (discriminator.safetensors) and of the best test accuracy
-(discriminator_best.safetensors). The same command again goes on where it stopped.
+(discriminator_best.safetensors): their moving average, unless --ema_decay 0. The same command again
+goes on where it stopped.
 """
 
 import copy
@@ -63,6 +64,7 @@ RECIPES = {
         "ema_decay": 0.999,
     },
 }
+MUON_ONLY = ("kernel_lr", "normalise", "weight_decay")  # flags that Adam has no use for
 AUGMENTATIONS = {"crop": (sample_augmentation, Augmentation), "shift": (sample_shift, Shift)}
 USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError, RanksDiffer)
 AUGMENTATION = 0  # the name of the random stream
@@ -92,7 +94,7 @@ def parse_args(argv=None):
         "schedule": {
             "choices": ("drops", "triangle"),
             "help": "drops: after each of --lr_drop_epochs the learning rate is divided by 10; "
-            "triangle: from 0 up in the --warmup, then down to 0 at the last step",
+            "triangle: from 0 up in the --warmup, then down to 0 at the end of --epochs",
         },
         "lr_drop_epochs": {"type": at_least(0), "nargs": "*", "help": "for --schedule drops"},
         "warmup": {"type": at_least(0, float, high=1), "help": "share of the steps, for triangle"},
@@ -116,7 +118,18 @@ def parse_args(argv=None):
     arguments.add_data_arguments(parser)
     arguments.add_device_arguments(parser)
     arguments.add_run_arguments(parser, "output/baseline")
-    return arguments.fill_in_recipe(parser.parse_args(argv), RECIPES)
+    args = arguments.fill_in_recipe(
+        *(parser, parser.parse_args(argv), RECIPES),
+        (
+            (MUON_ONLY, "--optimizer muon", lambda args: args.optimizer == "muon"),
+            (["lr_drop_epochs"], "--schedule drops", lambda args: args.schedule == "drops"),
+            (["warmup"], "--schedule triangle", lambda args: args.schedule == "triangle"),
+            (["hole"], "--augmentation shift", lambda args: args.augmentation == "shift"),
+        ),
+    )
+    if args.optimizer == "muon" and not args.kernel_lr:
+        parser.error("--optimizer muon needs a --kernel_lr above 0: the kernels would stay put")
+    return args
 
 
 def predict(discriminator, images, precision="fp32", batch_size=500):
@@ -264,7 +277,9 @@ def train(args):
             return folder.save_state(step, state | {"step": step})
 
         def export(name, figures):
-            described = {"recipe": args.recipe, "step": step, **test_set.facts(), **figures}
+            weights = f"EMA {args.ema_decay}" if average else "raw"
+            described = {"recipe": args.recipe, "step": step, "weights": weights}
+            described |= test_set.facts() | figures
             folder.attempt(name, export_model, shown, folder.path / name, described)
 
         figures = {}

@@ -90,7 +90,7 @@ def parse_args(argv=None):
         "momentum": {"type": at_least(0, float, high=1), "help": "of Muon"},
         "schedule": {
             "choices": ("constant", "linear"),
-            "help": "of the learning rates; linear: down to 0 at the last step",
+            "help": "of the learning rates; linear: down to 0 at the end of --epochs",
         },
         "gp_weight": {"type": at_least(0, float), "help": "lambda of the gradient penalty"},
         "d_fake_class_weight": {
@@ -124,7 +124,17 @@ def parse_args(argv=None):
         help="exported weights of a classifier, or a folder (default: output/baseline, without one "
         "the published results/baseline)",
     )
-    return arguments.fill_in_recipe(parser.parse_args(argv), RECIPES)
+    args = arguments.fill_in_recipe(
+        *(parser, parser.parse_args(argv), RECIPES),
+        [(("kernel_lr", "momentum"), "--d_optimizer or --g_optimizer muon", takes_muon)],
+    )
+    if takes_muon(args) and not args.kernel_lr:
+        parser.error("muon needs a --kernel_lr above 0: the kernels would stay put")
+    return args
+
+
+def takes_muon(args):
+    return "muon" in (args.d_optimizer, args.g_optimizer)
 
 
 # ------------------------------------------------------------------------------ losses
@@ -321,6 +331,7 @@ def train(args):
         return Watch(judge, train_set, args.seed)
 
     watch = ranks.together(watch_with_judge) if args.evaluate_every else None
+    judge = watch.judge.digest if watch else None
 
     settings = vars(args) | {"script": "train_gan.py"}
     settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
@@ -356,8 +367,8 @@ def train(args):
                 for name, part in parts_of_run.items():
                     part.load_state_dict(state[name])
                 step, best_accuracy = state["step"], state["best_accuracy"]
-                if state.get("judge") == args.judge:  # else the distances are not comparable
-                    best_distance = state["best_distance"]
+                if judge in (None, state["judge"]):  # else the distances are not comparable
+                    judge, best_distance = state["judge"], state["best_distance"]
                 for name, sums in state["totals"].items():
                     totals[name] = ranks.unstack(sums).to(device)
             print(f"resumed after step {step}")
@@ -386,7 +397,7 @@ def train(args):
             sums = {name: ranks.stack(total) for name, total in totals.items()}
             state |= {"step": step, "totals": sums}
             state |= {"best_accuracy": best_accuracy, "best_distance": best_distance}
-            state |= {"judge": args.judge}
+            state |= {"judge": judge}
             return folder.save_state(step, state)
 
         shown, shown_as = (average, f"EMA {args.ema_decay}") if average else (generator, "raw")

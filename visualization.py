@@ -18,7 +18,7 @@ import runtime
 import section_layers
 import section_maximisation
 import section_perturbation
-from checkpoint import CheckpointError, published, write_atomically
+from checkpoint import CheckpointError, write_atomically
 from data_tools import DATASETS, DataError, DataMissing, load_dataset
 from discriminator import NUM_LAYERS
 from figures import save_film
@@ -83,7 +83,7 @@ def parse_args(argv=None):
     group.add_argument(
         "--study_images",
         type=at_least(1),
-        default=500,
+        default=300,
         metavar="N",
         help="test images of the study of strengths (the one step of --epsilon takes all)",
     )
@@ -160,8 +160,10 @@ def load_images(args, networks, device):
         return None, None
     print(f"data: {test.source}")
     test = test.first(args.limit_test)
-    for flag in ("limit_test", "study_images"):
-        if needed and test.first(getattr(args, flag)).labels.unique().numel() < 10:
+    limits = {"limit_test": bool(needed), "study_images": args.perturb_images}
+    for flag, wanted in limits.items():
+        few = test.first(getattr(args, flag))
+        if wanted and few.labels.unique().numel() < len(test.class_names):
             raise DataError(f"--{flag} {getattr(args, flag)} leaves a class without an image")
     return train.to(device), test.to(device)
 
@@ -177,11 +179,14 @@ def open_summary(path, networks):
         before = json.loads(path.read_text())
     except (OSError, ValueError):
         before = {}
+    before = before if isinstance(before, dict) else {}
     summary = {}
     for network in networks:
         about = network.about()
-        kept = before.get(network.name, {})
-        same = all(kept.get(key) == value for key, value in about.items())
+        kept = before.get(network.name)
+        same = isinstance(kept, dict) and all(
+            kept.get(key) == value for key, value in about.items()
+        )
         summary[network.name] = kept if same else about
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,10 +201,15 @@ def film(args, networks, path):
     folders = [Path(n.path).parent / "samples" for n in networks if n.name == "with G"]
     frames = sorted(folders[0].glob("[0-9]*.png")) if folders else []
     if len(frames) < 2:
-        where = folders[0] if folders else published("gan", "samples")
-        print(f"no film: fewer than two sample grids in {where}")
+        why = f"fewer than two sample grids in {folders[0]}" if folders else "no GAN"
+        if not args.all_sections:
+            raise RunError(f"--film: {why}; train_gan.py draws one after each epoch")
+        print(f"no film: {why}")
         return
-    save_film(frames, path)
+    try:
+        save_film(frames, path)
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot make a film of {folders[0]}: {error}") from None
     print(f"  {path}")
 
 
@@ -241,7 +251,7 @@ def run(args):
             keep(network, "perturbation", figures)
         for network in networks:
             found[network.name] = section_perturbation.strength_study(
-                network, studied, precision, folder
+                *(network, studied, precision, folder), batch_size=args.batch_size
             )
             keep(network, "strength_study", found[network.name])
         section_perturbation.draw_strength_study(found, folder / "robustness.png")
@@ -249,13 +259,11 @@ def run(args):
         for network in networks:
             figures = section_maximisation.classes(args, network, precision, folder)
             keep(network, "max_classification_output", figures)
-    for layer in args.max_features or ():
+    if args.max_features:
         for network in networks:
-            figures = section_maximisation.features(
-                args, network, layer, precision, folder, test_set
-            )
-            layers = summary[network.name].get("max_features", {})
-            keep(network, "max_features", layers | {str(layer): figures})
+            figures = section_maximisation.features(args, network, precision, folder, test_set)
+            before = summary[network.name].get("max_features", {})
+            keep(network, "max_features", before | figures)
     if args.compare_layers:
         found = section_layers.layer_section(networks, train_set, test_set, precision, folder)
         for network in networks:

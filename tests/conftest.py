@@ -9,6 +9,8 @@ import torch
 
 import checkpoint
 import data_tools
+from discriminator import Discriminator
+from optimization import make_optimizer
 
 matplotlib.use("Agg")
 
@@ -26,6 +28,22 @@ def cifar10_dir():
     if not (folder / data_tools.CIFAR10_FOLDER).is_dir():
         pytest.skip("no CIFAR-10: set CIFAR10_DIR")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """A small classifier of the shapes, trained for a few seconds: right, but easily misled."""
+    train, _ = data_tools.load_shapes()
+    torch.manual_seed(0)
+    network = Discriminator(width=12)
+    optimizer = make_optimizer("muon", network, 5e-3, 0.05)
+    for chosen in data_tools.epoch_order(10_000, 0, 0).split(64):
+        logits = network(data_tools.to_signed(train.images[chosen]))[1]
+        loss = torch.nn.functional.cross_entropy(logits, train.labels[chosen])
+        network.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return network.eval().requires_grad_(False)
 
 
 @pytest.fixture(autouse=True)

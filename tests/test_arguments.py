@@ -37,6 +37,34 @@ def test_recipe_fills_only_what_was_left_out():
     assert (args.epochs, args.lr_drop_epochs) == (100, [])
 
 
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        (train_discriminator, "--recipe classic --kernel_lr 0.1", "--optimizer muon"),
+        (train_discriminator, "--optimizer adam --weight_decay 0.1", "--optimizer muon"),
+        (train_discriminator, "--lr_drop_epochs 3", "--schedule drops"),
+        (train_discriminator, "--recipe classic --warmup 0.1", "--schedule triangle"),
+        (train_discriminator, "--augmentation crop --hole 4", "--augmentation shift"),
+        (train_discriminator, "--recipe classic --optimizer muon", "stay put"),
+        (train_discriminator, "--kernel_lr 0", "stay put"),
+        (train_gan, "--recipe classic --momentum 0.5", "muon"),
+        (train_gan, "--recipe classic --g_optimizer muon", "stay put"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(script, flags, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.parse_args(flags.split())
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_flags_that_go_together():
+    args = train_discriminator.parse_args(
+        ["--recipe", "classic", "--optimizer", "muon", "--kernel_lr", "1"]
+    )
+    assert (args.optimizer, args.kernel_lr, args.schedule) == ("muon", 1.0, "drops")
+
+
 @pytest.mark.parametrize("script", [train_discriminator, train_gan, visualization])
 def test_shared_flags_have_help_and_mean_the_same(script, capsys):
     shared = ["--data_dir", "d", "--dataset", "shapes", "--output_dir", "o", "--device", "cpu"]

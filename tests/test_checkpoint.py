@@ -222,6 +222,7 @@ METADATA = {"kind": "discriminator", "width": "2", "num_classes": "10"}
         (lambda t: None, METADATA | {"width": "__import__('os')"}, "impossible sizes"),
         (lambda t: None, METADATA | {"kind": "resnet"}, "not exported"),
         (lambda t: None, METADATA | {"kind": "[]"}, "not exported"),
+        (lambda t: None, METADATA | {"kind": "[" * 10_000}, "not exported"),
         (
             lambda t: t.update({"critic_head.bias": t["critic_head.bias"].to(torch.int8)}),
             METADATA,

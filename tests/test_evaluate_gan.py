@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -193,3 +194,26 @@ def test_bad_input(refused, weights):
     (weights / "evaluation" / "samples").mkdir(parents=True)
     (weights / "evaluation" / "samples" / "old.png").touch()
     assert "is not empty" in call("--sample", 5, "--format", "png")
+
+
+def test_the_published_generator_goes_with_the_published_judge(
+    run_main, weights, published, monkeypatch
+):
+    """Even beside a classifier of one's own; and evaluation.json tells what was scored."""
+    monkeypatch.chdir(weights)
+    for run, name, source in (
+        ("gan", "generator.safetensors", weights / "run/generator.safetensors"),
+        ("baseline", "discriminator.safetensors", weights / "judge.safetensors"),
+    ):
+        (published / run).mkdir()
+        shutil.copyfile(source, published / run / name)
+    own = weights / "output/baseline/discriminator.safetensors"
+    own.parent.mkdir(parents=True)
+    checkpoint.export_model(Discriminator(2), own, {"dataset": "cifar10"})
+    flags = [*MACHINE, "--samples", 1000, "--limit_train", 1000, "--limit_test", 1000]
+    code, out, _ = run_main(evaluate_gan, *flags)
+    assert code == 0
+    assert "taking the published" in out
+    found = json.loads((weights / "evaluation/evaluation.json").read_text())
+    assert found["generator"] == str(published / "gan/generator.safetensors")
+    assert found["judge"]["path"] == str(published / "baseline/discriminator.safetensors")

@@ -14,11 +14,12 @@ def network():
 def test_perturbation_is_one_signed_step_down_the_alternate_loss(network, images):
     labels = torch.arange(8) + 2  # 9 wraps round to 0
     epsilon = 8
-    perturbed, gradients = image_gradients.perturb(network, images, labels, epsilon)
+    perturbed, gradients, logits = image_gradients.perturb(network, images, labels, epsilon)
     x = images.clone().requires_grad_()
     loss = torch.nn.functional.cross_entropy(network(x)[1], (labels + 1) % 10, reduction="sum")
     (expected,) = torch.autograd.grad(loss, x)
     assert torch.allclose(gradients, expected, atol=1e-7)
+    assert torch.allclose(logits, network(images)[1], atol=1e-6)
     step = 2 * 8 / 255
     assert torch.equal(perturbed, (images - step * expected.sign()).clamp(-1, 1))
     change = (perturbed - images).abs() * 255 / 2
@@ -28,7 +29,7 @@ def test_perturbation_is_one_signed_step_down_the_alternate_loss(network, images
 
 def test_perturbation_raises_the_alternate_class_and_leaves_its_input_alone(network, images):
     labels, kept = torch.arange(8), images.clone()
-    perturbed, _ = image_gradients.perturb(network, images, labels, 4)
+    perturbed, _, _ = image_gradients.perturb(network, images, labels, 4)
     assert torch.equal(images, kept)
     assert not images.requires_grad
     before, after = (
@@ -38,7 +39,7 @@ def test_perturbation_raises_the_alternate_class_and_leaves_its_input_alone(netw
 
 
 def test_epsilon_zero_changes_nothing(network, images):
-    perturbed, _ = image_gradients.perturb(network, images, torch.arange(8), 0)
+    perturbed, _, _ = image_gradients.perturb(network, images, torch.arange(8), 0)
     assert torch.equal(perturbed, images)
 
 

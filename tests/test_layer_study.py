@@ -39,11 +39,15 @@ def test_probe_reads_a_code_and_cannot_read_noise(labels):
 
 
 def test_probe_is_the_optimum_of_its_loss():
-    """One feature, two classes: the slope solves the equation that sets the gradient to zero."""
-    x, labels = torch.tensor([[-3.0], [-1], [1], [3]]), torch.tensor([0, 1, 0, 1])
-    test_x = torch.tensor([[-0.1], [0.1]])  # on either side of the threshold
-    accuracy = layer_study.probe_accuracy(x, labels, test_x, torch.tensor([0, 1]), classes=2)
-    assert accuracy == 100
+    """Where its gradient is zero; a probe that stops early or ignores the decay has another."""
+    x = random(60, 3).double()
+    labels = (x[:, 0] + 0.5 * random(60, seed=1) > 0).long()
+    weight, bias = layer_study.fit_probe(x, labels, 2, decay=0.05)
+    weight.requires_grad_(), bias.requires_grad_()
+    loss = F.cross_entropy(x @ weight + bias, labels) + 0.05 * weight.square().sum()
+    gradients = torch.autograd.grad(loss, (weight, bias))
+    assert max(g.abs().max() for g in gradients) < 1e-5
+    assert weight.abs().max() > 0.1
 
 
 def test_constant_features_do_no_harm(labels):

@@ -36,20 +36,23 @@ def test_orthogonalised_matrices_keep_their_directions(shape):
 
 def test_zero_gradient_moves_nothing():
     assert orthogonalise(torch.zeros(2, 4, 3)).abs().max() == 0
+    weight = nn.Parameter(random(4, 3))
+    weight.grad = torch.zeros(4, 3)
+    Muon([weight], lr=0.1).step()
+    assert torch.equal(weight, random(4, 3))
 
 
-def test_step_equals_torchs_muon_on_matrices():
-    """Matrices wider than high, where the two scale the step alike; theirs computes in bf16."""
-    if not hasattr(torch.optim, "Muon"):
-        pytest.skip("torch before 2.9")
-    ours, theirs = (nn.Parameter(random(8, 24)) for _ in range(2))
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8)])
+def test_step_equals_torchs_muon(shape):
+    """Theirs computes in bf16, and so does ours here."""
+    ours, theirs = (nn.Parameter(random(*shape)) for _ in range(2))
     mine = Muon([ours], lr=0.02, momentum=0.9, dtype=torch.bfloat16)
     reference = torch.optim.Muon([theirs], lr=0.02, momentum=0.9, weight_decay=0.0, nesterov=True)
     for seed in range(1, 5):
-        ours.grad = theirs.grad = random(8, 24, seed=seed)
+        ours.grad = theirs.grad = random(*shape, seed=seed)
         mine.step()
         reference.step()
-    moved = (ours - random(8, 24)).norm()
+    moved = (ours - random(*shape)).norm()
     assert moved > 0.1
     assert (ours - theirs).norm() < 0.02 * moved  # both round to bf16, in their own order
 
@@ -134,29 +137,50 @@ def test_rates_are_scaled_from_where_they_began(kind):
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected)
 
 
-def test_a_state_that_does_not_fit_is_refused(images):
+@pytest.mark.parametrize(
+    ("kind", "which", "change"),
+    [
+        ("muon", 0, {"momentum_buffer": torch.zeros(2, 2)}),
+        ("muon", 0, {"momentum_buffer": torch.tensor(0.0)}),
+        ("muon", 0, {"extra": torch.tensor(0.0)}),
+        ("muon", 1, {"exp_avg": torch.zeros(2, 2)}),
+        ("adam", 0, {"exp_avg": torch.zeros(2, 2)}),
+        ("adam", 0, {"exp_avg_sq": torch.tensor(0.0)}),
+        ("adam", 0, {"step": torch.zeros(3)}),
+        ("adam", 0, {"exp_avg": torch.zeros(4, 3, 3, 3, dtype=torch.float64)}),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(images, kind, which, change):
     model = Discriminator(width=4)
-    optimizer = make_optimizer("muon", model, 1e-3, 0.02)
+    optimizer = make_optimizer(kind, model, 1e-3, 0.02)
     gradients(model, images, 0)
     optimizer.step()
-    for which in (0, 1):
-        state = optimizer.state_dict()
-        name = ("momentum_buffer", "exp_avg")[which]
-        entries = state["optimizers"][which]["state"]
-        entries[0] = entries[0] | {name: torch.zeros(2, 2)}
-        with pytest.raises(ValueError, match="fit"):
-            make_optimizer("muon", model, 1e-3, 0.02).load_state_dict(state)
+    good = optimizer.state_dict()
+    make_optimizer(kind, model, 1e-3, 0.02).load_state_dict(good)
+    entries = good["states"][which]
+    entries[0] = entries[0] | change
+    with pytest.raises(ValueError, match="state"):
+        make_optimizer(kind, model, 1e-3, 0.02).load_state_dict(good)
+    entries.pop(0)
+    entries[1000] = entries[1]
+    with pytest.raises(ValueError, match="other weights"):
+        make_optimizer(kind, model, 1e-3, 0.02).load_state_dict(good)
 
 
-def test_guard_takes_no_step_after_a_bad_one(images):
-    model = Discriminator(width=4)
+CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_guard_takes_no_step_after_a_bad_one(images, device):
+    model = Discriminator(width=4).to(device)
+    images = images.to(device)
     optimizer = make_optimizer("muon", model, 1e-3, 0.02, normalise=True)
-    guard = runtime.FiniteGuard(torch.device("cpu"), every=50)
+    guard = runtime.FiniteGuard(torch.device(device), every=50)
     for number in range(1, 8):
         gradients(model, images, number)
         if number == 4:
             model.blocks[3][0].weight.grad[0, 0, 0, 0] = float("nan")
-        guard.step(optimizer, torch.tensor(0.0), number)
+        guard.step(optimizer, torch.zeros((), device=device), number)
         if number == 3:
             good = {name: value.clone() for name, value in model.state_dict().items()}
             state = [b["momentum_buffer"].clone() for b in optimizer.optimizers[0].state.values()]

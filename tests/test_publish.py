@@ -9,12 +9,13 @@ import publish
 import train_discriminator
 import train_gan
 from compare import records
+from discriminator import Discriminator
 
 SMALL = [
     *("--dataset", "shapes", "--limit_train", 60, "--limit_test", 60, "--width", 4),
     *("--batch_size", 30, "--epochs", 1, "--device", "cpu", "--precision", "fp32"),
 ]
-QUICK = ["--limit_test", 60, "--device", "cpu", "--precision", "fp32"]
+QUICK = ["--device", "cpu"]
 
 
 @pytest.fixture
@@ -47,7 +48,8 @@ def test_a_classifier(run_main, baseline, tmp_path):
         assert ours.dtype == torch.float32
         assert torch.equal(ours, theirs.half().float())
     _, test_set = data_tools.load_shapes()
-    figures = train_discriminator.evaluate(model, test_set.first(60), "fp32")
+    figures = train_discriminator.evaluate(model, test_set, "fp32")
+    assert metadata["test_images"] == len(test_set) == 2000
     assert metadata["test_accuracy"] == figures["test_accuracy"]
     assert metadata["test_loss"] == pytest.approx(figures["test_loss"])
     assert data_tools.mean_image(metadata).shape == (1, 3, 32, 32)
@@ -73,5 +75,24 @@ def test_bad_input(refused, baseline, tmp_path):
     assert "007.png" in refused(publish, baseline, tmp_path / "kept", *flags)
     (tmp_path / "file").write_text("kept")
     assert "cannot copy" in refused(publish, baseline, tmp_path / "file", *QUICK)
-    (baseline / "config.json").write_text("{")
-    assert "damaged" in refused(publish, baseline, tmp_path / "kept", *QUICK)
+    kept = tmp_path / "kept"
+    for content in ("{", "{}", '{"settings": null}', '{"settings": "x"}', "[]"):
+        (baseline / "config.json").write_text(content)
+        assert "damaged" in refused(publish, baseline, kept, *QUICK)
+    (baseline / "config.json").write_text('{"settings": {}}')
+    weights = baseline / "discriminator.safetensors"
+    checkpoint.export_model(Discriminator(width=2), weights, {})
+    assert "what set" in refused(publish, baseline, kept, *QUICK)
+    checkpoint.export_model(Discriminator(2, num_classes=3), weights, {"dataset": "shapes"})
+    assert "3 classes" in refused(publish, baseline, kept, *QUICK)
+    assert not kept.exists()
+
+
+def test_publishing_again_leaves_nothing_of_the_last(run_main, baseline, tmp_path):
+    kept = tmp_path / "kept"
+    (kept / "samples").mkdir(parents=True)
+    (kept / "samples/007.png").touch()
+    (kept / "generator.safetensors").touch()
+    assert run_main(publish, baseline, kept, *QUICK)[0] == 0
+    assert not (kept / "samples").exists()
+    assert not (kept / "generator.safetensors").exists()

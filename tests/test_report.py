@@ -37,7 +37,8 @@ def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for run, accuracy in (("baseline", 93.5), ("gan", 84.25)):
         folder = tmp_path / "output" / run
-        write(folder / "config.json", {"settings": {"recipe": "muon", "width": 196}})
+        settings = {"recipe": "muon", "width": 196, "data_dir": str(tmp_path)}
+        write(folder / "config.json", {"settings": settings})
         write(folder / "summary.json", {"test_accuracy": accuracy})
         lines = [
             {"epochs_done": e, "test_accuracy": 10.0 * e, "train_loss": 3 / e, "critic_gap": e}
@@ -54,7 +55,8 @@ def runs(tmp_path, monkeypatch):
         for file in files:
             grid(pictures / file, 100)
     layers = {"receptive_field": [3, 5], "probe_accuracy": [40.0, 51.25]}
-    found = {"perturbation": {"accuracy_after": 12.5}, "layers": layers}
+    perturbation = {"accuracy_after": 12.5, "epsilon": "8/255"}
+    found = {"perturbation": perturbation, "layers": layers}
     write(pictures / "summary.json", {"without G": found})
     for files, _, _ in report.SAMPLES.values():
         for file in files:
@@ -73,9 +75,16 @@ def made(run_main, *flags):
 def test_the_page_holds_what_the_runs_left(run_main, runs):
     page, out = made(run_main)
     assert "report: report.html" in out
-    for shown in ("93.50 %", "84.25 %", "12.50 %", "51.25", "&quot;recipe&quot;: &quot;muon&quot;"):
+    for shown in (
+        "93.50 %",
+        "84.25 %",
+        "one step of 8/255, without G<b>12.50 %",
+        "51.25",
+        "&quot;recipe&quot;: &quot;muon&quot;",
+    ):
         assert shown in page
     assert "left out" not in page
+    assert str(runs) not in page
     films = json.loads(re.search(r'id="films">(.*?)</script>', page)[1])
     labels = [frame["label"] for frame in films["epoch"]["frames"]]
     assert len(labels) == report_parts.MAX_FRAMES
@@ -125,7 +134,8 @@ def test_hostile_and_damaged_files(run_main, runs):
     write(runs / "output/gan/config.json", {"settings": {"recipe": evil}})
     write(runs / "output/gan/metrics.jsonl", f'{{"epochs_done": 1, "critic_gap": 2}}\n{evil}\n')
     write(runs / "output/baseline/summary.json", "{")
-    write(runs / "output/baseline/metrics.jsonl", '[1]\n{"epochs_done": "x"}\n')
+    lines = '[1]\n{"epochs_done": "x"}\n{"epochs_done": NaN, "test_loss": 1}\n'
+    write(runs / "output/baseline/metrics.jsonl", lines)
     write(runs / "visualization/summary.json", {evil: {"layers": {"cka": [evil]}}, "without G": 7})
     write(runs / "evaluation/evaluation.json", {"scores": {evil: {"recall": evil}, "samples": []}})
     (runs / "visualization/layers.png").write_bytes(b"no picture")
@@ -133,6 +143,9 @@ def test_hostile_and_damaged_files(run_main, runs):
     assert evil not in page
     assert "alert(1)" in page  # as text
     assert page.count("<script") == 3
+    assert "NaN" not in page
+    (runs / "output/gan/metrics.jsonl").write_bytes(b"\xff\xfe")
+    assert "curves left out" in made(run_main)[0]
 
 
 def test_bad_input(refused, runs):
@@ -149,23 +162,22 @@ def browse(run_main, runs):
     if CHROMIUM is None:
         pytest.skip("no Chromium")
     made(run_main)
-    troubles = []
+    troubles, address = [], (runs / "report.html").as_uri()
     with sync.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
 
+        def check(url):
+            if url != address and not url.startswith("data:"):
+                troubles.append(url)
+
         def open_page(**options):
             page = browser.new_page(**options)
             page.on("console", lambda message: troubles.append(message.text))
             page.on("pageerror", lambda error: troubles.append(str(error)))
-            page.on(
-                "request",
-                lambda request: (
-                    request.url.startswith(("data:", "file:")) or troubles.append(request.url)
-                ),
-            )
-            page.goto((runs / "report.html").as_uri())
+            page.on("request", lambda request: check(request.url))
+            page.goto(address)
             return page
 
         yield open_page
@@ -191,9 +203,9 @@ def test_in_a_browser(browse):
         after = [page.get_attribute(f"#{slider}-{i}", "src") for i in range(images)]
         assert all(a != b for a, b in zip(after, before, strict=True))
         assert page.inner_text(f"#{slider}-now") != label
-        page.wait_for_function(
-            f"() => ['{slider}-0'].every(id => document.getElementById(id).naturalWidth > 0)"
-        )
+        for index in range(images):
+            page.eval_on_selector(f"#{slider}-{index}", "async image => await image.decode()")
+        assert label not in page.get_attribute(f"#{slider}-0", "alt")
     # The charts read out their values, by pointer and by keyboard.
     chart = page.locator("[data-chart]").filter(has_text="accuracy").first
     assert "epoch 3" in chart.locator("output").inner_text()

@@ -32,17 +32,17 @@ def test_weights_load_and_tell_what_is_needed(path):
     assert data_tools.mean_image(metadata) is not None
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.rglob("config.json")), ids=name_of)
-def test_settings_hold_no_path_of_a_machine(path):
+@pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.json")), ids=name_of)
+def test_no_path_of_a_machine_is_told(path):
     strings = re.findall(r'"([^"]*)"', path.read_text())
-    assert len(strings) > 20
+    assert len(strings) > 5
     assert not [string for string in strings if string.startswith(("/", "..", "~"))]
 
 
 @pytest.mark.cifar10
 @pytest.mark.parametrize("path", DISCRIMINATORS, ids=name_of)
 def test_the_stated_accuracy_is_reached(path, cifar10_dir):
-    """On all 10,000 test images, in the precision it was stated for."""
+    """On all 10,000 test images, in float32 as when it was published."""
     model, metadata = checkpoint.load_model(path)
     _, test_set = data_tools.load_dataset("cifar10", cifar10_dir)
     figures = train_discriminator.evaluate(model, test_set, "fp32")

@@ -17,6 +17,7 @@ import train_gan
 from compare import assert_equal, assert_same_export, records
 from discriminator import Discriminator
 from generator import Generator, sample_latents
+from optimization import scale_rates
 
 SMALL = [
     *("--dataset", "shapes", "--limit_train", 80, "--limit_test", 40, "--width", 4),
@@ -278,14 +279,21 @@ def test_resume_between_generator_steps(small_run, tmp_path):
     same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_rates_fall_to_zero_in_a_straight_line(small_run, refused, tmp_path):
+def test_rates_fall_to_zero_in_a_straight_line(small_run, refused, tmp_path, monkeypatch):
+    rates = []
+
+    def scale(optimizer, factor):
+        scale_rates(optimizer, factor)
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(train_gan, "scale_rates", scale)
     flags = ["--epochs", 2, "--recipe", "classic", "--schedule", "linear"]
     for steps in (1, 6):
         small_run(*flags, "--max_steps", steps)
         state = checkpoint.load_latest(tmp_path / "run" / "checkpoints")
         for name in ("d_optimizer", "g_optimizer"):
-            (group,) = state[name]["param_groups"]
-            assert group["lr"] == pytest.approx(1e-4 * (1 - (steps - 1) / 10))
+            assert set(state[name]["states"][0]) <= set(range(36))
+        assert rates[-2:] == [pytest.approx(1e-4 * (1 - (steps - 1) / 10))] * 2
     again = (train_gan, *SMALL, *flags[2:], "--output_dir", tmp_path / "run", "--epochs", 3)
     assert "epochs was 2, now 3" in refused(*again)
 
@@ -404,14 +412,25 @@ def test_scores_are_logged_and_the_best_generator_is_kept(scored_run, tmp_path, 
     monkeypatch.setattr(scores, "distances", original)
 
 
-def test_another_judge_starts_the_comparison_anew(scored_run, tmp_path):
-    scored_run("--epochs", 1)
-    torch.manual_seed(1)
-    other = tmp_path / "other.safetensors"
-    checkpoint.export_model(Discriminator(4), other, {"dataset": "shapes"})
-    assert scored_run("--epochs", 2, "--judge", other)[0] == 0
+@pytest.mark.parametrize(
+    ("file", "seed", "best"), [("judge", 0, 2), ("judge", 1, 4), ("other", 1, 4), ("other", 0, 2)]
+)
+def test_another_judge_starts_the_comparison_anew(
+    scored_run, tmp_path, monkeypatch, file, seed, best
+):
+    """Another by its weights, whatever the file is called; the distance grows here."""
+    distances = iter([1.0, 3.0])
+    monkeypatch.setattr(
+        *(scores, "distances"),
+        lambda *_: {"frechet_distance": next(distances), "kernel_distance": 0.0},
+    )
+    scored_run("--epochs", 2, "--max_steps", 2)
+    torch.manual_seed(seed)
+    judge = tmp_path / f"{file}.safetensors"
+    checkpoint.export_model(Discriminator(4), judge, {"dataset": "shapes"})
+    assert scored_run("--epochs", 2, "--judge", judge)[0] == 0
     _, about = checkpoint.load_model(tmp_path / "run" / "generator_best.safetensors")
-    assert about["step"] == 4
+    assert about["step"] == best
 
 
 def test_a_resumed_run_keeps_the_best_of_both_parts(scored_run, tmp_path):

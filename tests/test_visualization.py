@@ -98,7 +98,7 @@ def test_all_sections(run_main, two_runs):
         for layer in ("2", "4", "6", "8"):
             layer = found["max_features"][layer]
             assert layer["stand_out"] == sorted(layer["stand_out"], reverse=True)
-            assert len(layer["before"]) == len(layer["after"]) == len(layer["features"]) == 12
+            assert len(layer["activation"]) == len(layer["features"]) == 12
         study = found["strength_study"]
         assert study["images"] == 60
         for attack in ("noise", "step", "pgd"):
@@ -108,6 +108,25 @@ def test_all_sections(run_main, two_runs):
         assert len(found["attribution"]["named"]) == 10
     assert summary["without G"]["layers"]["cka"] == summary["with G"]["layers"]["cka"]
     assert "no film" in out
+    assert (folder / "summary.json").read_text().count("Infinity") == 0
+
+
+def test_film_asked_for_and_not_to_be_had(refused, two_runs):
+    assert "sample grids" in refused(visualization, *QUICK, "--film")
+    samples = two_runs / "output/gan/samples"
+    samples.mkdir()
+    for number in range(2):
+        (samples / f"{number:03d}.png").write_bytes(b"no picture")
+    assert "cannot make a film" in refused(visualization, *QUICK, "--film")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"with G": 7}', "{"])
+def test_a_damaged_summary_is_begun_anew(run_main, two_runs, content):
+    (two_runs / "visualization").mkdir()
+    (two_runs / "visualization/summary.json").write_text(content)
+    assert run_main(visualization, *QUICK, "--max_features", 1)[0] == 0
+    summary = json.loads((two_runs / "visualization/summary.json").read_text())
+    assert "1" in summary["with G"]["max_features"]
 
 
 def test_classic_method_shows_the_first_features(run_main, two_runs):
@@ -116,13 +135,13 @@ def test_classic_method_shows_the_first_features(run_main, two_runs):
     summary = json.loads((two_runs / "visualization/summary.json").read_text())
     found = summary["with G"]["max_features"]["1"]
     assert (found["method"], found["features"]) == ("classic", list(range(12)))
-    assert found["mean_after"] > found["mean_before"]
+    assert sum(found["activation"]) > sum(found["activation_of_mean_image"])
     network, _ = checkpoint.load_model(two_runs / "output/gan/discriminator.safetensors")
     start = data_tools.to_signed(data_tools.load_shapes()[1].images[:60].float().mean(0).round())
     objective = image_gradients.feature_objective(network, 1)
     _, before, after = image_gradients.maximise(objective, start.repeat(12, 1, 1, 1), steps=3)
-    assert found["before"] == pytest.approx(before.tolist(), abs=1e-4)
-    assert found["after"] == pytest.approx(after.tolist(), abs=1e-4)
+    assert found["activation_of_mean_image"] == pytest.approx(before.tolist(), abs=1e-4)
+    assert found["activation"] == pytest.approx(after.tolist(), abs=1e-4)
 
 
 def test_film_of_the_sample_grids(run_main, two_runs):
@@ -172,7 +191,7 @@ def test_accuracy_is_counted_over_the_perturbed_images(run_main, two_runs):
     _, test_set = data_tools.load_shapes()
     test_set = test_set.first(60)
     x = data_tools.to_signed(test_set.images)
-    perturbed, _ = image_gradients.perturb(network, x, test_set.labels, 16)
+    perturbed, _, _ = image_gradients.perturb(network, x, test_set.labels, 16)
     run_main(visualization, *QUICK, "--perturb_images", "--epsilon", "16/255")
     summary = json.loads((two_runs / "visualization/summary.json").read_text())
     figures = summary["without G"]["perturbation"]
@@ -300,7 +319,7 @@ def test_published_networks_stand_in_and_need_no_data(run_main, published_pair, 
         start = data_tools.to_signed(torch.full((1, 3, 32, 32), 100 + seed))
         logits = network(start)[1][0].tolist()
         figures = summary[name]["max_classification_output"].values()
-        assert [f["logit_before"] for f in figures] == pytest.approx(logits, abs=1e-4)
+        assert [f["logit_of_mean_image"] for f in figures] == pytest.approx(logits, abs=1e-4)
 
 
 def test_own_networks_come_before_the_published(run_main, published_pair, two_runs):

@@ -171,6 +171,15 @@ def export_model(model, path, metadata):
     write_atomically(path, safetensors_bytes(tensors, text))
 
 
+def digest(model):
+    """SHA-256 of a network's weights: the same for the same values, whatever file they came from."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def find_export(path, name):
     """The weights file itself, or the one of that name where the path is a run's folder."""
     path = Path(path)

@@ -1,12 +1,11 @@
 """Which trained discriminators there are to look into: one's own, or the published ones."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from checkpoint import CheckpointError, find_export, load_model, published
+from checkpoint import CheckpointError, digest, find_export, load_model, published
 from data_tools import mean_image, to_signed
 from discriminator import Discriminator
 
@@ -21,7 +20,7 @@ TRAININGS = {  # name: flag, folder of the run, script that makes it
 class Network:
     """A discriminator to look into.
 
-    name: `without G` or `with G`; digest: SHA-256 of the weights file; start: the mean image of a
+    name: `without G` or `with G`; digest: SHA-256 of the weights; start: the mean image of a
     batch, (1, 3, 32, 32) in [-1, 1], where maximisation starts; class_names: those of the set it
     was trained on. The last two are None where the weights do not tell.
     """
@@ -90,9 +89,8 @@ def load_networks(given, device):
         model, metadata = load_model(path, device, kind="discriminator")
         start, names = start_and_names(metadata, classes=model.num_classes)
         start = None if start is None else start.to(device)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
         model.requires_grad_(False)
-        found.append(Network(name, model, str(path), digest, metadata, start, names))
+        found.append(Network(name, model, str(path), digest(model), metadata, start, names))
     if not found:
         raise CheckpointError(
             "no trained discriminator; run train_discriminator.py or train_gan.py first, or give "

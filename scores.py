@@ -4,16 +4,13 @@ Distances and precision/recall are torch-fidelity's; density, coverage and the s
 neighbours, which it lacks, stand here.
 """
 
-import hashlib
-from pathlib import Path
-
 import torch
 import torch_fidelity
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 import runtime
 import sampling
-from checkpoint import CheckpointError, load_model
+from checkpoint import CheckpointError, digest, load_model
 from data_tools import to_signed
 from discriminator import NUM_LAYERS
 
@@ -146,7 +143,7 @@ class Judge:
         self.path, self.precision, self.device = path, precision, torch.device(device)
         self.model, self.metadata = load_model(path, device, kind="discriminator")
         self.model.requires_grad_(False)
-        self.digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        self.digest = digest(self.model)
 
     def check_set(self, name):
         """Raises CheckpointError where the judge was trained on another set than `name`."""

@@ -172,7 +172,7 @@ def export_model(model, path, metadata):
 
 
 def digest(model):
-    """SHA-256 of a network's weights: the same for the same values, whatever file they came from."""
+    """SHA-256 of a network's weights: the same for the same values, whatever the file."""
     found = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         found.update(name.encode())

@@ -212,7 +212,8 @@ def test_nan_is_stopped_before_the_step(run_main, tmp_path, monkeypatch, script)
     flags = [*SMALL, *EVERY_STEP, "--epochs", "2", "--output_dir"]
     assert run_main(script, *flags, tmp_path / "whole")[0] == 0
     calls = []
-    augment = script.augment
+    name = "augment" if script is train_gan else "augmented"
+    augment = getattr(script, name)
 
     def poisoned(*args):
         calls.append(1)
@@ -220,7 +221,7 @@ def test_nan_is_stopped_before_the_step(run_main, tmp_path, monkeypatch, script)
         return images * float("nan") if len(calls) == 8 else images
 
     with monkeypatch.context() as patched:
-        patched.setattr(script, "augment", poisoned)
+        patched.setattr(script, name, poisoned)
         code, out, _ = run_main(script, *flags, tmp_path / "parts")
     assert code == run_log.DIVERGED
     assert "diverged at step 8: " in out
@@ -271,7 +272,12 @@ def test_crafted_states_with_a_right_checksum_are_refused(refused, run_main, tmp
     good = checkpoint.load_latest(folder)
     weights = "discriminator" if script is train_gan else "model"
     name = "critic_head.weight"
+    optimizer = "d_optimizer" if script is train_gan else "optimizer"
+    states = good[optimizer]["states"]
+    index = next(iter(states[0]))
+    small = {key: torch.zeros(()) for key in states[0][index]}
     crafted = {
+        "small moments": good | {optimizer: {"states": [{index: small}, *states[1:]]}},
         "no totals": {k: v for k, v in good.items() if k != "totals"},
         "no weights": good | {weights: {}},
         "another shape": good | {weights: good[weights] | {name: torch.zeros(2, 2)}},

@@ -1,4 +1,5 @@
-# make demo    both trainings in small and all pictures, in minutes, without a GPU
+# make demo    a look into the published classifier, then both trainings in small and all pictures,
+#              in minutes, without a GPU
 # make full    the published experiment from nothing: hours on a GPU
 # make test    the default test suite
 # make lint    style
@@ -18,6 +19,8 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 .PHONY: demo full test lint data bench install
 
 demo: $(INSTALLED)
+	python visualization.py --discriminator_without_G results/baseline \
+		--max_classification_output --output_dir $(DEMO)/published
 	python train_discriminator.py --width 32 --epochs 4 --hole 0 --limit_train 20000 \
 		--output_dir $(DEMO)/baseline
 	python train_gan.py --width 32 --epochs 5 --batch_size 64 --lr 1e-3 --ema_decay 0.99 \
@@ -26,6 +29,7 @@ demo: $(INSTALLED)
 		--discriminator_with_G $(DEMO)/gan --output_dir $(DEMO)/visualization
 	@echo
 	@echo "Open these pictures:"
+	@ls $(DEMO)/published/*.png
 	@ls $(DEMO)/gan/samples/*.png | tail -1
 	@ls $(DEMO)/*/curves.png $(DEMO)/visualization/*.png
 

@@ -74,13 +74,10 @@ def sample_shift(batch_size, generator, reach=4, image_size=32):
     return Shift(down, right, u[2] < 0.5, *(image_size * u[3:]).long())
 
 
-def shift(images, params, hole=0):
-    """Move each image, flip it, and cut a grey square of `hole` pixels out of it (0: none).
+def move(images, params):
+    """Move each image and flip it; what comes in at an edge is the image mirrored there.
 
-    What comes in at an edge is the image mirrored there; a hole may reach over an edge.
-    images: uint8 (b, 3, s, s) -> float32 (b, 3, s, s) in [-1, 1].
-    Sources: He et al. 2016, Deep Residual Learning (shift and flip); DeVries and Taylor 2017,
-    Improved Regularization of Convolutional Neural Networks with Cutout.
+    images: (b, c, s, s) of any type -> the same; differentiable where they are.
     """
     size = images.shape[-1]
     place = torch.arange(size, device=images.device)
@@ -91,11 +88,21 @@ def shift(images, params, hole=0):
 
     rows, columns = mirrored(params.down), mirrored(params.right)
     columns = torch.where(params.flip[:, None], columns.flip(1), columns)
-    image = torch.arange(len(images), device=images.device)[:, None, None, None]
-    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
-    x = images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
-    x = x.float().mul_(2 / 255).sub_(1)
+    images = images.gather(2, rows[:, None, :, None].expand_as(images))
+    return images.gather(3, columns[:, None, None, :].expand_as(images))
+
+
+def shift(images, params, hole=0):
+    """Move each image, flip it, and cut a grey square of `hole` pixels out of it (0: none).
+
+    A hole may reach over an edge.
+    images: uint8 (b, 3, s, s) -> float32 (b, 3, s, s) in [-1, 1].
+    Sources: He et al. 2016, Deep Residual Learning (shift and flip); DeVries and Taylor 2017,
+    Improved Regularization of Convolutional Neural Networks with Cutout.
+    """
+    x = move(images, params).float().mul_(2 / 255).sub_(1)
     if hole:
+        place = torch.arange(images.shape[-1], device=images.device)
         inside = [
             (place >= centre[:, None] - hole // 2) & (place < centre[:, None] + (hole + 1) // 2)
             for centre in (params.hole_top, params.hole_left)

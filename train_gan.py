@@ -18,7 +18,15 @@ import torch.nn.functional as F
 
 import arguments
 import runtime
-from augmentation import Augmentation, augment, sample_augmentation
+from augmentation import (
+    Augmentation,
+    Shift,
+    augment,
+    move,
+    sample_augmentation,
+    sample_shift,
+    shift,
+)
 from checkpoint import CheckpointError, export_model, own_or_published
 from data_tools import DataError, epoch_order, load_dataset, to_uint8
 from discriminator import Discriminator
@@ -38,6 +46,7 @@ RECIPES = {
         "epochs": 200,
         "batch_size": 128,
         "width": 196,
+        "augmentation": "crop",
         "d_optimizer": "adam",
         "g_optimizer": "adam",
         "lr": 1e-4,
@@ -80,6 +89,11 @@ def parse_args(argv=None):
         "epochs": {"type": at_least(1), "help": "passes over the training images"},
         "batch_size": {"type": at_least(2), "help": "real images per step"},
         "width": {"type": at_least(1), "help": "channels of both networks"},
+        "augmentation": {
+            "choices": ("crop", "flip", "shift"),
+            "help": "crop: resized crop, flip, colour jitter of the real images; flip: of the real "
+            "images; shift: by up to 4 pixels, and flip, of real images and fakes alike",
+        },
         "d_optimizer": {
             "choices": ("adam", "muon"),
             "help": "the discriminator's; muon is for convolution kernels, with AdamW for the rest",
@@ -257,11 +271,16 @@ def discriminator_backward(
     gp_weight,
     precision,
     fake_class_weight=1.0,
+    shifts=None,
 ):
-    """Gradients of the discriminator's loss, the generator only draws; returns the loss's parts."""
+    """Gradients of the discriminator's loss, the generator only draws; returns the loss's parts.
+
+    shifts: a Shift of the fakes, or None.
+    """
     with runtime.autocast(real.device, precision):
         with torch.no_grad():
             fake = generator(latents).float()
+            fake = fake if shifts is None else move(fake, shifts)
         loss, parts = discriminator_loss(
             *(discriminator, real, real_labels, fake, fake_labels, gp_weight),
             mix=mix,
@@ -272,11 +291,17 @@ def discriminator_backward(
     return parts
 
 
-def generator_backward(discriminator, generator, latents, labels, precision, class_weight=1.0):
-    """Gradients of the generator's loss, the discriminator is frozen; returns the loss's parts."""
+def generator_backward(
+    discriminator, generator, latents, labels, precision, class_weight=1.0, shifts=None
+):
+    """Gradients of the generator's loss, the discriminator is frozen; returns the loss's parts.
+
+    shifts: a Shift of the fakes, through which the discriminator sees them, or None.
+    """
     discriminator.requires_grad_(False)
     with runtime.autocast(latents.device, precision):
         fake = generator(latents).float()
+        fake = fake if shifts is None else move(fake, shifts)
         loss, parts = generator_loss(discriminator, fake, labels, class_weight)
     generator.zero_grad(set_to_none=True)
     loss.backward()
@@ -387,6 +412,11 @@ def train(args):
                 sums = {name: ranks.sum(total)[0].item() for name, total in totals.items()}
                 folder.raise_diverged(bad, sums)
 
+        def shifts_of(count, stream):
+            """This rank's share of `count` random shifts, which only flip if so asked for."""
+            reach = 4 if args.augmentation == "shift" else 0
+            return Shift(*map(ranks.share, sample_shift(count, stream, reach)))
+
         def draw_curves():
             save_curves(folder.records(), folder.path / "curves.png", PANELS)
 
@@ -444,9 +474,13 @@ def train(args):
             # Everything random is drawn for the whole batch; this rank takes its share of all.
             chosen = order[batch * args.batch_size : (batch + 1) * args.batch_size]
             stream = runtime.random_stream(device, args.seed, REAL, step)
-            drawn = sample_augmentation(len(chosen), stream)
-            chosen, drawn = ranks.share(chosen), Augmentation(*map(ranks.share, drawn))
-            real, labels = augment(train_set.images[chosen], drawn), train_set.labels[chosen]
+            if args.augmentation == "crop":
+                drawn = Augmentation(*map(ranks.share, sample_augmentation(len(chosen), stream)))
+            else:
+                drawn = shifts_of(len(chosen), stream)
+            chosen = ranks.share(chosen)
+            real, labels = train_set.images[chosen], train_set.labels[chosen]
+            real = augment(real, drawn) if args.augmentation == "crop" else shift(real, drawn)
 
             # (1) Discriminator: raise its score of real images over that of fakes, name the classes
             # of both, keep the gradient's norm near 1 between them.
@@ -454,9 +488,10 @@ def train(args):
             inputs = sample_inputs(args.batch_size, generator.latent_dim, stream)
             mix = ranks.share(sample_mix(args.batch_size, device, stream))
             fake_labels, latents = map(ranks.share, inputs)
+            shifts = shifts_of(args.batch_size, stream) if args.augmentation == "shift" else None
             parts = discriminator_backward(
                 *(discriminator, generator, real, labels, latents, fake_labels, mix),
-                *(args.gp_weight, precision, args.d_fake_class_weight),
+                *(args.gp_weight, precision, args.d_fake_class_weight, shifts),
             )
             step += 1
             loss = ranks.sum_gradients(discriminator, parts["discriminator_loss"], 1 / ranks.world)
@@ -468,8 +503,10 @@ def train(args):
                 stream = runtime.random_stream(device, args.seed, FAKE_FOR_G, step)
                 inputs = sample_inputs(args.batch_size, generator.latent_dim, stream)
                 labels, latents = map(ranks.share, inputs)
+                shifts = shifts_of(len(inputs[0]), stream) if shifts is not None else None
                 parts |= generator_backward(
-                    discriminator, generator, latents, labels, precision, args.g_class_weight
+                    *(discriminator, generator, latents, labels, precision),
+                    *(args.g_class_weight, shifts),
                 )
                 loss = ranks.sum_gradients(generator, parts["generator_loss"], 1 / ranks.world)
                 guard.step(g_optimizer, loss, step)

@@ -7,6 +7,7 @@ ones. Source: Olah et al. 2017, Feature Visualization.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,22 +40,43 @@ class Spectra(torch.nn.Module):
         return torch.tanh(torch.einsum("npij,pc->ncij", planes, self.colours))
 
 
-def sample_views(count, generator=None, device="cpu", shift=3.0, turn=10.0, zoom=0.1):
-    """Random views as affine maps, (count, 2, 3): each shift by up to `shift` pixels along an axis,
-    turn by up to `turn` degrees, scale by up to `zoom`, all uniform.
+class Views(NamedTuple):
+    """How far random views reach, each way.
+
+    shift: in pixels, along each axis; turn: in degrees; zoom: a share of the size; noise: standard
+    deviation of a normal disturbance of every value in [-1, 1].
     """
+
+    shift: float = 5.0
+    turn: float = 15.0
+    zoom: float = 0.25
+    noise: float = 0.08  # without it, a classifier's class shows as fine lines, not as a thing
+
+
+VIEWS = Views()
+
+
+def sample_maps(count, views, generator=None, device="cpu"):
+    """Affine maps of random views, (count, 2, 3): shift, angle and scale are uniform."""
     u = 2 * torch.rand(4, count, generator=generator, device=device) - 1
-    angle, scale = math.radians(turn) * u[0], 1 + zoom * u[1]
+    angle, scale = math.radians(views.turn) * u[0], 1 + views.zoom * u[1]
     cos, sin = scale * angle.cos(), scale * angle.sin()
-    right, down = 2 * shift / SIZE * u[2:]
+    right, down = 2 * views.shift / SIZE * u[2:]
     rows = [torch.stack([cos, -sin, right], dim=1), torch.stack([sin, cos, down], dim=1)]
     return torch.stack(rows, dim=1)
 
 
-def look(images, views):
-    """Each image through its own view; what comes in at an edge is the image mirrored there."""
-    grid = F.affine_grid(views, images.shape, align_corners=False)
+def transform(images, maps):
+    """Each image through its own map; what comes in at an edge is the image mirrored there."""
+    grid = F.affine_grid(maps, images.shape, align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def look(images, views, generator=None):
+    """Each image, (b, 3, 32, 32), through a random view of its own."""
+    maps = sample_maps(len(images), views, generator, images.device)
+    disturbance = torch.randn(images.shape, generator=generator, device=images.device)
+    return transform(images, maps) + views.noise * disturbance
 
 
 def total_variation(images):
@@ -65,14 +87,10 @@ def total_variation(images):
 
 
 @torch.no_grad()
-def held_out(objective, images, seed=1, views=16, shift=3.0):
-    """Mean of the objective over random views of each image that no ascent has seen: (b,)."""
+def held_out(objective, images, views=VIEWS, seed=1, count=16):
+    """Mean of the objective over `count` views of each image that no ascent has seen: (b,)."""
     stream = torch.Generator(images.device).manual_seed(seed)
-    values = [
-        objective(look(images, sample_views(len(images), stream, images.device, shift)))
-        for _ in range(views)
-    ]
-    return torch.stack(values).mean(0)
+    return torch.stack([objective(look(images, views, stream)) for _ in range(count)]).mean(0)
 
 
 def maximise_robustly(
@@ -82,7 +100,7 @@ def maximise_robustly(
     lr=0.05,
     smoothness=0.0,
     restarts=3,
-    shift=3.0,
+    views=VIEWS,
     seed=0,
     device="cpu",
     progress=None,
@@ -90,8 +108,8 @@ def maximise_robustly(
     """Adam on the spectra, through another random view at every step.
 
     objective: images (b, 3, 32, 32) -> values (b,), where image i asks for thing i % count.
-    smoothness: weight of the total variation; shift: of the views, in pixels. Of each thing's
-    `restarts` images, the one that excites it most over held-out views is kept.
+    smoothness: weight of the total variation. Of each thing's `restarts` images, the one that
+    excites it most over held-out views is kept.
     Returns images (count, 3, 32, 32) in [-1, 1].
     """
     stream = torch.Generator(device).manual_seed(seed)
@@ -99,13 +117,12 @@ def maximise_robustly(
     optimizer = torch.optim.Adam(spectra.parameters(), lr, fused=True)
     for _ in range(steps):
         images = spectra()
-        views = sample_views(len(images), stream, device, shift)
-        loss = -objective(look(images, views)) + smoothness * total_variation(images)
+        loss = -objective(look(images, views, stream)) + smoothness * total_variation(images)
         (spectra.spectrum.grad,) = torch.autograd.grad(loss.sum(), spectra.spectrum)
         optimizer.step()
         if progress is not None:
             progress.step()
     with torch.no_grad():
         images = spectra()
-    best = held_out(objective, images, shift=shift).view(restarts, count).argmax(0)
+    best = held_out(objective, images, views).view(restarts, count).argmax(0)
     return images.view(restarts, count, *images.shape[1:])[best, torch.arange(count, device=device)]

@@ -11,17 +11,16 @@ from image_gradients import class_objective, feature_objective, maximise
 from layer_study import stand_out
 from progress import Progress
 from receptive_field import box, geometry
-from robust_maximisation import held_out, maximise_robustly
+from robust_maximisation import VIEWS, held_out, maximise_robustly
 
 CLASSIC_FEATURES = 100  # shown by the classic method: the first ones of the layer
 FEATURES = 20  # shown by the robust method: those that stand out most
 EXAMPLES = 4  # test images beside each feature
 RESTARTS = {"class": 4, "feature": 2}  # of the robust method
-SMOOTHNESS = 3.0  # weight of the total variation
-SHIFT = 3.0  # of the views, in pixels
+SMOOTHNESS = 5.0  # weight of the total variation
 
 
-def ascend(args, objective, start, count, title, restarts, shift=SHIFT):
+def ascend(args, objective, start, count, title, restarts, views=VIEWS):
     """`count` images by args.method: classic begins at `start`, robust at nearly grey images."""
     restarts = 1 if args.method == "classic" else restarts
     progress = Progress(title, args.steps, restarts * count)
@@ -33,7 +32,7 @@ def ascend(args, objective, start, count, title, restarts, shift=SHIFT):
             *(objective, count, args.steps),
             smoothness=SMOOTHNESS,
             restarts=restarts,
-            shift=shift,
+            views=views,
             device=start.device,
             progress=progress,
         )
@@ -42,10 +41,10 @@ def ascend(args, objective, start, count, title, restarts, shift=SHIFT):
 
 
 @torch.no_grad()
-def values_of(objective, images, start, shift=SHIFT):
+def values_of(objective, images, start, views=VIEWS):
     """The objective of each image, over random views of it, and of the mean image: three (n,)."""
     of_start = objective(start.repeat(len(images), 1, 1, 1))
-    return objective(images), held_out(objective, images, shift=shift), of_start
+    return objective(images), held_out(objective, images, views), of_start
 
 
 def classes(args, network, precision, folder):
@@ -123,6 +122,11 @@ def features(args, network, precision, folder, test_set=None):
     }
 
 
+def views_of(layer):
+    """The views for a layer's features: none moves the middle out of what its unit sees."""
+    return VIEWS._replace(shift=min(VIEWS.shift, geometry(layer)[1]))
+
+
 def one_layer(args, network, layer, precision, folder, test_set, units):
     """The picture and the figures of one layer; units: of strongest_units, or None."""
     model, name = network.model, network.name
@@ -134,12 +138,12 @@ def one_layer(args, network, layer, precision, folder, test_set, units):
     elif robust:
         chosen = chosen[: 2 * FEATURES]
     objective = feature_objective(model, layer, precision, chosen, robust)
-    shift = min(SHIFT, geometry(layer)[1]) if robust else SHIFT  # not past what the unit sees
+    views = views_of(layer) if robust else VIEWS
     images = ascend(
         *(args, objective, network.start, len(chosen), f"layer {layer}, {name}"),
-        *(RESTARTS["feature"], shift),
+        *(RESTARTS["feature"], views),
     )
-    values, moved, of_start = values_of(objective, images, network.start, shift)
+    values, moved, of_start = values_of(objective, images, network.start, views)
     path = folder / f"max_features_{network.slug}_layer{layer}.png"
     if units is not None:
         draw_beside_examples(network, layer, chosen, images, values, units, test_set, path)

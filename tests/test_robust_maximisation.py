@@ -4,7 +4,15 @@ import torch
 import image_gradients
 import robust_maximisation
 from discriminator import Discriminator
-from robust_maximisation import Spectra, look, maximise_robustly, sample_views
+from robust_maximisation import (
+    VIEWS,
+    Spectra,
+    Views,
+    look,
+    maximise_robustly,
+    sample_maps,
+    transform,
+)
 
 
 @pytest.fixture
@@ -35,26 +43,41 @@ def test_one_amplitude_is_one_wave():
     assert torch.allclose(image, expected.expand(3, 32, 32), atol=1e-6)
 
 
-def test_views_by_hand(images):
+def test_maps_by_hand(images):
     neutral = torch.eye(2, 3).repeat(8, 1, 1)
-    assert torch.allclose(look(images, neutral), images, atol=1e-5)
+    assert torch.allclose(transform(images, neutral), images, atol=1e-5)
     moved = neutral.clone()
     moved[:, 0, 2] = 2 * 3 / 32  # the window three pixels to the right
-    assert torch.allclose(look(images, moved)[..., :29], images[..., 3:], atol=1e-4)
+    assert torch.allclose(transform(images, moved)[..., :29], images[..., 3:], atol=1e-4)
     turned = torch.tensor([[[0.0, -1, 0], [1, 0, 0]]]).repeat(8, 1, 1)
-    assert torch.allclose(look(images, turned), images.rot90(1, (2, 3)), atol=1e-4)
+    assert torch.allclose(transform(images, turned), images.rot90(1, (2, 3)), atol=1e-4)
 
 
 def test_sampled_views_have_the_stated_ranges():
-    views = sample_views(5000, torch.Generator().manual_seed(0), shift=2, turn=30, zoom=0.2)
-    scale = views[:, :, :2].det().sqrt()
+    views = Views(shift=2, turn=30, zoom=0.2)
+    maps = sample_maps(5000, views, torch.Generator().manual_seed(0))
+    scale = maps[:, :, :2].det().sqrt()
     assert 0.8 <= scale.min() < 0.81
     assert 1.19 < scale.max() <= 1.2
-    angle = torch.rad2deg(torch.atan2(views[:, 1, 0], views[:, 0, 0]))
+    angle = torch.rad2deg(torch.atan2(maps[:, 1, 0], maps[:, 0, 0]))
     assert 29 < angle.max() <= 30.001
     assert -30.001 <= angle.min() < -29
-    shift = views[:, :, 2].abs() * 32 / 2
+    shift = maps[:, :, 2].abs() * 32 / 2
     assert 1.95 < shift.max() <= 2
+
+
+def test_a_look_is_a_map_and_noise(images):
+    still = Views(shift=0, turn=0, zoom=0, noise=0.3)
+    disturbance = look(images, still, torch.Generator().manual_seed(0)) - images
+    assert disturbance.std().item() == pytest.approx(0.3, rel=0.02)
+    assert abs(disturbance.mean().item()) < 0.01
+    quiet, noisy = (
+        look(images, VIEWS._replace(noise=noise), torch.Generator().manual_seed(0))
+        for noise in (0.0, 0.1)
+    )
+    assert (noisy - quiet).std().item() == pytest.approx(0.1, rel=0.02)
+    expected = transform(images, sample_maps(8, VIEWS, torch.Generator().manual_seed(0)))
+    assert torch.equal(quiet, expected)
 
 
 def test_total_variation_by_hand():

@@ -69,7 +69,8 @@ def save_histograms(values, path, xlabel):
 def save_charts(charts, path, columns=2):
     """Line charts side by side.
 
-    charts: {title: {"x": label, "y": label, "lines": {name: (xs, ys, matplotlib style)}}}.
+    charts: {title: {"x": label, "y": label, "lines": {name: (xs, ys, matplotlib style)}}}; with
+    "height", the y axis begins at 0 and reaches at least so far.
     """
     columns = min(columns, len(charts))
     rows = -(-len(charts) // columns)
@@ -79,6 +80,8 @@ def save_charts(charts, path, columns=2):
         for name, (xs, ys, style) in chart["lines"].items():
             axes.plot(xs, ys, label=name, **style)
         axes.set(title=title, xlabel=chart["x"], ylabel=chart["y"])
+        if "height" in chart:
+            axes.set_ylim(0, max(axes.get_ylim()[1], chart["height"]))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if len(chart["lines"]) > 1:

@@ -42,7 +42,8 @@ PICTURES = {  # heading: (files, how to read them, command)
     "Images that maximise a class": (
         ["max_class_without_G.png", "max_class_with_G.png"],
         'Each image was climbed until its class\'s logit, given below it, was high; "moved" is its '
-        "mean over random small shifts and turns. What you recognise, the network relies on.",
+        "mean over shifted, turned, scaled and noisy views. What you recognise, the network relies "
+        "on.",
         "python visualization.py --max_classification_output",
     ),
     "Features of the layers": (

@@ -81,17 +81,17 @@ def draw(found, path):
     """One chart for each measure, one line for each network."""
     layers = list(range(1, NUM_LAYERS + 1))
     titles = {
-        "probe_accuracy": ("A linear probe reads the class", "accuracy on test images, %"),
-        "selective_share": ("Features for one class", f"selectivity above {SELECTIVE}, %"),
-        "dead_share": ("Dead features", "never above 0 on test images, %"),
-        "cka": ("Do both networks see alike?", "linear CKA"),
+        "probe_accuracy": ("A linear probe reads the class", "accuracy on test images, %", 100),
+        "selective_share": ("Features for one class", f"selectivity above {SELECTIVE}, %", 10),
+        "dead_share": ("Dead features", "never above 0 on test images, %", 10),
+        "cka": ("Do both networks see alike?", "linear CKA", 1),
     }
     charts = {}
-    for key, (title, y) in titles.items():
+    for key, (title, y, height) in titles.items():
         holders = {name: figures[key] for name, figures in found.items() if key in figures}
         if key == "cka" and holders:
             holders = {"without G, with G": next(iter(holders.values()))}
         lines = {name: (layers, values, {"marker": "o"}) for name, values in holders.items()}
         if lines:
-            charts[title] = {"x": "layer", "y": y, "lines": lines}
+            charts[title] = {"x": "layer", "y": y, "height": height, "lines": lines}
     save_charts(charts, path)

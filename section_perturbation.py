@@ -189,11 +189,9 @@ def draw_strength_study(found, path):
             reached[f"{name}: {words}"] = (xs, ys, colour | style)
     images = next(iter(found.values()))["images"]
     x = f"largest change of a pixel, levels of 255 ({images} test images)"
-    save_charts(
-        {
-            "away from the label": {"x": x, "y": "accuracy, %", "lines": accuracy},
-            "toward the next class": {"x": x, "y": "named the next class, %", "lines": reached},
-        },
-        path,
-    )
+    charts = {
+        "away from the label": {"y": "accuracy, %", "lines": accuracy},
+        "toward the next class": {"y": "named the next class, %", "lines": reached},
+    }
+    save_charts({title: chart | {"x": x, "height": 100} for title, chart in charts.items()}, path)
     print(f"  {path}")

@@ -50,6 +50,18 @@ def test_charts(tmp_path):
     assert imread(tmp_path / "charts.png").std() > 0
 
 
+def test_a_chart_with_a_height_begins_at_0(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure.axes))
+    for ys in ([0.0, 0.0], [40.0, 60.0]):
+        chart = {"x": "layer", "y": "%", "height": 10, "lines": {"one": ([1, 2], ys, {})}}
+        figures.save_charts({"a": chart}, tmp_path / "charts.png")
+    (flat,), (high,) = drawn
+    assert flat.get_ylim() == (0, 10)
+    assert high.get_ylim()[0] == 0
+    assert high.get_ylim()[1] > 60
+
+
 def test_curves(tmp_path):
     records = [{"epochs_done": e, "loss": 1 / e} | ({"acc": e} if e > 1 else {}) for e in (1, 2, 3)]
     path = tmp_path / "curves.png"

@@ -121,6 +121,23 @@ def test_shift_against_torchvision(hole):
         assert (ours[index] - expected).abs().max() < 1e-6
 
 
+def test_moving_floats_is_shifting_them_and_has_their_gradient():
+    images = random_images(4)
+    params = augmentation.sample_shift(4, torch.Generator().manual_seed(5))
+    moved = augmentation.move(data_tools.to_signed(images), params)
+    assert torch.allclose(moved, augmentation.shift(images, params), atol=1e-6)
+    small = torch.rand(4, 2, 6, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: augmentation.move(x, params), small)
+
+
+def test_a_reach_of_0_only_flips():
+    params = augmentation.sample_shift(50, torch.Generator().manual_seed(6), reach=0)
+    images = random_images(50)
+    flipped = torch.where(params.flip[:, None, None, None], images.flip(3), images)
+    assert torch.equal(augmentation.move(images, params), flipped)
+    assert 0 < params.flip.sum() < 50
+
+
 def test_sampled_shifts_have_the_stated_ranges():
     params = augmentation.sample_shift(20_000, torch.Generator().manual_seed(3))
     for field, low, high in ((0, -4, 4), (1, -4, 4), (3, 0, 31), (4, 0, 31)):

@@ -14,6 +14,7 @@ import progress
 import runtime
 import scores
 import train_gan
+from augmentation import move, sample_shift
 from compare import assert_equal, assert_same_export, records
 from discriminator import Discriminator
 from generator import Generator, sample_latents
@@ -174,6 +175,57 @@ def test_preview_is_fixed_and_leaves_the_generator_in_train_mode():
     assert_equal(before, list(generator.buffers()))
 
 
+def test_shifts_move_the_fakes_that_both_networks_see(pair, images):
+    """The same figures and gradients as with a generator whose images come out moved."""
+    discriminator, generator, _, _ = pair
+    shifts = sample_shift(8, torch.Generator().manual_seed(0))
+    labels, latents = train_gan.sample_inputs(8, 100, torch.Generator().manual_seed(1))
+    mix = train_gan.sample_mix(8, images.device, torch.Generator().manual_seed(2))
+
+    def both(network, moved_by):
+        rest = (latents, labels, mix, 10.0, "fp32")
+        own_labels = torch.arange(8)
+        parts = train_gan.discriminator_backward(
+            discriminator, network, images, own_labels, *rest, shifts=moved_by
+        )
+        gradients = [p.grad.clone() for p in discriminator.parameters()]
+        parts |= train_gan.generator_backward(
+            discriminator, network, latents, labels, "fp32", shifts=moved_by
+        )
+        return parts, gradients + [p.grad.clone() for p in generator.parameters()]
+
+    class Moved(nn.Module):
+        def forward(self, latents):
+            return move(generator(latents), shifts)
+
+        def parameters(self):
+            return generator.parameters()
+
+    (parts, gradients), (expected, expected_gradients) = (
+        both(generator, shifts),
+        both(Moved(), None),
+    )
+    assert parts == expected
+    assert_equal(gradients, expected_gradients)
+    still, _ = both(generator, None)
+    assert still["generator_loss"] != parts["generator_loss"]
+    assert still["critic_gap"] != parts["critic_gap"]
+
+
+@pytest.mark.parametrize(("augmentation", "reach"), [("flip", 0), ("shift", 4)])
+def test_the_real_images_are_shifted_as_asked(small_run, monkeypatch, augmentation, reach):
+    sampled = []
+
+    def sample(count, stream, reach):
+        sampled.append((count, reach))
+        return sample_shift(count, stream, reach)
+
+    monkeypatch.setattr(train_gan, "sample_shift", sample)
+    small_run("--epochs", 1, "--max_steps", 2, "--augmentation", augmentation)
+    # Once a step for the real images; with shift also for the fakes of either update.
+    assert sampled == [(16, reach)] * (2 if augmentation == "flip" else 6)
+
+
 # ------------------------------------------------------------------------------ the script
 
 
@@ -236,6 +288,7 @@ def test_main_leaves_a_whole_run(small_run, tmp_path):
 MUON = [
     *("--d_optimizer", "muon", "--g_optimizer", "muon", "--kernel_lr", 0.01, "--momentum", 0.5),
     *("--schedule", "linear", "--d_fake_class_weight", 0.5, "--g_class_weight", 0.1),
+    *("--augmentation", "shift"),
 ]
 
 

@@ -108,16 +108,18 @@ def maximise_robustly(
     """Adam on the spectra, through another random view at every step.
 
     objective: images (b, 3, 32, 32) -> values (b,), where image i asks for thing i % count.
-    smoothness: weight of the total variation. Of each thing's `restarts` images, the one that
+    smoothness: final weight of the total variation, which grows from 0. Of each thing's `restarts` images, the one that
     excites it most over held-out views is kept.
     Returns images (count, 3, 32, 32) in [-1, 1].
     """
     stream = torch.Generator(device).manual_seed(seed)
     spectra = Spectra(restarts * count, stream, device)
     optimizer = torch.optim.Adam(spectra.parameters(), lr, fused=True)
-    for _ in range(steps):
+    for step in range(steps):
         images = spectra()
-        loss = -objective(look(images, views, stream)) + smoothness * total_variation(images)
+        # Not from the start: a feature that does not answer yet would be smoothed to plain grey.
+        weight = smoothness * step / steps
+        loss = -objective(look(images, views, stream)) + weight * total_variation(images)
         (spectra.spectrum.grad,) = torch.autograd.grad(loss.sum(), spectra.spectrum)
         optimizer.step()
         if progress is not None:

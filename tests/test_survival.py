@@ -212,7 +212,7 @@ def test_nan_is_stopped_before_the_step(run_main, tmp_path, monkeypatch, script)
     flags = [*SMALL, *EVERY_STEP, "--epochs", "2", "--output_dir"]
     assert run_main(script, *flags, tmp_path / "whole")[0] == 0
     calls = []
-    name = "augment" if script is train_gan else "augmented"
+    name = "shift" if script is train_gan else "augmented"
     augment = getattr(script, name)
 
     def poisoned(*args):

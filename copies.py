@@ -25,8 +25,8 @@ def look_for_copies(folder, samples, labels, sample_features, train, test_featur
         rows += [samples[shown[part]], train.images[feature_index[part, 0]]]
         rows += [train.images[pixel_index[part, 0]]]
         captions += ["sample"] * 10
-        captions += [f"features {d:.1f}" for d in by_features[part, 0].tolist()]
-        captions += [f"pixels {d:.1f}" for d in by_pixels[part, 0].tolist()]
+        captions += [f"features\n{d:.1f}" for d in by_features[part, 0].tolist()]
+        captions += [f"pixels\n{d:.1f}" for d in by_pixels[part, 0].tolist()]
     title = "samples, and under each its nearest training image in features and in pixels"
     path = folder / "nearest.png"
     save_image_grid(torch.cat(rows), path, train.class_names, title, captions)

@@ -245,7 +245,10 @@ def score_table(evaluation):
     if not isinstance(scores, dict):
         return ""
     rows = [
-        (name, [f"{round(row[key], 3):.4g}" if _number(row.get(key)) else "" for key in SCORES])
+        (
+            name,
+            [f"{round(row[key], 3) + 0.0:.4g}" if _number(row.get(key)) else "" for key in SCORES],
+        )
         for name, row in scores.items()
         if isinstance(row, dict)
     ]

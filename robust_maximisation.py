@@ -1,9 +1,10 @@
-"""Images that go on exciting a class or a feature when they are shifted, turned and scaled.
+"""Images that go on exciting a class or a feature when shifted, turned, scaled and disturbed.
 
 Plain gradient ascent on pixels finds patterns that excite a network and mean nothing: move them by
-a pixel and the effect is gone. Here every step looks at the image through another random view, and
-the image is held as a Fourier spectrum, in which a step changes smooth patterns as easily as fine
-ones. Source: Olah et al. 2017, Feature Visualization.
+a pixel and the effect is gone. Here every step looks at the image through another random view, with
+other noise; the image is held as a Fourier spectrum, in which a step changes smooth patterns as
+easily as fine ones, and fine ones are held down more and more.
+Source: Olah et al. 2017, Feature Visualization.
 """
 
 import math
@@ -108,8 +109,8 @@ def maximise_robustly(
     """Adam on the spectra, through another random view at every step.
 
     objective: images (b, 3, 32, 32) -> values (b,), where image i asks for thing i % count.
-    smoothness: final weight of the total variation, which grows from 0. Of each thing's `restarts` images, the one that
-    excites it most over held-out views is kept.
+    smoothness: weight of the total variation, toward which it grows from 0. Of each thing's
+    `restarts` images, the one that excites it most over held-out views is kept.
     Returns images (count, 3, 32, 32) in [-1, 1].
     """
     stream = torch.Generator(device).manual_seed(seed)

@@ -17,7 +17,7 @@ CLASSIC_FEATURES = 100  # shown by the classic method: the first ones of the lay
 FEATURES = 20  # shown by the robust method: those that stand out most
 EXAMPLES = 4  # test images beside each feature
 RESTARTS = {"class": 4, "feature": 2}  # of the robust method
-SMOOTHNESS = 10.0  # final weight of the total variation
+SMOOTHNESS = 10.0  # weight of the total variation
 
 
 def ascend(args, objective, start, count, title, restarts, views=VIEWS):
@@ -166,6 +166,8 @@ def one_layer(args, network, layer, precision, folder, test_set, units):
         "activation_moved": moved.tolist(),
         "activation_of_mean_image": of_start.tolist(),
     }
+    if robust:
+        figures |= {"views": views._asdict(), "smoothness": SMOOTHNESS}
     if units is not None:
         figures["stand_out"] = [round(v, 2) for v in measure[chosen].tolist()]
         figures["test_images"] = len(test_set)

@@ -96,6 +96,7 @@ PANELS = {
     },
     "Frechet distance, 2,000 samples": {"frechet_distance": "average"},
     "class consistency": {"class_consistency": "samples, by the judge"},
+    "learning rate": {"lr": "lr"},
     "images per second": {"images_per_second": "speed"},
 }
 
@@ -160,6 +161,8 @@ def parse_args(argv=None):
         *(parser, parser.parse_args(argv), RECIPES),
         [(("kernel_lr", "momentum"), "--d_optimizer or --g_optimizer muon", takes_muon)],
     )
+    if args.judge is not None and not args.evaluate_every:
+        parser.error("--judge does nothing here: it goes with --evaluate_every")
     if takes_muon(args) and not args.kernel_lr:
         parser.error("muon needs a --kernel_lr above 0: the kernels would stay put")
     return args
@@ -521,7 +524,8 @@ def train(args):
                 stream = runtime.random_stream(device, args.seed, FAKE_FOR_G, step)
                 inputs = sample_inputs(args.batch_size, generator.latent_dim, stream)
                 labels, latents = map(ranks.share, inputs)
-                shifts = shifts_of(len(inputs[0]), stream) if shifts is not None else None
+                if args.augmentation == "shift":
+                    shifts = shifts_of(args.batch_size, stream)
                 parts |= generator_backward(
                     *(discriminator, generator, latents, labels, precision),
                     *(args.g_class_weight, shifts),
@@ -545,6 +549,7 @@ def train(args):
                     total, count = ranks.sum(total).tolist()
                     record[name] = total / count
                 totals = {}
+                record["lr"] = d_optimizer.param_groups[0]["lr"]
                 record["images_per_second"] = round(progress.images_per_second(), 1)
                 record["peak_memory_gb"] = round(runtime.peak_memory(device) / 1e9, 2)
                 if epoch_ends:

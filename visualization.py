@@ -96,7 +96,7 @@ def parse_args(argv=None):
         choices=("robust", "classic"),
         default="robust",
         help="classic: gradient ascent on the pixels, as in the assignment; robust: on Fourier "
-        "spectra, through random shifts, turns and scales, the best of several starts",
+        "spectra, through random shifts, turns, scales and noise, the best of several starts",
     )
     group.add_argument("--steps", type=at_least(1), default=200, help="gradient steps")
     group.add_argument(

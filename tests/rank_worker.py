@@ -5,6 +5,7 @@ import sys
 import torch
 
 import train_gan
+from augmentation import Shift
 from discriminator import Discriminator
 from generator import Generator
 from ranks import Ranks
@@ -19,9 +20,10 @@ def main():
     generator = Generator(width=4).eval()  # eval: its fakes do not depend on the batch
     ranks.broadcast(generator)
     batch = [ranks.share(t) for t in torch.load(sys.argv[1], weights_only=True)]
-    real, labels, latents, fake_labels, mix = batch
+    real, labels, latents, fake_labels, mix, *shifts = batch
     parts = train_gan.discriminator_backward(
-        discriminator, generator, real, labels, latents, fake_labels, mix, 10.0, "fp32"
+        *(discriminator, generator, real, labels, latents, fake_labels, mix, 10.0, "fp32"),
+        shifts=Shift(*shifts),
     )
     loss = ranks.sum_gradients(discriminator, parts["discriminator_loss"], 1 / ranks.world)
     if ranks.main:

@@ -33,6 +33,11 @@ def test_recipe_fills_only_what_was_left_out():
     args = train_gan.parse_args(["--recipe", "classic", "--width", "64"])
     assert (args.width, args.batch_size, args.lr) == (64, 128, 1e-4)
     assert (args.gen_train, args.gp_weight, args.epochs) == (1, 10.0, 200)
+    assert (args.augmentation, args.schedule, args.d_optimizer) == ("crop", "constant", "adam")
+    assert (args.g_optimizer, args.d_fake_class_weight, args.g_class_weight) == ("adam", 1.0, 1.0)
+    args = train_gan.parse_args(["--kernel_lr", "0.01"])
+    assert (args.recipe, args.batch_size, args.augmentation) == ("muon", 64, "shift")
+    assert (args.schedule, args.kernel_lr, args.lr) == ("linear", 0.01, 5e-4)
     args = train_discriminator.parse_args(["--recipe", "classic", "--lr_drop_epochs"])
     assert (args.epochs, args.lr_drop_epochs) == (100, [])
 
@@ -49,6 +54,7 @@ def test_recipe_fills_only_what_was_left_out():
         (train_discriminator, "--kernel_lr 0", "stay put"),
         (train_gan, "--recipe classic --momentum 0.5", "muon"),
         (train_gan, "--recipe classic --g_optimizer muon", "stay put"),
+        (train_gan, "--judge results/baseline", "--evaluate_every"),
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(script, flags, message, capsys):

@@ -226,3 +226,11 @@ def test_on_a_phone_nothing_sticks_out(browse, scheme):
     brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) / 3 for colour in (ground, ink)]
     assert (brightness[0] > brightness[1]) == (scheme == "light")
     assert abs(brightness[0] - brightness[1]) > 150
+
+
+def test_scores_are_short_and_never_minus_zero():
+    scores = dict.fromkeys(report_parts.SCORES, 0.12345) | {"kernel_distance": -0.0004}
+    page = report_parts.score_table({"scores": {"samples": scores}})
+    assert "0.123" in page
+    assert "0.1234" not in page
+    assert "-0" not in page

@@ -103,3 +103,27 @@ def test_restarts_keep_the_best_and_the_seed_fixes_all(network):
     spectra = Spectra(30, torch.Generator().manual_seed(0))
     assert (found - spectra()[20:]).abs().max() < 0.2  # one small step away from the last start
     assert (found - spectra()[:10]).abs().max() > (found - spectra()[20:]).abs().max()
+
+
+def test_total_variation_grows_from_nothing(network, monkeypatch):
+    """Its weight after k of n steps is k / n of `smoothness`."""
+    objective = image_gradients.class_objective(network)
+    original = torch.autograd.grad
+    losses, parts = [], []
+
+    def variation(images):
+        parts.append(torch.ones(len(images)))
+        return parts[-1]  # constant: only the loss tells its weight
+
+    def gradient(loss, *rest):
+        losses.append(loss.item())
+        return original(loss, *rest)
+
+    monkeypatch.setattr(robust_maximisation, "total_variation", variation)
+    monkeypatch.setattr(torch.autograd, "grad", gradient)
+    for smoothness in (0.0, 8.0):
+        maximise_robustly(objective, 10, steps=4, restarts=1, smoothness=smoothness)
+    weights = [
+        (with_it - without) / 10 for without, with_it in zip(losses[:4], losses[4:], strict=True)
+    ]
+    assert weights == pytest.approx([0, 2, 4, 6], abs=1e-3)

@@ -58,7 +58,13 @@ def test_strongest_units_are_where_the_pattern_is(trained):
                 )
                 top, left, bottom, right = box(layer, *place)
                 held += top <= row + 1 < bottom and left <= column + 1 < right
-            assert held > trained.width / 3  # by chance it would be a tenth
+            assert held > trained.width / 3  # by chance, one in twelve
+
+
+def test_no_view_moves_the_middle_out_of_sight():
+    shifts = [section_maximisation.views_of(layer).shift for layer in range(1, 9)]
+    assert shifts == [1, 2, 2, 4, 4, 4, 4, 5]
+    assert section_maximisation.views_of(2) == VIEWS._replace(shift=2)
 
 
 @pytest.mark.parametrize("layer", range(1, 9))

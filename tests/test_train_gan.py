@@ -212,18 +212,42 @@ def test_shifts_move_the_fakes_that_both_networks_see(pair, images):
     assert still["critic_gap"] != parts["critic_gap"]
 
 
-@pytest.mark.parametrize(("augmentation", "reach"), [("flip", 0), ("shift", 4)])
-def test_the_real_images_are_shifted_as_asked(small_run, monkeypatch, augmentation, reach):
-    sampled = []
+@pytest.mark.parametrize("augmentation", ["crop", "flip", "shift"])
+def test_the_run_augments_as_asked(small_run, monkeypatch, augmentation):
+    """What reaches the two updates: the real images changed, the fakes shifted or not."""
+    changed, seen = [], []
 
-    def sample(count, stream, reach):
-        sampled.append((count, reach))
-        return sample_shift(count, stream, reach)
+    def spy(name, note):
+        original = getattr(train_gan, name)
 
-    monkeypatch.setattr(train_gan, "sample_shift", sample)
+        def noting(*args):
+            found = original(*args)
+            note(args, found)
+            return found
+
+        monkeypatch.setattr(train_gan, name, noting)
+
+    for name in ("augment", "shift"):
+        spy(name, lambda args, found, name=name: changed.append((name, args[1], found)))
+    spy("discriminator_backward", lambda args, _: seen.append(("D", args[2], args[-1])))
+    spy("generator_backward", lambda args, _: seen.append(("G", None, args[-1])))
     small_run("--epochs", 1, "--max_steps", 2, "--augmentation", augmentation)
-    # Once a step for the real images; with shift also for the fakes of either update.
-    assert sampled == [(16, reach)] * (2 if augmentation == "flip" else 6)
+    assert [name for name, _, _ in changed] == [
+        "augment" if augmentation == "crop" else "shift"
+    ] * 2
+    assert [name for name, _, _ in seen] == ["D", "G"] * 2
+    for (_, drawn, images), (_, real, _) in zip(changed, seen[::2], strict=True):
+        assert real is images
+        if augmentation != "crop":
+            assert bool(drawn.down.any()) == (augmentation == "shift")
+            assert drawn.flip.any()
+    fakes = [shifts for _, _, shifts in seen]
+    if augmentation == "shift":
+        assert all(shifts.down.abs().max() > 0 for shifts in fakes)
+        drawn = {tuple(shifts.right.tolist()) for shifts in fakes}
+        assert len(drawn | {tuple(d.right.tolist()) for _, d, _ in changed}) == 6
+    else:
+        assert fakes == [None] * 4
 
 
 # ------------------------------------------------------------------------------ the script
@@ -265,7 +289,7 @@ def test_main_leaves_a_whole_run(small_run, tmp_path):
     logged = {
         *("critic_gap", "gradient_penalty", "gradient_norm", "class_loss_real", "class_loss_fake"),
         *("class_accuracy_real", "class_accuracy_fake", "generator_loss", "test_accuracy"),
-        *("discriminator_loss", "generator_class_loss", "test_loss", "step", "epochs_done"),
+        *("discriminator_loss", "generator_class_loss", "test_loss", "step", "epochs_done", "lr"),
     }
     assert lines[0].keys() == logged
     average, metadata = checkpoint.load_model(folder / "generator.safetensors", kind="generator")

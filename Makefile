@@ -23,15 +23,18 @@ demo: $(INSTALLED)
 		--max_classification_output --output_dir $(DEMO)/published
 	python train_discriminator.py --width 32 --epochs 4 --hole 0 --limit_train 20000 \
 		--output_dir $(DEMO)/baseline
-	python train_gan.py --width 32 --epochs 5 --batch_size 64 --lr 1e-3 --ema_decay 0.99 \
-		--limit_train 20000 --output_dir $(DEMO)/gan
+	python train_gan.py --width 32 --epochs 5 --ema_decay 0.99 --limit_train 20000 \
+		--output_dir $(DEMO)/gan
 	python visualization.py --discriminator_without_G $(DEMO)/baseline \
 		--discriminator_with_G $(DEMO)/gan --output_dir $(DEMO)/visualization
+	python report.py --baseline $(DEMO)/baseline --gan $(DEMO)/gan \
+		--visualization $(DEMO)/visualization --output $(DEMO)/report.html
 	@echo
 	@echo "Open these pictures:"
 	@ls $(DEMO)/published/*.png
 	@ls $(DEMO)/gan/samples/*.png | tail -1
 	@ls $(DEMO)/*/curves.png $(DEMO)/visualization/*.png
+	@echo "or all on one page: $(DEMO)/report.html"
 
 full: $(INSTALLED)
 	python train_discriminator.py --dataset cifar10
@@ -40,6 +43,7 @@ full: $(INSTALLED)
 	python visualization.py --output_dir results/visualization
 	python publish.py output/baseline results/baseline
 	python publish.py output/gan results/gan --sample_epochs 0 1 10 50 100 200
+	python report.py --visualization results/visualization --evaluation results/evaluation
 
 test: $(INSTALLED)
 	python -m pytest

@@ -116,10 +116,14 @@ SOURCES = (
 def find_folders(args):
     """{"baseline": folder, ...}: as given, else one's own where any is there, else the published.
 
+    A run that was given is one's own: published figures of other networks never stand beside it.
     Raises RunError for a folder that was given and is not there.
     """
     own = {flag: Path(folder) for flag, folder, _ in SOURCES}
-    has_own = any((own[flag] / "config.json").is_file() for flag in ("baseline", "gan"))
+    has_own = any(
+        getattr(args, flag) is not None or (own[flag] / "config.json").is_file()
+        for flag in ("baseline", "gan")
+    )
     made = {"visualization": "summary.json", "evaluation": "evaluation.json"}
     folders = {}
     for flag, _, kept in SOURCES:

@@ -129,6 +129,17 @@ def test_published_runs_stand_in(run_main, published, tmp_path, monkeypatch):
     assert "94.12 %" in page
 
 
+def test_a_run_given_by_flag_is_not_mixed_with_published_ones(
+    run_main, published, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write(published / "baseline/summary.json", {"test_accuracy": 94.125})
+    write(tmp_path / "mine/summary.json", {"test_accuracy": 55.5})
+    page, _ = made(run_main, "--gan", "mine")
+    assert "55.50 %" in page
+    assert "94.12 %" not in page
+
+
 def test_hostile_and_damaged_files(run_main, runs):
     evil = "</script><script>alert(1)</script>"
     write(runs / "output/gan/config.json", {"settings": {"recipe": evil}})

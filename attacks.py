@@ -54,13 +54,16 @@ def projected_gradient(
     step_size=None,
     generator=None,
     precision="fp32",
+    margin=False,
 ):
     """Steps by the sign of the gradient from a random start, never further than epsilon.
 
     An image is left alone once it is where it should be: with `targets`, named so, without, named
     anything but its label. step_size: in levels, by default 2.5 epsilon / steps. The rest as
-    signed_step; `generator` draws the start.
-    Source: Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks.
+    signed_step; `generator` draws the start. margin: climb the difference of two logits in place of
+    the cross-entropy, whose gradient fades where a network is sure.
+    Sources: Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks;
+    Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural Networks (the margin).
     """
     step_size = 2.5 * epsilon / steps if step_size is None else step_size
     low, high = limits(images, epsilon)
@@ -70,7 +73,7 @@ def projected_gradient(
     for _ in range(steps):
         wanted = None if targets is None else targets[going]
         gradient, logits = _ascent(
-            *(discriminator, levels[going], labels[going], wanted, precision), True
+            *(discriminator, levels[going], labels[going], wanted, precision, margin), True
         )
         reached = logits.argmax(1)
         going_on = reached == labels[going] if targets is None else reached != wanted
@@ -82,15 +85,17 @@ def projected_gradient(
     return levels
 
 
-def _ascent(discriminator, levels, labels, targets, precision, with_logits=False):
+def _ascent(discriminator, levels, labels, targets, precision, margin=False, with_logits=False):
     """The direction that misleads: up the loss of the labels, or down the loss of the targets."""
     levels = levels.detach().requires_grad_()
     logits = logits_of(discriminator, levels, precision)
-    if targets is None:
-        loss = F.cross_entropy(logits, labels, reduction="sum")
+    wanted = labels if targets is None else targets
+    if margin:
+        own = logits.gather(1, wanted[:, None])
+        loss = (logits.scatter(1, wanted[:, None], -torch.inf).amax(1) - own[:, 0]).sum()
     else:
-        loss = -F.cross_entropy(logits, targets, reduction="sum")
-    gradient = input_gradient(loss, levels)
+        loss = F.cross_entropy(logits, wanted, reduction="sum")
+    gradient = input_gradient(loss if targets is None else -loss, levels)
     return (gradient, logits.detach()) if with_logits else gradient
 
 
@@ -115,8 +120,8 @@ def study(
     given in float32, since bfloat16 rounds the smallest perturbations away.
     Returns {attack: int64 (len(epsilons), n), the classes named} and the images of `pgd`, a list of
     float32 levels (n, 3, 32, 32) for each epsilon. Every name is that of the finished image, looked
-    at again. PGD at a larger epsilon goes on only with the images that withstood the smaller ones:
-    what misled within 2 levels is within 4.
+    at again. PGD climbs the margin; at a larger epsilon it goes on only with the images that
+    withstood the smaller ones: what misled within 2 levels is within 4.
     """
     named = {attack: [] for attack in ATTACKS}
     found = []
@@ -168,6 +173,7 @@ def _study_batch(discriminator, images, labels, targets, epsilons, stream, preci
                     targets=None if wanted is None else wanted[left],
                     generator=stream,
                     precision=precision,
+                    margin=True,
                 )
                 last[attack] = name(levels[attack])
             named[attack].append(last[attack])

@@ -1,3 +1,4 @@
+import copy
 import warnings
 
 import pytest
@@ -66,6 +67,39 @@ def test_signed_step_by_hand(network, test_images):
         expected = (images.float() + sign * 4 * gradient.sign()).clamp(0, 255)
         ours = attacks.signed_step(network, images, labels, 4, targets)
         assert (ours != expected).float().mean() < 1e-3  # gradients at rounding's edge of 0
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_gradient_of_the_margin_by_hand(network, test_images, targeted):
+    images, labels = (t[:20] for t in test_images)
+    targets = (labels + 3) % 10 if targeted else None
+    x = data_tools.to_signed(images).requires_grad_()
+    loss = 0
+    for row, wanted in zip(network(x)[1], labels if targets is None else targets, strict=True):
+        others = torch.cat([row[:wanted], row[wanted + 1 :]])
+        loss = loss + others.max() - row[wanted]
+    (gradient,) = torch.autograd.grad(-loss if targeted else loss, x)
+    ours = attacks._ascent(network, images.float(), labels, targets, "fp32", margin=True)
+    assert (ours.sign() != gradient.sign()).float().mean() < 1e-3  # rounding's edge of 0
+
+
+def test_a_sure_network_hides_from_cross_entropy_but_not_from_the_margin(network, test_images):
+    """Logits a hundred times as large: where softmax is 1 to the last bit, there is no gradient."""
+    images, labels = test_images
+    sure = copy.deepcopy(network)
+    with torch.no_grad():
+        sure.class_head.weight.mul_(100)
+        sure.class_head.bias.mul_(100)
+    left = {}
+    for name, model in (("plain", network), ("sure", sure)):
+        for margin in (False, True):
+            stream = torch.Generator().manual_seed(0)
+            moved = attacks.projected_gradient(
+                model, images, labels, 8, generator=stream, margin=margin
+            )
+            left[name, margin] = accuracy(network, moved, labels)
+    assert left["sure", True] == pytest.approx(left["plain", True], abs=1)
+    assert left["sure", False] > left["sure", True] + 5
 
 
 def test_attacks_mislead_in_the_expected_order(network, test_images):

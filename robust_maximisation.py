@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 SIZE = 32
+FREE = 0.25  # share of the steps without total variation
 
 
 class Spectra(torch.nn.Module):
@@ -109,8 +110,8 @@ def maximise_robustly(
     """Adam on the spectra, through another random view at every step.
 
     objective: images (b, 3, 32, 32) -> values (b,), where image i asks for thing i % count.
-    smoothness: weight of the total variation, toward which it grows from 0. Of each thing's
-    `restarts` images, the one that excites it most over held-out views is kept.
+    smoothness: weight of the total variation, toward which it grows after a first quarter without
+    it. Of each thing's `restarts` images, the one that excites it most over held-out views is kept.
     Returns images (count, 3, 32, 32) in [-1, 1].
     """
     stream = torch.Generator(device).manual_seed(seed)
@@ -119,7 +120,7 @@ def maximise_robustly(
     for step in range(steps):
         images = spectra()
         # Not from the start: a feature that does not answer yet would be smoothed to plain grey.
-        weight = smoothness * step / steps
+        weight = smoothness * max(0, step / steps - FREE) / (1 - FREE)
         loss = -objective(look(images, views, stream)) + weight * total_variation(images)
         (spectra.spectrum.grad,) = torch.autograd.grad(loss.sum(), spectra.spectrum)
         optimizer.step()

@@ -17,12 +17,15 @@ CLASSIC_FEATURES = 100  # shown by the classic method: the first ones of the lay
 FEATURES = 20  # shown by the robust method: those that stand out most
 EXAMPLES = 4  # test images beside each feature
 RESTARTS = {"class": 4, "feature": 2}  # of the robust method
-SMOOTHNESS = 10.0  # weight of the total variation
+SMOOTHNESS = {"class": 10.0, "feature": 5.0}  # weight of the total variation
 
 
-def ascend(args, objective, start, count, title, restarts, views=VIEWS):
-    """`count` images by args.method: classic begins at `start`, robust at nearly grey images."""
-    restarts = 1 if args.method == "classic" else restarts
+def ascend(args, objective, start, count, title, kind, views=VIEWS):
+    """`count` images by args.method: classic begins at `start`, robust at nearly grey images.
+
+    kind: `class` or `feature`.
+    """
+    restarts = 1 if args.method == "classic" else RESTARTS[kind]
     progress = Progress(title, args.steps, restarts * count)
     if args.method == "classic":
         start = start.repeat(count, 1, 1, 1)
@@ -30,7 +33,7 @@ def ascend(args, objective, start, count, title, restarts, views=VIEWS):
     else:
         images = maximise_robustly(
             *(objective, count, args.steps),
-            smoothness=SMOOTHNESS,
+            smoothness=SMOOTHNESS[kind],
             restarts=restarts,
             views=views,
             device=start.device,
@@ -53,7 +56,7 @@ def classes(args, network, precision, folder):
     names = network.class_names
     images = ascend(
         *(args, objective, network.start, len(names), f"classes, {network.name}"),
-        RESTARTS["class"],
+        "class",
     )
     columns = [v.tolist() for v in values_of(objective, images, network.start)]
     with torch.no_grad(), runtime.autocast(images.device, precision):
@@ -141,7 +144,7 @@ def one_layer(args, network, layer, precision, folder, test_set, units):
     views = views_of(layer) if robust else VIEWS
     images = ascend(
         *(args, objective, network.start, len(chosen), f"layer {layer}, {name}"),
-        *(RESTARTS["feature"], views),
+        *("feature", views),
     )
     values, moved, of_start = values_of(objective, images, network.start, views)
     path = folder / f"max_features_{network.slug}_layer{layer}.png"
@@ -167,7 +170,7 @@ def one_layer(args, network, layer, precision, folder, test_set, units):
         "activation_of_mean_image": of_start.tolist(),
     }
     if robust:
-        figures |= {"views": views._asdict(), "smoothness": SMOOTHNESS}
+        figures |= {"views": views._asdict(), "smoothness": SMOOTHNESS["feature"]}
     if units is not None:
         figures["stand_out"] = [round(v, 2) for v in measure[chosen].tolist()]
         figures["test_images"] = len(test_set)

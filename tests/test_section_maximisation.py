@@ -12,10 +12,10 @@ from robust_maximisation import VIEWS, held_out
 STEPS = 60
 
 
-def ascend(method, objective, count, views):
+def ascend(method, objective, count, kind, views):
     args = argparse.Namespace(method=method, steps=STEPS, lr=0.1, decay=0.001)
     start = torch.zeros(1, 3, 32, 32)
-    return section_maximisation.ascend(args, objective, start, count, "test", 2, views)
+    return section_maximisation.ascend(args, objective, start, count, "test", kind, views)
 
 
 @pytest.mark.parametrize("kind", ["class", 2, 4, 8])
@@ -29,8 +29,9 @@ def test_robust_images_excite_more_over_held_out_views_than_classic_ones(trained
         chosen = torch.arange(10)
         climbed = feature_objective(trained, kind, features=chosen, centre=True)
         judged = feature_objective(trained, kind, features=chosen)
-    robust = ascend("robust", climbed, 10, views)
-    classic = ascend("classic", judged, 10, views)
+    of = "class" if kind == "class" else "feature"
+    robust = ascend("robust", climbed, 10, of, views)
+    classic = ascend("classic", judged, 10, of, views)
     assert robust.abs().max() <= 1
     values = [held_out(judged, images, views).mean() for images in (robust, classic)]
     assert values[0] > values[1]

@@ -30,7 +30,7 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path, images):
     for name, parameter in discriminator.named_parameters():
         error = (found["gradients"][name] - parameter.grad).abs().max()
         scale = max(1.0, parameter.grad.abs().max())
-        assert error <= 1e-5 * scale, name
+        assert error <= 3e-5 * scale, name
 
 
 def test_the_classifier_is_the_same_with_two_ranks(tmp_path):

@@ -5,7 +5,6 @@ import sys
 import torch
 
 import train_gan
-from augmentation import Shift
 from discriminator import Discriminator
 from generator import Generator
 from ranks import Ranks
@@ -20,10 +19,9 @@ def main():
     generator = Generator(width=4).eval()  # eval: its fakes do not depend on the batch
     ranks.broadcast(generator)
     batch = [ranks.share(t) for t in torch.load(sys.argv[1], weights_only=True)]
-    real, labels, latents, fake_labels, mix, *shifts = batch
+    real, labels, latents, fake_labels, mix = batch
     parts = train_gan.discriminator_backward(
-        *(discriminator, generator, real, labels, latents, fake_labels, mix, 10.0, "fp32"),
-        shifts=Shift(*shifts),
+        discriminator, generator, real, labels, latents, fake_labels, mix, 10.0, "fp32"
     )
     loss = ranks.sum_gradients(discriminator, parts["discriminator_loss"], 1 / ranks.world)
     if ranks.main:

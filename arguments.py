@@ -3,11 +3,11 @@
 import argparse
 
 from data_tools import DATASETS, DEFAULT_DATA_DIR
-from runtime import DEVICE_HELP, PRECISION_HELP
+from runtime import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP
 
 # A run may be resumed with other values of these flags; any other difference is refused.
 MAY_CHANGE = (
-    *("epochs", "max_steps", "data_dir", "output_dir", "device", "resume"),
+    *("epochs", "max_steps", "data_dir", "output_dir", "device", "compile", "resume"),
     *("log_every_steps", "save_every_epochs", "save_every_minutes", "max_minutes"),
     *("evaluate_every", "judge"),
 )
@@ -98,6 +98,7 @@ def add_device_arguments(parser, seed=True):
 
 def add_run_arguments(parser, output_dir):
     group = parser.add_argument_group("run")
+    group.add_argument("--compile", choices=("auto", "off"), default="auto", help=COMPILE_HELP)
     group.add_argument("--output_dir", default=output_dir, help="the run's folder")
     group.add_argument(
         "--resume",

@@ -156,10 +156,21 @@ def make_optimizer(kind, model, lr, kernel_lr, betas=(0.9, 0.999), weight_decay=
     return optimizer
 
 
+def keep_rates_on(device, optimizer):
+    """Have the learning rates be tensors on the device, where a recorded step reads them."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.full((), group["initial_lr"], device=device)
+        if "capturable" in group:
+            group["capturable"] = True
+
+
 def scale_rates(optimizer, factor):
     """Set every learning rate to `factor` times its initial value."""
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(group["initial_lr"] * factor)
+        else:
+            group["lr"] = group["initial_lr"] * factor
 
 
 def triangle(step, total_steps, peak):
@@ -181,11 +192,13 @@ def update_average(average, model, decay, updates):
     """average = d average + (1 - d) model, for the weights and for BatchNorm's statistics.
 
     d = min(decay, (1 + updates) / (10 + updates)): so the untrained weights are soon forgotten.
-    updates: number of averages taken before.
+    updates: number of averages taken before, a number or a float64 tensor of one.
     """
-    decay = min(decay, (1 + updates) / (10 + updates))
+    weight = 1 - (1 + updates) / (10 + updates)
+    tensor = isinstance(updates, torch.Tensor)
+    weight = weight.clamp_min(1 - decay).float() if tensor else max(weight, 1 - decay)
     for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
+            mean.lerp_(value, weight)
         else:
             mean.copy_(value)

@@ -18,6 +18,10 @@ PRECISION_HELP = (
     "fp32, bf16 (autocast; weights and losses stay float32), or auto: bf16 where the chip "
     "multiplies it in hardware"
 )
+COMPILE_HELP = (
+    "of training on CUDA with one process: auto has torch.compile fuse the normalisations, and "
+    "records the step as a CUDA graph"
+)
 
 
 class DeviceError(Exception):
@@ -145,6 +149,11 @@ def _cpu_multiplies_bf16():
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
 
+def pick_compile(name, device, processes=1):
+    """Whether training runs compiled and recorded: `auto` does on CUDA, with one process."""
+    return name == "auto" and device.type == "cuda" and processes == 1
+
+
 def autocast(device, precision):
     """The context in which a network's forward pass runs."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
@@ -262,14 +271,15 @@ class FiniteGuard:
     def step(self, optimizer, loss, number):
         """optimizer.step(), if the loss, all gradients and all steps before were finite.
 
-        number: of this step, from 1. All ranks decide alike: loss and gradients were summed over
-        them before, and what is not finite on one is then not finite on any.
+        number: of this step, from 1, a number or a tensor of one. All ranks decide alike: loss and
+        gradients were summed over them before, and what is not finite on one is then not finite on
+        any.
         """
         gradients = [p.grad for g in optimizer.param_groups for p in g["params"]]
         norms = torch._foreach_norm([g for g in gradients if g is not None])
         total = torch.stack(norms).sum() + loss
         bad = ~torch.isfinite(total) & (self.first_bad == 0)
-        self.first_bad = torch.where(bad, number, self.first_bad)
+        self.first_bad.copy_(torch.where(bad, number, self.first_bad))
         optimizer.grad_scale = None
         optimizer.found_inf = (self.first_bad > 0).float()
         optimizer.step()

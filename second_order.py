@@ -18,6 +18,37 @@ import torch
 import torch.nn.functional as F
 
 _inputs_only = False  # whether the pass that runs now is one of input_gradient
+_compiled = None  # {function of layer_norm: its compiled form}, None: as PyTorch has them
+
+
+def compile_layer_norm(on):
+    """Whether torch.compile makes the kernels of layer_norm where gradients are asked for.
+
+    For GPUs: PyTorch's own kernels give each image, a long row, to a single multiprocessor.
+    Returns whether it is on now: it is not, after a notice, where torch.compile does not work.
+    """
+    global _compiled
+    _compiled = None
+    if not on:
+        return False
+    torch._dynamo.config.recompile_limit = 64  # one for each shape; the default is 8
+    _compiled = {}
+    x, affine = torch.zeros(2, 8, device="cuda"), torch.zeros(8, device="cuda")
+    try:
+        _run(_norm_forward, True, x, affine, affine, 1e-5)
+    except Exception as error:  # of Dynamo, Inductor, Triton or the C compiler
+        print(f"note: torch.compile does not work here: {str(error).strip().splitlines()[0]}")
+        _compiled = None
+    return _compiled is not None
+
+
+def _run(function, compiled, *args):
+    """function(*args), compiled if so asked."""
+    if not compiled:
+        return function(*args)
+    if function not in _compiled:
+        _compiled[function] = torch.compile(function, dynamic=False)
+    return _compiled[function](*args)
 
 
 def input_gradient(output, inputs, create_graph=False):
@@ -54,12 +85,13 @@ def conv2d(x, weight, bias, stride=(1, 1), padding=(0, 0)):
 def layer_norm(x, weight, bias, eps=1e-5):
     """F.layer_norm over all dimensions but the first; statistics in float32, output like x.
 
-    x: (b, ...) of any float type; weight, bias: (...). CUDA's kernels take one type only:
+    x: (b, ...) of any float type; weight, bias: (...). CUDA's own kernels take one type only:
     there the affine map, and its gradient, are rounded to that of x.
     """
-    if x.device.type != "cpu":
+    compiled = _compiled is not None and x.device.type == "cuda" and torch.is_grad_enabled()
+    if x.device.type != "cpu" and not compiled:
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-    return _LayerNorm.apply(x, weight, bias, eps)
+    return _LayerNorm.apply(x, weight, bias, eps, compiled)
 
 
 def _autocast(*tensors):
@@ -130,11 +162,16 @@ class _Conv2dInputGradient(torch.autograd.Function):
 
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, eps):
+    def forward(ctx, x, weight, bias, eps, compiled):
         with torch.autocast(x.device.type, enabled=False):  # on CUDA it would cast to float32
-            y, mean, rstd = torch.native_layer_norm(x, x.shape[1:], weight, bias, eps)
+            if compiled:
+                rows = (x.flatten(1), weight.flatten(), bias.flatten())
+                y, mean, rstd = _run(_norm_forward, True, *rows, eps)
+                y = y.view_as(x)
+            else:
+                y, mean, rstd = torch.native_layer_norm(x, x.shape[1:], weight, bias, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
-        ctx.eps = eps
+        ctx.eps, ctx.compiled = eps, compiled
         return y
 
     @staticmethod
@@ -142,22 +179,53 @@ class _LayerNorm(torch.autograd.Function):
         x, weight, bias, mean, rstd = ctx.saved_tensors
         wanted = _wanted(ctx)
         if not torch.is_grad_enabled():
-            return *_layer_norm_gradients(g, x, mean, rstd, weight, bias, wanted), None
+            at = (g, x, mean, rstd, weight, bias)
+            return *_layer_norm_gradients(*at, ctx.compiled, wanted), None, None
         d_x = d_weight = d_bias = None
         if wanted[0]:
-            d_x = _LayerNormInputGradient.apply(g, x, weight, mean, rstd)
+            d_x = _LayerNormInputGradient.apply(g, x, weight, mean, rstd, ctx.compiled)
         if wanted[1]:
             d_weight = (g * F.layer_norm(x, x.shape[1:], eps=ctx.eps)).sum(0)
         if wanted[2]:
             d_bias = g.sum(0)
-        return d_x, d_weight, d_bias, None
+        return d_x, d_weight, d_bias, None, None
 
 
-def _layer_norm_gradients(g, x, mean, rstd, weight, bias, wanted):
+def _layer_norm_gradients(g, x, mean, rstd, weight, bias, compiled, wanted):
     with torch.autocast(x.device.type, enabled=False):
-        return torch.ops.aten.native_layer_norm_backward(
-            g.contiguous(), x, x.shape[1:], mean, rstd, weight, bias, wanted
-        )
+        if not compiled:
+            return torch.ops.aten.native_layer_norm_backward(
+                g.contiguous(), x, x.shape[1:], mean, rstd, weight, bias, wanted
+            )
+        rows = (g.flatten(1), x.flatten(1), mean, rstd, weight.flatten())
+        if not any(wanted[1:]):
+            return _run(_norm_input_gradient, True, *rows).view_as(x), None, None
+        d_x, d_weight, d_bias = _run(_norm_gradients, True, *rows)
+        return d_x.view_as(x), d_weight.view_as(weight), d_bias.view_as(weight)
+
+
+def _norm_forward(x, weight, bias, eps):
+    """x: (b, n); weight, bias: (n,) -> output like x, mean and 1 / std, (b, 1)."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    variance, mean = torch.var_mean(wide, 1, correction=0, keepdim=True)
+    rstd = (variance + eps).rsqrt()
+    return ((wide - mean) * rstd * weight + bias).to(x.dtype), mean, rstd
+
+
+def _norm_input_gradient(g, x, mean, rstd, weight):
+    """g, x: (b, n); mean, rstd: (b, 1); weight: (n,) -> (b, n), as _LayerNormInputGradient says."""
+    z = (x.to(mean.dtype) - mean) * rstd
+    h = g.to(mean.dtype) * weight
+    by_z = (h * z).mean(1, keepdim=True)
+    return (rstd * (h - h.mean(1, keepdim=True) - z * by_z)).to(x.dtype)
+
+
+def _norm_gradients(g, x, mean, rstd, weight):
+    """The same, and the gradients of weight and bias, (n,)."""
+    wide = g.to(mean.dtype)
+    z = (x.to(mean.dtype) - mean) * rstd
+    d_x = _norm_input_gradient(g, x, mean, rstd, weight)
+    return d_x, (wide * z).sum(0).to(weight.dtype), wide.sum(0).to(weight.dtype)
 
 
 class _LayerNormInputGradient(torch.autograd.Function):
@@ -167,10 +235,11 @@ class _LayerNormInputGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, g, x, weight, mean, rstd):
+    def forward(ctx, g, x, weight, mean, rstd, compiled):
         ctx.save_for_backward(g, x, weight, mean, rstd)
+        ctx.compiled = compiled
         wanted = [True, False, False]
-        return _layer_norm_gradients(g, x, mean, rstd, weight, None, wanted)[0]
+        return _layer_norm_gradients(g, x, mean, rstd, weight, None, compiled, wanted)[0]
 
     @staticmethod
     def backward(ctx, v):
@@ -179,15 +248,14 @@ class _LayerNormInputGradient(torch.autograd.Function):
         g, x, weight, mean, rstd = ctx.saved_tensors
         rows = (t.flatten(1) for t in (v, g, x, mean, rstd))
         with torch.autocast(x.device.type, enabled=False):
-            d_g, d_x, d_weight = _in_chunks(*rows, weight.flatten())
-        return d_g.view_as(g), d_x.view_as(x), d_weight.view_as(weight), None, None
+            d_g, d_x, d_weight = _in_chunks(*rows, weight.flatten(), ctx.compiled)
+        return d_g.view_as(g), d_x.view_as(x), d_weight.view_as(weight), None, None, None
 
 
-def _in_chunks(v, g, x, mean, rstd, weight):
+def _in_chunks(v, g, x, mean, rstd, weight, compiled):
     """_layer_norm_second for a few images at a time on the CPU, so that they stay in its cache."""
     if x.device.type != "cpu":
-        d_g, d_x, d_weight = _layer_norm_second(v, g, x, mean, rstd, weight)
-        return d_g.to(g.dtype), d_x.to(x.dtype), d_weight.to(weight.dtype)
+        return _run(_layer_norm_second_like, compiled, v, g, x, mean, rstd, weight)
     count = max(1, 2**20 // weight.numel())
     d_g, d_x, d_weight = torch.empty_like(g), torch.empty_like(x), torch.zeros_like(weight)
     for rows in zip(*(t.split(count) for t in (v, g, x, mean, rstd, d_g, d_x)), strict=True):
@@ -197,6 +265,12 @@ def _in_chunks(v, g, x, mean, rstd, weight):
         d_x_rows.copy_(b)
         d_weight += c
     return d_g, d_x, d_weight
+
+
+def _layer_norm_second_like(v, g, x, mean, rstd, weight):
+    """_layer_norm_second, each gradient in the type of what it is the gradient of."""
+    d_g, d_x, d_weight = _layer_norm_second(v, g, x, mean, rstd, weight)
+    return d_g.to(g.dtype), d_x.to(x.dtype), d_weight.to(weight.dtype)
 
 
 def _layer_norm_second(v, g, x, mean, rstd, weight):

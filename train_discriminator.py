@@ -19,13 +19,22 @@ import arguments
 import runtime
 from augmentation import Augmentation, Shift, augment, sample_augmentation, sample_shift, shift
 from checkpoint import CheckpointError, export_model
+from cuda_graph import Recorded
 from data_tools import DataError, epoch_order, load_dataset, to_signed
 from discriminator import Discriminator
 from figures import save_curves
-from optimization import drops, make_optimizer, scale_rates, triangle, update_average
+from optimization import (
+    drops,
+    keep_rates_on,
+    make_optimizer,
+    scale_rates,
+    triangle,
+    update_average,
+)
 from progress import Progress
 from ranks import Ranks, RanksDiffer
 from run_log import SAVE_FAILED, RunError, RunFolder
+from second_order import compile_layer_norm
 
 RECIPES = {
     # The assignment's baseline: Adam, the rate divided by 10 after epoch 50 and by 100 after 75.
@@ -196,6 +205,27 @@ def classifier_backward(discriminator, images, labels, precision, label_smoothin
     return loss.detach(), (class_logits.argmax(1) == labels).sum()
 
 
+def make_update(args, precision, ranks, guard, model, average, optimizer):
+    """The update of train() as a function of tensors alone, which a GPU can record.
+
+    args: label_smoothing and ema_decay of parse_args. The function's arguments: the number of the
+    step, from 1, this rank's share of the batch's images, both tensors, images in [-1, 1], labels.
+    It returns the sum of their losses, how many are named correctly, and how many they are: (3,).
+    """
+
+    def update(number, share, images, labels):
+        loss, correct = classifier_backward(model, images, labels, precision, args.label_smoothing)
+        count = torch.full_like(loss, len(images))
+        counted = torch.stack([loss * count, correct.float(), count])
+        loss = ranks.sum_gradients(model, loss, share)
+        guard.step(optimizer, loss, number)
+        if average:
+            update_average(average, model, args.ema_decay, number.double() - 1)
+        return counted
+
+    return update
+
+
 def train(args):
     """Run or resume the training that the arguments describe; returns the final figures.
 
@@ -205,6 +235,8 @@ def train(args):
     precision = runtime.pick_precision(args.precision, device)
     runtime.keep_freed_memory()
     ranks = Ranks(device)
+    fast = runtime.pick_compile(args.compile, device, ranks.world)
+    compile_layer_norm(fast)
     clock = runtime.Clock(args.save_every_minutes, args.max_minutes)
     train_set, test_set = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
     train_set = train_set.first(args.limit_train).to(device)
@@ -236,6 +268,8 @@ def train(args):
         normalise=args.normalise,
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
     )
+    if fast:
+        keep_rates_on(device, optimizer)
     parts_of_run = {"model": model, "optimizer": optimizer}
     parts_of_run |= {"average": average} if average else {}
     shown = average or model
@@ -261,6 +295,8 @@ def train(args):
         ranks.together(lambda: folder.begin(step, runtime.describe_device(device)))
         ranks.broadcast(model)
         guard = runtime.FiniteGuard(device)
+        update = make_update(args, precision, ranks, guard, model, average, optimizer)
+        update = Recorded(update, fast)
 
         def stop_if_diverged(number=None):
             if (bad := guard.bad_step(number)) > 0:
@@ -300,16 +336,10 @@ def train(args):
             drawn = form(*map(ranks.share, sample(len(chosen), stream)))
             chosen, whole = ranks.share(chosen), len(chosen)
             images = augmented(train_set.images[chosen], drawn, args)
-
-            loss, correct = classifier_backward(
-                model, images, train_set.labels[chosen], precision, args.label_smoothing
-            )
-            totals += torch.stack([loss * len(chosen), correct, correct.new_tensor(len(chosen))])
-            loss = ranks.sum_gradients(model, loss, len(chosen) / whole)
             step += 1
-            guard.step(optimizer, loss, step)
-            if average:
-                update_average(average, model, args.ema_decay, step - 1)
+            share = torch.full((), len(chosen) / whole, device=device)
+            number = torch.full((), step, device=device)
+            totals += update(number, share, images, train_set.labels[chosen])
             stop_if_diverged(step)
             progress.step()
 
@@ -320,7 +350,7 @@ def train(args):
                 totals.zero_()
                 speed = round(progress.images_per_second(), 1)
                 record = {"step": step, "epochs_done": round(step / steps_per_epoch, 4)}
-                record |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": loss / seen}
+                record |= {"lr": float(optimizer.param_groups[0]["lr"]), "train_loss": loss / seen}
                 record |= {"train_accuracy": 100 * correct / seen}
                 if epoch_ends:
                     figures = evaluate(shown, test_set, precision, ranks)

@@ -28,16 +28,17 @@ from augmentation import (
     shift,
 )
 from checkpoint import CheckpointError, export_model, own_or_published
+from cuda_graph import Recorded
 from data_tools import DataError, epoch_order, load_dataset, to_uint8
 from discriminator import Discriminator
 from figures import save_curves, save_image_grid
 from generator import Generator, sample_latents
-from optimization import make_optimizer, scale_rates, update_average
+from optimization import keep_rates_on, make_optimizer, scale_rates, update_average
 from progress import Progress
 from ranks import Ranks, RanksDiffer
 from run_log import SAVE_FAILED, RunError, RunFolder
 from scores import Judge, ScoreError, Watch
-from second_order import input_gradient
+from second_order import compile_layer_norm, input_gradient
 from train_discriminator import evaluate
 
 RECIPES = {
@@ -330,6 +331,42 @@ def generator_backward(
     return parts
 
 
+def make_updates(
+    args, precision, ranks, guard, discriminator, generator, average, d_optimizer, g_optimizer
+):
+    """The two updates of train() as functions of tensors alone, which a GPU can record.
+
+    args: gp_weight, d_fake_class_weight, g_class_weight, gen_train and ema_decay of parse_args.
+    number: of the discriminator's step, from 1, a tensor; shifts: the fields of a Shift, or none.
+    Both return the parts of the loss. The first one's arguments: number, real images in [-1, 1] and
+    their labels, latents and labels of the fakes, mix, shifts of the fakes.
+    """
+
+    def update_discriminator(number, real, labels, latents, fake_labels, mix, *shifts):
+        parts = discriminator_backward(
+            *(discriminator, generator, real, labels, latents, fake_labels, mix),
+            *(args.gp_weight, precision, args.d_fake_class_weight),
+            Shift(*shifts) if shifts else None,
+        )
+        loss = ranks.sum_gradients(discriminator, parts["discriminator_loss"], 1 / ranks.world)
+        guard.step(d_optimizer, loss, number)
+        return parts
+
+    def update_generator(number, latents, labels, *shifts):
+        parts = generator_backward(
+            *(discriminator, generator, latents, labels, precision, args.g_class_weight),
+            Shift(*shifts) if shifts else None,
+        )
+        loss = ranks.sum_gradients(generator, parts["generator_loss"], 1 / ranks.world)
+        guard.step(g_optimizer, loss, number)
+        if average:
+            done = number.double().div(args.gen_train, rounding_mode="floor") - 1
+            update_average(average, generator, args.ema_decay, done)
+        return parts
+
+    return update_discriminator, update_generator
+
+
 # ------------------------------------------------------------------------------ the run
 
 
@@ -357,6 +394,8 @@ def train(args):
     precision = runtime.pick_precision(args.precision, device)
     runtime.keep_freed_memory()
     ranks = Ranks(device)
+    fast = runtime.pick_compile(args.compile, device, ranks.world)
+    compile_layer_norm(fast)
     clock = runtime.Clock(args.save_every_minutes, args.max_minutes)
     train_set, test_set = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
     train_set = train_set.first(args.limit_train).to(device)
@@ -399,6 +438,9 @@ def train(args):
     rates |= {"dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
     d_optimizer = make_optimizer(args.d_optimizer, discriminator, **rates)
     g_optimizer = make_optimizer(args.g_optimizer, generator, **rates)
+    if fast:
+        keep_rates_on(device, d_optimizer)
+        keep_rates_on(device, g_optimizer)
     parts_of_run = {"discriminator": discriminator, "generator": generator}
     parts_of_run |= {"d_optimizer": d_optimizer, "g_optimizer": g_optimizer}
     parts_of_run |= {"average": average} if average else {}
@@ -427,6 +469,11 @@ def train(args):
         ranks.together(lambda: folder.begin(step, runtime.describe_device(device)))
         ranks.broadcast(discriminator, generator)
         guard = runtime.FiniteGuard(device)
+        updates = make_updates(
+            *(args, precision, ranks, guard, discriminator, generator, average),
+            *(d_optimizer, g_optimizer),
+        )
+        update_discriminator, update_generator = (Recorded(update, fast) for update in updates)
 
         def stop_if_diverged(number=None):
             if (bad := guard.bad_step(number)) > 0:
@@ -437,6 +484,9 @@ def train(args):
             """This rank's share of `count` random shifts, which only flip if so asked for."""
             reach = 4 if args.augmentation == "shift" else 0
             return Shift(*map(ranks.share, sample_shift(count, stream, reach)))
+
+        def fake_shifts(stream):
+            return shifts_of(args.batch_size, stream) if args.augmentation == "shift" else ()
 
         def draw_curves():
             save_curves(folder.records(), folder.path / "curves.png", PANELS)
@@ -509,14 +559,12 @@ def train(args):
             inputs = sample_inputs(args.batch_size, generator.latent_dim, stream)
             mix = ranks.share(sample_mix(args.batch_size, device, stream))
             fake_labels, latents = map(ranks.share, inputs)
-            shifts = shifts_of(args.batch_size, stream) if args.augmentation == "shift" else None
-            parts = discriminator_backward(
-                *(discriminator, generator, real, labels, latents, fake_labels, mix),
-                *(args.gp_weight, precision, args.d_fake_class_weight, shifts),
-            )
+            shifts = fake_shifts(stream)
             step += 1
-            loss = ranks.sum_gradients(discriminator, parts["discriminator_loss"], 1 / ranks.world)
-            guard.step(d_optimizer, loss, step)
+            number = torch.full((), step, device=device)
+            parts = update_discriminator(
+                *(number, real, labels, latents, fake_labels, mix), *shifts
+            )
 
             # (2) Generator, after every gen_train-th step, with fakes of its own: raise their
             # score, and have the class head name the class that was asked for.
@@ -524,16 +572,8 @@ def train(args):
                 stream = runtime.random_stream(device, args.seed, FAKE_FOR_G, step)
                 inputs = sample_inputs(args.batch_size, generator.latent_dim, stream)
                 labels, latents = map(ranks.share, inputs)
-                if args.augmentation == "shift":
-                    shifts = shifts_of(args.batch_size, stream)
-                parts |= generator_backward(
-                    *(discriminator, generator, latents, labels, precision),
-                    *(args.g_class_weight, shifts),
-                )
-                loss = ranks.sum_gradients(generator, parts["generator_loss"], 1 / ranks.world)
-                guard.step(g_optimizer, loss, step)
-                if average:
-                    update_average(average, generator, args.ema_decay, step // args.gen_train - 1)
+                shifts = fake_shifts(stream)
+                parts = parts | update_generator(number, latents, labels, *shifts)
 
             for name, part in parts.items():
                 entry = torch.stack([part, torch.ones_like(part)])
@@ -549,7 +589,7 @@ def train(args):
                     total, count = ranks.sum(total).tolist()
                     record[name] = total / count
                 totals = {}
-                record["lr"] = d_optimizer.param_groups[0]["lr"]
+                record["lr"] = float(d_optimizer.param_groups[0]["lr"])
                 record["images_per_second"] = round(progress.images_per_second(), 1)
                 record["peak_memory_gb"] = round(runtime.peak_memory(device) / 1e9, 2)
                 if epoch_ends:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import alignment
 import second_order
 
 IMAGE_SIZE = 32
@@ -39,7 +40,10 @@ class MapNorm(nn.Module):
 
     def forward(self, x):
         x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC: a view, and contiguous where x is channels_last
-        x = second_order.layer_norm(x, self.weight, self.bias, self.eps)
+        weight, bias, count = self.weight, self.bias, self.weight.numel()
+        if more := x.shape[3] - weight.shape[2]:  # channels of zeros, see alignment.py
+            weight, bias = F.pad(weight, (0, more)), F.pad(bias, (0, more))
+        x = second_order.layer_norm(x, weight, bias, self.eps, count)
         return x.permute(0, 3, 1, 2)
 
 
@@ -50,7 +54,10 @@ class Conv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, 3, stride, padding=1)
 
     def forward(self, x):
-        return second_order.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        weight, bias = self.weight, self.bias
+        if x.shape[1] > self.in_channels:
+            weight, bias = alignment.fill_weights(weight, bias, x.shape[1])
+        return second_order.conv2d(x, weight, bias, self.stride, self.padding)
 
 
 class Block(nn.Sequential):
@@ -104,9 +111,11 @@ class Discriminator(nn.Module):
         if images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
             raise ValueError(f"images must be (b, 3, 32, 32), not {tuple(images.shape)}")
         x = images.contiguous(memory_format=torch.channels_last)
+        if torch.is_grad_enabled() and alignment.pays(x.device):
+            x = alignment.fill_channels(x, alignment.aligned(3))
         for block in self.blocks[:layer]:
             x = block(x)
-        return x
+        return x[:, : self.width]
 
     @staticmethod
     def pool(features):

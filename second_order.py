@@ -18,28 +18,34 @@ import torch
 import torch.nn.functional as F
 
 _inputs_only = False  # whether the pass that runs now is one of input_gradient
-_compiled = None  # {function of layer_norm: its compiled form}, None: as PyTorch has them
+_compile_for = None  # the kind of device for which torch.compile makes layer_norm's kernels
+_compiled = {}  # function: its compiled form
 
 
-def compile_layer_norm(on):
-    """Whether torch.compile makes the kernels of layer_norm where gradients are asked for.
+def compile_for(device):
+    """Have torch.compile make layer_norm's kernels where gradients are asked for; None: nowhere.
 
     For GPUs: PyTorch's own kernels give each image, a long row, to a single multiprocessor.
-    Returns whether it is on now: it is not, after a notice, where torch.compile does not work.
+    Where torch.compile does not work, a notice says so, and all stays as it was.
     """
-    global _compiled
-    _compiled = None
-    if not on:
-        return False
+    global _compile_for
+    _compile_for = None
+    _compiled.clear()
+    if device is None:
+        return
     torch._dynamo.config.recompile_limit = 64  # one for each shape; the default is 8
-    _compiled = {}
-    x, affine = torch.zeros(2, 8, device="cuda"), torch.zeros(8, device="cuda")
+    x, affine = torch.zeros(2, 8, device=device), torch.zeros(8, device=device)
     try:
-        _run(_norm_forward, True, x, affine, affine, 1e-5)
+        _run(_norm_forward, True, x, affine, affine, 1e-5, 8)
     except Exception as error:  # of Dynamo, Inductor, Triton or the C compiler
         print(f"note: torch.compile does not work here: {str(error).strip().splitlines()[0]}")
-        _compiled = None
-    return _compiled is not None
+        return
+    _compile_for = device.type
+
+
+def compiles_for(device):
+    """Whether layer_norm runs compiled on that device, where gradients are asked for."""
+    return device.type == _compile_for
 
 
 def _run(function, compiled, *args):
@@ -82,16 +88,18 @@ def conv2d(x, weight, bias, stride=(1, 1), padding=(0, 0)):
     return _Conv2d.apply(x, weight, bias, stride, padding)
 
 
-def layer_norm(x, weight, bias, eps=1e-5):
+def layer_norm(x, weight, bias, eps=1e-5, count=None):
     """F.layer_norm over all dimensions but the first; statistics in float32, output like x.
 
     x: (b, ...) of any float type; weight, bias: (...). CUDA's own kernels take one type only:
     there the affine map, and its gradient, are rounded to that of x.
+    count: how many entries of a row count, None for all; the others must be 0 in x, weight and
+    bias. They are then 0 in the output, and have any gradient. Only where it runs compiled.
     """
-    compiled = _compiled is not None and x.device.type == "cuda" and torch.is_grad_enabled()
+    compiled = compiles_for(x.device) and torch.is_grad_enabled()
     if x.device.type != "cpu" and not compiled:
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-    return _LayerNorm.apply(x, weight, bias, eps, compiled)
+    return _LayerNorm.apply(x, weight, bias, eps, count or weight.numel(), compiled)
 
 
 def _autocast(*tensors):
@@ -110,10 +118,22 @@ def _wanted(ctx):
 
 def _conv2d_gradients(g, x, weight, stride, padding, wanted):
     """Those of input, weight and bias that are `wanted` (three bools); None for the others."""
-    return torch.ops.aten.convolution_backward(
+    own_bias = wanted[2] and g.device.type == "cuda"
+    asked = [*wanted[:2], wanted[2] and not own_bias]
+    d_x, d_weight, d_bias = torch.ops.aten.convolution_backward(
         *(g, x, weight, [len(weight)]),
-        *(stride, padding, (1, 1), False, (0, 0), 1, wanted),
+        *(stride, padding, (1, 1), False, (0, 0), 1, asked),
     )
+    return d_x, d_weight, channel_sums(g) if own_bias else d_bias
+
+
+def channel_sums(x):
+    """(b, c, h, w) -> (c,): of a channels_last map, as a product of matrices.
+
+    PyTorch's sum over so many rows keeps few of a GPU's multiprocessors busy.
+    """
+    rows = x.permute(0, 2, 3, 1).flatten(0, 2)
+    return (rows.new_ones(1, len(rows)) @ rows)[0]
 
 
 class _Conv2d(torch.autograd.Function):
@@ -162,16 +182,16 @@ class _Conv2dInputGradient(torch.autograd.Function):
 
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, eps, compiled):
+    def forward(ctx, x, weight, bias, eps, count, compiled):
         with torch.autocast(x.device.type, enabled=False):  # on CUDA it would cast to float32
             if compiled:
                 rows = (x.flatten(1), weight.flatten(), bias.flatten())
-                y, mean, rstd = _run(_norm_forward, True, *rows, eps)
+                y, mean, rstd = _run(_norm_forward, True, *rows, eps, count)
                 y = y.view_as(x)
             else:
                 y, mean, rstd = torch.native_layer_norm(x, x.shape[1:], weight, bias, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
-        ctx.eps, ctx.compiled = eps, compiled
+        ctx.eps, ctx.how = eps, (count, compiled)
         return y
 
     @staticmethod
@@ -180,51 +200,58 @@ class _LayerNorm(torch.autograd.Function):
         wanted = _wanted(ctx)
         if not torch.is_grad_enabled():
             at = (g, x, mean, rstd, weight, bias)
-            return *_layer_norm_gradients(*at, ctx.compiled, wanted), None, None
+            return *_layer_norm_gradients(*at, *ctx.how, wanted), None, None, None
         d_x = d_weight = d_bias = None
         if wanted[0]:
-            d_x = _LayerNormInputGradient.apply(g, x, weight, mean, rstd, ctx.compiled)
+            d_x = _LayerNormInputGradient.apply(g, x, weight, mean, rstd, *ctx.how)
         if wanted[1]:
+            if ctx.how[0] < weight.numel():
+                raise NotImplementedError("input_gradient is the way to differentiate this twice")
             d_weight = (g * F.layer_norm(x, x.shape[1:], eps=ctx.eps)).sum(0)
         if wanted[2]:
             d_bias = g.sum(0)
-        return d_x, d_weight, d_bias, None, None
+        return d_x, d_weight, d_bias, None, None, None
 
 
-def _layer_norm_gradients(g, x, mean, rstd, weight, bias, compiled, wanted):
+def _layer_norm_gradients(g, x, mean, rstd, weight, bias, count, compiled, wanted):
     with torch.autocast(x.device.type, enabled=False):
         if not compiled:
             return torch.ops.aten.native_layer_norm_backward(
                 g.contiguous(), x, x.shape[1:], mean, rstd, weight, bias, wanted
             )
-        rows = (g.flatten(1), x.flatten(1), mean, rstd, weight.flatten())
+        rows = (g.flatten(1), x.flatten(1), mean, rstd, weight.flatten(), count)
         if not any(wanted[1:]):
             return _run(_norm_input_gradient, True, *rows).view_as(x), None, None
         d_x, d_weight, d_bias = _run(_norm_gradients, True, *rows)
         return d_x.view_as(x), d_weight.view_as(weight), d_bias.view_as(weight)
 
 
-def _norm_forward(x, weight, bias, eps):
-    """x: (b, n); weight, bias: (n,) -> output like x, mean and 1 / std, (b, 1)."""
+def _norm_forward(x, weight, bias, eps, count):
+    """x: (b, n); weight, bias: (n,) -> output like x, mean and 1 / std, (b, 1).
+
+    count: entries of a row that count; the others are 0.
+    """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    variance, mean = torch.var_mean(wide, 1, correction=0, keepdim=True)
-    rstd = (variance + eps).rsqrt()
-    return ((wide - mean) * rstd * weight + bias).to(x.dtype), mean, rstd
+    mean = wide.sum(1, keepdim=True) / count
+    away = wide - mean
+    squares = away.square().sum(1, keepdim=True) - (x.shape[1] - count) * mean.square()
+    rstd = (squares / count + eps).rsqrt()
+    return (away * rstd * weight + bias).to(x.dtype), mean, rstd
 
 
-def _norm_input_gradient(g, x, mean, rstd, weight):
+def _norm_input_gradient(g, x, mean, rstd, weight, count):
     """g, x: (b, n); mean, rstd: (b, 1); weight: (n,) -> (b, n), as _LayerNormInputGradient says."""
     z = (x.to(mean.dtype) - mean) * rstd
     h = g.to(mean.dtype) * weight
-    by_z = (h * z).mean(1, keepdim=True)
-    return (rstd * (h - h.mean(1, keepdim=True) - z * by_z)).to(x.dtype)
+    by_one, by_z = (sums.sum(1, keepdim=True) / count for sums in (h, h * z))
+    return (rstd * (h - by_one - z * by_z)).to(x.dtype)
 
 
-def _norm_gradients(g, x, mean, rstd, weight):
+def _norm_gradients(g, x, mean, rstd, weight, count):
     """The same, and the gradients of weight and bias, (n,)."""
     wide = g.to(mean.dtype)
     z = (x.to(mean.dtype) - mean) * rstd
-    d_x = _norm_input_gradient(g, x, mean, rstd, weight)
+    d_x = _norm_input_gradient(g, x, mean, rstd, weight, count)
     return d_x, (wide * z).sum(0).to(weight.dtype), wide.sum(0).to(weight.dtype)
 
 
@@ -235,11 +262,11 @@ class _LayerNormInputGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, g, x, weight, mean, rstd, compiled):
+    def forward(ctx, g, x, weight, mean, rstd, count, compiled):
         ctx.save_for_backward(g, x, weight, mean, rstd)
-        ctx.compiled = compiled
+        ctx.how = count, compiled
         wanted = [True, False, False]
-        return _layer_norm_gradients(g, x, mean, rstd, weight, None, compiled, wanted)[0]
+        return _layer_norm_gradients(g, x, mean, rstd, weight, None, count, compiled, wanted)[0]
 
     @staticmethod
     def backward(ctx, v):
@@ -248,36 +275,38 @@ class _LayerNormInputGradient(torch.autograd.Function):
         g, x, weight, mean, rstd = ctx.saved_tensors
         rows = (t.flatten(1) for t in (v, g, x, mean, rstd))
         with torch.autocast(x.device.type, enabled=False):
-            d_g, d_x, d_weight = _in_chunks(*rows, weight.flatten(), ctx.compiled)
-        return d_g.view_as(g), d_x.view_as(x), d_weight.view_as(weight), None, None, None
+            d_g, d_x, d_weight = _in_chunks(*rows, weight.flatten(), *ctx.how)
+        gradients = d_g.view_as(g), d_x.view_as(x), d_weight.view_as(weight)
+        return *gradients, None, None, None, None
 
 
-def _in_chunks(v, g, x, mean, rstd, weight, compiled):
+def _in_chunks(v, g, x, mean, rstd, weight, total, compiled):
     """_layer_norm_second for a few images at a time on the CPU, so that they stay in its cache."""
-    if x.device.type != "cpu":
-        return _run(_layer_norm_second_like, compiled, v, g, x, mean, rstd, weight)
+    if compiled or x.device.type != "cpu":
+        return _run(_layer_norm_second_like, compiled, v, g, x, mean, rstd, weight, total)
     count = max(1, 2**20 // weight.numel())
     d_g, d_x, d_weight = torch.empty_like(g), torch.empty_like(x), torch.zeros_like(weight)
     for rows in zip(*(t.split(count) for t in (v, g, x, mean, rstd, d_g, d_x)), strict=True):
         *inputs, d_g_rows, d_x_rows = rows
-        a, b, c = _layer_norm_second(*inputs, weight)
+        a, b, c = _layer_norm_second(*inputs, weight, total)
         d_g_rows.copy_(a)
         d_x_rows.copy_(b)
         d_weight += c
     return d_g, d_x, d_weight
 
 
-def _layer_norm_second_like(v, g, x, mean, rstd, weight):
+def _layer_norm_second_like(v, g, x, mean, rstd, weight, count):
     """_layer_norm_second, each gradient in the type of what it is the gradient of."""
-    d_g, d_x, d_weight = _layer_norm_second(v, g, x, mean, rstd, weight)
+    d_g, d_x, d_weight = _layer_norm_second(v, g, x, mean, rstd, weight, count)
     return d_g.to(g.dtype), d_x.to(x.dtype), d_weight.to(weight.dtype)
 
 
-def _layer_norm_second(v, g, x, mean, rstd, weight):
+def _layer_norm_second(v, g, x, mean, rstd, weight, count):
     """Gradients of <v, input gradient> with respect to g, x and weight.
 
-    v, g, x: (b, n); mean, rstd: (b, 1); weight: (n,). With h and z as above and m(.) the mean over
-    a row, the input gradient is s (h - m(h) - z m(h z)), and <v, .> differentiates to
+    v, g, x: (b, n); mean, rstd: (b, 1); weight: (n,); count: entries of a row that count. With h
+    and z as above and m(.) the mean over a row, the input gradient is s (h - m(h) - z m(h z)), and
+    <v, .> differentiates to
         h: s (v - m(v) - z m(v z))
         x: -s^2 (m(hz) (v - m(v)) + m(vz) (h - m(h)) + z (m(vh) - m(v) m(h) - 3 m(hz) m(vz)))
     """
@@ -287,7 +316,7 @@ def _layer_norm_second(v, g, x, mean, rstd, weight):
     h = g * weight
 
     def m(a, b=None):
-        return (torch.linalg.vecdot(a, b) / a.shape[1] if b is not None else a.mean(1))[:, None]
+        return ((torch.linalg.vecdot(a, b) if b is not None else a.sum(1)) / count)[:, None]
 
     m_v, m_h, m_vz, m_hz, m_vh = m(v), m(h), m(v, z), m(h, z), m(v, h)
     d_h = torch.addcmul(v - m_v, z, m_vz, value=-1).mul_(s)

@@ -34,7 +34,7 @@ from optimization import (
 from progress import Progress
 from ranks import Ranks, RanksDiffer
 from run_log import SAVE_FAILED, RunError, RunFolder
-from second_order import compile_layer_norm
+from second_order import compile_for
 
 RECIPES = {
     # The assignment's baseline: Adam, the rate divided by 10 after epoch 50 and by 100 after 75.
@@ -236,7 +236,7 @@ def train(args):
     runtime.keep_freed_memory()
     ranks = Ranks(device)
     fast = runtime.pick_compile(args.compile, device, ranks.world)
-    compile_layer_norm(fast)
+    compile_for(device if fast else None)
     clock = runtime.Clock(args.save_every_minutes, args.max_minutes)
     train_set, test_set = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
     train_set = train_set.first(args.limit_train).to(device)

@@ -360,7 +360,7 @@ def train(args):
                 folder.log(record)
                 progress.report(record)
                 progress.start_lap()
-            if epoch_ends:
+            if epoch_ends and clock.curves_due():
                 folder.attempt("curves.png", draw_curves)
             number, due, time_up = ranks.agree(stop.number, clock.save_due(), clock.time_up())
             best = epoch_ends and figures["test_accuracy"] > best_accuracy
@@ -377,10 +377,12 @@ def train(args):
                 progress.start_lap()
             if (number or time_up) and step < total_steps:
                 progress.close()
+                folder.attempt("curves.png", draw_curves)
                 saved = ranks.from_main(lambda path=saved: path)  # all wait for rank 0's write
                 raise runtime.stopped(number, step, saved, SAVE_FAILED)
         progress.close()
 
+        folder.attempt("curves.png", draw_curves)
         figures = figures or evaluate(shown, test_set, precision, ranks)
         export("discriminator.safetensors", figures)
         summary = {"step": step, "best_test_accuracy": best_accuracy, **figures}

@@ -73,7 +73,7 @@ RECIPES = {
         "momentum": 0.5,
         "schedule": "linear",
         "gp_weight": 10.0,
-        "d_fake_class_weight": 1.0,
+        "d_fake_class_weight": 0.0,
         "g_class_weight": 1.0,
         "gen_train": 1,
         "ema_decay": 0.999,
@@ -606,7 +606,8 @@ def train(args):
                 progress.start_lap()
             if epoch_ends:
                 folder.attempt("the samples", save_samples)
-                folder.attempt("curves.png", draw_curves)
+                if clock.curves_due():
+                    folder.attempt("curves.png", draw_curves)
             number, due, time_up = ranks.agree(stop.number, clock.save_due(), clock.time_up())
             best = epoch_ends and figures["test_accuracy"] > best_accuracy
             best_accuracy = figures["test_accuracy"] if best else best_accuracy
@@ -621,10 +622,12 @@ def train(args):
                 progress.start_lap()
             if (number or time_up) and step < total_steps:
                 progress.close()
+                folder.attempt("curves.png", draw_curves)
                 saved = ranks.from_main(lambda path=saved: path)  # all wait for rank 0's write
                 raise runtime.stopped(number, step, saved, SAVE_FAILED)
         progress.close()
 
+        folder.attempt("curves.png", draw_curves)
         figures = figures or evaluate(discriminator, test_set, precision, ranks)
         export(figures)
         summary = {**(folder.records() or [{}])[-1], **figures, "step": step}

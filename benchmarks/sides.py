@@ -28,13 +28,17 @@ import second_order
 import train_discriminator
 import train_gan
 from augmentation import augment, sample_augmentation
+from cuda_graph import Recorded
 from data_tools import Dataset
 from discriminator import Discriminator
 from generator import Generator
 from image_gradients import feature_objective, maximise
+from optimization import keep_rates_on, make_optimizer
+from ranks import Ranks
 
 PARTS = ("classifier_step", "gan_step", "augmentation", "evaluation", "max_features")
 LAYER = 4  # of max_features
+STEPS_ON_CUDA = 50  # training steps in one measurement; 1 on the CPU
 CLIMB_STEPS = 2  # gradient steps of max_features in one measurement
 BETAS = (0.0, 0.9)
 
@@ -48,9 +52,21 @@ class Ours:
         self.images, self.labels = (t.to(device) for t in random_images(args.images))
         self.discriminator = Discriminator(args.width).to(device)
         self.generator = Generator(args.width).to(device)
-        self.d_adam = torch.optim.Adam(self.discriminator.parameters(), 1e-4, BETAS, fused=True)
-        self.g_adam = torch.optim.Adam(self.generator.parameters(), 1e-4, BETAS, fused=True)
-        self.guard = runtime.FiniteGuard(device)
+        optimizers = [
+            make_optimizer("adam", network, 1e-4, 0.0, BETAS)
+            for network in (self.discriminator, self.generator)
+        ]
+        fast = runtime.pick_compile("auto", device)
+        second_order.compile_for(device if fast else None)
+        if fast:
+            for optimizer in optimizers:
+                keep_rates_on(device, optimizer)
+        common = args, args.precision, Ranks(device), runtime.FiniteGuard(device)
+        updates = train_discriminator.make_update(*common, self.discriminator, None, optimizers[0])
+        self.update = Recorded(updates, fast)
+        networks = self.discriminator, self.generator
+        updates = train_gan.make_updates(*common, *networks, None, *optimizers)
+        self.updates = [Recorded(update, fast) for update in updates]
         self.step = 0
 
     def batch(self):
@@ -63,27 +79,19 @@ class Ours:
 
     def classifier_step(self):
         images, labels, _ = self.batch()
-        loss, _ = train_discriminator.classifier_backward(
-            self.discriminator, images, labels, self.precision
-        )
-        self.guard.step(self.d_adam, loss, self.step)
+        number = torch.full((), self.step, device=self.device)
+        self.update(number, torch.ones((), device=self.device), images, labels)
         return len(images)
 
     def gan_step(self):
         real, labels, stream = self.batch()
         count = len(real)
+        number = torch.full((), self.step, device=self.device)
         fake_labels, latents = train_gan.sample_inputs(count, 100, stream)
         mix = train_gan.sample_mix(count, self.device, stream)
-        parts = train_gan.discriminator_backward(
-            *(self.discriminator, self.generator, real, labels, latents, fake_labels, mix),
-            *(10.0, self.precision),
-        )
-        self.guard.step(self.d_adam, parts["discriminator_loss"], self.step)
+        self.updates[0](number, real, labels, latents, fake_labels, mix)
         fake_labels, latents = train_gan.sample_inputs(count, 100, stream)
-        parts = train_gan.generator_backward(
-            self.discriminator, self.generator, latents, fake_labels, self.precision
-        )
-        self.guard.step(self.g_adam, parts["generator_loss"], self.step)
+        self.updates[1](number, latents, fake_labels)
         return count
 
     def augmentation(self):
@@ -316,6 +324,8 @@ def main(argv=None):
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--without", choices=CHANGES)
+    parser.set_defaults(gp_weight=10.0, d_fake_class_weight=1.0, g_class_weight=1.0)
+    parser.set_defaults(label_smoothing=0.0, gen_train=1, ema_decay=0.0)
     args = parser.parse_args(argv)
     device = runtime.pick_device(args.device)
     if args.side == "plain":
@@ -336,9 +346,10 @@ def main(argv=None):
         elif part == "memory":
             answer = {"peak_memory_bytes": runtime.peak_memory(device)}
         else:
+            times = STEPS_ON_CUDA if device.type == "cuda" and part.endswith("_step") else 1
             synchronize(device)
             start = time.perf_counter()
-            images = getattr(side, part)()
+            images = sum(getattr(side, part)() for _ in range(times))
             synchronize(device)
             answer = {"seconds": time.perf_counter() - start, "images": images}
         print(json.dumps(answer), flush=True)

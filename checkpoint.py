@@ -148,18 +148,19 @@ def load_latest(folder, device="cpu", warn=print):
 
 # ------------------------------------------------------------------------------ exports
 
+_SCALE = ".scale"
 _KINDS = {
     "discriminator": (Discriminator, ("width", "num_classes")),
     "generator": (Generator, ("width", "latent_dim")),
 }
 
 
-def export_model(model, path, metadata):
+def export_model(model, path, metadata, in_8_bits=False):
     """Write a Discriminator's or Generator's weights to a safetensors file, atomically.
 
     metadata: a flat dict of what is worth knowing (recipe, figures); values that are no strings are
-    kept as JSON. The kind and the sizes of the network are added. Raises TypeError for a model that
-    is neither.
+    kept as JSON. The kind and the sizes of the network are added. in_8_bits: as `to_8_bits` makes
+    them; else in the type they have. Raises TypeError for a model that is neither.
     """
     kind = next((kind for kind, (cls, _) in _KINDS.items() if type(model) is cls), None)
     if kind is None:
@@ -168,7 +169,36 @@ def export_model(model, path, metadata):
     described = {"kind": kind, **sizes, **metadata}
     text = {key: v if isinstance(v, str) else json.dumps(v) for key, v in described.items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    tensors = to_8_bits(tensors) if in_8_bits else tensors
     write_atomically(path, safetensors_bytes(tensors, text))
+
+
+def to_8_bits(state):
+    """{name: tensor} with every weight of two dimensions or more as whole numbers and scales.
+
+    weight[i] is about NAME[i] (int8, -127 to 127) times NAME.scale[i] (float32).
+    """
+    found = {}
+    for name, tensor in state.items():
+        if tensor.ndim < 2:
+            found[name] = tensor
+            continue
+        rows = tensor.float().flatten(1)
+        scale = rows.abs().amax(1).clamp_min(1e-30) / 127
+        found[name] = (rows / scale[:, None]).round().to(torch.int8).view_as(tensor)
+        found[name + _SCALE] = scale
+    return found
+
+
+def from_8_bits(state):
+    """What `to_8_bits` was given, but for rounding; ValueError where the parts do not fit."""
+    found = {name: t for name, t in state.items() if not name.endswith(_SCALE)}
+    for name in state.keys() - found.keys():
+        scale, weight = state[name], found.get(name.removesuffix(_SCALE))
+        if weight is None or weight.dtype != torch.int8 or scale.shape != weight.shape[:1]:
+            raise ValueError(f"{name} has no weight that it fits")
+        found[name.removesuffix(_SCALE)] = (weight.flatten(1) * scale[:, None]).view_as(weight)
+    return found
 
 
 def digest(model):
@@ -232,6 +262,10 @@ def load_model(path, device="cpu", kind=None):
     sizes = {name: metadata.get(name) for name in size_names}
     if not all(type(size) is int and 0 < size <= 4096 for size in sizes.values()):
         raise CheckpointError(f"{path} states impossible sizes: {sizes}")
+    try:
+        state = from_8_bits(state)
+    except ValueError as error:
+        raise CheckpointError(f"the weights in {path} are damaged: {error}") from None
     with torch.device("meta"):  # shapes are compared before any memory is taken for them
         expected = {name: _form(t) for name, t in model_class(**sizes).state_dict().items()}
     if {name: _form(t) for name, t in state.items()} != expected:

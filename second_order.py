@@ -54,7 +54,8 @@ def _run(function, compiled, *args):
         return function(*args)
     if function not in _compiled:
         _compiled[function] = torch.compile(function, dynamic=False)
-    return _compiled[function](*args)
+    # Detached: with their place in the graph, tensors of the same shape would be compiled for anew.
+    return _compiled[function](*(a.detach() if isinstance(a, torch.Tensor) else a for a in args))
 
 
 def input_gradient(output, inputs, create_graph=False):

@@ -281,3 +281,47 @@ def test_own_weights_come_before_the_published(published, tmp_path, monkeypatch,
     own.parent.mkdir(parents=True)
     assert find() == Path("gan/generator.safetensors")  # shown from the current folder
     assert capsys.readouterr().out.count("published") == 1
+
+
+# ------------------------------------------------------------------------------ weights in 8 bits
+
+
+def test_weights_in_8_bits_are_off_by_half_a_level_at_most(tmp_path):
+    torch.manual_seed(0)
+    model = Generator(width=12)
+    with torch.no_grad():
+        model.to_rgb.weight[1] = 0  # a row without a scale of its own
+    path = tmp_path / "small.safetensors"
+    checkpoint.export_model(model, path, {}, in_8_bits=True)
+    checkpoint.export_model(model, tmp_path / "large.safetensors", {})
+    assert path.stat().st_size < 0.5 * (tmp_path / "large.safetensors").stat().st_size
+    found = checkpoint.load_model(path, kind="generator")[0].state_dict()
+    for name, weight in model.state_dict().items():
+        if weight.ndim < 2:
+            assert torch.equal(found[name], weight), name
+            continue
+        assert found[name].dtype == torch.float32
+        level = weight.flatten(1).abs().amax(1) / 127
+        error = (found[name] - weight).flatten(1).abs().amax(1)
+        assert (error <= 0.501 * level).all(), name
+    assert (found["to_rgb.weight"][1] == 0).all()
+
+
+@pytest.mark.parametrize("damage", ["no weight", "another length", "no scale", "NaN"])
+def test_damaged_weights_in_8_bits_are_refused(tmp_path, damage):
+    path = tmp_path / "small.safetensors"
+    checkpoint.export_model(Generator(width=4), path, {}, in_8_bits=True)
+    with checkpoint.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    if damage == "no weight":
+        tensors["nothing.scale"] = torch.ones(3)
+    elif damage == "another length":
+        tensors["to_rgb.weight.scale"] = torch.ones(4)
+    elif damage == "no scale":
+        del tensors["to_rgb.weight.scale"]
+    else:
+        tensors["to_rgb.weight.scale"][0] = float("nan")
+    save_file(tensors, path, metadata)
+    with pytest.raises(CheckpointError, match=r"small\.safetensors"):
+        checkpoint.load_model(path)

@@ -9,6 +9,7 @@ from generator import Generator
 from optimization import (
     Muon,
     drops,
+    keep_rates_on,
     make_optimizer,
     orthogonalise,
     scale_rates,
@@ -213,3 +214,35 @@ def test_moving_average_by_hand():
     assert values["project.1.num_batches_tracked"] == 1
     update_average(average, model, decay=0.5, updates=1000)  # d = 0.5
     assert average.state_dict()["to_rgb.bias"].tolist() == pytest.approx([0.95] * 3)
+
+
+def test_rates_kept_on_the_device_follow_the_schedule_and_take_the_same_steps(images):
+    results = []
+    for on_device in (False, True):
+        torch.manual_seed(0)
+        model = Discriminator(width=4)
+        optimizer = make_optimizer("muon", model, 1e-3, 0.02, normalise=True)
+        if on_device:
+            keep_rates_on(torch.device("cpu"), optimizer)
+        places = [group["lr"] for group in optimizer.param_groups]
+        for number in range(1, 4):
+            scale_rates(optimizer, 1 / number)
+            gradients(model, images, number)
+            optimizer.step()
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        assert rates == pytest.approx([0.02 / 3, 1e-3 / 3])
+        if on_device:  # a recorded step reads the rates where they were
+            assert all(g["lr"] is p for g, p in zip(optimizer.param_groups, places, strict=True))
+        results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("updates", [0, 3, 10_000])
+def test_moving_average_counts_alike_in_a_tensor(updates):
+    results = []
+    for number in (updates, torch.tensor(float(updates), dtype=torch.float64)):
+        torch.manual_seed(0)
+        average, model = Generator(width=2), Generator(width=2)
+        update_average(average, model, 0.99, number)
+        results.append(torch.cat([p.detach().flatten() for p in average.parameters()]))
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)

@@ -1,5 +1,7 @@
 """The two layers and their derivatives, against PyTorch's own and against finite differences."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -191,3 +193,62 @@ def test_chunks_change_nothing_but_rounding():
     )
     for a, b in zip(ours, exact, strict=True):
         assert relative_error(a, b) < 1e-5
+
+
+def norm_rows():
+    torch.manual_seed(0)
+    rows = [torch.randn(3, 40, dtype=torch.float64) for _ in range(3)]
+    return *rows, torch.randn(40, dtype=torch.float64), torch.randn(40, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("added", [0, 8])
+def test_the_functions_to_compile_equal_pytorchs_kernels(added):
+    """Also where zeros that do not count were added to the rows."""
+    v, g, x, weight, bias = norm_rows()
+    y, mean, rstd = torch.native_layer_norm(x, [40], weight, bias, 1e-5)
+    expected = torch.ops.aten.native_layer_norm_backward(
+        *(g, x, [40], mean, rstd, weight, bias), [True, True, True]
+    )
+    second = second_order._layer_norm_second(v, g, x, mean, rstd, weight, 40)
+    v, g, x, weight, bias = (F.pad(t, (0, added)) for t in (v, g, x, weight, bias))
+    y2, mean2, rstd2 = second_order._norm_forward(x, weight, bias, 1e-5, 40)
+    torch.testing.assert_close((y2[:, :40], mean2, rstd2), (y, mean, rstd))
+    assert y2[:, 40:].eq(0).all()
+    rows = g, x, mean2, rstd2, weight, 40
+    found = second_order._norm_gradients(*rows)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a[..., :40], b)
+    torch.testing.assert_close(second_order._norm_input_gradient(*rows), found[0])
+    found = second_order._layer_norm_second_like(v, *rows)
+    for a, b in zip(found, second, strict=True):
+        torch.testing.assert_close(a[..., :40], b)
+
+
+def test_where_torch_compile_fails_all_stays_as_it_was(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise RuntimeError("no C compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    second_order.compile_for(torch.device("cpu"))
+    assert "note: torch.compile does not work here: no C compiler\n" in capsys.readouterr().out
+    assert not second_order.compiles_for(torch.device("cpu"))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layer_norm_equals_pytorchs():
+    def results():
+        torch.manual_seed(0)
+        x = torch.randn(3, 5, 4, 4, requires_grad=True)
+        weight, bias = torch.randn(2, 5, 4, 4).requires_grad_().unbind()
+        y = second_order.layer_norm(x, weight, bias)
+        gradient = second_order.input_gradient(y.square().sum(), x, create_graph=True)
+        return y, *torch.autograd.grad((gradient.square() + y).sum(), (x, weight))
+
+    expected = results()
+    second_order.compile_for(torch.device("cpu"))
+    try:
+        assert second_order.compiles_for(torch.device("cpu"))
+        found = results()
+    finally:
+        second_order.compile_for(None)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

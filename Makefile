@@ -1,4 +1,4 @@
-# make demo    a look into the published classifier, then both trainings in small and all pictures,
+# make demo    a look into the published networks, then both trainings in small and all pictures,
 #              in minutes, without a GPU
 # make full    the published experiment from nothing: hours on a GPU
 # make test    the default test suite
@@ -20,7 +20,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 demo: $(INSTALLED)
 	python visualization.py --discriminator_without_G results/baseline \
-		--max_classification_output --output_dir $(DEMO)/published
+		--discriminator_with_G results/gan --max_classification_output --output_dir $(DEMO)/published
 	python train_discriminator.py --width 32 --epochs 4 --hole 0 --limit_train 20000 \
 		--output_dir $(DEMO)/baseline
 	python train_gan.py --width 32 --epochs 5 --ema_decay 0.99 --limit_train 20000 \
@@ -38,11 +38,11 @@ demo: $(INSTALLED)
 
 full: $(INSTALLED)
 	python train_discriminator.py --dataset cifar10
-	python train_gan.py --dataset cifar10 --evaluate_every 10
+	python train_gan.py --dataset cifar10 --batch_size 128 --evaluate_every 20
 	python evaluate_gan.py --output_dir results/evaluation
 	python visualization.py --output_dir results/visualization
 	python publish.py output/baseline results/baseline
-	python publish.py output/gan results/gan --sample_epochs 0 1 10 50 100 200
+	python publish.py output/gan results/gan --sample_epochs 0 1 20 200
 	python report.py --visualization results/visualization --evaluation results/evaluation
 
 test: $(INSTALLED)

@@ -101,3 +101,20 @@ def stand_out(features, top=9):
     std = features.std(0)
     highest = features.topk(min(top, len(features)), dim=0).values.mean(0)
     return torch.where(std > 1e-8, (highest - features.mean(0)) / std.clamp_min(1e-8), 0.0)
+
+
+def distinct(features, measure, count, limit=0.5):
+    """The features with the largest measure, each unlike those before it: at most `count` numbers.
+
+    Of features that go together, whose correlation over the images exceeds `limit` either way, the
+    first is taken. features: (n, width), measure: (width,) -> int64.
+    """
+    rows = features.double()
+    rows = rows - rows.mean(0)
+    rows = rows / rows.norm(dim=0).clamp_min(1e-8)
+    alike = (rows.T @ rows).abs() > limit
+    chosen = []
+    for feature in measure.argsort(descending=True, stable=True).tolist():
+        if len(chosen) < count and not alike[feature, chosen].any():
+            chosen.append(feature)
+    return torch.tensor(chosen)

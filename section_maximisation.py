@@ -8,7 +8,7 @@ from data_tools import to_signed, to_uint8
 from discriminator import MAP_SIZES
 from figures import save_image_grid
 from image_gradients import class_objective, feature_objective, maximise
-from layer_study import stand_out
+from layer_study import distinct, stand_out
 from progress import Progress
 from receptive_field import box, geometry
 from robust_maximisation import VIEWS, held_out, maximise_robustly
@@ -107,9 +107,10 @@ def features(args, network, precision, folder, test_set=None):
     """Images that maximise features of args.max_features; returns {layer: figures}.
 
     The classic method draws the first 100, and climbs the strongest unit of each, wherever it is.
-    The robust one draws the features that stand out most and climbs the unit in the middle; what is
-    shown is the part that it sees, beside the test images that excite the feature most, with the
-    pixels that the strongest unit sees framed. Without a test set, it draws the first features.
+    The robust one draws the features that stand out most, none of them much like another, and
+    climbs the unit in the middle; what is shown is the part that it sees, beside the test images
+    that excite the feature most, with the pixels that the strongest unit sees framed. Without a
+    test set, it draws the first features.
     """
     units = {}
     if args.method == "robust" and test_set is not None:
@@ -137,7 +138,7 @@ def one_layer(args, network, layer, precision, folder, test_set, units):
     chosen = torch.arange(min(CLASSIC_FEATURES, model.width))
     if units is not None:
         measure = stand_out(units[0])
-        chosen = measure.argsort(descending=True, stable=True)[:FEATURES]
+        chosen = distinct(units[0], measure, FEATURES)
     elif robust:
         chosen = chosen[: 2 * FEATURES]
     objective = feature_objective(model, layer, precision, chosen, robust)

@@ -88,3 +88,12 @@ def test_stand_out():
     assert found[0] > 8
     assert found[1] == pytest.approx(3**0.5, abs=0.05)  # of a uniform distribution
     assert found[2] == 0
+
+
+def test_distinct_leaves_out_what_goes_together():
+    a, b = torch.randn(2, 500, generator=torch.Generator().manual_seed(0))
+    features = torch.stack([a, 2 * a + 3, -a, b, a + 0.2 * b, torch.zeros(500)], dim=1)
+    measure = torch.tensor([5.0, 6.0, 4.0, 3.0, 9.0, 0.0])
+    assert layer_study.distinct(features, measure, 6).tolist() == [4, 3, 5]
+    assert layer_study.distinct(features, measure, 2).tolist() == [4, 3]
+    assert layer_study.distinct(features, measure, 6, limit=1.1).tolist() == [4, 1, 0, 2, 3, 5]

@@ -15,12 +15,15 @@ STEP = 16
 
 
 def pays(device):
-    """Whether a network in training does well to align its maps: in bf16, on a GPU."""
+    """Whether a network in training does well to align its maps: in bf16, where LayerNorm compiles.
+
+    PyTorch's own LayerNorm would count the channels that were added.
+    """
     return second_order.compiles_for(device) and torch.is_autocast_enabled(device.type)
 
 
 def aligned(channels):
-    """The next multiple of 16, or of 8 below 8."""
+    """The next multiple of 16; 8 for up to 8 channels."""
     return 8 if channels <= 8 else -(-channels // STEP) * STEP
 
 

@@ -195,7 +195,8 @@ def from_8_bits(state):
     found = {name: t for name, t in state.items() if not name.endswith(_SCALE)}
     for name in state.keys() - found.keys():
         scale, weight = state[name], found.get(name.removesuffix(_SCALE))
-        if weight is None or weight.dtype != torch.int8 or scale.shape != weight.shape[:1]:
+        fits = weight is not None and weight.dtype == torch.int8 and weight.ndim > 1
+        if not fits or scale.shape != weight.shape[:1]:
             raise ValueError(f"{name} has no weight that it fits")
         found[name.removesuffix(_SCALE)] = (weight.flatten(1) * scale[:, None]).view_as(weight)
     return found

@@ -1,5 +1,7 @@
 """A training step recorded once as a CUDA graph and then replayed."""
 
+import sys
+
 import torch
 
 WARM_UP = 3  # calls before the recording, in which libraries choose their kernels
@@ -53,12 +55,15 @@ class Recorded:
 
     def _record(self, tensors):
         self.inputs = [t.clone() for t in tensors]
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, stream=self.stream):
                 self.outputs = self.function(*self.inputs)
         except RuntimeError as error:
-            print(f"note: no CUDA graph of {self.function.__name__}: {str(error).splitlines()[0]}")
+            torch.cuda.set_stream(stream)  # a recording that fails at its end leaves its own
+            first = error.__context__ or error
+            reason = (str(first).splitlines() or [repr(first)])[0]
+            print(f"note: no CUDA graph of {self.function.__name__}: {reason}", file=sys.stderr)
             self.enabled = False
             return
         self.graph = graph

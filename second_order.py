@@ -13,6 +13,7 @@ A third derivative of layer_norm is refused (NotImplementedError).
 """
 
 import contextlib
+import sys
 
 import torch
 import torch.nn.functional as F
@@ -33,14 +34,10 @@ def compile_for(device):
     _compiled.clear()
     if device is None:
         return
-    torch._dynamo.config.recompile_limit = 64  # one for each shape; the default is 8
     x, affine = torch.zeros(2, 8, device=device), torch.zeros(8, device=device)
-    try:
-        _run(_norm_forward, True, x, affine, affine, 1e-5, 8)
-    except Exception as error:  # of Dynamo, Inductor, Triton or the C compiler
-        print(f"note: torch.compile does not work here: {str(error).strip().splitlines()[0]}")
-        return
-    _compile_for = device.type
+    _run(_norm_forward, True, x, affine, affine, 1e-5, 8)
+    if _compiled[_norm_forward] is not _norm_forward:
+        _compile_for = device.type
 
 
 def compiles_for(device):
@@ -49,13 +46,22 @@ def compiles_for(device):
 
 
 def _run(function, compiled, *args):
-    """function(*args), compiled if so asked."""
+    """function(*args), compiled if so asked; where that fails, a notice, and it stays as it is."""
     if not compiled:
         return function(*args)
-    if function not in _compiled:
-        _compiled[function] = torch.compile(function, dynamic=False)
     # Detached: with their place in the graph, tensors of the same shape would be compiled for anew.
-    return _compiled[function](*(a.detach() if isinstance(a, torch.Tensor) else a for a in args))
+    args = [a.detach() if isinstance(a, torch.Tensor) else a for a in args]
+    try:
+        if function not in _compiled:
+            _compiled[function] = torch.compile(function, dynamic=False)
+        # One compilation for each shape. Set here, since every thread has its own setting.
+        torch._dynamo.config.recompile_limit = 64
+        return _compiled[function](*args)
+    except Exception as error:  # of Dynamo, Inductor, Triton or the C compiler
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        print(f"note: torch.compile does not work here: {reason}", file=sys.stderr)
+        _compiled[function] = function
+        return function(*args)
 
 
 def input_gradient(output, inputs, create_graph=False):
@@ -95,9 +101,12 @@ def layer_norm(x, weight, bias, eps=1e-5, count=None):
     x: (b, ...) of any float type; weight, bias: (...). CUDA's own kernels take one type only:
     there the affine map, and its gradient, are rounded to that of x.
     count: how many entries of a row count, None for all; the others must be 0 in x, weight and
-    bias. They are then 0 in the output, and have any gradient. Only where it runs compiled.
+    bias. They are then 0 in the output, and have any gradient. ValueError where it does not run
+    compiled.
     """
     compiled = compiles_for(x.device) and torch.is_grad_enabled()
+    if not compiled and count not in (None, weight.numel()):
+        raise ValueError("entries that do not count: only where layer_norm runs compiled")
     if x.device.type != "cpu" and not compiled:
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     return _LayerNorm.apply(x, weight, bias, eps, count or weight.numel(), compiled)

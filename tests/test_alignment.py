@@ -17,7 +17,7 @@ def as_on_a_gpu(monkeypatch):
     """Switches the paths of a GPU on, with the functions themselves in place of compiled ones."""
 
     def switch():
-        monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+        monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *args: function(*args))
         second_order.compile_for(torch.device("cpu"))
         monkeypatch.setattr(alignment, "pays", lambda device: True)
 
@@ -70,7 +70,10 @@ def test_features_have_their_own_width(as_on_a_gpu, images):
     model = Discriminator(WIDTH)
     expected = model.features(images, 3)
     as_on_a_gpu()
+    widths = []
+    model.blocks[2].register_forward_hook(lambda *args: widths.append(args[-1].shape[1]))
     found = model.features(images, 3)
+    assert widths == [32]
     assert found.shape == expected.shape == (len(images), WIDTH, 16, 16)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 

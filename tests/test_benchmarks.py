@@ -125,7 +125,7 @@ class CountFlops(TorchDispatchMode):
 
 def test_counted_work_is_what_the_steps_do():
     width = 64
-    args = Namespace(width=width, batch_size=2, images=4, precision="fp32")
+    args = Namespace(width=width, batch_size=2, images=4, precision="fp32", compile="auto")
     ours = sides.Ours(args, torch.device("cpu"))
     work_of = throughput.flops_per_image(width)
     for part in ("classifier_step", "gan_step", "evaluation", "max_features", "augmentation"):

@@ -307,7 +307,7 @@ def test_weights_in_8_bits_are_off_by_half_a_level_at_most(tmp_path):
     assert (found["to_rgb.weight"][1] == 0).all()
 
 
-@pytest.mark.parametrize("damage", ["no weight", "another length", "no scale", "NaN"])
+@pytest.mark.parametrize("damage", ["no weight", "another length", "no scale", "NaN", "no rows"])
 def test_damaged_weights_in_8_bits_are_refused(tmp_path, damage):
     path = tmp_path / "small.safetensors"
     checkpoint.export_model(Generator(width=4), path, {}, in_8_bits=True)
@@ -320,6 +320,9 @@ def test_damaged_weights_in_8_bits_are_refused(tmp_path, damage):
         tensors["to_rgb.weight.scale"] = torch.ones(4)
     elif damage == "no scale":
         del tensors["to_rgb.weight.scale"]
+    elif damage == "no rows":
+        tensors["to_rgb.bias"] = torch.zeros(3, dtype=torch.int8)
+        tensors["to_rgb.bias.scale"] = torch.ones(3)
     else:
         tensors["to_rgb.weight.scale"][0] = float("nan")
     save_file(tensors, path, metadata)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -246,3 +248,30 @@ def test_moving_average_counts_alike_in_a_tensor(updates):
         update_average(average, model, 0.99, number)
         results.append(torch.cat([p.detach().flatten() for p in average.parameters()]))
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
+
+
+def test_a_state_loads_into_rates_kept_on_the_device(images):
+    def make(on_device):
+        torch.manual_seed(0)
+        model = Discriminator(width=4)
+        optimizer = make_optimizer("muon", model, 1e-3, 0.02, normalise=True)
+        if on_device:
+            keep_rates_on(torch.device("cpu"), optimizer)
+        return model, optimizer
+
+    model, optimizer = make(False)
+    gradients(model, images, 1)
+    optimizer.step()
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    ends = []
+    for on_device in (False, True):
+        model, optimizer = make(on_device)
+        model.load_state_dict(saved[0])
+        optimizer.load_state_dict(copy.deepcopy(saved[1]))
+        scale_rates(optimizer, 0.5)
+        gradients(model, images, 2)
+        optimizer.step()
+        assert isinstance(optimizer.param_groups[1]["lr"], torch.Tensor) == on_device
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        assert_equal(optimizer.state_dict()["states"][1][0]["step"], torch.tensor(2.0))
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)

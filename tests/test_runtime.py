@@ -135,3 +135,24 @@ def test_keep_freed_memory_leaves_the_allocator_working():
     runtime.keep_freed_memory()
     for _ in range(3):
         assert torch.ones(3_000_000).sum() == 3_000_000
+
+
+def test_what_is_compiled():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert runtime.pick_compile("auto", cuda)
+    assert not runtime.pick_compile("off", cuda)
+    assert not runtime.pick_compile("auto", cuda, processes=2)
+    assert not runtime.pick_compile("auto", cpu)
+
+
+def test_curves_are_due_at_once_and_then_every_30_seconds(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(runtime.time, "monotonic", lambda: now[0])
+    clock = runtime.Clock()
+    assert clock.curves_due()
+    assert not clock.curves_due()
+    now[0] += 29
+    assert not clock.curves_due()
+    now[0] += 1
+    assert clock.curves_due()
+    assert not clock.curves_due()

@@ -230,8 +230,34 @@ def test_where_torch_compile_fails_all_stays_as_it_was(monkeypatch, capsys):
 
     monkeypatch.setattr(torch, "compile", refuse)
     second_order.compile_for(torch.device("cpu"))
-    assert "note: torch.compile does not work here: no C compiler\n" in capsys.readouterr().out
+    assert "note: torch.compile does not work here: no C compiler\n" in capsys.readouterr().err
     assert not second_order.compiles_for(torch.device("cpu"))
+
+
+def test_a_function_that_does_not_compile_is_taken_as_it_is(monkeypatch, capsys):
+    def compile_some(function, **_):
+        if function is second_order._norm_forward:
+            return lambda *args: function(*args)
+        raise RuntimeError("")
+
+    monkeypatch.setattr(torch, "compile", compile_some)
+    second_order.compile_for(torch.device("cpu"))
+    x = torch.randn(3, 10, requires_grad=True)
+    weight, bias = torch.randn(2, 10)
+    try:
+        for _ in range(2):
+            y = second_order.layer_norm(x, weight, bias)
+            (found,) = torch.autograd.grad(y.square().sum(), x)
+    finally:
+        second_order.compile_for(None)
+    assert capsys.readouterr().err.count("note:") == 1
+    (expected,) = torch.autograd.grad(F.layer_norm(x, (10,), weight, bias).square().sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_entries_that_do_not_count_need_the_compiled_way():
+    with pytest.raises(ValueError, match="compiled"):
+        second_order.layer_norm(torch.ones(2, 8), torch.ones(8), torch.ones(8), count=6)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

@@ -98,7 +98,8 @@ def test_all_sections(run_main, two_runs):
         for layer in ("2", "4", "6", "8"):
             layer = found["max_features"][layer]
             assert layer["stand_out"] == sorted(layer["stand_out"], reverse=True)
-            assert len(layer["activation"]) == len(layer["features"]) == 12
+            assert len(layer["activation"]) == len(layer["features"])
+            assert 2 <= len(set(layer["features"])) == len(layer["features"]) <= 12
         study = found["strength_study"]
         assert study["images"] == 60
         for attack in ("noise", "step", "pgd"):

@@ -1,7 +1,7 @@
 # make demo    a look into the published networks, then both trainings in small and all pictures,
 #              in minutes, without a GPU
-# make full    the published experiment from nothing, about half an hour on a GPU;
-#              GAN_EPOCHS=200 trains the GAN for twice as long
+# make full    the published experiment from nothing, for a GPU; GAN_EPOCHS=200 trains the GAN
+#              for twice as long
 # make test    the default test suite
 # make lint    style
 # make data    download and verify CIFAR-10, draw a preview

@@ -1,7 +1,7 @@
 # make demo    a look into the published networks, then both trainings in small and all pictures,
 #              in minutes, without a GPU
-# make full    the published experiment from nothing, for a GPU; GAN_EPOCHS=200 trains the GAN
-#              for twice as long
+# make full    the whole experiment from nothing into results/, for a GPU; stopped, the same
+#              command goes on. GAN_EPOCHS=100 is the published run; TRAIN_FLAGS go to both trainings
 # make test    the default test suite
 # make lint    style
 # make data    download and verify CIFAR-10, draw a preview
@@ -13,7 +13,9 @@ VENV ?= .venv
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 DEMO := output/demo
-GAN_EPOCHS ?= 100
+FULL := output/full
+GAN_EPOCHS ?= 200
+TRAIN_FLAGS ?=
 
 # So that the commands below are the ones to type, once the venv is active.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
@@ -38,15 +40,35 @@ demo: $(INSTALLED)
 	@ls $(DEMO)/*/curves.png $(DEMO)/visualization/*.png
 	@echo "or all on one page: $(DEMO)/report.html"
 
-full: $(INSTALLED)
-	python train_discriminator.py --dataset cifar10
+# Each stage leaves a file behind, by which make knows what is done. A training goes on by itself.
+full: $(FULL)/visualized $(FULL)/evaluated
+	cp $(FULL)/evaluation/evaluation.json results/evaluation/
+	cd results/visualization && for name in *; do cp $(abspath $(FULL))/visualization/$$name .; done
+	python report.py --baseline $(FULL)/baseline --gan $(FULL)/gan --evaluation $(FULL)/evaluation \
+		--visualization $(FULL)/visualization --output $(FULL)/report.html
+
+$(FULL)/baseline/summary.json: | $(INSTALLED)
+	python train_discriminator.py --dataset cifar10 $(TRAIN_FLAGS) --output_dir $(@D)
+
+$(FULL)/gan/summary.json: $(FULL)/baseline/summary.json
 	python train_gan.py --dataset cifar10 --epochs $(GAN_EPOCHS) --batch_size 128 \
-		--evaluate_every 20 --save_every_epochs 10
-	python evaluate_gan.py --output_dir results/evaluation
-	python visualization.py --output_dir results/visualization
-	python publish.py output/baseline results/baseline
-	python publish.py output/gan results/gan --sample_epochs 0 1 20 $(GAN_EPOCHS)
-	python report.py --visualization results/visualization --evaluation results/evaluation
+		--evaluate_every 20 --save_every_epochs 10 $(TRAIN_FLAGS) \
+		--judge $(<D) --output_dir $(@D)
+
+$(FULL)/published: $(FULL)/gan/summary.json
+	python publish.py $(FULL)/baseline results/baseline
+	python publish.py $(FULL)/gan results/gan --sample_epochs 0 1 20 $(GAN_EPOCHS)
+	touch $@
+
+$(FULL)/evaluated: $(FULL)/published
+	python evaluate_gan.py --generator results/gan --judge results/baseline \
+		--output_dir $(FULL)/evaluation
+	touch $@
+
+$(FULL)/visualized: $(FULL)/published
+	python visualization.py --discriminator_without_G results/baseline \
+		--discriminator_with_G results/gan --output_dir $(FULL)/visualization
+	touch $@
 
 test: $(INSTALLED)
 	python -m pytest

@@ -70,8 +70,9 @@ $(FULL)/visualized: $(FULL)/published
 		--discriminator_with_G results/gan --output_dir $(FULL)/visualization
 	touch $@
 
+# Two at a time, with one thread each: most tests wait for one core.
 test: $(INSTALLED)
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	ruff check .

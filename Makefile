@@ -2,6 +2,7 @@
 #              in minutes, without a GPU
 # make full    the whole experiment from nothing into results/, for a GPU; stopped, the same
 #              command goes on. GAN_EPOCHS=100 is the published run; TRAIN_FLAGS go to both trainings
+# make rehearsal   the same in five minutes, networks of width 12, into output/rehearsal
 # make test    the default test suite
 # make lint    style
 # make data    download and verify CIFAR-10, draw a preview
@@ -14,13 +15,16 @@ PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 DEMO := output/demo
 FULL := output/full
-GAN_EPOCHS ?= 200
-TRAIN_FLAGS ?=
+RESULTS := results
+GAN_EPOCHS := 200
+TRAIN_FLAGS :=
 
+# Apple's make 3.81 hands PATH on to a shell that it is told of only.
+SHELL := /bin/bash
 # So that the commands below are the ones to type, once the venv is active.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo full test lint data bench install
+.PHONY: demo full rehearsal settings test lint data bench install
 
 demo: $(INSTALLED)
 	python visualization.py --discriminator_without_G results/baseline \
@@ -40,35 +44,55 @@ demo: $(INSTALLED)
 	@ls $(DEMO)/*/curves.png $(DEMO)/visualization/*.png
 	@echo "or all on one page: $(DEMO)/report.html"
 
-# Each stage leaves a file behind, by which make knows what is done. A training goes on by itself.
+# Each stage leaves a file behind, by which make knows what is done. A training goes on by itself;
+# one that --max_minutes ended has no summary yet.
+SETTINGS = GAN_EPOCHS=$(GAN_EPOCHS) TRAIN_FLAGS=$(TRAIN_FLAGS)
+SAMPLE_EPOCHS = $(shell for n in 0 1 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n; done) $(GAN_EPOCHS)
+SHOWN := summary.json layers.png robustness.png jittered_images_with_G.png \
+	max_class_without_G.png max_class_with_G.png max_features_without_G_layer4.png \
+	max_features_with_G_layer4.png max_features_with_G_layer8.png
+
 full: $(FULL)/visualized $(FULL)/evaluated
-	cp $(FULL)/evaluation/evaluation.json results/evaluation/
-	cd results/visualization && for name in *; do cp $(abspath $(FULL))/visualization/$$name .; done
+	mkdir -p $(RESULTS)/evaluation $(RESULTS)/visualization
+	cp $(FULL)/evaluation/evaluation.json $(RESULTS)/evaluation
+	cp $(addprefix $(FULL)/visualization/,$(SHOWN)) $(RESULTS)/visualization
 	python report.py --baseline $(FULL)/baseline --gan $(FULL)/gan --evaluation $(FULL)/evaluation \
 		--visualization $(FULL)/visualization --output $(FULL)/report.html
 
-$(FULL)/baseline/summary.json: | $(INSTALLED)
-	python train_discriminator.py --dataset cifar10 $(TRAIN_FLAGS) --output_dir $(@D)
+settings:
+	@mkdir -p $(FULL)
+	@test -f $(FULL)/settings || echo '$(SETTINGS)' > $(FULL)/settings
+	@test "$$(cat $(FULL)/settings)" = '$(SETTINGS)' || { echo "$(FULL) holds a run with" \
+		"$$(cat $(FULL)/settings): ask for the same, delete it or give another FULL=" >&2; exit 2; }
 
-$(FULL)/gan/summary.json: $(FULL)/baseline/summary.json
-	python train_gan.py --dataset cifar10 --epochs $(GAN_EPOCHS) --batch_size 128 \
-		--evaluate_every 20 --save_every_epochs 10 $(TRAIN_FLAGS) \
-		--judge $(<D) --output_dir $(@D)
+$(FULL)/baseline/summary.json: | $(INSTALLED) settings
+	python train_discriminator.py --dataset cifar10 $(TRAIN_FLAGS) --output_dir $(FULL)/baseline
+	@test -f $@ || { echo "stopped before its end: the same command goes on" >&2; exit 1; }
 
-$(FULL)/published: $(FULL)/gan/summary.json
-	python publish.py $(FULL)/baseline results/baseline
-	python publish.py $(FULL)/gan results/gan --sample_epochs 0 1 20 $(GAN_EPOCHS)
+$(FULL)/gan/summary.json: | $(FULL)/baseline/summary.json
+	python train_gan.py --dataset cifar10 $(TRAIN_FLAGS) --epochs $(GAN_EPOCHS) --batch_size 128 \
+		--evaluate_every 20 --save_every_epochs 10 \
+		--judge $(FULL)/baseline --output_dir $(FULL)/gan
+	@test -f $@ || { echo "stopped before its end: the same command goes on" >&2; exit 1; }
+
+$(FULL)/published: $(FULL)/baseline/summary.json $(FULL)/gan/summary.json
+	python publish.py $(FULL)/baseline $(RESULTS)/baseline
+	python publish.py $(FULL)/gan $(RESULTS)/gan --sample_epochs $(SAMPLE_EPOCHS)
 	touch $@
 
 $(FULL)/evaluated: $(FULL)/published
-	python evaluate_gan.py --generator results/gan --judge results/baseline \
+	python evaluate_gan.py --generator $(RESULTS)/gan --judge $(RESULTS)/baseline \
 		--output_dir $(FULL)/evaluation
 	touch $@
 
 $(FULL)/visualized: $(FULL)/published
-	python visualization.py --discriminator_without_G results/baseline \
-		--discriminator_with_G results/gan --output_dir $(FULL)/visualization
+	python visualization.py --discriminator_without_G $(RESULTS)/baseline \
+		--discriminator_with_G $(RESULTS)/gan --output_dir $(FULL)/visualization
 	touch $@
+
+rehearsal:
+	$(MAKE) full FULL=output/rehearsal RESULTS=output/rehearsal/results GAN_EPOCHS=20 \
+		TRAIN_FLAGS="--width 12 --limit_train 1280"
 
 # Two at a time, with one thread each: most tests wait for one core.
 test: $(INSTALLED)

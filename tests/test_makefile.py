@@ -1,71 +1,170 @@
-"""`make full`: which stages it plans, by what is there already."""
+"""`make full` with a stand-in for python: which commands it gives, and what it does again."""
 
 import os
 import re
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import evaluate_gan
+import publish
+import report
+import train_discriminator
+import train_gan
+import visualization
+
 ROOT = Path(__file__).parent.parent
-STAGES = ["train_discriminator", "train_gan", "publish", "publish", "evaluate_gan", "visualization"]
+SCRIPTS = {
+    "train_discriminator.py": train_discriminator,
+    "train_gan.py": train_gan,
+    "publish.py": publish,
+    "evaluate_gan.py": evaluate_gan,
+    "visualization.py": visualization,
+    "report.py": report,
+}
+# Notes its arguments and leaves behind what make looks for; FAIL names a script that ends early,
+# with an exit code of 0, as after --max_minutes.
+STAND_IN = f"""#!{sys.executable}
+import os, sys
+from pathlib import Path
+with open(os.environ["NOTES"], "a") as notes:
+    print(*sys.argv[1:], sep="\\t", file=notes)
+script, *flags = sys.argv[1:]
+if script != os.environ.get("FAIL") and "--output_dir" in flags:
+    folder = Path(flags[flags.index("--output_dir") + 1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in os.environ["LEFT"].split():
+        (folder / name).write_text(script)
+"""
 
 
 @pytest.fixture
-def plan(tmp_path):
-    """plan(*options) -> the commands that `make full` would give, without giving them."""
-    venv = tmp_path / "venv"
-    venv.mkdir()
-    (venv / ".installed").touch()
+def make_full(tmp_path):
+    """make_full(*variables, fail="") -> (exit code, [(script, args)], stderr)."""
+    shown = sorted(path.name for path in (ROOT / "results" / "visualization").iterdir())
+    stand_in = tmp_path / "venv" / "bin" / "python"
+    stand_in.parent.mkdir(parents=True)
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    (tmp_path / "venv" / ".installed").touch()
+    notes = tmp_path / "notes"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    environment |= {"NOTES": str(notes), "LEFT": " ".join(["evaluation.json", *shown])}
 
-    def plan(*options):
-        command = ["make", "-n", "full", f"VENV={venv}", f"FULL={tmp_path / 'full'}", *options]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-        assert result.returncode == 0, result.stderr
-        return result.stdout.replace("\\\n\t", "").replace("\\\n", "")
+    def make_full(*variables, fail=""):
+        notes.write_text("")
+        folders = {"VENV": "venv", "FULL": "full", "RESULTS": "results"}
+        folders = [f"{name}={tmp_path / folder}" for name, folder in folders.items()]
+        result = subprocess.run(
+            ["make", "full", *folders, *variables],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env=environment | {"FAIL": fail},
+        )
+        calls = []
+        for line in notes.read_text().splitlines():
+            script, *flags = line.split("\t")
+            calls.append((script, SCRIPTS[script].parse_args(flags)))
+        return result.returncode, calls, result.stderr
 
-    return plan
-
-
-def scripts(text):
-    return re.findall(r"python (\w+)\.py", text)
-
-
-def finish(tmp_path, *names):
-    for name in names:
-        path = tmp_path / "full" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-
-def test_everything_from_nothing(plan):
-    planned = scripts(plan())
-    assert planned[:4] == STAGES[:4]
-    assert sorted(planned[4:6]) == STAGES[4:]
-    assert planned[6:] == ["report"]
+    return make_full
 
 
-def test_what_is_done_is_not_done_again(plan, tmp_path):
-    finish(tmp_path, "baseline/summary.json")
-    assert scripts(plan())[:2] == ["train_gan", "publish"]
-    finish(tmp_path, "gan/summary.json", "published", "evaluated")
-    assert scripts(plan()) == ["visualization", "report"]
-    finish(tmp_path, "visualized")
-    assert scripts(plan()) == ["report"]
+def names(calls):
+    return [script for script, _ in calls]
 
 
-def test_a_stopped_training_is_taken_up(plan, tmp_path):
-    finish(tmp_path, "baseline/summary.json", "gan/config.json", "gan/metrics.jsonl")
-    assert scripts(plan())[0] == "train_gan"
-
-
-def test_published_run_is_the_one_of_the_readme(plan):
-    row = next(
-        line for line in (ROOT / "README.md").read_text().splitlines() if "**with G, " in line
+def test_from_nothing_every_stage_in_its_order_and_folder(make_full, tmp_path):
+    code, calls, error = make_full()
+    assert (code, error) == (0, "")
+    assert names(calls[:4]) == ["train_discriminator.py", "train_gan.py", *["publish.py"] * 2]
+    assert sorted(names(calls[4:6])) == ["evaluate_gan.py", "visualization.py"]
+    assert names(calls[6:]) == ["report.py"]
+    full, results = tmp_path / "full", tmp_path / "results"
+    classifier, gan = calls[0][1], calls[1][1]
+    assert (classifier.dataset, classifier.output_dir) == ("cifar10", str(full / "baseline"))
+    assert vars(classifier) == vars(
+        train_discriminator.parse_args(
+            ["--dataset", "cifar10", "--output_dir", str(full / "baseline")]
+        )
     )
-    command = re.search(r"`python (train_gan\.py [^`]*)`", row).group(1)
-    epochs = re.search(r"--epochs (\d+)", command).group(1)
-    for flag in re.findall(r"--\w+ \S+", command):
-        assert flag in plan(f"GAN_EPOCHS={epochs}")
-    assert f"--sample_epochs 0 1 20 {epochs}" in plan(f"GAN_EPOCHS={epochs}")
+    assert (gan.dataset, gan.output_dir) == ("cifar10", str(full / "gan"))
+    assert (gan.width, gan.epochs, gan.judge) == (196, 200, str(full / "baseline"))
+    for (_, args), name in zip(calls[2:4], ("baseline", "gan"), strict=True):
+        assert (args.run, args.target) == (str(full / name), str(results / name))
+    assert calls[3][1].sample_epochs == [0, 1, 20, 200]
+    later = dict(calls[4:])
+    assert later["evaluate_gan.py"].generator == str(results / "gan")
+    assert later["evaluate_gan.py"].judge == str(results / "baseline")
+    assert later["visualization.py"].discriminator_without_G == str(results / "baseline")
+    assert later["visualization.py"].discriminator_with_G == str(results / "gan")
+    assert later["report.py"].output == str(full / "report.html")
+    for name in ("baseline", "gan", "evaluation", "visualization"):
+        assert getattr(later["report.py"], name) == str(full / name)
+
+
+def test_the_published_pictures_are_those_that_are_copied(make_full, tmp_path):
+    assert make_full()[0] == 0
+    for folder, script in (
+        ("visualization", "visualization.py"),
+        ("evaluation", "evaluate_gan.py"),
+    ):
+        copied = {path.name: path.read_text() for path in (tmp_path / "results" / folder).iterdir()}
+        published = [path.name for path in (ROOT / "results" / folder).iterdir()]
+        assert copied == dict.fromkeys(published, script)
+
+
+def test_what_is_done_is_not_done_again(make_full, tmp_path):
+    make_full()
+    (tmp_path / "venv" / ".installed").touch()
+    assert names(make_full()[1]) == ["report.py"]
+    (tmp_path / "full" / "visualized").unlink()  # killed in the midst of it
+    assert names(make_full()[1]) == ["visualization.py", "report.py"]
+    (tmp_path / "full" / "published").unlink()
+    assert names(make_full()[1])[:2] == ["publish.py"] * 2
+
+
+@pytest.mark.parametrize("script", ["train_discriminator.py", "train_gan.py"])
+def test_a_training_that_ends_early_ends_all_and_goes_on(make_full, script):
+    code, calls, error = make_full(fail=script)
+    assert code == 2
+    assert names(calls)[-1] == script
+    assert "the same command goes on" in error
+    code, calls, _ = make_full()
+    assert code == 0
+    assert names(calls)[0] == script
+
+
+def test_other_settings_are_refused(make_full):
+    make_full("GAN_EPOCHS=30")
+    code, calls, error = make_full("GAN_EPOCHS=40")
+    assert (code, calls) == (2, [])
+    assert "GAN_EPOCHS=30" in error
+    assert make_full("GAN_EPOCHS=30", "TRAIN_FLAGS=--width 8")[0] == 2
+    assert make_full("GAN_EPOCHS=30")[0] == 0
+
+
+def test_flags_for_both_trainings(make_full):
+    _, calls, _ = make_full("GAN_EPOCHS=3", "TRAIN_FLAGS=--width 8 --limit_train 256 --epochs 9")
+    classifier, gan = calls[0][1], calls[1][1]
+    assert (classifier.width, classifier.limit_train, classifier.epochs) == (8, 256, 9)
+    assert (gan.width, gan.limit_train, gan.epochs) == (8, 256, 3)
+    assert calls[3][1].sample_epochs == [0, 1, 3]
+
+
+def test_published_run_is_the_one_of_the_readme(make_full, tmp_path):
+    row = re.search(
+        r"\*\*with G, .*`python train_gan\.py ([^`]*)`", (ROOT / "README.md").read_text()
+    )
+    told = train_gan.parse_args(shlex.split(row.group(1)))
+    _, calls, _ = make_full(f"GAN_EPOCHS={told.epochs}")
+    different = {"dataset", "judge", "output_dir"}
+    made = vars(calls[1][1])
+    assert {k: v for k, v in made.items() if k not in different} == {
+        k: v for k, v in vars(told).items() if k not in different
+    }
+    assert calls[3][1].sample_epochs[-1] == told.epochs

@@ -61,7 +61,7 @@ full: $(FULL)/visualized $(FULL)/evaluated
 
 settings:
 	@mkdir -p $(FULL)
-	@test -f $(FULL)/settings || echo '$(SETTINGS)' > $(FULL)/settings
+	@test -d $(FULL)/baseline || echo '$(SETTINGS)' > $(FULL)/settings
 	@test "$$(cat $(FULL)/settings)" = '$(SETTINGS)' || { echo "$(FULL) holds a run with" \
 		"$$(cat $(FULL)/settings): ask for the same, delete it or give another FULL=" >&2; exit 2; }
 

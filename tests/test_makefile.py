@@ -139,8 +139,9 @@ def test_a_training_that_ends_early_ends_all_and_goes_on(make_full, script):
     assert names(calls)[0] == script
 
 
-def test_other_settings_are_refused(make_full):
-    make_full("GAN_EPOCHS=30")
+def test_other_settings_are_refused_once_a_training_has_begun(make_full):
+    make_full("GAN_EPOCHS=20", fail="train_discriminator.py")
+    assert make_full("GAN_EPOCHS=30")[0] == 0
     code, calls, error = make_full("GAN_EPOCHS=40")
     assert (code, calls) == (2, [])
     assert "GAN_EPOCHS=30" in error

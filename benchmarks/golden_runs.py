@@ -1,0 +1,178 @@
+"""Do both trainings still give what they gave at another commit, to the last bit?
+
+    python benchmarks/golden_runs.py HEAD~1 --data_dir data
+
+Each combination of script, recipe, precision and number of processes runs at that commit and in the
+working tree, on the CPU with one thread, for two epochs of 1,280 images: once whole, and once
+stopped after its first step and taken up again. Compared are the exported weights and the figures
+of metrics.jsonl, but for speed, memory and fields that were added since. Rounding differs between
+machines, so nothing is kept but what this machine made: under output/golden, by commit. Exit code 1
+where anything differs.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from safetensors import safe_open
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ("train_discriminator.py", "train_gan.py")
+COMBINATIONS = tuple(
+    itertools.product(SCRIPTS, ("classic", "muon"), ("fp32", "bf16"), (1, 2), ("whole", "cut"))
+)
+NOT_COMPARED = ("images_per_second", "peak_memory_gb")
+
+
+def train(tree, script, flags, processes):
+    """Run a script of a tree to its end. Returns its exit codes, one for each process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(processes):
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        if processes > 1:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}
+            place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            environment |= {name: str(value) for name, value in place.items()}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, script, *map(str, flags)],
+                cwd=tree,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    errors = [process.communicate()[1] for process in started]
+    codes = [process.returncode for process in started]
+    for code, error in zip(codes, errors, strict=True):
+        if code:
+            print(f"{script} in {tree} ended with code {code}: {error[-2000:]}", file=sys.stderr)
+    return codes
+
+
+def weights_digest(path):
+    """SHA-256 of the names and values of the tensors in a safetensors file."""
+    found = hashlib.sha256()
+    with safe_open(path, framework="pt") as file:
+        for name in sorted(file.keys()):
+            found.update(name.encode())
+            found.update(file.get_tensor(name).contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def comparable(record):
+    """A line of the log without what may differ."""
+    record = {name: value for name, value in record.items() if name not in NOT_COMPARED}
+    # Logs of before name the kernels' rate `lr` where there are kernels with one of their own.
+    if (kernel_lr := record.pop("kernel_lr", None)) is not None:
+        record["lr"] = kernel_lr
+    return record
+
+
+def result_of(tree, data_dir, combination):
+    """{file name: digest, "metrics.jsonl": its records} of one combination, or None."""
+    script, recipe, precision, processes, way = combination
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        flags = ["--dataset", "cifar10", "--data_dir", data_dir, "--output_dir", run]
+        flags += ["--limit_train", 1280, "--limit_test", 500, "--width", 16, "--epochs", 2]
+        flags += ["--device", "cpu", "--recipe", recipe, "--precision", precision]
+        if way == "cut":
+            train(tree, script, [*flags, "--max_minutes", 0], processes)
+            if not list((run / "checkpoints").glob("step_000000001.pt")):
+                return None
+        if any(train(tree, script, flags, processes)):
+            return None
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        found = {path.name: weights_digest(path) for path in sorted(run.glob("*.safetensors"))}
+        return found | {"metrics.jsonl": [comparable(json.loads(line)) for line in lines]}
+
+
+def results_of(tree, data_dir, combinations):
+    """{combination in words: its result}; two processes at a time."""
+    found = {}
+    for processes in (1, 2):
+        chosen = [c for c in combinations if c[3] == processes]
+        with ThreadPoolExecutor(2 // processes) as pool:
+            results = pool.map(lambda c: result_of(tree, data_dir, c), chosen)
+            found |= {" ".join(map(str, c)): r for c, r in zip(chosen, results, strict=True)}
+    return found
+
+
+def expected_of(revision, data_dir, combinations):
+    """The results of a commit, from output/golden where this machine has made them before."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.check_output([*git, "rev-parse", f"{revision}^{{commit}}"], text=True)
+    kept = ROOT / "output" / "golden" / f"{commit.strip()}.json"
+    known = json.loads(kept.read_text()) if kept.is_file() else {}
+    missing = [c for c in combinations if known.get(" ".join(map(str, c))) is None]
+    if missing:
+        archive = subprocess.check_output([*git, "archive", commit.strip()])
+        with tempfile.TemporaryDirectory() as tree:
+            with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+                with contextlib.suppress(AttributeError):  # Python before 3.11.4 has no filter
+                    files.extraction_filter = tarfile.data_filter
+                files.extractall(tree)
+            known |= results_of(tree, data_dir, missing)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(known))
+    return known
+
+
+def differences(expected, found):
+    """Lines that say what of `expected` is not so in `found`."""
+    if expected is None or found is None:
+        return ["a run did not come to its end"]
+    lines = [
+        f"{name} differs"
+        for name in expected
+        if name != "metrics.jsonl" and found.get(name) != expected[name]
+    ]
+    before, now = expected["metrics.jsonl"], found["metrics.jsonl"]
+    if len(before) != len(now):
+        return [*lines, f"metrics.jsonl has {len(now)} lines, not {len(before)}"]
+    for number, (old, new) in enumerate(zip(before, now, strict=True), start=1):
+        for field in old:
+            if new.get(field) != old[field]:
+                lines.append(f"line {number}: {field} was {old[field]}, now {new.get(field)}")
+    return lines
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("revision", help="the commit to compare the working tree with")
+    parser.add_argument("--data_dir", default=os.environ.get("CIFAR10_DIR", "data"))
+    parser.add_argument("--only", default="", help="combinations whose words contain all of these")
+    args = parser.parse_args(argv)
+    words = args.only.split()
+    chosen = [c for c in COMBINATIONS if set(words) <= set(map(str, c))]
+    data_dir = Path(args.data_dir).resolve()
+    expected = expected_of(args.revision, data_dir, chosen)
+    found = results_of(ROOT, data_dir, chosen)
+    bad = 0
+    for combination in chosen:
+        name = " ".join(map(str, combination))
+        lines = differences(expected[name], found[name])
+        bad += bool(lines)
+        print(f"{name}: {'; '.join(lines) or 'equal'}")
+    print(f"{len(chosen) - bad} of {len(chosen)} equal")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

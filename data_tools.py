@@ -33,6 +33,7 @@ CIFAR10_CLASSES = (
     *("dog", "frog", "horse", "ship", "truck"),
 )
 DOWNLOAD_STALL_SECONDS = 20
+SHAPES = 1  # spawn key of the random numbers that draw the built-in set
 
 
 class DataError(Exception):
@@ -114,7 +115,9 @@ def load_dataset(name, data_dir=DEFAULT_DATA_DIR, download=True):
 def load_shapes(num_train=20_000, num_test=2_000, seed=0):
     """The built-in set as (train, test); the same images for the same arguments."""
     source = f"the built-in shapes set, {num_train:,} + {num_test:,} drawn images"
-    drawn = (shapes.draw_shapes(num_train, (seed, 0)), shapes.draw_shapes(num_test, (seed, 1)))
+    # A spawn key, since (seed, 0) and (seed, 1) are the streams of the first epochs' orders.
+    seeds = (np.random.SeedSequence(seed, spawn_key=(SHAPES, part)) for part in range(2))
+    drawn = map(shapes.draw_shapes, (num_train, num_test), seeds)
     return tuple(
         Dataset("shapes", torch.from_numpy(x), torch.from_numpy(y), shapes.CLASS_NAMES, source)
         for x, y in drawn

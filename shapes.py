@@ -57,7 +57,7 @@ def draw_shapes(count, seed):
     """`count` images with as many of each class as the count allows, in random order.
 
     Returns uint8 (count, 3, 32, 32) and int64 labels (count,), the same for the same arguments.
-    seed: an int or a sequence of ints. Raises ValueError for a negative count.
+    seed: what np.random.default_rng takes. Raises ValueError for a negative count.
     """
     if count < 0:
         raise ValueError(f"count must not be negative, but is {count}")

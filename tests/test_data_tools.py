@@ -255,3 +255,10 @@ def test_the_real_set(cifar10_dir):
     assert test.labels.bincount().tolist() == [1000] * 10
     mean = train.images.double().mean((0, 2, 3)) / 255
     assert mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
+
+
+def test_the_shapes_are_not_drawn_from_the_stream_of_an_epochs_order():
+    """The draw of (seed, 0) would give the labels the order of epoch 0."""
+    for epoch, part in enumerate(data_tools.load_shapes()):
+        order = data_tools.epoch_order(len(part), 0, epoch)
+        assert not torch.equal(part.labels, order % 10)

@@ -10,6 +10,7 @@ import torch
 import checkpoint
 import data_tools
 from discriminator import Discriminator
+from image_sets import cifar10
 from optimization import make_optimizer
 
 matplotlib.use("Agg")
@@ -25,7 +26,7 @@ def images():
 def cifar10_dir():
     """The folder of the real CIFAR-10; a test that asks for it is skipped where there is none."""
     folder = Path(os.environ.get("CIFAR10_DIR", "data"))
-    if not (folder / data_tools.CIFAR10_FOLDER).is_dir():
+    if not (folder / cifar10.CIFAR10_FOLDER).is_dir():
         pytest.skip("no CIFAR-10: set CIFAR10_DIR")
     return folder
 

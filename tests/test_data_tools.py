@@ -14,6 +14,7 @@ from torchvision.datasets import CIFAR10
 
 import data_tools
 from data_tools import DataError, DataMissing
+from image_sets import cifar10
 
 # ------------------------------------------------------------------------------ a small CIFAR-10
 
@@ -21,7 +22,7 @@ from data_tools import DataError, DataMissing
 @pytest.fixture
 def small_cifar10(tmp_path, monkeypatch):
     """A folder with the official layout, 10 images a file, and torchvision told its checksums."""
-    folder = tmp_path / "made" / data_tools.CIFAR10_FOLDER
+    folder = tmp_path / "made" / cifar10.CIFAR10_FOLDER
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     checksums = {}
@@ -30,7 +31,7 @@ def small_cifar10(tmp_path, monkeypatch):
         content = pickle.dumps({"data": data, "labels": list(range(10))})
         (folder / name).write_bytes(content)
         checksums[name] = hashlib.md5(content).hexdigest()
-    meta = pickle.dumps({"label_names": list(data_tools.CIFAR10_CLASSES)})
+    meta = pickle.dumps({"label_names": list(cifar10.CIFAR10_CLASSES)})
     (folder / "batches.meta").write_bytes(meta)
 
     def retold(entries):
@@ -47,10 +48,10 @@ def small_archive(small_cifar10, tmp_path, monkeypatch):
     """That folder as an archive, with its checksums in place of the official ones."""
     archive = tmp_path / "made" / CIFAR10.filename
     with tarfile.open(archive, "w:gz") as tar:
-        tar.add(small_cifar10, arcname=data_tools.CIFAR10_FOLDER)
+        tar.add(small_cifar10, arcname=cifar10.CIFAR10_FOLDER)
     content = archive.read_bytes()
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(content).hexdigest())
-    monkeypatch.setattr(data_tools, "CIFAR10_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(cifar10, "CIFAR10_SHA256", hashlib.sha256(content).hexdigest())
     return archive
 
 
@@ -94,14 +95,14 @@ def test_another_process_that_was_faster(small_archive, serve, tmp_path, monkeyp
     def other_first(*args):
         extract(*args)
         shutil.copytree(
-            small_archive.parent / data_tools.CIFAR10_FOLDER, target / data_tools.CIFAR10_FOLDER
+            small_archive.parent / cifar10.CIFAR10_FOLDER, target / cifar10.CIFAR10_FOLDER
         )
-        (target / data_tools.CIFAR10_FOLDER / "mark").touch()
+        (target / cifar10.CIFAR10_FOLDER / "mark").touch()
 
     monkeypatch.setattr(data_tools, "extract_archive", other_first)
     train, _ = data_tools.load_dataset("cifar10", target)
     assert len(train) == 50
-    assert (target / data_tools.CIFAR10_FOLDER / "mark").exists()
+    assert (target / cifar10.CIFAR10_FOLDER / "mark").exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "removed"])
@@ -156,14 +157,14 @@ def test_archive_in_the_folder_is_unpacked(small_archive, tmp_path):
     train, _ = data_tools.load_dataset("cifar10", target, download=False)
     assert len(train) == 50
     leftovers = {path.name for path in target.iterdir()}
-    assert leftovers == {CIFAR10.filename, data_tools.CIFAR10_FOLDER}
+    assert leftovers == {CIFAR10.filename, cifar10.CIFAR10_FOLDER}
 
 
 def test_download(small_archive, serve, tmp_path):
     serve(small_archive.parent)
     train, _ = data_tools.load_dataset("auto", tmp_path / "new", download=True)
     assert train.name == "cifar10"
-    assert [path.name for path in (tmp_path / "new").iterdir()] == [data_tools.CIFAR10_FOLDER]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [cifar10.CIFAR10_FOLDER]
 
 
 def test_half_a_download_is_not_taken(small_archive, serve, tmp_path):
@@ -176,7 +177,7 @@ def test_half_a_download_is_not_taken(small_archive, serve, tmp_path):
 
 
 def test_archive_with_the_right_md5_only_is_refused(small_archive, serve, tmp_path, monkeypatch):
-    monkeypatch.setattr(data_tools, "CIFAR10_SHA256", "0" * 64)
+    monkeypatch.setattr(cifar10, "CIFAR10_SHA256", "0" * 64)
     serve(small_archive.parent)
     with pytest.raises(DataError, match="SHA-256"):
         data_tools.load_dataset("cifar10", tmp_path / "new", download=True)
@@ -189,7 +190,7 @@ def test_an_archive_that_climbs_out_of_its_folder_is_not_unpacked(small_archive,
     evil = target / CIFAR10.filename
     (tmp_path / "payload").write_text("evil")
     with tarfile.open(evil, "w:gz") as tar:
-        tar.add(small_archive.parent / data_tools.CIFAR10_FOLDER, data_tools.CIFAR10_FOLDER)
+        tar.add(small_archive.parent / cifar10.CIFAR10_FOLDER, cifar10.CIFAR10_FOLDER)
         tar.add(tmp_path / "payload", "../../climbed")
         tar.add(tmp_path / "payload", str(tmp_path / "absolute"))
     with pytest.raises(DataError, match="SHA-256"):
@@ -200,7 +201,7 @@ def test_an_archive_that_climbs_out_of_its_folder_is_not_unpacked(small_archive,
 
 
 def test_a_download_without_data_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_tools, "DOWNLOAD_STALL_SECONDS", 1)
+    monkeypatch.setattr(cifar10, "DOWNLOAD_STALL_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/{CIFAR10.filename}"
         monkeypatch.setattr(CIFAR10, "url", url)

@@ -9,6 +9,7 @@ import pytest
 import checkpoint
 import data_tools
 import train_discriminator
+from image_sets import cifar10
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 WEIGHTS = sorted(RESULTS.rglob("*.safetensors"))
@@ -28,7 +29,7 @@ def test_size_of_the_folder():
 @pytest.mark.parametrize("path", WEIGHTS, ids=name_of)
 def test_weights_load_and_tell_what_is_needed(path):
     _, metadata = checkpoint.load_model(path)
-    assert metadata["class_names"] == list(data_tools.CIFAR10_CLASSES)
+    assert metadata["class_names"] == list(cifar10.CIFAR10_CLASSES)
     assert data_tools.mean_image(metadata) is not None
 
 

@@ -14,6 +14,7 @@ import run_log
 import train_discriminator
 from compare import assert_equal, assert_same_export, records
 from discriminator import Discriminator
+from image_sets import cifar10
 
 SMALL = [
     *("--dataset", "shapes", "--limit_train", 120, "--limit_test", 60, "--width", 4),
@@ -122,7 +123,7 @@ def test_a_finished_run_without_checkpoints_is_left_alone(small_run, refused, tm
 
 
 def test_a_truncated_cifar_file_is_named(refused, tmp_path):
-    data = tmp_path / "data" / data_tools.CIFAR10_FOLDER
+    data = tmp_path / "data" / cifar10.CIFAR10_FOLDER
     data.mkdir(parents=True)
     (data / "data_batch_1").write_bytes(b"half of it")
     flags = ["--dataset", "cifar10", "--data_dir", tmp_path / "data", "--output_dir"]
@@ -227,7 +228,7 @@ def test_every_test_image_counts_once_whatever_the_batch():
     ],
 )
 def test_bad_input_writes_nothing(refused, tmp_path, monkeypatch, flags, message):
-    monkeypatch.setattr(data_tools.CIFAR10, "url", "http://127.0.0.1:9/none")
+    monkeypatch.setattr(cifar10.CIFAR10, "url", "http://127.0.0.1:9/none")
     flags = [str(flag).replace("{tmp}", str(tmp_path / "none")) for flag in flags]
     run = tmp_path / "run"
     assert message in refused(train_discriminator, *SMALL, "--output_dir", run, *flags)

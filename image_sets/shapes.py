@@ -6,7 +6,12 @@ A linear classifier names about half of the images; a small convolutional networ
 a minute.
 """
 
+import functools
+
 import numpy as np
+import torch
+
+from image_sets.dataset import Dataset
 
 CLASS_NAMES = (
     *("disc", "ring", "square", "triangle", "star"),
@@ -14,6 +19,7 @@ CLASS_NAMES = (
 )
 SIZE = 32
 _SUPERSAMPLE = 2  # shapes are drawn at 64x64 and averaged, which smooths their edges
+SHAPES = 1  # spawn key of the random numbers that draw the set
 _CHUNK = 512  # images drawn at a time, so that the arrays stay in the processor's cache
 
 # Each predicate takes coordinates in units of the shape's radius, x right and y up, and says which
@@ -113,3 +119,16 @@ def _background_texture(count, rng):
     angle, phase = _uniform(rng, one, 0, np.pi), _uniform(rng, one, 0, 2 * np.pi)
     wave = _uniform(rng, one, 3, 12) * (np.cos(angle) * x + np.sin(angle) * y) + phase
     return gradient + _uniform(rng, one, 0, 0.12) * np.sin(wave)
+
+
+@functools.cache
+def load_shapes(num_train=20_000, num_test=2_000, seed=0):
+    """The built-in set as (train, test); the same images for the same arguments."""
+    source = f"the built-in shapes set, {num_train:,} + {num_test:,} drawn images"
+    # A spawn key, since (seed, 0) and (seed, 1) are the streams of the first epochs' orders.
+    seeds = (np.random.SeedSequence(seed, spawn_key=(SHAPES, part)) for part in range(2))
+    drawn = map(draw_shapes, (num_train, num_test), seeds)
+    return tuple(
+        Dataset("shapes", torch.from_numpy(x), torch.from_numpy(y), CLASS_NAMES, source)
+        for x, y in drawn
+    )

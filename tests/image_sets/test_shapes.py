@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-import shapes
+from image_sets import shapes
 
 
 def test_same_seed_same_bits_and_another_seed_others():

@@ -18,6 +18,7 @@ from augmentation import move, sample_shift
 from compare import assert_equal, assert_same_export, records
 from discriminator import Discriminator
 from generator import Generator, sample_latents
+from image_sets import cifar10
 from optimization import scale_rates
 
 SMALL = [

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 import runtime
 from discriminator import IMAGE_SIZE, NUM_LAYERS
-from second_order import input_gradient
+from layers.double_backward import input_gradient
 
 
 def grad_cam(discriminator, images, classes, layer=NUM_LAYERS, precision="fp32"):

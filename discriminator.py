@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import alignment
-import second_order
+from layers import channel_padding
+from layers.modules import Conv3x3, MapNorm
 
 IMAGE_SIZE = 32
 STRIDES = (1, 2, 1, 2, 1, 1, 1, 2)
@@ -21,51 +21,12 @@ MAP_SIZES = (32, 16, 16, 8, 8, 8, 8, 4)  # side of the feature map after each la
 NUM_LAYERS = len(STRIDES)
 
 
-class MapNorm(nn.Module):
-    """LayerNorm over a whole feature map: every channel and position of one image together.
-
-    The same function as nn.LayerNorm([channels, size, size]), but the affine parameters are stored
-    as (size, size, channels). A channels_last map then is normalised where it lies in memory;
-    nn.LayerNorm would copy it to channels-first and back.
-
-    (b, channels, size, size) -> the same shape; mean 0 and variance 1 per image before the affine.
-    Source: Ba et al. 2016, Layer Normalization.
-    """
-
-    def __init__(self, channels, size, eps=1e-5):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(size, size, channels))
-        self.bias = nn.Parameter(torch.zeros(size, size, channels))
-
-    def forward(self, x):
-        x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC: a view, and contiguous where x is channels_last
-        weight, bias, count = self.weight, self.bias, self.weight.numel()
-        if more := x.shape[3] - weight.shape[2]:  # channels of zeros, see alignment.py
-            weight, bias = F.pad(weight, (0, more)), F.pad(bias, (0, more))
-        x = second_order.layer_norm(x, weight, bias, self.eps, count)
-        return x.permute(0, 3, 1, 2)
-
-
-class Conv2d(nn.Conv2d):
-    """3x3 convolution with padding 1, whose second derivative costs no more than it must."""
-
-    def __init__(self, in_channels, out_channels, stride):
-        super().__init__(in_channels, out_channels, 3, stride, padding=1)
-
-    def forward(self, x):
-        weight, bias = self.weight, self.bias
-        if x.shape[1] > self.in_channels:
-            weight, bias = alignment.fill_weights(weight, bias, x.shape[1])
-        return second_order.conv2d(x, weight, bias, self.stride, self.padding)
-
-
 class Block(nn.Sequential):
     """3x3 convolution, MapNorm, LeakyReLU(0.01)."""
 
     def __init__(self, in_channels, out_channels, size, stride):
         super().__init__(
-            Conv2d(in_channels, out_channels, stride),
+            Conv3x3(in_channels, out_channels, stride),
             MapNorm(out_channels, size),
             nn.LeakyReLU(0.01),
         )
@@ -111,8 +72,8 @@ class Discriminator(nn.Module):
         if images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
             raise ValueError(f"images must be (b, 3, 32, 32), not {tuple(images.shape)}")
         x = images.contiguous(memory_format=torch.channels_last)
-        if torch.is_grad_enabled() and alignment.pays(x.device):
-            x = alignment.fill_channels(x, alignment.aligned(3))
+        if torch.is_grad_enabled() and channel_padding.pays(x.device):
+            x = channel_padding.fill_channels(x, channel_padding.aligned(3))
         for block in self.blocks[:layer]:
             x = block(x)
         return x[:, : self.width]

@@ -10,70 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import alignment
+from layers import channel_padding
+from layers.modules import Conv3x3, ConvTranspose4x4, PaddedBatchNorm2d
 
 START_SIZE = 4
 UPSAMPLES = (True, False, False, False, True, False, True)  # the seven hidden convolutions
 
 
-class ConvTranspose2d(nn.ConvTranspose2d):
-    """4x4, stride 2, padding 1. Adds the bias by itself: oneDNN's bf16 kernels are slow at both."""
-
-    def __init__(self, in_channels, out_channels):
-        super().__init__(in_channels, out_channels, 4, stride=2, padding=1)
-
-    def forward(self, x):
-        weight, bias = self.weight, self.bias
-        if x.shape[1] > self.in_channels:
-            weight, bias = alignment.fill_weights(weight, bias, x.shape[1], transposed=True)
-        x = F.conv_transpose2d(x, weight, None, self.stride, self.padding)
-        if x.device.type == "cuda":
-            return alignment.add_bias(x, bias)
-        return x + bias.to(x.dtype).view(-1, 1, 1)
-
-
-class Conv2d(nn.Conv2d):
-    """3x3 convolution with padding 1."""
-
-    def __init__(self, in_channels, out_channels):
-        super().__init__(in_channels, out_channels, 3, padding=1)
-
-    def forward(self, x):
-        weight, bias = self.weight, self.bias
-        if x.shape[1] > self.in_channels:
-            weight, bias = alignment.fill_weights(weight, bias, x.shape[1])
-        if x.device.type == "cuda":
-            x = F.conv2d(x, weight, None, self.stride, self.padding)
-            return alignment.add_bias(x, bias)
-        return F.conv2d(x, weight, bias, self.stride, self.padding)
-
-
-class BatchNorm2d(nn.BatchNorm2d):
-    """That of PyTorch, also for maps that channels of zeros fill up, see alignment.py."""
-
-    def forward(self, x):
-        more = x.shape[1] - self.num_features
-        if not more:
-            return super().forward(x)
-        mean, variance, weight, bias = (
-            F.pad(t, (0, more))
-            for t in (self.running_mean, self.running_var, self.weight, self.bias)
-        )
-        y = F.batch_norm(x, mean, variance, weight, bias, True, self.momentum, self.eps)
-        self.running_mean.copy_(mean[: self.num_features])
-        self.running_var.copy_(variance[: self.num_features])
-        self.num_batches_tracked.add_(1)
-        return y
-
-
 def upsample_block(width):
     """Transposed convolution that doubles the map, BatchNorm, ReLU."""
-    return nn.Sequential(ConvTranspose2d(width, width), BatchNorm2d(width), nn.ReLU())
+    return nn.Sequential(ConvTranspose4x4(width, width), PaddedBatchNorm2d(width), nn.ReLU())
 
 
 def same_size_block(width):
     """3x3 convolution, BatchNorm, ReLU."""
-    return nn.Sequential(Conv2d(width, width), BatchNorm2d(width), nn.ReLU())
+    return nn.Sequential(Conv3x3(width, width), PaddedBatchNorm2d(width), nn.ReLU())
 
 
 class Generator(nn.Module):
@@ -93,7 +44,7 @@ class Generator(nn.Module):
         self.blocks = nn.Sequential(
             *(upsample_block(width) if up else same_size_block(width) for up in UPSAMPLES)
         )
-        self.to_rgb = Conv2d(width, 3)
+        self.to_rgb = Conv3x3(width, 3)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, latents):
@@ -103,8 +54,8 @@ class Generator(nn.Module):
         """
         x = self.project(latents).unflatten(1, (self.width, START_SIZE, START_SIZE))
         x = x.contiguous(memory_format=torch.channels_last)
-        if self.training and alignment.pays(x.device):
-            x = alignment.fill_channels(x, alignment.aligned(self.width))
+        if self.training and channel_padding.pays(x.device):
+            x = channel_padding.fill_channels(x, channel_padding.aligned(self.width))
         return torch.tanh(self.to_rgb(self.blocks(x))[:, :3])
 
 

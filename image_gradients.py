@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 import runtime
-from second_order import input_gradient
+from layers.double_backward import input_gradient
 
 
 def perturb(discriminator, images, labels, epsilon, precision="fp32"):

@@ -23,6 +23,7 @@ from cuda_graph import Recorded
 from data_tools import DataError, epoch_order, load_dataset, to_signed
 from discriminator import Discriminator
 from figures import save_curves
+from layers.double_backward import compile_for
 from optimization import (
     drops,
     keep_rates_on,
@@ -34,7 +35,6 @@ from optimization import (
 from progress import Progress
 from ranks import Ranks, RanksDiffer
 from run_log import SAVE_FAILED, RunError, RunFolder
-from second_order import compile_for
 
 RECIPES = {
     # The assignment's baseline: Adam, the rate divided by 10 after epoch 50 and by 100 after 75.

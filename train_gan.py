@@ -33,12 +33,12 @@ from data_tools import DataError, epoch_order, load_dataset, to_uint8
 from discriminator import Discriminator
 from figures import save_curves, save_image_grid
 from generator import Generator, sample_latents
+from layers.double_backward import compile_for, input_gradient
 from optimization import keep_rates_on, make_optimizer, scale_rates, update_average
 from progress import Progress
 from ranks import Ranks, RanksDiffer
 from run_log import SAVE_FAILED, RunError, RunFolder
 from scores import Judge, ScoreError, Watch
-from second_order import compile_for, input_gradient
 from train_discriminator import evaluate
 
 RECIPES = {

@@ -18,14 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-import discriminator
-import generator
 import plain_reference as plain
 import runtime
-import second_order
 import train_discriminator
 import train_gan
 from augmentation import augment, sample_augmentation
@@ -34,6 +29,7 @@ from data_tools import Dataset
 from discriminator import Discriminator
 from generator import Generator
 from image_gradients import feature_objective, maximise
+from layers import double_backward
 from optimization import keep_rates_on, make_optimizer
 from ranks import Ranks
 
@@ -63,7 +59,7 @@ class Ours:
         ]
         fast = runtime.pick_compile(args.compile, device)
         self.compiled_for = device if fast else None
-        second_order.compile_for(self.compiled_for)
+        double_backward.compile_for(self.compiled_for)
         if fast:
             for optimizer in optimizers:
                 keep_rates_on(device, optimizer)
@@ -116,9 +112,9 @@ class Ours:
         start = torch.zeros(shown(self.args), 3, 32, 32, device=self.device)
         objective = feature_objective(self.discriminator, LAYER, self.precision)
         self.discriminator.requires_grad_(False)
-        second_order.compile_for(None)  # as in visualization.py
+        double_backward.compile_for(None)  # as in visualization.py
         maximise(objective, start, CLIMB_STEPS)
-        second_order.compile_for(self.compiled_for)
+        double_backward.compile_for(self.compiled_for)
         self.discriminator.requires_grad_(True)
         return len(start) * CLIMB_STEPS
 
@@ -253,76 +249,6 @@ def synchronize(device):
         torch.cuda.synchronize()
 
 
-# ------------------------------------------------------------------------------ one change undone
-
-
-def without_bf16(args):
-    args.precision = "fp32"
-
-
-def without_kept_memory(_args):
-    runtime.keep_freed_memory = lambda: None
-
-
-def without_own_derivatives(_args):
-    def layer_norm(x, weight, bias, eps, _count=None):
-        return F.layer_norm(x, x.shape[1:], weight, bias, eps)
-
-    def input_gradient(output, inputs, create_graph):
-        return torch.autograd.grad(output, inputs, create_graph=create_graph)[0]
-
-    second_order.conv2d, second_order.layer_norm = F.conv2d, layer_norm
-    train_gan.input_gradient = input_gradient
-
-
-def without_channels_last(_args):
-    class MapNorm(discriminator.MapNorm):
-        def forward(self, x):
-            weight, bias = (t.permute(2, 0, 1).contiguous() for t in (self.weight, self.bias))
-            return second_order.layer_norm(x.contiguous(), weight, bias, self.eps)
-
-    def features(self, images, layer):
-        for block in self.blocks[:layer]:
-            images = block(images)
-        return images
-
-    def forward(self, latents):
-        x = self.project(latents).unflatten(1, (self.width, 4, 4))
-        return torch.tanh(self.to_rgb(self.blocks(x)))
-
-    discriminator.MapNorm = MapNorm
-    Discriminator.features, Generator.forward = features, forward
-    for network in (Discriminator, Generator):
-        network.to = lambda self, *args, memory_format=None, **kw: (
-            nn.Module.to(self, *args, **kw) if args or kw else self
-        )
-
-
-def without_separate_bias(_args):
-    generator.ConvTranspose2d.forward = nn.ConvTranspose2d.forward
-
-
-def without_shared_pass(args):
-    def forward(self, images):
-        if len(images) != 2 * args.batch_size:
-            return whole(self, images)
-        real, fake = (whole(self, half) for half in images.chunk(2))
-        return torch.cat([real[0], fake[0]]), torch.cat([real[1], fake[1]])
-
-    whole = Discriminator.forward
-    Discriminator.forward = forward
-
-
-CHANGES = {  # what `--without` undoes
-    "bf16": without_bf16,
-    "kept memory": without_kept_memory,
-    "own derivatives": without_own_derivatives,
-    "channels_last": without_channels_last,
-    "bias apart": without_separate_bias,
-    "shared pass": without_shared_pass,
-}
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("side", choices=("ours", "plain"))
@@ -332,7 +258,6 @@ def main(argv=None):
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--without", choices=CHANGES)
     parser.add_argument("--compile", choices=("auto", "off"), default="auto")
     args = parser.parse_args(argv)
     device = runtime.pick_device(args.device)
@@ -340,8 +265,6 @@ def main(argv=None):
         side = Plain(args, device)
     else:
         args.precision = runtime.pick_precision(args.precision, device)
-        if args.without:
-            CHANGES[args.without](args)
         runtime.keep_freed_memory()
         side = Ours(args, device)
     print(json.dumps({**vars(args), "device": runtime.describe_device(device)}), flush=True)

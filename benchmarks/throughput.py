@@ -2,7 +2,6 @@
 
     python benchmarks/throughput.py            # or: make bench
     python benchmarks/throughput.py --quick --json output/bench.json
-    python benchmarks/throughput.py --changes  # what each of our changes brings
     python benchmarks/throughput.py --profile  # where the time goes
 
 Each side runs in a process of its own; they are asked in turn (A B A B ...), so that what else the
@@ -25,7 +24,7 @@ import arguments
 import runtime
 from discriminator import Discriminator
 from generator import Generator
-from sides import CHANGES, LAYER, PARTS
+from sides import LAYER, PARTS
 
 
 def parse_args(argv=None):
@@ -45,9 +44,6 @@ def parse_args(argv=None):
         "--quick", action="store_true", help="2 repeats, 2,000 images to evaluate: under 3 minutes"
     )
     parser.add_argument(
-        "--changes", action="store_true", help="shipped code against itself without each change"
-    )
-    parser.add_argument(
         "--profile", action="store_true", help="where the time of the shipped code goes, on the CPU"
     )
     parser.add_argument("--json", metavar="FILE", help="also write the table there")
@@ -65,9 +61,9 @@ def parse_args(argv=None):
 class Side:
     """A process that runs benchmarks/sides.py; ask(part) has it do the part once."""
 
-    def __init__(self, args, side, *more):
+    def __init__(self, args, side):
         flags = ("width", "batch_size", "images", "workers", "device", "precision")
-        command = [sys.executable, str(Path(__file__).with_name("sides.py")), side, *more]
+        command = [sys.executable, str(Path(__file__).with_name("sides.py")), side]
         command += [str(word) for name in flags for word in (f"--{name}", getattr(args, name))]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -184,28 +180,6 @@ def compare(args):
     return table
 
 
-def changes(args):
-    """Shipped code against itself with one change undone; returns the table.
-
-    Both sides without what --compile auto does on CUDA: it builds on some of the changes.
-    """
-    parts = ("classifier_step", "gan_step")
-    print(f"{'gain of':<18}" + "".join(f"{part:>17}" for part in parts))
-    off = "--compile", "off"
-    shipped, table = Side(args, "ours", *off), {}
-    for change in CHANGES:
-        without = Side(args, "ours", "--without", change, *off)
-        table[change] = {}
-        for part in parts:
-            pair = interleaved((shipped, without), part, args.repeats, warm_ups=3)
-            table[change][part] = statistics.median(pair[0]) / statistics.median(pair[1])
-        without.close()
-        print(f"{change:<18}" + "".join(f"{gain:>16.2f}x" for gain in table[change].values()))
-        sys.stdout.flush()
-    shipped.close()
-    return table
-
-
 def profiles(args):
     """{part: {operation: share of the time in %}} of the shipped code."""
     ours = Side(args, "ours")
@@ -226,7 +200,7 @@ def main(argv=None):
         return 2
     if args.workers is None:
         args.workers = 0 if device.type == "cpu" else min(8, os.cpu_count())
-    table = (changes if args.changes else profiles if args.profile else compare)(args)
+    table = (profiles if args.profile else compare)(args)
     if args.json:
         Path(args.json).write_text(json.dumps(table, indent=2) + "\n")
     return 0

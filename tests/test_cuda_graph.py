@@ -7,11 +7,11 @@ import types
 import pytest
 import torch
 
-import second_order
 import train_gan
 from cuda_graph import WARM_UP, Recorded
 from discriminator import Discriminator
 from generator import Generator
+from layers import double_backward
 from optimization import keep_rates_on, make_optimizer, scale_rates
 from ranks import Ranks
 from runtime import FiniteGuard
@@ -109,7 +109,7 @@ def test_recorded_updates_agree_with_plain_ones_on_cuda(precision, tolerance):
     )
     ends = []
     for fast in (False, True):
-        second_order.compile_for(device if fast else None)
+        double_backward.compile_for(device if fast else None)
         torch.manual_seed(0)
         discriminator, generator = Discriminator(20).to(device), Generator(20).to(device)
         average = copy.deepcopy(generator)
@@ -140,7 +140,7 @@ def test_recorded_updates_agree_with_plain_ones_on_cuda(precision, tolerance):
                 before = [weights_of(network) for network in networks]
         assert (update_d.graph is not None) == (update_g.graph is not None) == fast
         ends.append([weights_of(network) for network in networks])
-    second_order.compile_for(None)
+    double_backward.compile_for(None)
     for start, plain, recorded in zip(before, *ends, strict=True):
         assert (recorded - plain).norm() < tolerance * (plain - start).norm()
 

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from discriminator import IMAGE_SIZE, MAP_SIZES, NUM_LAYERS, Block, Discriminator, MapNorm
+from discriminator import IMAGE_SIZE, MAP_SIZES, NUM_LAYERS, Block, Discriminator
+from layers.modules import MapNorm
 
 
 def test_parameter_count():

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import runtime
-import second_order
 import train_gan
 from discriminator import Discriminator
+from layers import double_backward
 
 
 class LinearCritic(nn.Module):
@@ -134,8 +134,8 @@ def with_pytorchs_own_layers(monkeypatch):
     def input_gradient(output, inputs, create_graph):
         return torch.autograd.grad(output, inputs, create_graph=create_graph)[0]
 
-    monkeypatch.setattr(second_order, "conv2d", F.conv2d)
-    monkeypatch.setattr(second_order, "layer_norm", layer_norm)
+    monkeypatch.setattr(double_backward, "conv2d", F.conv2d)
+    monkeypatch.setattr(double_backward, "layer_norm", layer_norm)
     monkeypatch.setattr(train_gan, "input_gradient", input_gradient)
 
 

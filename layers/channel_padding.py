@@ -9,7 +9,7 @@ the channels that were added stay zero. The network computes the same function.
 import torch
 import torch.nn.functional as F
 
-import second_order
+from layers import double_backward
 
 STEP = 16
 
@@ -19,7 +19,7 @@ def pays(device):
 
     PyTorch's own LayerNorm would count the channels that were added.
     """
-    return second_order.compiles_for(device) and torch.is_autocast_enabled(device.type)
+    return double_backward.compiles_for(device) and torch.is_autocast_enabled(device.type)
 
 
 def aligned(channels):
@@ -39,7 +39,7 @@ class _AddBias(torch.autograd.Function):
 
     @staticmethod
     def backward(_ctx, g):
-        return g, second_order.channel_sums(g)
+        return g, double_backward.channel_sums(g)
 
 
 def add_bias(x, bias):

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-import alignment
-import second_order
 import train_gan
 from discriminator import Discriminator
 from generator import Generator
+from layers import channel_padding, double_backward
 
 WIDTH = 20  # filled up to 32
 
@@ -18,11 +17,11 @@ def as_on_a_gpu(monkeypatch):
 
     def switch():
         monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *args: function(*args))
-        second_order.compile_for(torch.device("cpu"))
-        monkeypatch.setattr(alignment, "pays", lambda device: True)
+        double_backward.compile_for(torch.device("cpu"))
+        monkeypatch.setattr(channel_padding, "pays", lambda device: True)
 
     yield switch
-    second_order.compile_for(None)
+    double_backward.compile_for(None)
 
 
 def updates():
@@ -50,13 +49,13 @@ def test_updates_are_the_same_with_maps_filled_up(as_on_a_gpu, monkeypatch):
     as_on_a_gpu()
     shapes = []
     monkeypatch.setattr(
-        *(second_order, "conv2d"),
-        lambda *args, original=second_order.conv2d: (
+        *(double_backward, "conv2d"),
+        lambda *args, original=double_backward.conv2d: (
             shapes.append(tuple(args[1].shape[:2])) or original(*args)
         ),
     )
     filled_parts, filled_gradients, filled_buffers = updates()
-    assert {(32, 8), (32, 32)} == set(shapes)
+    assert {(32, 8), (32, 32), (8, 32)} == set(shapes)
     for name in parts:
         torch.testing.assert_close(filled_parts[name], parts[name], rtol=1e-5, atol=1e-5)
     for found, expected in zip(filled_gradients, gradients, strict=True):
@@ -79,7 +78,7 @@ def test_features_have_their_own_width(as_on_a_gpu, images):
 
 
 def test_aligned_numbers():
-    assert [alignment.aligned(n) for n in (1, 3, 8, 9, 16, 17, 64, 196)] == [
+    assert [channel_padding.aligned(n) for n in (1, 3, 8, 9, 16, 17, 64, 196)] == [
         *(8, 8, 8, 16, 16, 32, 64, 208)
     ]
 
@@ -88,7 +87,7 @@ def test_aligned_numbers():
 def test_filled_weights_hold_the_weights_and_zeros(transposed):
     weight, bias = torch.randn(20, 18, 3, 3), torch.randn(18 if transposed else 20)
     channels = 40
-    filled, filled_bias = alignment.fill_weights(weight, bias, channels, transposed)
+    filled, filled_bias = channel_padding.fill_weights(weight, bias, channels, transposed)
     assert filled.shape == ((40, 32, 3, 3) if transposed else (32, 40, 3, 3))
     assert torch.equal(filled[:20, :18], weight)
     assert filled.count_nonzero() == weight.count_nonzero()
@@ -103,7 +102,7 @@ def test_bias_with_its_own_gradient():
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     bias.requires_grad_()
     weight = torch.randn(3, 5, 4, 4)
-    (alignment.add_bias(x, bias) * weight).sum().backward()
+    (channel_padding.add_bias(x, bias) * weight).sum().backward()
     found = x.grad, bias.grad
     x.grad = bias.grad = None
     ((x + bias.view(-1, 1, 1)) * weight).sum().backward()

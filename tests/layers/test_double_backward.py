@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import second_order
 from compare import relative_error
+from layers import double_backward
 
 
 def tensors(*shapes, dtype=torch.float64, device="cpu"):
@@ -25,7 +25,7 @@ def norm_inputs(**kind):
 
 
 def own_conv(stride):
-    return lambda x, w, b: second_order.conv2d(x, w, b, (stride, stride), (1, 1))
+    return lambda x, w, b: double_backward.conv2d(x, w, b, (stride, stride), (1, 1))
 
 
 def native_norm(x, weight, bias):
@@ -35,7 +35,7 @@ def native_norm(x, weight, bias):
 LAYERS = {
     "convolution": (conv_inputs, own_conv(1), lambda x, w, b: F.conv2d(x, w, b, 1, 1)),
     "strided convolution": (conv_inputs, own_conv(2), lambda x, w, b: F.conv2d(x, w, b, 2, 1)),
-    "layer norm": (norm_inputs, second_order.layer_norm, native_norm),
+    "layer norm": (norm_inputs, double_backward.layer_norm, native_norm),
 }
 
 
@@ -62,7 +62,7 @@ def plain_gradient(output, inputs, create_graph):
 @pytest.mark.parametrize("name", LAYERS)
 def test_penalty_gradients_equal_those_of_pytorch(name):
     make, layer, native = LAYERS[name]
-    ours = penalty_gradients(layer, make(), second_order.input_gradient)
+    ours = penalty_gradients(layer, make(), double_backward.input_gradient)
     theirs = penalty_gradients(native, make(), plain_gradient)
     for a, b in zip(ours, theirs, strict=True):
         assert relative_error(a, b) < 1e-12
@@ -72,7 +72,7 @@ def test_penalty_gradients_equal_those_of_pytorch(name):
 @pytest.mark.parametrize("name", LAYERS)
 def test_penalty_gradients_equal_those_of_pytorch_on_cuda(name):
     make, layer, native = LAYERS[name]
-    ours = penalty_gradients(layer, make(device="cuda"), second_order.input_gradient)
+    ours = penalty_gradients(layer, make(device="cuda"), double_backward.input_gradient)
     theirs = penalty_gradients(native, make(), plain_gradient)
     for a, b in zip(ours, theirs, strict=True):
         assert relative_error(a.cpu(), b) < 1e-10
@@ -84,13 +84,13 @@ def asked(monkeypatch):
     found = []
 
     def spy_on(name):
-        original = getattr(second_order, name)
+        original = getattr(double_backward, name)
 
         def spy(*args):
             found.append(tuple(args[-1]))
             return original(*args)
 
-        monkeypatch.setattr(second_order, name, spy)
+        monkeypatch.setattr(double_backward, name, spy)
 
     spy_on("_conv2d_gradients")
     spy_on("_layer_norm_gradients")
@@ -105,21 +105,21 @@ def test_input_gradient_leaves_out_the_weights_first_derivative(name, asked):
     make, layer, _ = LAYERS[name]
     x, w, b = make()
     for create_graph in (True, False):
-        second_order.input_gradient(layer(x, w, b).square().sum(), x, create_graph)
+        double_backward.input_gradient(layer(x, w, b).square().sum(), x, create_graph)
     assert asked == [INPUT_ONLY] * 2
     with pytest.raises(RuntimeError):
-        second_order.input_gradient(torch.ones(()), x)
+        double_backward.input_gradient(torch.ones(()), x)
     layer(x, w, b).sum().backward()  # the failure left nothing behind
     assert asked[2:] == [ALL]
 
 
 def test_input_gradient_of_an_input_gradient():
     """The inner call must not switch the outer one's weights back on, nor itself off."""
-    with second_order._only_input_gradients():
-        with second_order._only_input_gradients():
+    with double_backward._only_input_gradients():
+        with double_backward._only_input_gradients():
             pass
-        assert second_order._inputs_only
-    assert not second_order._inputs_only
+        assert double_backward._inputs_only
+    assert not double_backward._inputs_only
 
 
 def test_a_third_derivative_is_right_or_refused():
@@ -158,14 +158,14 @@ def test_an_empty_batch():
 
 
 def penalty_free(layer, x, w, b):
-    g = second_order.input_gradient(layer(x, w, b).square().sum(), x, create_graph=True)
+    g = double_backward.input_gradient(layer(x, w, b).square().sum(), x, create_graph=True)
     return torch.autograd.grad(g.square().sum(), (x, w))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_layer_norm_in_16_bit(dtype):
     inputs = norm_inputs(dtype=dtype)
-    ours = penalty_gradients(second_order.layer_norm, inputs, second_order.input_gradient)
+    ours = penalty_gradients(double_backward.layer_norm, inputs, double_backward.input_gradient)
     exact = [t.detach().double().requires_grad_() for t in inputs]
     exact = penalty_gradients(native_norm, exact, plain_gradient)
     for a, b in zip(ours, exact, strict=True):
@@ -175,9 +175,11 @@ def test_layer_norm_in_16_bit(dtype):
 
 def test_a_backward_pass_inside_autocast_changes_nothing():
     inputs = norm_inputs(dtype=torch.float32)
-    outside = penalty_gradients(second_order.layer_norm, inputs, second_order.input_gradient)
+    outside = penalty_gradients(double_backward.layer_norm, inputs, double_backward.input_gradient)
     with torch.autocast("cpu", torch.bfloat16):
-        inside = penalty_gradients(second_order.layer_norm, inputs, second_order.input_gradient)
+        inside = penalty_gradients(
+            double_backward.layer_norm, inputs, double_backward.input_gradient
+        )
     for a, b in zip(inside, outside, strict=True):
         assert relative_error(a, b) < 1e-6
 
@@ -186,7 +188,7 @@ def test_chunks_change_nothing_but_rounding():
     """Feature maps that make several chunks, with a last one that is smaller."""
     x, w, b = tensors((21, 64, 64, 16), (64, 64, 16), (64, 64, 16), dtype=torch.float32)
     assert 1 < 2**20 // w.numel() < 21
-    ours = penalty_gradients(second_order.layer_norm, [x, w, b], second_order.input_gradient)
+    ours = penalty_gradients(double_backward.layer_norm, [x, w, b], double_backward.input_gradient)
     exact = [t.detach().double().requires_grad_() for t in (x, w, b)]
     exact = penalty_gradients(
         lambda x, w, b: F.layer_norm(x, x.shape[1:], w, b), exact, plain_gradient
@@ -209,17 +211,17 @@ def test_the_functions_to_compile_equal_pytorchs_kernels(added):
     expected = torch.ops.aten.native_layer_norm_backward(
         *(g, x, [40], mean, rstd, weight, bias), [True, True, True]
     )
-    second = second_order._layer_norm_second(v, g, x, mean, rstd, weight, 40)
+    second = double_backward._layer_norm_second(v, g, x, mean, rstd, weight, 40)
     v, g, x, weight, bias = (F.pad(t, (0, added)) for t in (v, g, x, weight, bias))
-    y2, mean2, rstd2 = second_order._norm_forward(x, weight, bias, 1e-5, 40)
+    y2, mean2, rstd2 = double_backward._norm_forward(x, weight, bias, 1e-5, 40)
     torch.testing.assert_close((y2[:, :40], mean2, rstd2), (y, mean, rstd))
     assert y2[:, 40:].eq(0).all()
     rows = g, x, mean2, rstd2, weight, 40
-    found = second_order._norm_gradients(*rows)
+    found = double_backward._norm_gradients(*rows)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a[..., :40], b)
-    torch.testing.assert_close(second_order._norm_input_gradient(*rows), found[0])
-    found = second_order._layer_norm_second_like(v, *rows)
+    torch.testing.assert_close(double_backward._norm_input_gradient(*rows), found[0])
+    found = double_backward._layer_norm_second_like(v, *rows)
     for a, b in zip(found, second, strict=True):
         torch.testing.assert_close(a[..., :40], b)
 
@@ -229,27 +231,27 @@ def test_where_torch_compile_fails_all_stays_as_it_was(monkeypatch, capsys):
         raise RuntimeError("no C compiler\nand more")
 
     monkeypatch.setattr(torch, "compile", refuse)
-    second_order.compile_for(torch.device("cpu"))
+    double_backward.compile_for(torch.device("cpu"))
     assert "note: torch.compile does not work here: no C compiler\n" in capsys.readouterr().err
-    assert not second_order.compiles_for(torch.device("cpu"))
+    assert not double_backward.compiles_for(torch.device("cpu"))
 
 
 def test_a_function_that_does_not_compile_is_taken_as_it_is(monkeypatch, capsys):
     def compile_some(function, **_):
-        if function is second_order._norm_forward:
+        if function is double_backward._norm_forward:
             return lambda *args: function(*args)
         raise RuntimeError("")
 
     monkeypatch.setattr(torch, "compile", compile_some)
-    second_order.compile_for(torch.device("cpu"))
+    double_backward.compile_for(torch.device("cpu"))
     x = torch.randn(3, 10, requires_grad=True)
     weight, bias = torch.randn(2, 10)
     try:
         for _ in range(2):
-            y = second_order.layer_norm(x, weight, bias)
+            y = double_backward.layer_norm(x, weight, bias)
             (found,) = torch.autograd.grad(y.square().sum(), x)
     finally:
-        second_order.compile_for(None)
+        double_backward.compile_for(None)
     assert capsys.readouterr().err.count("note:") == 1
     (expected,) = torch.autograd.grad(F.layer_norm(x, (10,), weight, bias).square().sum(), x)
     torch.testing.assert_close(found, expected)
@@ -257,7 +259,7 @@ def test_a_function_that_does_not_compile_is_taken_as_it_is(monkeypatch, capsys)
 
 def test_entries_that_do_not_count_need_the_compiled_way():
     with pytest.raises(ValueError, match="compiled"):
-        second_order.layer_norm(torch.ones(2, 8), torch.ones(8), torch.ones(8), count=6)
+        double_backward.layer_norm(torch.ones(2, 8), torch.ones(8), torch.ones(8), count=6)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
@@ -266,15 +268,15 @@ def test_compiled_layer_norm_equals_pytorchs():
         torch.manual_seed(0)
         x = torch.randn(3, 5, 4, 4, requires_grad=True)
         weight, bias = torch.randn(2, 5, 4, 4).requires_grad_().unbind()
-        y = second_order.layer_norm(x, weight, bias)
-        gradient = second_order.input_gradient(y.square().sum(), x, create_graph=True)
+        y = double_backward.layer_norm(x, weight, bias)
+        gradient = double_backward.input_gradient(y.square().sum(), x, create_graph=True)
         return y, *torch.autograd.grad((gradient.square() + y).sum(), (x, weight))
 
     expected = results()
-    second_order.compile_for(torch.device("cpu"))
+    double_backward.compile_for(torch.device("cpu"))
     try:
-        assert second_order.compiles_for(torch.device("cpu"))
+        assert double_backward.compiles_for(torch.device("cpu"))
         found = results()
     finally:
-        second_order.compile_for(None)
+        double_backward.compile_for(None)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -6,13 +6,13 @@ Images are held in pixel levels, 0 to 255, so that "at most 8 levels" is meant t
 import torch
 import torch.nn.functional as F
 
-import runtime
+from engine.device import autocast, random_stream
 from layers.double_backward import input_gradient
 
 
 def logits_of(discriminator, levels, precision="fp32"):
     """Class logits, float32 (b, classes), of images in levels: (b, 3, 32, 32) in [0, 255]."""
-    with runtime.autocast(levels.device, precision):
+    with autocast(levels.device, precision):
         return discriminator(levels / 127.5 - 1)[1].float()
 
 
@@ -127,7 +127,7 @@ def study(
     found = []
     batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
     for number, (batch, batch_labels) in enumerate(batches):
-        stream = runtime.random_stream(images.device, seed, _STUDY, number)
+        stream = random_stream(images.device, seed, _STUDY, number)
         targets = (batch_labels + 1) % classes
         names, levels = _study_batch(
             *(discriminator, batch, batch_labels, targets, epsilons, stream, precision, progress)

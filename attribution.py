@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-import runtime
 from discriminator import IMAGE_SIZE, NUM_LAYERS
+from engine.device import autocast
 from layers.double_backward import input_gradient
 
 
@@ -17,7 +17,7 @@ def grad_cam(discriminator, images, classes, layer=NUM_LAYERS, precision="fp32")
     Raises ValueError for a layer that is not 1 to 8.
     Source: Selvaraju et al. 2017, Grad-CAM.
     """
-    with runtime.autocast(images.device, precision):
+    with autocast(images.device, precision):
         with torch.no_grad():
             features = discriminator.features(images, layer)
         features = features.detach().requires_grad_()
@@ -55,7 +55,7 @@ def integrated_gradients(
             baseline[part][:, None], images[part][:, None], shares[:, None, None, None]
         )
         points = points.flatten(0, 1).requires_grad_()
-        with runtime.autocast(images.device, precision):
+        with autocast(images.device, precision):
             logits = discriminator(points)[1].float()
         wanted = classes[part].repeat_interleave(steps)
         gradient = input_gradient(logits.gather(1, wanted[:, None]).sum(), points)

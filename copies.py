@@ -2,7 +2,7 @@
 
 import torch
 
-from figures import save_histograms, save_image_grid
+from engine.plots import save_histograms, save_image_grid
 from scores import nearest
 
 

@@ -69,7 +69,7 @@ def epoch_order(count, seed, epoch):
 
 def preview(dataset, path):
     """Write a figure of ten images of each class, one labelled column per class."""
-    from figures import save_image_grid  # here, since only this command draws
+    from engine.plots import save_image_grid  # here, since only this command draws
 
     columns = [torch.nonzero(dataset.labels == k).flatten()[:10] for k in range(10)]
     rows = torch.stack(columns, dim=1).flatten()
@@ -77,7 +77,7 @@ def preview(dataset, path):
 
 
 def main(argv=None):
-    from arguments import Parser
+    from engine.cli import Parser
 
     parser = Parser(__doc__.split("\n\n")[0])
     parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="image set")

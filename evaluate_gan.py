@@ -16,29 +16,31 @@ from pathlib import Path
 import torch
 from torch_fidelity import __version__ as fidelity_version
 
-import arguments
 import copies
 import inception
-import runtime
 import sampling
 from augmentation import augment, sample_augmentation
-from checkpoint import (
-    CheckpointError,
-    load_model,
-    own_or_published,
-    published,
-    write_atomically,
-)
 from data_tools import DATASETS, DataError, load_dataset
 from discriminator import Discriminator
-from figures import save_image_grid
+from engine import cli
+from engine.device import (
+    DeviceError,
+    keep_freed_memory,
+    peak_memory,
+    pick_device,
+    pick_precision,
+    random_stream,
+)
+from engine.files import write_atomically
+from engine.plots import save_image_grid
+from engine.progress import Progress
+from engine.weights import CheckpointError, load_model, own_or_published, published
 from generator import Generator
-from progress import Progress
 from run_log import RunError
 from scores import MIN_SAMPLES, Judge, ScoreError, agreement, distances, manifold_scores
 from train_discriminator import classifier_backward, predict
 
-USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError, ScoreError)
+USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, ScoreError)
 WEIGHTS = "discriminator.safetensors"  # of the judge, in a run's folder
 MAX_GRID = 1000  # images that a grid can show
 NOISE, CAS = 20, 21  # names of the random streams
@@ -56,8 +58,8 @@ COLUMNS = {  # of the table: field, heading, format
 
 
 def parse_args(argv=None):
-    at_least = arguments.at_least
-    parser = arguments.Parser(__doc__.split("\n\n")[0])
+    at_least = cli.at_least
+    parser = cli.Parser(__doc__.split("\n\n")[0])
     group = parser.add_argument_group("networks")
     group.add_argument(
         "--generator",
@@ -104,8 +106,8 @@ def parse_args(argv=None):
     group.add_argument("--cas_epochs", type=at_least(1), default=5, help="epochs of that training")
     group.add_argument("--cas_width", type=at_least(1), default=64, help="its width")
     group.add_argument("--batch_size", type=at_least(1), default=500, help="images at once")
-    arguments.add_data_arguments(parser)
-    arguments.add_device_arguments(parser)
+    cli.add_data_arguments(parser)
+    cli.add_device_arguments(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", default="evaluation", help="folder for what is made")
     args = parser.parse_args(argv)
@@ -166,7 +168,7 @@ def sample_only(args, model, metadata, precision, folder):
 
 def noisy(images, seed):
     """uint8 images plus normal noise of NOISE_LEVELS levels, rounded and clamped."""
-    stream = runtime.random_stream("cpu", seed, NOISE)
+    stream = random_stream("cpu", seed, NOISE)
     noise = NOISE_LEVELS * torch.randn(images.shape, generator=stream)
     return (images + noise).round_().clamp_(0, 255).to(torch.uint8)
 
@@ -222,7 +224,7 @@ def classification_accuracy(args, images, labels, test_set, device, precision, t
     images, labels = images.to(device), labels.to(device)
     progress = Progress(title, steps, 128)
     for step in range(steps):
-        stream = runtime.random_stream(device, args.seed, CAS, step)
+        stream = random_stream(device, args.seed, CAS, step)
         chosen = torch.randint(len(images), (128,), generator=stream, device=device)
         batch = augment(images[chosen], sample_augmentation(128, stream))
         classifier_backward(model, batch, labels[chosen], precision)
@@ -336,9 +338,9 @@ def run(args):
 
     Raises one of USER_ERRORS for what the user can mend.
     """
-    device = runtime.pick_device(args.device)
-    precision = runtime.pick_precision(args.precision, device)
-    runtime.keep_freed_memory()
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    keep_freed_memory()
     folder = Path(args.output_dir)
     if (folder / "config.json").exists():
         raise RunError(f"{folder} holds a training run; give another --output_dir")
@@ -373,13 +375,13 @@ def run(args):
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}") from None
     print(f"figures: {folder / 'evaluation.json'} and pictures beside it")
-    print(f"peak memory: {runtime.peak_memory(device) / 1e9:.2f} GB")
+    print(f"peak memory: {peak_memory(device) / 1e9:.2f} GB")
     return result
 
 
 def main(argv=None):
     args = parse_args(argv)
-    return runtime.exit_code_of(run, args, USER_ERRORS)
+    return cli.exit_code_of(run, args, USER_ERRORS)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-import runtime
+from engine.device import autocast
 from layers.double_backward import input_gradient
 
 
@@ -17,7 +17,7 @@ def perturb(discriminator, images, labels, epsilon, precision="fp32"):
     Source: Goodfellow et al. 2015, Explaining and Harnessing Adversarial Examples, toward a target.
     """
     images = images.detach().requires_grad_()
-    with runtime.autocast(images.device, precision):
+    with autocast(images.device, precision):
         _, class_logits = discriminator(images)
     alternate = (labels + 1) % class_logits.shape[1]
     class_logits = class_logits.float()
@@ -53,7 +53,7 @@ def class_objective(discriminator, precision="fp32"):
     """Image i's value is its logit of class i % num_classes."""
 
     def values(images):
-        with runtime.autocast(images.device, precision):
+        with autocast(images.device, precision):
             logits = discriminator(images)[1].float()
         index = torch.arange(len(images), device=images.device) % logits.shape[1]
         return logits.gather(1, index[:, None]).squeeze(1)
@@ -69,7 +69,7 @@ def feature_objective(discriminator, layer, precision="fp32", features=None, cen
     """
 
     def values(images):
-        with runtime.autocast(images.device, precision):
+        with autocast(images.device, precision):
             maps = discriminator.features(images, layer)
             if centre:
                 pooled = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].float()

@@ -6,9 +6,9 @@ Every measure is of pooled features: the maximum of each feature over its map, (
 import torch
 import torch.nn.functional as F
 
-import runtime
 from data_tools import to_signed
 from discriminator import NUM_LAYERS
+from engine.device import autocast
 
 
 @torch.no_grad()
@@ -16,7 +16,7 @@ def pooled_features(discriminator, images, precision="fp32", batch_size=500, pro
     """uint8 (n, 3, 32, 32) -> one float32 (n, width) for each layer, 1 to 8, on the CPU."""
     layers = [[] for _ in range(NUM_LAYERS)]
     for batch in images.split(batch_size):
-        with runtime.autocast(batch.device, precision):
+        with autocast(batch.device, precision):
             x = to_signed(batch).contiguous(memory_format=torch.channels_last)
             for found, block in zip(layers, discriminator.blocks, strict=True):
                 x = block(x)

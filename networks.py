@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import CheckpointError, digest, find_export, load_model, published
 from data_tools import mean_image, to_signed
 from discriminator import Discriminator
+from engine.weights import CheckpointError, digest, find_export, load_model, published
 
 WEIGHTS = "discriminator.safetensors"
 TRAININGS = {  # name: flag, folder of the run, script that makes it

@@ -13,42 +13,36 @@ from pathlib import Path
 
 import torch
 
-import arguments
-import runtime
-from checkpoint import (
-    CheckpointError,
-    export_model,
-    from_8_bits,
-    load_model,
-    to_8_bits,
-    write_atomically,
-)
 from data_tools import DATASETS, DEFAULT_DATA_DIR, DataError, load_dataset, to_uint8
+from engine import cli
+from engine.device import DEVICE_HELP, DeviceError, pick_device, pick_precision, random_stream
+from engine.files import write_atomically
+from engine.weights import CheckpointError, export_model, from_8_bits, load_model, to_8_bits
 from generator import sample_latents
 from run_log import RunError
 from train_discriminator import evaluate
 from train_gan import NUM_CLASSES
 
-USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError)
+USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
 COPIED = ("metrics.jsonl", "curves.png", "summary.json")
 OF_THIS_MACHINE = ("data_dir", "output_dir", "judge")
 NETWORKS = ("discriminator.safetensors", "generator.safetensors")
 
 
 def parse_args(argv=None):
-    parser = arguments.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__.split("\n\n")[0])
     parser.add_argument("run", metavar="RUN", help="folder of a finished run")
     parser.add_argument("target", metavar="FOLDER", help="where to put it")
     parser.add_argument(
         "--sample_epochs",
-        type=arguments.at_least(0),
+        type=cli.at_least(0),
         nargs="*",
         default=[],
         metavar="N",
         help="also copy the sample grids of these epochs",
     )
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="folder of CIFAR-10")
-    parser.add_argument("--device", default="auto", help=runtime.DEVICE_HELP)
+    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     return parser.parse_args(argv)
 
 
@@ -58,8 +52,8 @@ def run(args):
     Raises one of USER_ERRORS for what the user can mend; then nothing was written, unless it is the
     writing that failed.
     """
-    device = runtime.pick_device(args.device)
-    runtime.pick_precision("fp32", device)
+    device = pick_device(args.device)
+    pick_precision("fp32", device)
     source, target = Path(args.run), Path(args.target)
     if not (source / "summary.json").is_file():
         raise RunError(f"{source} holds no finished run")
@@ -131,7 +125,7 @@ def rounded(path, data_dir, device):
 def rounded_generator(model, metadata, path):
     """(the generator with weights that 8 bits can hold, its metadata)."""
     labels = torch.arange(1000, device=next(model.parameters()).device) % NUM_CLASSES
-    latents = sample_latents(labels, model.latent_dim, runtime.random_stream(labels.device, 0, 0))
+    latents = sample_latents(labels, model.latent_dim, random_stream(labels.device, 0, 0))
 
     def images():
         return torch.cat([to_uint8(model(part)).float() for part in latents.split(100)])
@@ -145,7 +139,7 @@ def rounded_generator(model, metadata, path):
 
 def main(argv=None):
     args = parse_args(argv)
-    return runtime.exit_code_of(run, args, USER_ERRORS)
+    return cli.exit_code_of(run, args, USER_ERRORS)
 
 
 if __name__ == "__main__":

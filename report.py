@@ -11,12 +11,11 @@ import json
 import string
 from pathlib import Path
 
-import arguments
-import checkpoint
-import runtime
 import train_discriminator
 import train_gan
-from checkpoint import write_atomically
+from engine import cli
+from engine.files import write_atomically
+from engine.weights import RESULTS
 from report_parts import (
     cards,
     chart_data,
@@ -96,7 +95,7 @@ SAMPLES = {
 
 
 def parse_args(argv=None):
-    parser = arguments.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__.split("\n\n")[0])
     parser.add_argument("--output", default="report.html", metavar="FILE", help="the page")
     for flag, own, kept in SOURCES:
         parser.add_argument(
@@ -132,9 +131,7 @@ def find_folders(args):
             raise RunError(f"--{flag}: there is no folder {given}")
         # With no run of one's own, one's own pictures show the published networks.
         take_own = has_own or (flag in made and (own[flag] / made[flag]).is_file())
-        folders[flag] = (
-            Path(given) if given else own[flag] if take_own else checkpoint.RESULTS / kept
-        )
+        folders[flag] = Path(given) if given else own[flag] if take_own else RESULTS / kept
     return folders
 
 
@@ -261,7 +258,7 @@ def run(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return runtime.exit_code_of(run, args, USER_ERRORS)
+    return cli.exit_code_of(run, args, USER_ERRORS)
 
 
 if __name__ == "__main__":

@@ -14,19 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from checkpoint import (
-    CheckpointError,
+from engine.cli import DIVERGED, SAVE_FAILED, Stopped
+from engine.files import write_atomically
+from engine.weights import CheckpointError
+from training.checkpoint import (
     checkpoint_step,
     keep_as_best,
     list_checkpoints,
     load_latest,
     not_finite,
     save_checkpoint,
-    write_atomically,
 )
-from runtime import Stopped
-
-DIVERGED, SAVE_FAILED = 3, 4  # exit codes
 
 
 class RunError(Exception):

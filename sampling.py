@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-import runtime
 from data_tools import to_uint8
+from engine.device import autocast, random_stream
 from generator import sample_latents
 
 BLOCK = 1000  # samples whose latents are drawn together
@@ -28,7 +28,7 @@ def latents_of(labels, latent_dim, seed, purpose=LATENTS):
     """
     blocks = []
     for number, block in enumerate(labels.split(BLOCK)):
-        stream = runtime.random_stream("cpu", seed, purpose, number)
+        stream = random_stream("cpu", seed, purpose, number)
         whole = torch.cat([block, block.new_zeros(BLOCK - len(block))])
         blocks.append(sample_latents(whole, latent_dim, stream)[: len(block)])
     return torch.cat(blocks)
@@ -58,7 +58,7 @@ def draw(generator, latents, batch_size=500, precision="fp32", progress=None):
     for batch in latents.split(batch_size):
         # One latent alone would go through other kernels, which round otherwise.
         padded = batch if len(batch) > 1 else batch.repeat(2, 1)
-        with runtime.autocast(device, precision):
+        with autocast(device, precision):
             drawn = generator(padded.to(device))[: len(batch)]
         images.append(to_uint8(drawn).cpu())
         if progress is not None:
@@ -73,7 +73,7 @@ def walks(latent_dim, seed, rows=10, columns=10, num_classes=10):
     Within a class: row r leads from one latent of class r to another, along the arc between them.
     Between classes: row r holds one noise, and its code moves from class r to the next in a line.
     """
-    stream = runtime.random_stream("cpu", seed, WALKS)
+    stream = random_stream("cpu", seed, WALKS)
     classes = torch.arange(rows) % num_classes
     start, end = (sample_latents(classes, latent_dim, stream, num_classes) for _ in range(2))
     other = sample_latents((classes + 1) % num_classes, latent_dim, stream, num_classes)

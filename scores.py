@@ -8,11 +8,11 @@ import torch
 import torch_fidelity
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-import runtime
 import sampling
-from checkpoint import CheckpointError, digest, load_model
 from data_tools import to_signed
 from discriminator import NUM_LAYERS
+from engine.device import autocast
+from engine.weights import CheckpointError, digest, load_model
 
 KERNEL_SUBSET = 1000  # samples of each side in one estimate of the kernel distance
 KERNEL_SUBSETS = 100
@@ -159,7 +159,7 @@ class Judge:
         """uint8 (n, 3, 32, 32) -> features float64 (n, width), classes int64 (n,), on the CPU."""
         features, classes = [], []
         for batch in images.split(batch_size):
-            with runtime.autocast(self.device, self.precision):
+            with autocast(self.device, self.precision):
                 batch = to_signed(batch.to(self.device))
                 pooled = self.model.pool(self.model.features(batch, NUM_LAYERS))
                 logits = self.model.class_head(pooled)

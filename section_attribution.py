@@ -6,7 +6,7 @@ from matplotlib import colormaps
 
 from attribution import grad_cam, integrated_gradients
 from data_tools import to_signed, to_uint8
-from figures import save_image_grid
+from engine.plots import save_image_grid
 from section_perturbation import one_of_each_class, verdicts
 
 LAYER = 8  # of Grad-CAM

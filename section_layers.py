@@ -1,9 +1,9 @@
 """Layer by layer: what a linear probe reads from each, dead and selective features, similarity."""
 
 from discriminator import MAP_SIZES, NUM_LAYERS
-from figures import save_charts
+from engine.plots import save_charts
+from engine.progress import Progress
 from layer_study import dead_share, linear_cka, pooled_features, probe_accuracy, selectivity
-from progress import Progress
 from receptive_field import geometry
 
 SELECTIVE = 0.5  # a feature is called class-selective from this index on: three times the others

@@ -3,13 +3,13 @@
 import torch
 import torch.nn.functional as F
 
-import runtime
 from data_tools import to_signed, to_uint8
 from discriminator import MAP_SIZES
-from figures import save_image_grid
+from engine.device import autocast
+from engine.plots import save_image_grid
+from engine.progress import Progress
 from image_gradients import class_objective, feature_objective, maximise
 from layer_study import distinct, stand_out
-from progress import Progress
 from receptive_field import box, geometry
 from robust_maximisation import VIEWS, held_out, maximise_robustly
 
@@ -59,7 +59,7 @@ def classes(args, network, precision, folder):
         "class",
     )
     columns = [v.tolist() for v in values_of(objective, images, network.start)]
-    with torch.no_grad(), runtime.autocast(images.device, precision):
+    with torch.no_grad(), autocast(images.device, precision):
         columns.append(network.model(images)[1].float().softmax(1).diagonal().tolist())
     path = folder / f"max_class_{network.slug}.png"
     reached = list(zip(names, *columns, strict=True))
@@ -90,7 +90,7 @@ def strongest_units(model, images, layers, precision, batch_size=500, progress=N
     """
     found = {layer: [] for layer in layers}
     for batch in images.split(batch_size):
-        with runtime.autocast(batch.device, precision):
+        with autocast(batch.device, precision):
             x = to_signed(batch).contiguous(memory_format=torch.channels_last)
             for layer, block in enumerate(model.blocks[: max(layers)], start=1):
                 x = block(x)

@@ -6,12 +6,12 @@ to 16, for one step and for projected gradient descent, with noise of the same s
 
 import torch
 
-import runtime
 from attacks import logits_of, smallest_flip, study
 from data_tools import to_signed, to_uint8
-from figures import save_charts, save_image_grid
+from engine.device import autocast
+from engine.plots import save_charts, save_image_grid
+from engine.progress import Progress
 from image_gradients import perturb
-from progress import Progress
 
 ROWS_SHOWN = 5  # images of each class in the perturbation grids
 EPSILONS = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]  # of the study, in levels of 0 to 255
@@ -49,7 +49,7 @@ def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_siz
         batch = to_signed(batch)
         perturbed, gradient, logits = perturb(model, batch, batch_labels, epsilon, precision)
         before.append(logits.softmax(1))
-        with torch.no_grad(), runtime.autocast(batch.device, precision):
+        with torch.no_grad(), autocast(batch.device, precision):
             after.append(model(perturbed)[1].float().softmax(1))
         changed.append(to_uint8(perturbed))
         gradients.append(gradient)

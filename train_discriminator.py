@@ -15,14 +15,26 @@ import sys
 import torch
 import torch.nn.functional as F
 
-import arguments
-import runtime
 from augmentation import Augmentation, Shift, augment, sample_augmentation, sample_shift, shift
-from checkpoint import CheckpointError, export_model
 from cuda_graph import Recorded
 from data_tools import DataError, epoch_order, load_dataset, to_signed
 from discriminator import Discriminator
-from figures import save_curves
+from engine import cli
+from engine.cli import SAVE_FAILED
+from engine.device import (
+    DeviceError,
+    autocast,
+    describe_device,
+    keep_freed_memory,
+    peak_memory,
+    pick_compile,
+    pick_device,
+    pick_precision,
+    random_stream,
+)
+from engine.plots import save_curves
+from engine.progress import Progress
+from engine.weights import CheckpointError, export_model
 from layers.double_backward import compile_for
 from optimization import (
     drops,
@@ -32,9 +44,9 @@ from optimization import (
     triangle,
     update_average,
 )
-from progress import Progress
 from ranks import Ranks, RanksDiffer
-from run_log import SAVE_FAILED, RunError, RunFolder
+from run_log import RunError, RunFolder
+from training import stopping
 
 RECIPES = {
     # The assignment's baseline: Adam, the rate divided by 10 after epoch 50 and by 100 after 75.
@@ -75,7 +87,7 @@ RECIPES = {
 }
 MUON_ONLY = ("kernel_lr", "normalise", "weight_decay")  # flags that Adam has no use for
 AUGMENTATIONS = {"crop": (sample_augmentation, Augmentation), "shift": (sample_shift, Shift)}
-USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError, RanksDiffer)
+USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksDiffer)
 AUGMENTATION = 0  # the name of the random stream
 
 PANELS = {
@@ -86,8 +98,8 @@ PANELS = {
 
 
 def parse_args(argv=None):
-    at_least = arguments.at_least
-    parser = arguments.Parser(__doc__.split("\n\n")[0])
+    at_least = cli.at_least
+    parser = cli.Parser(__doc__.split("\n\n")[0])
     flags = {
         "epochs": {"type": at_least(1), "help": "passes over the training images"},
         "batch_size": {"type": at_least(1), "help": "images per step"},
@@ -98,7 +110,7 @@ def parse_args(argv=None):
         },
         "lr": {"type": at_least(0, float), "help": "largest learning rate of Adam or AdamW"},
         "kernel_lr": {"type": at_least(0, float), "help": "largest learning rate of Muon"},
-        "normalise": {"type": arguments.switch, "help": "Muon keeps the norm of every kernel"},
+        "normalise": {"type": cli.switch, "help": "Muon keeps the norm of every kernel"},
         "weight_decay": {"type": at_least(0, float), "help": "of AdamW"},
         "schedule": {
             "choices": ("drops", "triangle"),
@@ -123,11 +135,11 @@ def parse_args(argv=None):
             "and exported; 0: the weights themselves",
         },
     }
-    arguments.add_recipe_arguments(parser, RECIPES, "muon", flags)
-    arguments.add_data_arguments(parser)
-    arguments.add_device_arguments(parser)
-    arguments.add_run_arguments(parser, "output/baseline")
-    args = arguments.fill_in_recipe(
+    cli.add_recipe_arguments(parser, RECIPES, "muon", flags)
+    cli.add_data_arguments(parser)
+    cli.add_device_arguments(parser)
+    cli.add_run_arguments(parser, "output/baseline")
+    args = cli.fill_in_recipe(
         *(parser, parser.parse_args(argv), RECIPES),
         (
             (MUON_ONLY, "--optimizer muon", lambda args: args.optimizer == "muon"),
@@ -146,7 +158,7 @@ def predict(discriminator, images, precision="fp32", batch_size=500):
     training = discriminator.training
     discriminator.eval()
     logits = []
-    with torch.no_grad(), runtime.autocast(images.device, precision):
+    with torch.no_grad(), autocast(images.device, precision):
         for batch in images.split(batch_size):
             logits.append(discriminator(to_signed(batch))[1].float())
     discriminator.train(training)
@@ -196,7 +208,7 @@ def classifier_backward(discriminator, images, labels, precision, label_smoothin
     images: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,).
     Both figures stay on the device: reading them here would make the CPU wait for the GPU.
     """
-    with runtime.autocast(images.device, precision):
+    with autocast(images.device, precision):
         _, class_logits = discriminator(images)
     class_logits = class_logits.float()
     loss = F.cross_entropy(class_logits, labels, label_smoothing=label_smoothing)
@@ -231,13 +243,13 @@ def train(args):
 
     Raises one of USER_ERRORS for what the user can mend, runtime.Stopped where the run ends early.
     """
-    device = runtime.pick_device(args.device)
-    precision = runtime.pick_precision(args.precision, device)
-    runtime.keep_freed_memory()
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    keep_freed_memory()
     ranks = Ranks(device)
-    fast = runtime.pick_compile(args.compile, device, ranks.world)
+    fast = pick_compile(args.compile, device, ranks.world)
     compile_for(device if fast else None)
-    clock = runtime.Clock(args.save_every_minutes, args.max_minutes)
+    clock = stopping.Clock(args.save_every_minutes, args.max_minutes)
     train_set, test_set = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
     train_set = train_set.first(args.limit_train).to(device)
     test_set = test_set.first(args.limit_test).to(device)
@@ -251,7 +263,7 @@ def train(args):
     settings = vars(args) | {"script": "train_discriminator.py"}
     settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
     ranks.check_same(settings | {"images": (len(train_set), len(test_set))})
-    may_change = set(arguments.MAY_CHANGE)
+    may_change = set(cli.MAY_CHANGE)
     may_change -= {"epochs"} if args.schedule == "triangle" else set()  # its rates depend on them
     folder = ranks.together(
         lambda: RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
@@ -276,7 +288,7 @@ def train(args):
     step, best_accuracy = 0, -1.0
     totals = torch.zeros(3, device=device)  # loss, correct and images since the last record
 
-    with folder, runtime.StopSignal() as stop:
+    with folder, stopping.StopSignal() as stop:
         ranks.together(folder.lock)
         state = ranks.from_main(lambda: folder.load_state("cpu"))
         if state is not None:
@@ -292,9 +304,9 @@ def train(args):
             print(f"finished already: test accuracy {accuracy:.2f} %; nothing to do")
             ranks.close()
             return summary
-        ranks.together(lambda: folder.begin(step, runtime.describe_device(device)))
+        ranks.together(lambda: folder.begin(step, describe_device(device)))
         ranks.broadcast(model)
-        guard = runtime.FiniteGuard(device)
+        guard = stopping.FiniteGuard(device)
         update = make_update(args, precision, ranks, guard, model, average, optimizer)
         update = Recorded(update, fast)
 
@@ -331,7 +343,7 @@ def train(args):
 
             # This rank's share of the batch, and of the random numbers drawn for the whole of it.
             chosen = order[batch * args.batch_size : (batch + 1) * args.batch_size]
-            stream = runtime.random_stream(device, args.seed, AUGMENTATION, step)
+            stream = random_stream(device, args.seed, AUGMENTATION, step)
             sample, form = AUGMENTATIONS[args.augmentation]
             drawn = form(*map(ranks.share, sample(len(chosen), stream)))
             chosen, whole = ranks.share(chosen), len(chosen)
@@ -356,7 +368,7 @@ def train(args):
                     figures = evaluate(shown, test_set, precision, ranks)
                     record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
                 record["images_per_second"] = speed
-                record["peak_memory_gb"] = round(runtime.peak_memory(device) / 1e9, 2)
+                record["peak_memory_gb"] = round(peak_memory(device) / 1e9, 2)
                 folder.log(record)
                 progress.report(record)
                 progress.start_lap()
@@ -379,7 +391,7 @@ def train(args):
                 progress.close()
                 folder.attempt("curves.png", draw_curves)
                 saved = ranks.from_main(lambda path=saved: path)  # all wait for rank 0's write
-                raise runtime.stopped(number, step, saved, SAVE_FAILED)
+                raise stopping.stopped(number, step, saved, SAVE_FAILED)
         progress.close()
 
         folder.attempt("curves.png", draw_curves)
@@ -392,7 +404,7 @@ def train(args):
         for name, accuracy in figures["per_class_accuracy"].items():
             print(f"  {name:<12} {accuracy:6.2f} %")
         print(f"curves: {folder.path / 'curves.png'}")
-        print(f"peak memory: {runtime.peak_memory(device) / 1e9:.2f} GB")
+        print(f"peak memory: {peak_memory(device) / 1e9:.2f} GB")
         ranks.close()
         folder.raise_if_anything_failed()
         return summary
@@ -400,7 +412,7 @@ def train(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return runtime.exit_code_of(train, args, USER_ERRORS)
+    return cli.exit_code_of(train, args, USER_ERRORS)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ import sys
 import torch
 import torch.nn.functional as F
 
-import arguments
-import runtime
 from augmentation import (
     Augmentation,
     Shift,
@@ -27,19 +25,33 @@ from augmentation import (
     sample_shift,
     shift,
 )
-from checkpoint import CheckpointError, export_model, own_or_published
 from cuda_graph import Recorded
 from data_tools import DataError, epoch_order, load_dataset, to_uint8
 from discriminator import Discriminator
-from figures import save_curves, save_image_grid
+from engine import cli
+from engine.cli import SAVE_FAILED
+from engine.device import (
+    DeviceError,
+    autocast,
+    describe_device,
+    keep_freed_memory,
+    peak_memory,
+    pick_compile,
+    pick_device,
+    pick_precision,
+    random_stream,
+)
+from engine.plots import save_curves, save_image_grid
+from engine.progress import Progress
+from engine.weights import CheckpointError, export_model, own_or_published
 from generator import Generator, sample_latents
 from layers.double_backward import compile_for, input_gradient
 from optimization import keep_rates_on, make_optimizer, scale_rates, update_average
-from progress import Progress
 from ranks import Ranks, RanksDiffer
-from run_log import SAVE_FAILED, RunError, RunFolder
+from run_log import RunError, RunFolder
 from scores import Judge, ScoreError, Watch
 from train_discriminator import evaluate
+from training import stopping
 
 RECIPES = {
     # The assignment's recipe: one step of the one, one step of the other, constant rates.
@@ -79,9 +91,7 @@ RECIPES = {
         "ema_decay": 0.999,
     },
 }
-USER_ERRORS = (
-    *(runtime.DeviceError, DataError, CheckpointError, RunError, RanksDiffer, ScoreError),
-)
+USER_ERRORS = (*(DeviceError, DataError, CheckpointError, RunError, RanksDiffer, ScoreError),)
 NUM_CLASSES = 10
 REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
 
@@ -103,8 +113,8 @@ PANELS = {
 
 
 def parse_args(argv=None):
-    at_least = arguments.at_least
-    parser = arguments.Parser(__doc__.split("\n\n")[0])
+    at_least = cli.at_least
+    parser = cli.Parser(__doc__.split("\n\n")[0])
     flags = {
         "epochs": {"type": at_least(1), "help": "passes over the training images"},
         "batch_size": {"type": at_least(2), "help": "real images per step"},
@@ -141,10 +151,10 @@ def parse_args(argv=None):
             "help": "of the generator's moving average, per generator step; 0 keeps none",
         },
     }
-    arguments.add_recipe_arguments(parser, RECIPES, "muon", flags)
-    arguments.add_data_arguments(parser)
-    arguments.add_device_arguments(parser)
-    arguments.add_run_arguments(parser, "output/gan")
+    cli.add_recipe_arguments(parser, RECIPES, "muon", flags)
+    cli.add_data_arguments(parser)
+    cli.add_device_arguments(parser)
+    cli.add_run_arguments(parser, "output/gan")
     group = parser.add_argument_group("scores during training")
     group.add_argument(
         "--evaluate_every",
@@ -158,7 +168,7 @@ def parse_args(argv=None):
         help="exported weights of a classifier, or a folder (default: output/baseline, without one "
         "the published results/baseline)",
     )
-    args = arguments.fill_in_recipe(
+    args = cli.fill_in_recipe(
         *(parser, parser.parse_args(argv), RECIPES),
         [(("kernel_lr", "momentum"), "--d_optimizer or --g_optimizer muon", takes_muon)],
     )
@@ -299,7 +309,7 @@ def discriminator_backward(
 
     shifts: a Shift of the fakes, or None.
     """
-    with runtime.autocast(real.device, precision):
+    with autocast(real.device, precision):
         with torch.no_grad():
             fake = generator(latents).float()
             fake = fake if shifts is None else move(fake, shifts)
@@ -321,7 +331,7 @@ def generator_backward(
     shifts: a Shift of the fakes, through which the discriminator sees them, or None.
     """
     discriminator.requires_grad_(False)
-    with runtime.autocast(latents.device, precision):
+    with autocast(latents.device, precision):
         fake = generator(latents).float()
         fake = fake if shifts is None else move(fake, shifts)
         loss, parts = generator_loss(discriminator, fake, labels, class_weight)
@@ -375,11 +385,11 @@ def preview(generator, seed, precision, device):
 
     Returns uint8 (100, 3, 32, 32), row by row.
     """
-    stream = runtime.random_stream(device, seed, PREVIEW)
+    stream = random_stream(device, seed, PREVIEW)
     labels = torch.arange(NUM_CLASSES, device=device).repeat(10)
     training = generator.training
     generator.eval()
-    with torch.no_grad(), runtime.autocast(device, precision):
+    with torch.no_grad(), autocast(device, precision):
         images = generator(sample_latents(labels, generator.latent_dim, stream))
     generator.train(training)
     return to_uint8(images)
@@ -390,13 +400,13 @@ def train(args):
 
     Raises one of USER_ERRORS for what the user can mend, runtime.Stopped where the run ends early.
     """
-    device = runtime.pick_device(args.device)
-    precision = runtime.pick_precision(args.precision, device)
-    runtime.keep_freed_memory()
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    keep_freed_memory()
     ranks = Ranks(device)
-    fast = runtime.pick_compile(args.compile, device, ranks.world)
+    fast = pick_compile(args.compile, device, ranks.world)
     compile_for(device if fast else None)
-    clock = runtime.Clock(args.save_every_minutes, args.max_minutes)
+    clock = stopping.Clock(args.save_every_minutes, args.max_minutes)
     train_set, test_set = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
     train_set = train_set.first(args.limit_train).to(device)
     test_set = test_set.first(args.limit_test).to(device)
@@ -421,7 +431,7 @@ def train(args):
     settings = vars(args) | {"script": "train_gan.py"}
     settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
     ranks.check_same(settings | {"images": (len(train_set), len(test_set))})
-    may_change = set(arguments.MAY_CHANGE)
+    may_change = set(cli.MAY_CHANGE)
     may_change -= {"epochs"} if args.schedule == "linear" else set()  # the rates depend on them
     folder = ranks.together(
         lambda: RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
@@ -447,7 +457,7 @@ def train(args):
     step, best_accuracy, best_distance = 0, -1.0, math.inf
     totals = {}  # sums of every logged figure since the last record, and how many of each
 
-    with folder, runtime.StopSignal() as stop:
+    with folder, stopping.StopSignal() as stop:
         ranks.together(folder.lock)
         state = ranks.from_main(lambda: folder.load_state("cpu"))
         if state is not None:
@@ -466,9 +476,9 @@ def train(args):
             print(f"finished already: test accuracy {accuracy:.2f} %; nothing to do")
             ranks.close()
             return summary
-        ranks.together(lambda: folder.begin(step, runtime.describe_device(device)))
+        ranks.together(lambda: folder.begin(step, describe_device(device)))
         ranks.broadcast(discriminator, generator)
-        guard = runtime.FiniteGuard(device)
+        guard = stopping.FiniteGuard(device)
         updates = make_updates(
             *(args, precision, ranks, guard, discriminator, generator, average),
             *(d_optimizer, g_optimizer),
@@ -544,7 +554,7 @@ def train(args):
 
             # Everything random is drawn for the whole batch; this rank takes its share of all.
             chosen = order[batch * args.batch_size : (batch + 1) * args.batch_size]
-            stream = runtime.random_stream(device, args.seed, REAL, step)
+            stream = random_stream(device, args.seed, REAL, step)
             if args.augmentation == "crop":
                 drawn = Augmentation(*map(ranks.share, sample_augmentation(len(chosen), stream)))
             else:
@@ -555,7 +565,7 @@ def train(args):
 
             # (1) Discriminator: raise its score of real images over that of fakes, name the classes
             # of both, keep the gradient's norm near 1 between them.
-            stream = runtime.random_stream(device, args.seed, FAKE_FOR_D, step)
+            stream = random_stream(device, args.seed, FAKE_FOR_D, step)
             inputs = sample_inputs(args.batch_size, generator.latent_dim, stream)
             mix = ranks.share(sample_mix(args.batch_size, device, stream))
             fake_labels, latents = map(ranks.share, inputs)
@@ -569,7 +579,7 @@ def train(args):
             # (2) Generator, after every gen_train-th step, with fakes of its own: raise their
             # score, and have the class head name the class that was asked for.
             if step % args.gen_train == 0:
-                stream = runtime.random_stream(device, args.seed, FAKE_FOR_G, step)
+                stream = random_stream(device, args.seed, FAKE_FOR_G, step)
                 inputs = sample_inputs(args.batch_size, generator.latent_dim, stream)
                 labels, latents = map(ranks.share, inputs)
                 shifts = fake_shifts(stream)
@@ -591,7 +601,7 @@ def train(args):
                 totals = {}
                 record["lr"] = float(d_optimizer.param_groups[0]["lr"])
                 record["images_per_second"] = round(progress.images_per_second(), 1)
-                record["peak_memory_gb"] = round(runtime.peak_memory(device) / 1e9, 2)
+                record["peak_memory_gb"] = round(peak_memory(device) / 1e9, 2)
                 if epoch_ends:
                     figures = evaluate(discriminator, test_set, precision, ranks)
                     record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
@@ -624,7 +634,7 @@ def train(args):
                 progress.close()
                 folder.attempt("curves.png", draw_curves)
                 saved = ranks.from_main(lambda path=saved: path)  # all wait for rank 0's write
-                raise runtime.stopped(number, step, saved, SAVE_FAILED)
+                raise stopping.stopped(number, step, saved, SAVE_FAILED)
         progress.close()
 
         folder.attempt("curves.png", draw_curves)
@@ -635,7 +645,7 @@ def train(args):
         folder.write_summary(summary)
         print(f"test accuracy of the discriminator {figures['test_accuracy']:.2f} %")
         print(f"samples: {folder.path / 'samples'}; curves: {folder.path / 'curves.png'}")
-        print(f"peak memory: {runtime.peak_memory(device) / 1e9:.2f} GB")
+        print(f"peak memory: {peak_memory(device) / 1e9:.2f} GB")
         ranks.close()
         folder.raise_if_anything_failed()
         return summary
@@ -643,7 +653,7 @@ def train(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return runtime.exit_code_of(train, args, USER_ERRORS)
+    return cli.exit_code_of(train, args, USER_ERRORS)
 
 
 if __name__ == "__main__":

@@ -13,21 +13,22 @@ import json
 import sys
 from pathlib import Path
 
-import arguments
-import runtime
 import section_layers
 import section_maximisation
 import section_perturbation
-from checkpoint import CheckpointError, write_atomically
 from data_tools import DATASETS, DataError, DataMissing, load_dataset
 from discriminator import NUM_LAYERS
-from figures import save_film
+from engine import cli
+from engine.device import DeviceError, keep_freed_memory, pick_device, pick_precision
+from engine.files import write_atomically
+from engine.plots import save_film
+from engine.weights import CheckpointError
 from networks import TRAININGS, load_networks
 from run_log import RunError
 from section_attribution import attribution_section
 
 DEFAULT_LAYERS = [2, 4, 6, 8]
-USER_ERRORS = (runtime.DeviceError, DataError, CheckpointError, RunError)
+USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
 SWITCHES = {  # section: help
     "perturb_images": "adversarial perturbation",
     "max_classification_output": "images that maximise the output of a class",
@@ -44,16 +45,16 @@ NEED_IMAGES = ("perturb_images", "compare_layers", "attribution")
 def parse_layer(text):
     """A layer, or the True or False that switches the section."""
     if text.lower() in ("true", "false"):
-        return arguments.switch(text)
+        return cli.switch(text)
     if not text.isdecimal() or not 1 <= int(text) <= NUM_LAYERS:
         raise argparse.ArgumentTypeError(f"layers are 1 to {NUM_LAYERS}, not {text!r}")
     return int(text)
 
 
 def parse_args(argv=None):
-    parser = arguments.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__.split("\n\n")[0])
     group = parser.add_argument_group("sections (none of them given: all)")
-    switch = {"type": arguments.switch, "nargs": "?", "const": True, "default": None}
+    switch = {"type": cli.switch, "nargs": "?", "const": True, "default": None}
     for name, what in SWITCHES.items():
         group.add_argument(f"--{name}", help=what, **switch)
     group.add_argument(
@@ -75,11 +76,11 @@ def parse_args(argv=None):
     group = parser.add_argument_group("perturbation")
     group.add_argument(
         "--epsilon",
-        type=arguments.pixel_levels,
+        type=cli.pixel_levels,
         default="8/255",
         help="largest change of a pixel, in levels of 0 to 255",
     )
-    at_least = arguments.at_least
+    at_least = cli.at_least
     group.add_argument(
         "--study_images",
         type=at_least(1),
@@ -108,8 +109,8 @@ def parse_args(argv=None):
         default=0.001,
         help="pull of each pixel toward grey, of classic",
     )
-    arguments.add_data_arguments(parser, train=False)
-    arguments.add_device_arguments(parser, seed=False)
+    cli.add_data_arguments(parser, train=False)
+    cli.add_device_arguments(parser, seed=False)
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", default="visualization", help="folder for the pictures")
     args = parser.parse_args(argv)
@@ -218,9 +219,9 @@ def run(args):
 
     Raises one of USER_ERRORS for what the user can mend.
     """
-    device = runtime.pick_device(args.device)
-    precision = runtime.pick_precision(args.precision, device)
-    runtime.keep_freed_memory()
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    keep_freed_memory()
     given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
     networks = load_networks(given, device)
     train_set = test_set = None
@@ -279,7 +280,7 @@ def run(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return runtime.exit_code_of(run, args, USER_ERRORS)
+    return cli.exit_code_of(run, args, USER_ERRORS)
 
 
 if __name__ == "__main__":

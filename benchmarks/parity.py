@@ -19,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-import arguments
 import plain_reference as plain
-import runtime
 import train_discriminator
 import train_gan
 from data_tools import DataError, load_dataset
+from engine import cli
+from engine.device import DeviceError, pick_device, pick_precision
 
 FIGURES = ["critic_gap", "gradient_penalty", "class_loss_real", "class_loss_fake", "generator_loss"]
 
@@ -36,8 +36,8 @@ SAME = (  # flags that both trainings are given
 
 
 def parse_args(argv=None):
-    at_least = arguments.at_least
-    parser = arguments.Parser(__doc__.split("\n\n")[0])
+    at_least = cli.at_least
+    parser = cli.Parser(__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=("classifier", "gan"), help="which training")
     parser.add_argument("--width", type=at_least(1), default=196, help="channels of the networks")
     parser.add_argument("--batch_size", type=at_least(2), default=128, help="images per step")
@@ -46,8 +46,8 @@ def parse_args(argv=None):
     parser.add_argument("--epochs", type=epochs, default=2, help="of the classifier")
     parser.add_argument("--steps", type=at_least(3), default=300, help="of the GAN")
     parser.add_argument("--seeds", type=at_least(1), default=1, help="how many, from 0")
-    arguments.add_data_arguments(parser)
-    arguments.add_device_arguments(parser, seed=False)
+    cli.add_data_arguments(parser)
+    cli.add_device_arguments(parser, seed=False)
     return parser.parse_args(argv)
 
 
@@ -124,8 +124,8 @@ def plain_gan(args, seed, device):
 
 
 def run(args):
-    device = runtime.pick_device(args.device)
-    runtime.pick_precision("fp32", device)  # so that both sides compute float32 alike
+    device = pick_device(args.device)
+    pick_precision("fp32", device)  # so that both sides compute float32 alike
     sides = {
         "classifier": {"plain": plain_classifier, "shipped": shipped_classifier},
         "gan": {"plain": plain_gan, "shipped": shipped_gan},
@@ -149,7 +149,7 @@ def run(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return runtime.exit_code_of(run, args, (runtime.DeviceError, DataError))
+    return cli.exit_code_of(run, args, (DeviceError, DataError))
 
 
 if __name__ == "__main__":

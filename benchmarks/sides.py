@@ -20,18 +20,27 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 import plain_reference as plain
-import runtime
 import train_discriminator
 import train_gan
 from augmentation import augment, sample_augmentation
 from cuda_graph import Recorded
 from data_tools import Dataset
 from discriminator import Discriminator
+from engine.device import (
+    describe_device,
+    keep_freed_memory,
+    peak_memory,
+    pick_compile,
+    pick_device,
+    pick_precision,
+    random_stream,
+)
 from generator import Generator
 from image_gradients import feature_objective, maximise
 from layers import double_backward
 from optimization import keep_rates_on, make_optimizer
 from ranks import Ranks
+from training import stopping
 
 PARTS = ("classifier_step", "gan_step", "augmentation", "evaluation", "max_features")
 LAYER = 4  # of max_features
@@ -57,14 +66,14 @@ class Ours:
             make_optimizer("adam", network, 1e-4, 0.0, BETAS)
             for network in (self.discriminator, self.generator)
         ]
-        fast = runtime.pick_compile(args.compile, device)
+        fast = pick_compile(args.compile, device)
         self.compiled_for = device if fast else None
         double_backward.compile_for(self.compiled_for)
         if fast:
             for optimizer in optimizers:
                 keep_rates_on(device, optimizer)
         recipe = argparse.Namespace(**RECIPE)
-        common = recipe, args.precision, Ranks(device), runtime.FiniteGuard(device)
+        common = recipe, args.precision, Ranks(device), stopping.FiniteGuard(device)
         updates = train_discriminator.make_update(*common, self.discriminator, None, optimizers[0])
         self.update = Recorded(updates, fast)
         networks = self.discriminator, self.generator
@@ -74,7 +83,7 @@ class Ours:
 
     def batch(self):
         self.step += 1
-        stream = runtime.random_stream(self.device, 0, 0, self.step)
+        stream = random_stream(self.device, 0, 0, self.step)
         size = (self.args.batch_size,)
         chosen = torch.randint(len(self.images), size, generator=stream, device=self.device)
         images = augment(self.images[chosen], sample_augmentation(len(chosen), stream))
@@ -260,14 +269,14 @@ def main(argv=None):
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--compile", choices=("auto", "off"), default="auto")
     args = parser.parse_args(argv)
-    device = runtime.pick_device(args.device)
+    device = pick_device(args.device)
     if args.side == "plain":
         side = Plain(args, device)
     else:
-        args.precision = runtime.pick_precision(args.precision, device)
-        runtime.keep_freed_memory()
+        args.precision = pick_precision(args.precision, device)
+        keep_freed_memory()
         side = Ours(args, device)
-    print(json.dumps({**vars(args), "device": runtime.describe_device(device)}), flush=True)
+    print(json.dumps({**vars(args), "device": describe_device(device)}), flush=True)
     for line in sys.stdin:
         part = line.strip()
         if part == "limit":
@@ -275,7 +284,7 @@ def main(argv=None):
         elif part.startswith("profile "):
             answer = profile(getattr(side, part.split()[1]))
         elif part == "memory":
-            answer = {"peak_memory_bytes": runtime.peak_memory(device)}
+            answer = {"peak_memory_bytes": peak_memory(device)}
         else:
             times = STEPS_ON_CUDA if device.type == "cuda" and part.endswith("_step") else 1
             synchronize(device)

@@ -20,16 +20,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import arguments
-import runtime
 from discriminator import Discriminator
+from engine import cli
+from engine.device import DeviceError, pick_device, pick_precision
 from generator import Generator
 from sides import LAYER, PARTS
 
 
 def parse_args(argv=None):
-    parser = arguments.Parser(__doc__.split("\n\n")[0])
-    at_least = arguments.at_least
+    parser = cli.Parser(__doc__.split("\n\n")[0])
+    at_least = cli.at_least
     parser.add_argument("--width", type=at_least(1), default=196, help="channels of the networks")
     parser.add_argument("--batch_size", type=at_least(2), default=128, help="images per step")
     parser.add_argument("--images", type=at_least(2), default=10_000, help="images to evaluate")
@@ -47,7 +47,7 @@ def parse_args(argv=None):
         "--profile", action="store_true", help="where the time of the shipped code goes, on the CPU"
     )
     parser.add_argument("--json", metavar="FILE", help="also write the table there")
-    arguments.add_device_arguments(parser, seed=False)
+    cli.add_device_arguments(parser, seed=False)
     args = parser.parse_args(argv)
     if args.quick:
         args.repeats, args.images = min(args.repeats, 2), min(args.images, 2_000)
@@ -139,7 +139,7 @@ def compare(args):
     print(f"{'lowest, highest':>17}{'GFLOP':>9}{'of limit':>10}")
     for part in PARTS:
         warm_ups = {"classifier_step": 3, "gan_step": 3, "evaluation": 0}.get(part, 1)
-        if runtime.pick_device(args.device).type == "cuda":  # a call is 50 steps there
+        if pick_device(args.device).type == "cuda":  # a call is 50 steps there
             warm_ups = 1
         pair = interleaved((ours, theirs), part, args.repeats, warm_ups)
         rate, plain_rate = map(statistics.median, pair)
@@ -193,9 +193,9 @@ def profiles(args):
 def main(argv=None):
     args = parse_args(argv)
     try:
-        device = runtime.pick_device(args.device)
-        runtime.pick_precision(args.precision, device)
-    except runtime.DeviceError as error:
+        device = pick_device(args.device)
+        pick_precision(args.precision, device)
+    except DeviceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.workers is None:

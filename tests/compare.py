@@ -4,7 +4,7 @@ import json
 
 import torch
 
-import checkpoint
+from engine.weights import load_model
 
 
 def records(folder):
@@ -34,7 +34,7 @@ def assert_equal(a, b):
 
 def assert_same_export(a, b):
     """Equal weights and equal metadata; the order of the metadata in the file is not fixed."""
-    (first, first_metadata), (second, second_metadata) = map(checkpoint.load_model, (a, b))
+    (first, first_metadata), (second, second_metadata) = map(load_model, (a, b))
     assert first_metadata == second_metadata
     assert_equal(dict(first.state_dict()), dict(second.state_dict()))
 

@@ -7,9 +7,9 @@ import matplotlib
 import pytest
 import torch
 
-import checkpoint
 import data_tools
 from discriminator import Discriminator
+from engine import weights
 from image_sets import cifar10
 from optimization import make_optimizer
 
@@ -54,7 +54,7 @@ def trained():
 def published(tmp_path_factory, monkeypatch):
     """An empty folder in place of results/, so that no test depends on the published weights."""
     folder = tmp_path_factory.mktemp("results")
-    monkeypatch.setattr(checkpoint, "RESULTS", folder)
+    monkeypatch.setattr(weights, "RESULTS", folder)
     return folder
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import checkpoint
+from training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

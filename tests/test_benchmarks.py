@@ -13,11 +13,11 @@ from torch.utils.flop_counter import flop_registry
 
 import parity
 import plain_reference as plain
-import runtime
 import sides
 import throughput
 import train_gan
 from discriminator import Discriminator
+from engine.device import autocast
 from generator import Generator
 
 SCRIPT = Path(throughput.__file__)
@@ -167,7 +167,7 @@ def test_memory_of_a_gan_step_at_full_size_fits_in_8_gb():
     real, labels = torch.rand(counted, 3, 32, 32), torch.arange(counted)
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
-        runtime.autocast(real.device, "bf16"),
+        autocast(real.device, "bf16"),
     ):
         train_gan.discriminator_loss(networks[0], real, labels, real.flip(0), labels)
     weights = 4 * sum(p.numel() for n in networks for p in n.parameters())

@@ -1,18 +1,18 @@
 import pytest
 import torch
 
-import checkpoint
 import copies
 import scores
 from data_tools import load_dataset
 from discriminator import Discriminator
+from engine.weights import export_model
 
 
 def test_copies_are_found(tmp_path):
     """Samples that are training images lie at distance 0 from the training set."""
     torch.manual_seed(0)
     path = tmp_path / "judge.safetensors"
-    checkpoint.export_model(Discriminator(6), path, {"dataset": "shapes"})
+    export_model(Discriminator(6), path, {"dataset": "shapes"})
     judge = scores.Judge(path)
     train, test = load_dataset("shapes")
     train, test = train.first(300), test.first(200)

@@ -14,7 +14,7 @@ from generator import Generator
 from layers import double_backward
 from optimization import keep_rates_on, make_optimizer, scale_rates
 from ranks import Ranks
-from runtime import FiniteGuard
+from training.stopping import FiniteGuard
 
 
 class StandIn:

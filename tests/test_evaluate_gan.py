@@ -6,12 +6,12 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-import checkpoint
 import evaluate_gan
 import inception
 import sampling
 import scores
 from discriminator import Discriminator
+from engine.weights import export_model
 from generator import Generator
 
 MACHINE = ["--device", "cpu", "--precision", "fp32"]
@@ -23,13 +23,13 @@ def weights(tmp_path, monkeypatch):
     monkeypatch.setattr(scores, "KERNEL_SUBSETS", 2)
     torch.manual_seed(0)
     about = {"dataset": "shapes", "step": 7, "class_names": [f"c{k}" for k in range(10)]}
-    checkpoint.export_model(Discriminator(6), tmp_path / "judge.safetensors", about)
+    export_model(Discriminator(6), tmp_path / "judge.safetensors", about)
     generator = Generator(4)
     generator(torch.randn(64, 100))
     run = tmp_path / "run"
     run.mkdir()
-    checkpoint.export_model(generator, run / "generator.safetensors", about)
-    checkpoint.export_model(Generator(4), run / "generator_raw.safetensors", about)
+    export_model(generator, run / "generator.safetensors", about)
+    export_model(Generator(4), run / "generator_raw.safetensors", about)
     return tmp_path
 
 
@@ -80,7 +80,7 @@ def test_an_untrained_generator_draws_more_than_one_colour():
 
 def test_class_names_are_never_paths(weights, run_main):
     about = {"dataset": "shapes", "class_names": ["../../x", *"bcdefghij"]}
-    checkpoint.export_model(Generator(4), weights / "odd.safetensors", about)
+    export_model(Generator(4), weights / "odd.safetensors", about)
     flags = ["--generator", weights / "odd.safetensors", "--output_dir", weights / "odd"]
     code, _, _ = run_main(evaluate_gan, *flags, *MACHINE, "--sample", 2, "--format", "png")
     assert code == 0
@@ -175,7 +175,7 @@ def test_bad_input(refused, weights):
     (weights / "training" / "config.json").touch()
     (weights / "bad.pth").write_text("no weights")
     about = {"dataset": "cifar10"}
-    checkpoint.export_model(Discriminator(2), weights / "other.safetensors", about)
+    export_model(Discriminator(2), weights / "other.safetensors", about)
     assert "no weights at" in call("--generator", weights / "absent")
     assert "no weights at" in call("--generator", weights / "empty")
     assert "a generator is wanted" in call("--generator", judge)
@@ -209,7 +209,7 @@ def test_the_published_generator_goes_with_the_published_judge(
         shutil.copyfile(source, published / run / name)
     own = weights / "output/baseline/discriminator.safetensors"
     own.parent.mkdir(parents=True)
-    checkpoint.export_model(Discriminator(2), own, {"dataset": "cifar10"})
+    export_model(Discriminator(2), own, {"dataset": "cifar10"})
     flags = [*MACHINE, "--samples", 1000, "--limit_train", 1000, "--limit_test", 1000]
     code, out, _ = run_main(evaluate_gan, *flags)
     assert code == 0

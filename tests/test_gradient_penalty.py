@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import runtime
 import train_gan
 from discriminator import Discriminator
+from engine.device import autocast
 from layers import double_backward
 
 
@@ -152,7 +152,7 @@ def test_penalty_gradients_against_pytorchs_layers_in_float64(
         torch.manual_seed(3)
         model = Discriminator(width=16).to(dtype)
         real = images.to(dtype)  # real = fake: the same x_hat for every dtype
-        with runtime.autocast(torch.device("cpu"), precision):
+        with autocast(torch.device("cpu"), precision):
             train_gan.gradient_penalty(model, real, real).backward()
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         return torch.cat([grad.flatten().double() for grad in grads])

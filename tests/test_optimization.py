@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-import runtime
 from compare import assert_equal
 from discriminator import Discriminator
 from generator import Generator
@@ -18,6 +17,7 @@ from optimization import (
     triangle,
     update_average,
 )
+from training import stopping
 
 
 def random(*shape, seed=0):
@@ -178,7 +178,7 @@ def test_guard_takes_no_step_after_a_bad_one(images, device):
     model = Discriminator(width=4).to(device)
     images = images.to(device)
     optimizer = make_optimizer("muon", model, 1e-3, 0.02, normalise=True)
-    guard = runtime.FiniteGuard(torch.device(device), every=50)
+    guard = stopping.FiniteGuard(torch.device(device), every=50)
     for number in range(1, 8):
         gradients(model, images, number)
         if number == 4:

@@ -3,13 +3,13 @@ import json
 import pytest
 import torch
 
-import checkpoint
 import data_tools
 import publish
 import train_discriminator
 import train_gan
 from compare import records
 from discriminator import Discriminator
+from engine.weights import export_model, from_8_bits, load_model, to_8_bits
 
 SMALL = [
     *("--dataset", "shapes", "--limit_train", 60, "--limit_test", 60, "--width", 4),
@@ -42,8 +42,8 @@ def test_a_classifier(run_main, baseline, tmp_path):
     assert small < 0.8 * large
 
     # The stated accuracy is that of the file, not of the weights before rounding.
-    model, metadata = checkpoint.load_model(kept / "discriminator.safetensors")
-    exact, _ = checkpoint.load_model(baseline / "discriminator.safetensors")
+    model, metadata = load_model(kept / "discriminator.safetensors")
+    exact, _ = load_model(baseline / "discriminator.safetensors")
     for ours, theirs in zip(model.parameters(), exact.parameters(), strict=True):
         assert ours.dtype == torch.float32
         assert torch.equal(ours, theirs.half().float())
@@ -61,10 +61,10 @@ def test_a_pair_with_its_sample_grids(run_main, tmp_path):
     assert run_main(publish, tmp_path / "run", tmp_path / "kept", *flags)[0] == 0
     kept = tmp_path / "kept"
     assert {path.name for path in (kept / "samples").iterdir()} == {"000.png", "001.png"}
-    generator, metadata = checkpoint.load_model(kept / "generator.safetensors", kind="generator")
+    generator, metadata = load_model(kept / "generator.safetensors", kind="generator")
     assert metadata["class_names"] == list(data_tools.shapes.CLASS_NAMES)
-    exact, _ = checkpoint.load_model(tmp_path / "run" / "generator.safetensors")
-    rounded = checkpoint.from_8_bits(checkpoint.to_8_bits(exact.state_dict()))
+    exact, _ = load_model(tmp_path / "run" / "generator.safetensors")
+    rounded = from_8_bits(to_8_bits(exact.state_dict()))
     for name, tensor in generator.state_dict().items():
         assert torch.equal(tensor, rounded[name]), name
     latents = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
@@ -87,9 +87,9 @@ def test_bad_input(refused, baseline, tmp_path):
         assert "damaged" in refused(publish, baseline, kept, *QUICK)
     (baseline / "config.json").write_text('{"settings": {}}')
     weights = baseline / "discriminator.safetensors"
-    checkpoint.export_model(Discriminator(width=2), weights, {})
+    export_model(Discriminator(width=2), weights, {})
     assert "what set" in refused(publish, baseline, kept, *QUICK)
-    checkpoint.export_model(Discriminator(2, num_classes=3), weights, {"dataset": "shapes"})
+    export_model(Discriminator(2, num_classes=3), weights, {"dataset": "shapes"})
     assert "3 classes" in refused(publish, baseline, kept, *QUICK)
     assert not kept.exists()
 

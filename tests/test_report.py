@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-import figures
 import report
 import report_parts
+from engine.plots import save_image_grid
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -23,7 +23,7 @@ CHROMIUM = (
 def grid(path, colour, count=10):
     path.parent.mkdir(parents=True, exist_ok=True)
     images = torch.full((count, 3, 32, 32), colour, dtype=torch.uint8)
-    figures.save_image_grid(images, path, title=path.stem)
+    save_image_grid(images, path, title=path.stem)
 
 
 def write(path, content):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import checkpoint
 import data_tools
 import train_discriminator
+from engine.weights import load_model
 from image_sets import cifar10
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -28,7 +28,7 @@ def test_size_of_the_folder():
 
 @pytest.mark.parametrize("path", WEIGHTS, ids=name_of)
 def test_weights_load_and_tell_what_is_needed(path):
-    _, metadata = checkpoint.load_model(path)
+    _, metadata = load_model(path)
     assert metadata["class_names"] == list(cifar10.CIFAR10_CLASSES)
     assert data_tools.mean_image(metadata) is not None
 
@@ -44,7 +44,7 @@ def test_no_path_of_a_machine_is_told(path):
 @pytest.mark.parametrize("path", DISCRIMINATORS, ids=name_of)
 def test_the_stated_accuracy_is_reached(path, cifar10_dir):
     """On all 10,000 test images, in float32 as when it was published."""
-    model, metadata = checkpoint.load_model(path)
+    model, metadata = load_model(path)
     _, test_set = data_tools.load_dataset("cifar10", cifar10_dir)
     figures = train_discriminator.evaluate(model, test_set, "fp32")
     assert figures["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=0.03)

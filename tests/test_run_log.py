@@ -7,11 +7,11 @@ import signal
 import pytest
 import torch
 
-import checkpoint
-import run_log
-from checkpoint import CheckpointError
+from engine import cli
+from engine.cli import Stopped
+from engine.weights import CheckpointError
 from run_log import RunError, RunFolder
-from runtime import Stopped
+from training import checkpoint
 
 SETTINGS = {"script": "train_gan.py", "width": 8, "lr": 0.1, "epochs": 2}
 
@@ -112,7 +112,7 @@ def test_divergence_names_the_step_the_figures_and_the_last_checkpoint(start, tm
     path = folder.save_state(10, {"step": 10})
     with pytest.raises(Stopped) as caught:
         folder.raise_diverged(20, {"loss": bad, "other": 1.0})
-    assert caught.value.exit_code == run_log.DIVERGED
+    assert caught.value.exit_code == cli.DIVERGED
     for part in ("loss", "20", str(path)):
         assert part in str(caught.value)
     assert "other" not in str(caught.value)
@@ -145,7 +145,7 @@ def test_a_write_that_fails_is_told_and_tried_again(start, tmp_path, capsys, mon
     assert checkpoint.list_checkpoints(folder.checkpoints) == [kept]
     with pytest.raises(Stopped, match="No space left") as caught:
         folder.raise_if_anything_failed()
-    assert caught.value.exit_code == run_log.SAVE_FAILED
+    assert caught.value.exit_code == cli.SAVE_FAILED
     folder.log({"step": 3})  # the line that failed comes first
     assert [record["step"] for record in folder.records()] == [1, 2, 3]
     folder.save_state(3, {"step": 3})

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
 import scores
-from checkpoint import CheckpointError
 from discriminator import Discriminator
+from engine.weights import CheckpointError, export_model
 
 
 def normal(count, mean, scale, seed):
@@ -124,7 +123,7 @@ def test_agreement():
 def judge(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "judge.safetensors"
-    checkpoint.export_model(Discriminator(6), path, {"dataset": "shapes"})
+    export_model(Discriminator(6), path, {"dataset": "shapes"})
     return scores.Judge(path)
 
 

@@ -10,15 +10,15 @@ import time
 import pytest
 import torch
 
-import checkpoint
 import processes
-import progress
 import run_log
-import runtime
 import train_discriminator
 import train_gan
 from compare import assert_equal, assert_same_export, records
+from engine import cli
+from engine.progress import Progress
 from processes import SMALL
+from training import checkpoint, stopping
 
 # Every step is saved, so a kill often lands inside a save.
 EVERY_STEP = ["--save_every_minutes", "0"]
@@ -181,7 +181,7 @@ def test_a_full_disk_does_not_end_the_training(run_main, small_disk, tmp_path, m
     flags = [*SMALL, "--epochs", "3", "--output_dir"]
     assert run_main(train_gan, *flags, tmp_path / "whole")[0] == 0
 
-    class Filling(progress.Progress):
+    class Filling(Progress):
         def step(self):
             super().step()
             if self.done == 7:  # after the first checkpoint, before the second
@@ -195,7 +195,7 @@ def test_a_full_disk_does_not_end_the_training(run_main, small_disk, tmp_path, m
     with monkeypatch.context() as patched:
         patched.setattr(train_gan, "Progress", Filling)
         code, out, err = run_main(train_gan, *flags, small_disk / "run")
-    assert code == run_log.SAVE_FAILED
+    assert code == cli.SAVE_FAILED
     assert "No space left on device" in err
     assert "the run ended, but could not write" in out
     assert checkpoint.load_latest(small_disk / "run" / "checkpoints")["step"] == 5
@@ -223,7 +223,7 @@ def test_nan_is_stopped_before_the_step(run_main, tmp_path, monkeypatch, script)
     with monkeypatch.context() as patched:
         patched.setattr(script, name, poisoned)
         code, out, _ = run_main(script, *flags, tmp_path / "parts")
-    assert code == run_log.DIVERGED
+    assert code == cli.DIVERGED
     assert "diverged at step 8: " in out
     assert "step_000000007.pt" in out
     state = checkpoint.load_latest(tmp_path / "parts" / "checkpoints")
@@ -242,7 +242,7 @@ def test_a_stop_that_cannot_save_does_not_report_success(run_main, tmp_path, mon
 
     monkeypatch.setattr(run_log, "save_checkpoint", full)
     code, out, _ = run_main(train_gan, *flags)
-    assert code == run_log.SAVE_FAILED
+    assert code == cli.SAVE_FAILED
     assert "after step 1, which could not be saved" in out
 
 
@@ -255,7 +255,7 @@ def test_an_export_that_failed_is_made_good_by_the_same_command(run_main, tmp_pa
     with monkeypatch.context() as patched:
         patched.setattr(train_gan, "export_model", full)
         code, _, _ = run_main(train_gan, *flags)
-    assert code == run_log.SAVE_FAILED
+    assert code == cli.SAVE_FAILED
     assert not (tmp_path / "run" / "summary.json").exists()
     code, out, _ = run_main(train_gan, *flags)
     assert code == 0
@@ -295,7 +295,7 @@ def test_guard_looks_seldom_and_still_takes_no_step_after_a_bad_one():
     """As on a GPU: the flag is read every 50 steps, the steps in between are not taken."""
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)
-    guard = runtime.FiniteGuard(torch.device("cpu"))
+    guard = stopping.FiniteGuard(torch.device("cpu"))
     guard.every = 50
     for number in range(1, 60):
         weight.grad = torch.full((3,), float("inf") if number == 4 else 1.0)

@@ -7,14 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import checkpoint
 import data_tools
-import progress
-import run_log
 import train_discriminator
 from compare import assert_equal, assert_same_export, records
 from discriminator import Discriminator
+from engine import cli
+from engine.progress import Progress
+from engine.weights import load_model
 from image_sets import cifar10
+from training import checkpoint
 
 SMALL = [
     *("--dataset", "shapes", "--limit_train", 120, "--limit_test", 60, "--width", 4),
@@ -41,7 +42,7 @@ def test_main_leaves_a_whole_run(small_run, tmp_path):
     lines = records(folder)
     assert [line["step"] for line in lines] == [4, 8]  # 120 images in batches of 32, 32, 32, 24
     assert [line["epochs_done"] for line in lines] == [1.0, 2.0]
-    model, metadata = checkpoint.load_model(folder / "discriminator.safetensors")
+    model, metadata = load_model(folder / "discriminator.safetensors")
     summary = json.loads((folder / "summary.json").read_text())
     _, test_set = data_tools.load_shapes()
     test_set = test_set.first(60)
@@ -50,7 +51,7 @@ def test_main_leaves_a_whole_run(small_run, tmp_path):
     assert summary["test_accuracy"] == pytest.approx(100 * correct.double().mean().item(), abs=1e-3)
     assert f"{summary['test_accuracy']:.2f} %" in out
     best = max(line["test_accuracy"] for line in lines)
-    _, best_metadata = checkpoint.load_model(folder / "discriminator_best.safetensors")
+    _, best_metadata = load_model(folder / "discriminator_best.safetensors")
     assert best_metadata["test_accuracy"] == summary["best_test_accuracy"] == best
 
 
@@ -86,7 +87,7 @@ def test_two_epochs_equal_one_and_one_resumed(small_run, tmp_path, recipe, preci
 def test_a_run_stopped_by_a_signal_in_mid_epoch_resumes_exactly(small_run, tmp_path, monkeypatch):
     small_run("--epochs", 2, folder="whole")
 
-    class Interrupted(progress.Progress):
+    class Interrupted(Progress):
         def step(self):
             super().step()
             if self.done == 6:
@@ -105,7 +106,7 @@ def test_a_run_stopped_by_a_signal_in_mid_epoch_resumes_exactly(small_run, tmp_p
 
 def test_a_diverged_run_stops_and_keeps_its_checkpoint(small_run, tmp_path):
     code, out, _ = small_run("--epochs", 30, "--lr", "1e36")
-    assert code == run_log.DIVERGED
+    assert code == cli.DIVERGED
     assert "diverged at step " in out
     for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints"):
         weights = checkpoint.load_checkpoint(path)["model"]
@@ -150,7 +151,7 @@ def test_the_classic_recipe_can_be_given_more_epochs(small_run, tmp_path):
 def test_what_is_tested_and_exported_is_the_average(small_run, tmp_path):
     small_run("--epochs", 1)
     state = checkpoint.load_latest(tmp_path / "run" / "checkpoints")
-    exported, _ = checkpoint.load_model(tmp_path / "run" / "discriminator.safetensors")
+    exported, _ = load_model(tmp_path / "run" / "discriminator.safetensors")
     assert_equal(exported.state_dict(), state["average"])
     with pytest.raises(AssertionError):
         assert_equal(exported.state_dict(), state["model"])

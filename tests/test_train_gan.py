@@ -8,18 +8,19 @@ import torch.nn.functional as F
 from matplotlib.image import imread
 from torch import nn
 
-import checkpoint
 import data_tools
-import progress
-import runtime
 import scores
 import train_gan
 from augmentation import move, sample_shift
 from compare import assert_equal, assert_same_export, records
 from discriminator import Discriminator
+from engine.device import autocast, pick_device, pick_precision
+from engine.progress import Progress
+from engine.weights import export_model, load_model
 from generator import Generator, sample_latents
 from image_sets import cifar10
 from optimization import scale_rates
+from training import checkpoint
 
 SMALL = [
     *("--dataset", "shapes", "--limit_train", 80, "--limit_test", 40, "--width", 4),
@@ -293,14 +294,14 @@ def test_main_leaves_a_whole_run(small_run, tmp_path):
         *("discriminator_loss", "generator_class_loss", "test_loss", "step", "epochs_done", "lr"),
     }
     assert lines[0].keys() == logged
-    average, metadata = checkpoint.load_model(folder / "generator.safetensors", kind="generator")
-    raw, raw_metadata = checkpoint.load_model(folder / "generator_raw.safetensors")
+    average, metadata = load_model(folder / "generator.safetensors", kind="generator")
+    raw, raw_metadata = load_model(folder / "generator_raw.safetensors")
     assert metadata["weights"] == "EMA 0.999"
     assert raw_metadata["weights"] == "raw"
     assert metadata["class_names"][4] == "star"
     latents = sample_latents(torch.arange(10))
     assert not torch.equal(average(latents), raw(latents))
-    model, metadata = checkpoint.load_model(folder / "discriminator.safetensors")
+    model, metadata = load_model(folder / "discriminator.safetensors")
     _, test_set = data_tools.load_shapes()
     figures = train_gan.evaluate(model, test_set.first(40), "fp32")
     assert figures["test_accuracy"] == metadata["test_accuracy"]
@@ -324,7 +325,7 @@ def test_two_epochs_equal_one_and_one_resumed(small_run, tmp_path, precision, re
 def test_a_run_stopped_by_a_signal_in_mid_epoch_resumes_exactly(small_run, tmp_path, monkeypatch):
     small_run("--epochs", 2, folder="whole")
 
-    class Interrupted(progress.Progress):
+    class Interrupted(Progress):
         def step(self):
             super().step()
             if self.done == 7:
@@ -386,7 +387,7 @@ def test_no_average_and_more_discriminator_steps(small_run, tmp_path, monkeypatc
     assert len(calls) == 2  # after steps 2 and 4 of 5
     folder = tmp_path / "run"
     assert not (folder / "generator_raw.safetensors").exists()
-    assert checkpoint.load_model(folder / "generator.safetensors")[1]["weights"] == "raw"
+    assert load_model(folder / "generator.safetensors")[1]["weights"] == "raw"
 
 
 def test_extra_log_lines(small_run, tmp_path):
@@ -428,14 +429,14 @@ def test_updates_on_cuda_agree_with_the_cpu(images, precision, tolerance):
     """The gradients of one update of each network against float32 on the CPU."""
     gradients = []
     for name, at in (("cpu", "fp32"), ("cuda", precision)):
-        device = runtime.pick_device(name)
-        runtime.pick_precision(at, device)
+        device = pick_device(name)
+        pick_precision(at, device)
         torch.manual_seed(0)
         discriminator = Discriminator(width=16).to(device)
         generator = Generator(width=16).to(device)
         real, labels = images.to(device), torch.arange(8, device=device)
         latents = sample_latents(torch.arange(8), generator=torch.Generator().manual_seed(1))
-        with runtime.autocast(device, at):
+        with autocast(device, at):
             fake = generator(latents.to(device)).float()
             loss, _ = train_gan.generator_loss(discriminator, fake, labels)
             g_gradients = torch.autograd.grad(loss, list(generator.parameters()))
@@ -466,7 +467,7 @@ def scored_run(small_run, tmp_path, monkeypatch):
     monkeypatch.setattr(scores, "KERNEL_SUBSETS", 2)
     torch.manual_seed(0)
     judge = tmp_path / "judge.safetensors"
-    checkpoint.export_model(Discriminator(4), judge, {"dataset": "shapes"})
+    export_model(Discriminator(4), judge, {"dataset": "shapes"})
     flags = ["--limit_train", 1000, "--batch_size", 500, "--evaluate_every", 1, "--judge", judge]
 
     def call(*more, folder="run"):
@@ -485,7 +486,7 @@ def test_scores_are_logged_and_the_best_generator_is_kept(scored_run, tmp_path, 
     assert scored_run("--epochs", 3)[0] == 0
     lines = records(tmp_path / "run")
     assert [line["frechet_distance"] for line in lines] == [3.0, 1.0, 2.0]
-    _, about = checkpoint.load_model(tmp_path / "run" / "generator_best.safetensors")
+    _, about = load_model(tmp_path / "run" / "generator_best.safetensors")
     assert (about["frechet_distance"], about["step"]) == (1.0, 4)
     monkeypatch.setattr(scores, "distances", original)
 
@@ -505,9 +506,9 @@ def test_another_judge_starts_the_comparison_anew(
     scored_run("--epochs", 2, "--max_steps", 2)
     torch.manual_seed(seed)
     judge = tmp_path / f"{file}.safetensors"
-    checkpoint.export_model(Discriminator(4), judge, {"dataset": "shapes"})
+    export_model(Discriminator(4), judge, {"dataset": "shapes"})
     assert scored_run("--epochs", 2, "--judge", judge)[0] == 0
-    _, about = checkpoint.load_model(tmp_path / "run" / "generator_best.safetensors")
+    _, about = load_model(tmp_path / "run" / "generator_best.safetensors")
     assert about["step"] == best
 
 

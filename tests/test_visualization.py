@@ -6,15 +6,15 @@ import pytest
 import torch
 from PIL import Image
 
-import checkpoint
 import data_tools
-import figures
 import image_gradients
 import layer_study
 import networks
 import section_maximisation
 import visualization
 from discriminator import Discriminator
+from engine.plots import save_image_grid
+from engine.weights import export_model, load_model
 from generator import Generator
 
 
@@ -31,7 +31,7 @@ def two_runs(tmp_path):
         torch.manual_seed(seed)
         (tmp_path / folder).mkdir(parents=True)
         path = tmp_path / folder / "discriminator.safetensors"
-        checkpoint.export_model(Discriminator(width=12), path, {"dataset": "shapes"})
+        export_model(Discriminator(width=12), path, {"dataset": "shapes"})
     return tmp_path
 
 
@@ -77,7 +77,7 @@ def test_epsilon_is_in_pixel_levels():
 
 def shown_features(found, layer):
     """The features of a layer that a picture has to show, of the weights that `found` names."""
-    model, _ = checkpoint.load_model(found["weights"])
+    model, _ = load_model(found["weights"])
     images = data_tools.load_shapes()[1].first(60).images
     values = section_maximisation.strongest_units(model, images, [layer], "fp32")[layer][0]
     measure = layer_study.stand_out(values)
@@ -148,7 +148,7 @@ def test_classic_method_shows_the_first_features(run_main, two_runs):
     found = summary["with G"]["max_features"]["1"]
     assert (found["method"], found["features"]) == ("classic", list(range(12)))
     assert sum(found["activation"]) > sum(found["activation_of_mean_image"])
-    network, _ = checkpoint.load_model(two_runs / "output/gan/discriminator.safetensors")
+    network, _ = load_model(two_runs / "output/gan/discriminator.safetensors")
     start = data_tools.to_signed(data_tools.load_shapes()[1].images[:60].float().mean(0).round())
     objective = image_gradients.feature_objective(network, 1)
     _, before, after = image_gradients.maximise(objective, start.repeat(12, 1, 1, 1), steps=3)
@@ -161,7 +161,7 @@ def test_film_of_the_sample_grids(run_main, two_runs):
     samples.mkdir()
     for number, colour in enumerate((0, 90, 200)):
         images = torch.full((10, 3, 32, 32), colour, dtype=torch.uint8)
-        figures.save_image_grid(images, samples / f"{number:03d}.png", title=f"epoch {number}")
+        save_image_grid(images, samples / f"{number:03d}.png", title=f"epoch {number}")
     code, _, _ = run_main(visualization, *QUICK, "--film")
     assert code == 0
     with Image.open(two_runs / "visualization/training.gif") as film:
@@ -182,7 +182,7 @@ def test_explicit_sections_fail_and_implied_ones_are_left_out_without_data(
 
     for folder in ("baseline", "gan"):
         path = two_runs / "output" / folder / "discriminator.safetensors"
-        checkpoint.export_model(Discriminator(width=12), path, described(0))
+        export_model(Discriminator(width=12), path, described(0))
     monkeypatch.setattr(visualization, "load_dataset", missing)
     assert "there are none" in refused(visualization, *QUICK, "--attribution")
     code, out, _ = run_main(visualization, *QUICK)
@@ -199,7 +199,7 @@ def test_explicit_sections_fail_and_implied_ones_are_left_out_without_data(
 def test_accuracy_is_counted_over_the_perturbed_images(run_main, two_runs):
     """The figures of the summary against a count of its own."""
     path = two_runs / "output/baseline/discriminator.safetensors"
-    network, _ = checkpoint.load_model(path)
+    network, _ = load_model(path)
     _, test_set = data_tools.load_shapes()
     test_set = test_set.first(60)
     x = data_tools.to_signed(test_set.images)
@@ -238,7 +238,7 @@ def test_networks_given_by_flag(run_main, two_runs):
 
 def test_bad_networks(refused, two_runs):
     generator = two_runs / "g.safetensors"
-    checkpoint.export_model(Generator(width=2), generator, {})
+    export_model(Generator(width=2), generator, {})
     broken = two_runs / "broken.safetensors"
     broken.write_bytes((two_runs / "output/gan/discriminator.safetensors").read_bytes()[:1000])
     flag = "--discriminator_with_G"
@@ -255,7 +255,7 @@ def test_figures_of_an_earlier_command_stay(run_main, two_runs):
     figures = json.loads(path.read_text())["with G"]
     assert figures.keys() >= {"max_classification_output", "max_features"}
     weights = two_runs / "output/gan/discriminator.safetensors"
-    checkpoint.export_model(Discriminator(width=12), weights, {"dataset": "shapes", "step": 9})
+    export_model(Discriminator(width=12), weights, {"dataset": "shapes", "step": 9})
     run_main(visualization, *QUICK, "--max_features", 1)  # other weights: older figures go
     assert "max_classification_output" not in json.loads(path.read_text())["with G"]
 
@@ -272,7 +272,7 @@ def test_weights_that_name_no_set_and_too_few_images(refused, two_runs):
     assert "--limit_test" in refused(visualization, *QUICK, "--perturb_images", "--limit_test", 5)
     for folder in ("baseline", "gan"):
         path = two_runs / "output" / folder / "discriminator.safetensors"
-        checkpoint.export_model(Discriminator(width=4), path, {})
+        export_model(Discriminator(width=4), path, {})
     assert "--dataset" in refused(visualization, *QUICK)
     assert not (two_runs / "visualization").exists()
 
@@ -291,7 +291,7 @@ def test_bad_output_folder_and_device(refused, two_runs):
 
 def test_networks_of_different_sets_need_a_choice(refused, two_runs):
     path = two_runs / "output/gan/discriminator.safetensors"
-    checkpoint.export_model(Discriminator(width=4), path, {"dataset": "cifar10"})
+    export_model(Discriminator(width=4), path, {"dataset": "cifar10"})
     assert "--dataset" in refused(visualization, *QUICK)
 
 
@@ -309,7 +309,7 @@ def published_pair(published):
         (published / run).mkdir()
         torch.manual_seed(seed)
         path = published / run / "discriminator.safetensors"
-        checkpoint.export_model(Discriminator(width=12), path, described(seed))
+        export_model(Discriminator(width=12), path, described(seed))
     return published
 
 
@@ -327,7 +327,7 @@ def test_published_networks_stand_in_and_need_no_data(run_main, published_pair, 
     assert summary["with G"]["weights"] == str(published_pair / "gan" / networks.WEIGHTS)
     # Each network starts from the mean image that its own weights tell of.
     for seed, name in enumerate(("without G", "with G")):
-        network, _ = checkpoint.load_model(summary[name]["weights"])
+        network, _ = load_model(summary[name]["weights"])
         start = data_tools.to_signed(torch.full((1, 3, 32, 32), 100 + seed))
         logits = network(start)[1][0].tolist()
         figures = summary[name]["max_classification_output"].values()
@@ -354,7 +354,7 @@ def test_own_networks_come_before_the_published(run_main, published_pair, two_ru
 )
 def test_odd_metadata_is_as_good_as_none(run_main, published_pair, told):
     path = published_pair / "gan" / networks.WEIGHTS
-    checkpoint.export_model(Discriminator(width=4), path, described(0) | told)
+    export_model(Discriminator(width=4), path, described(0) | told)
     code, out, _ = run_main(visualization, *QUICK, "--max_classification_output")
     assert code == 0
     assert "data: " in out  # so the test set was read

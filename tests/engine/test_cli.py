@@ -2,31 +2,31 @@ import argparse
 
 import pytest
 
-import arguments
 import data_tools
 import train_discriminator
 import train_gan
 import visualization
+from engine import cli
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", "nan", ""])
 def test_whole_numbers_below_one_and_no_numbers_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError):
-        arguments.at_least(1)(text)
+        cli.at_least(1)(text)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-0.1", "x"])
 def test_bad_floats_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError):
-        arguments.at_least(0, float)(text)
+        cli.at_least(0, float)(text)
 
 
 def test_good_numbers():
-    assert arguments.at_least(1)("1") == 1
-    assert arguments.at_least(0, float)("1e-4") == 1e-4
-    assert arguments.at_least(0, float, high=1)("0.999") == 0.999
+    assert cli.at_least(1)("1") == 1
+    assert cli.at_least(0, float)("1e-4") == 1e-4
+    assert cli.at_least(0, float, high=1)("0.999") == 0.999
     with pytest.raises(argparse.ArgumentTypeError, match="below 1"):
-        arguments.at_least(0, float, high=1)("1")
+        cli.at_least(0, float, high=1)("1")
 
 
 def test_recipe_fills_only_what_was_left_out():

@@ -1,9 +1,10 @@
-import progress
+from engine import progress
+from engine.progress import Progress
 
 
 def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
     monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0)
-    bar = progress.Progress("title", total=3, unit_size=10, done=1)
+    bar = Progress("title", total=3, unit_size=10, done=1)
     bar.step()
     bar.report({"step": 2, "loss": 0.5})
     bar.close()

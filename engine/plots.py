@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from checkpoint import write_atomically
+from engine.files import write_atomically
 
 _DPI = 100
 

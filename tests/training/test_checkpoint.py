@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import checkpoint
-from checkpoint import CheckpointError
 from discriminator import Discriminator
+from engine.files import write_atomically
+from engine.weights import CheckpointError, export_model, load_model, own_or_published
 from generator import Generator, sample_latents
+from training import checkpoint
 
 
 def state(number):
@@ -76,14 +77,14 @@ def test_all_damaged_is_an_error(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     target = tmp_path / "file"
-    checkpoint.write_atomically(target, b"old")
+    write_atomically(target, b"old")
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomically(target, b"new")
+        write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -129,7 +130,7 @@ def test_a_pickle_from_elsewhere_does_not_run(tmp_path, place, writer, name):
     digest = hashlib.sha256(payload).digest() if place == "checkpoint" else b""
     path.write_bytes(payload + digest)
     with pytest.raises(CheckpointError):
-        checkpoint.load_model(path) if place == "export" else checkpoint.load_checkpoint(path)
+        load_model(path) if place == "export" else checkpoint.load_checkpoint(path)
     time.sleep(0.05 * (name == "Popen"))
     assert not canary.exists()
 
@@ -171,8 +172,8 @@ def test_an_archive_that_is_no_checkpoint(tmp_path):
 def test_discriminator_round_trip(tmp_path, images):
     model = Discriminator(width=5)
     path = tmp_path / "d.safetensors"
-    checkpoint.export_model(model, path, {"recipe": "classic", "test_accuracy": 88.25})
-    loaded, metadata = checkpoint.load_model(path, kind="discriminator")
+    export_model(model, path, {"recipe": "classic", "test_accuracy": 88.25})
+    loaded, metadata = load_model(path, kind="discriminator")
     assert not loaded.training
     assert metadata["recipe"] == "classic"
     assert metadata["test_accuracy"] == 88.25
@@ -186,20 +187,20 @@ def test_generator_round_trip_keeps_batch_norm_statistics(tmp_path):
     latents = sample_latents(torch.arange(8))
     model(latents)  # moves the running statistics
     path = tmp_path / "g.safetensors"
-    checkpoint.export_model(model, path, {})
-    loaded, _ = checkpoint.load_model(path)
+    export_model(model, path, {})
+    loaded, _ = load_model(path)
     assert torch.equal(loaded(latents), model.eval()(latents))
 
 
 def test_only_our_networks_are_exported(tmp_path):
     with pytest.raises(TypeError, match="Linear"):
-        checkpoint.export_model(torch.nn.Linear(1, 1), tmp_path / "x", {})
+        export_model(torch.nn.Linear(1, 1), tmp_path / "x", {})
 
 
 @pytest.fixture
 def exported(tmp_path):
     path = tmp_path / "d.safetensors"
-    checkpoint.export_model(Discriminator(width=2), path, {})
+    export_model(Discriminator(width=2), path, {})
     return path
 
 
@@ -241,30 +242,30 @@ def test_weights_that_do_not_fit(exported, change, metadata, message):
     change(tensors)
     save_file(tensors, exported, metadata)
     with pytest.raises(CheckpointError, match=message):
-        checkpoint.load_model(exported)
+        load_model(exported)
 
 
 def test_wrong_kind_missing_and_truncated(exported, tmp_path):
     with pytest.raises(CheckpointError, match="holds a discriminator"):
-        checkpoint.load_model(exported, kind="generator")
+        load_model(exported, kind="generator")
     with pytest.raises(CheckpointError, match="no weights"):
-        checkpoint.load_model(tmp_path / "nowhere.safetensors")
+        load_model(tmp_path / "nowhere.safetensors")
     content = exported.read_bytes()
     for length in (0, 4, 8, 100, len(content) - 1):
         exported.write_bytes(content[:length])
         with pytest.raises(CheckpointError):
-            checkpoint.load_model(exported)
+            load_model(exported)
     # A header that claims to be far longer than the file.
     exported.write_bytes((2**62).to_bytes(8, "little") + content[8:])
     with pytest.raises(CheckpointError):
-        checkpoint.load_model(exported)
+        load_model(exported)
 
 
 def test_own_weights_come_before_the_published(published, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def find(given=None):
-        return checkpoint.own_or_published(given, "gan", "generator.safetensors")
+        return own_or_published(given, "gan", "generator.safetensors")
 
     own = Path("output/gan/generator.safetensors")
     assert find() == own  # with neither, the error names one's own
@@ -292,10 +293,10 @@ def test_weights_in_8_bits_are_off_by_half_a_level_at_most(tmp_path):
     with torch.no_grad():
         model.to_rgb.weight[1] = 0  # a row without a scale of its own
     path = tmp_path / "small.safetensors"
-    checkpoint.export_model(model, path, {}, in_8_bits=True)
-    checkpoint.export_model(model, tmp_path / "large.safetensors", {})
+    export_model(model, path, {}, in_8_bits=True)
+    export_model(model, tmp_path / "large.safetensors", {})
     assert path.stat().st_size < 0.5 * (tmp_path / "large.safetensors").stat().st_size
-    found = checkpoint.load_model(path, kind="generator")[0].state_dict()
+    found = load_model(path, kind="generator")[0].state_dict()
     for name, weight in model.state_dict().items():
         if weight.ndim < 2:
             assert torch.equal(found[name], weight), name
@@ -310,7 +311,7 @@ def test_weights_in_8_bits_are_off_by_half_a_level_at_most(tmp_path):
 @pytest.mark.parametrize("damage", ["no weight", "another length", "no scale", "NaN", "no rows"])
 def test_damaged_weights_in_8_bits_are_refused(tmp_path, damage):
     path = tmp_path / "small.safetensors"
-    checkpoint.export_model(Generator(width=4), path, {}, in_8_bits=True)
+    export_model(Generator(width=4), path, {}, in_8_bits=True)
     with checkpoint.safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
@@ -327,4 +328,4 @@ def test_damaged_weights_in_8_bits_are_refused(tmp_path, damage):
         tensors["to_rgb.weight.scale"][0] = float("nan")
     save_file(tensors, path, metadata)
     with pytest.raises(CheckpointError, match=r"small\.safetensors"):
-        checkpoint.load_model(path)
+        load_model(path)

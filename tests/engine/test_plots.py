@@ -1,7 +1,8 @@
 import torch
 from matplotlib.image import imread
 
-import figures
+from engine import plots
+from engine.plots import BOX_COLOUR, save_charts, save_curves, save_image_grid
 
 
 def test_image_grid_shows_every_pixel(tmp_path):
@@ -10,7 +11,7 @@ def test_image_grid_shows_every_pixel(tmp_path):
     images[1, 1] = 255
     images[2, 2] = 255
     path = tmp_path / "grid.png"
-    figures.save_image_grid(images, path, columns=2, scale=2, gap=4)
+    save_image_grid(images, path, columns=2, scale=2, gap=4)
     picture = imread(path)[:, :, :3]
     assert picture.shape == (8 + 2 * 68 + 4, 4 + 2 * 68, 3)
     for index, (row, column) in enumerate([(8, 4), (8, 72), (76, 4), (76, 72)]):
@@ -22,20 +23,20 @@ def test_image_grid_shows_every_pixel(tmp_path):
 def test_image_grid_with_all_its_texts(tmp_path):
     images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
     plain, full = tmp_path / "plain.png", tmp_path / "full.png"
-    figures.save_image_grid(images, plain)
+    save_image_grid(images, plain)
     names, captions = [f"class {i}" for i in range(10)], ["one\ntwo"] * 20
-    figures.save_image_grid(images, full, names, "title", captions)
+    save_image_grid(images, full, names, "title", captions)
     assert imread(full).shape[0] == imread(plain).shape[0] + 38 + 2 * 26
 
 
 def test_boxes_frame_what_they_name(tmp_path):
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     path = tmp_path / "grid.png"
-    figures.save_image_grid(images, path, columns=2, scale=4, gap=4, boxes=[(2, 3, 10, 32), None])
+    save_image_grid(images, path, columns=2, scale=4, gap=4, boxes=[(2, 3, 10, 32), None])
     picture = (imread(path)[:, :, :3] * 255).round().astype(int)
     first, second = picture[8:136, 4:132], picture[8:136, 136:264]
     assert (second == 0).all()
-    framed = (first == figures.BOX_COLOUR).all(-1)
+    framed = (first == BOX_COLOUR).all(-1)
     rows, columns = framed.nonzero()
     assert (rows.min(), rows.max() + 1) == (8, 40)
     assert (columns.min(), columns.max() + 1) == (12, 128)
@@ -46,16 +47,16 @@ def test_boxes_frame_what_they_name(tmp_path):
 def test_charts(tmp_path):
     line = ([1, 2, 3], [4.0, 5.0, 6.0], {"marker": "o"})
     chart = {"x": "layer", "y": "%", "lines": {"one": line, "two": line}}
-    figures.save_charts({"a": chart, "b": chart, "c": chart}, tmp_path / "charts.png")
+    save_charts({"a": chart, "b": chart, "c": chart}, tmp_path / "charts.png")
     assert imread(tmp_path / "charts.png").std() > 0
 
 
 def test_a_chart_with_a_height_begins_at_0(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure.axes))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure.axes))
     for ys in ([0.0, 0.0], [40.0, 60.0]):
         chart = {"x": "layer", "y": "%", "height": 10, "lines": {"one": ([1, 2], ys, {})}}
-        figures.save_charts({"a": chart}, tmp_path / "charts.png")
+        save_charts({"a": chart}, tmp_path / "charts.png")
     (flat,), (high,) = drawn
     assert flat.get_ylim() == (0, 10)
     assert high.get_ylim()[0] == 0
@@ -65,8 +66,8 @@ def test_a_chart_with_a_height_begins_at_0(tmp_path, monkeypatch):
 def test_curves(tmp_path):
     records = [{"epochs_done": e, "loss": 1 / e} | ({"acc": e} if e > 1 else {}) for e in (1, 2, 3)]
     path = tmp_path / "curves.png"
-    figures.save_curves(records, path, {"loss": {"loss": "train"}, "acc": {"acc": "a", "no": "b"}})
+    save_curves(records, path, {"loss": {"loss": "train"}, "acc": {"acc": "a", "no": "b"}})
     assert imread(path).std() > 0
     path.unlink()
-    figures.save_curves([], path, {"loss": {"loss": "train"}})
+    save_curves([], path, {"loss": {"loss": "train"}})
     assert not path.exists()

@@ -1,9 +1,14 @@
-"""The command-line flags that mean the same in every script, and how their values are checked."""
+"""What every script does at its command line: flags, errors in one line, exit codes."""
 
 import argparse
+import contextlib
+import os
+import sys
 
 from data_tools import DATASETS, DEFAULT_DATA_DIR
-from runtime import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP
+from engine.device import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP
+
+DIVERGED, SAVE_FAILED = 3, 4  # exit codes
 
 # A run may be resumed with other values of these flags; any other difference is refused.
 MAY_CHANGE = (
@@ -170,3 +175,62 @@ def fill_in_recipe(parser, args, recipes, conditions=()):
             if not test(args):
                 parser.error(f"--{name} does nothing here: it goes with {words}")
     return args
+
+
+class Stopped(Exception):
+    """The run ended before its end was reached, or without all its files; the message says why."""
+
+    def __init__(self, exit_code, message):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class _Tolerant:
+    """A text stream that drops what it cannot write: to a full disk, say, or a closed pipe.
+
+    After the first failure the stream's file is /dev/null, so that nothing fails at exit either.
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def _try(self, action, *args):
+        try:
+            return action(*args)
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def write(self, text):
+        return self._try(self._stream.write, text)
+
+    def flush(self):
+        return self._try(self._stream.flush)
+
+
+def exit_code_of(task, args, user_errors):
+    """Run a script's task; a user's error becomes one line on stderr and exit code 2.
+
+    No failing print ends the task.
+    """
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_Tolerant, streams)
+    try:
+        task(args)
+    except Stopped as stopped:
+        print(stopped, flush=True)
+        return stopped.exit_code
+    except user_errors as error:
+        if os.environ.get("RANK", "0") == "0":  # once, not once for each process of torchrun
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    finally:
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = streams
+    return 0

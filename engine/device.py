@@ -1,0 +1,128 @@
+"""Where a script computes: device, precision, random streams, memory."""
+
+import contextlib
+import ctypes
+import os
+import re
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+DEVICE_HELP = "auto (CUDA where there is one, else the CPU), cpu, cuda or cuda:N"
+PRECISION_HELP = (
+    "fp32, bf16 (autocast; weights and losses stay float32), or auto: bf16 where the chip "
+    "multiplies it in hardware"
+)
+COMPILE_HELP = (
+    "of training on CUDA with one process: auto has torch.compile make LayerNorm's kernels, fills "
+    "maps up to a multiple of 16 channels in bf16, and records the step as a CUDA graph"
+)
+
+
+class DeviceError(Exception):
+    """The device or precision asked for is not to be had here."""
+
+
+def pick_device(name):
+    """torch.device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises DeviceError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    local = name == "cuda" and os.environ.get("LOCAL_RANK")  # set by torchrun: one GPU each
+    if local:
+        name = f"cuda:{local}"
+    if name == "cpu":
+        return torch.device("cpu")
+    if name != "cuda" and int(os.environ.get("WORLD_SIZE", 1)) > 1 and not local:
+        raise DeviceError(f"--device {name} puts all processes on one GPU; take --device cuda")
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
+        raise DeviceError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(match[1] or 0) >= found:
+        raise DeviceError(
+            f"--device {name}, but this machine has {found} usable CUDA device(s); "
+            "take --device auto or --device cpu"
+        )
+    torch.cuda.set_device(int(match[1] or 0))
+    return torch.device(name)
+
+
+def pick_precision(name, device):
+    """`fp32` or `bf16` for `auto`, `fp32` or `bf16` on that device. Raises DeviceError."""
+    if name not in ("auto", "fp32", "bf16"):
+        raise DeviceError(f"--precision must be auto, fp32 or bf16, not {name!r}")
+    if device.type == "cuda":
+        # Else cuDNN computes float32 convolutions in TF32, with a mantissa of 10 bits.
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if _cpu_multiplies_bf16() else "fp32"
+
+
+def _cpu_multiplies_bf16():
+    """Whether the CPU has AVX512-BF16 or AMX; without them bf16 is emulated and slower."""
+    get = getattr(torch.cpu, "get_capabilities", None)
+    if get is not None:
+        found = get()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+def pick_compile(name, device, processes=1):
+    """Whether training runs compiled and recorded: `auto` does on CUDA, with one process."""
+    return name == "auto" and device.type == "cuda" and processes == 1
+
+
+def autocast(device, precision):
+    """The context in which a network's forward pass runs."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def describe_device(device):
+    """The device in words, for config.json and the screen."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def peak_memory(device):
+    """Most bytes held so far: of GPU memory by PyTorch, else of RAM by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)  # recorded steps keep theirs for good
+    with contextlib.suppress(OSError, StopIteration):  # Linux; ru_maxrss there counts the launcher
+        status = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def random_stream(device, seed, *stream):
+    """A torch.Generator on `device`, a function of the seed and the numbers that name the stream.
+
+    Training draws everything of a step from random_stream(device, seed, purpose, step). No random
+    state is carried from step to step, so a resumed run needs none to go on as if never stopped.
+    """
+    words = np.random.SeedSequence((seed, *stream)).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(words[0]) >> 1)
+
+
+def keep_freed_memory():
+    """Have glibc keep freed blocks instead of handing them back to the kernel.
+
+    The activations of a step are tens of MB each. By default glibc maps and unmaps every one of
+    them, and the kernel zeroes the pages anew each time.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # from malloc.h
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, -1)
+        mallopt(m_top_pad, 256 * 2**20)

@@ -1,0 +1,123 @@
+"""When a run stops before its end: by a signal, by the clock, or because it diverged."""
+
+import math
+import os
+import signal
+import time
+
+import torch
+
+from engine.cli import Stopped
+
+
+def stopped(number, step, saved, failed_code):
+    """The Stopped for a run that ends after `step`, by that signal, or 0: its time is up.
+
+    saved: the checkpoint just written, None where that failed; failed_code: the exit code then,
+    unless it was a signal, whose code its sender waits for.
+    """
+    why = f"stopped by {signal.Signals(number).name}" if number else "time is up"
+    if saved is None:
+        message = f"{why} after step {step}, which could not be saved"
+        return Stopped(128 + number if number else failed_code, message)
+    message = f"{why} after step {step}; the same command goes on from {saved}"
+    return Stopped(128 + number if number else 0, message)
+
+
+class StopSignal:
+    """Turns SIGTERM, SIGINT and SIGUSR1 into a flag that the training loop reads after each step.
+
+    Nothing is saved inside the handler: it may interrupt any line, a save included. A second SIGINT
+    gives up at once.
+
+        with StopSignal() as stop:
+            ...
+            if stop.number: save; break
+    """
+
+    def __init__(self):
+        self.number = 0
+        self._interrupts = 0
+        self._before = {}
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, _frame):
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts == 2:
+                os._exit(130)
+        self.number = number
+
+
+class Clock:
+    """When the next checkpoint is due by the clock, and when the run's time is up; None: never.
+
+    The curves are due every 30 seconds: on a GPU an epoch may take less than 5, drawing them a
+    tenth of that.
+    """
+
+    def __init__(self, save_every_minutes=None, max_minutes=None):
+        self.save_every_minutes, self.max_minutes = save_every_minutes, max_minutes
+        self.start = self.last_save = time.monotonic()
+        self.last_curves = -math.inf
+
+    def curves_due(self):
+        """Whether they are, at the end of an epoch; they are then taken as drawn."""
+        due = time.monotonic() - self.last_curves >= 30
+        self.last_curves = time.monotonic() if due else self.last_curves
+        return due
+
+    def saved(self):
+        self.last_save = time.monotonic()
+
+    def save_due(self):
+        waited = time.monotonic() - self.last_save
+        return self.save_every_minutes is not None and waited >= 60 * self.save_every_minutes
+
+    def time_up(self):
+        return self.max_minutes is not None and (
+            time.monotonic() - self.start >= 60 * self.max_minutes
+        )
+
+
+class FiniteGuard:
+    """Keeps an optimizer step whose loss or gradient is not finite from being taken, nor any after.
+
+    The decision stays on the device: fused Adam leaves weights and state as they are where its
+    `found_inf` is 1, so nobody waits for the GPU. The first bad step is read where the run logs or
+    saves anyway, and every `every` steps (on the CPU, where reading costs nothing, every step).
+    """
+
+    def __init__(self, device, every=50):
+        self.every = 1 if device.type == "cpu" else every
+        self.first_bad = torch.zeros((), dtype=torch.int64, device=device)  # 0: none yet
+
+    def step(self, optimizer, loss, number):
+        """optimizer.step(), if the loss, all gradients and all steps before were finite.
+
+        number: of this step, from 1, a number or a tensor of one. All ranks decide alike: loss and
+        gradients were summed over them before, and what is not finite on one is then not finite on
+        any.
+        """
+        gradients = [p.grad for g in optimizer.param_groups for p in g["params"]]
+        norms = torch._foreach_norm([g for g in gradients if g is not None])
+        total = torch.stack(norms).sum() + loss
+        bad = ~torch.isfinite(total) & (self.first_bad == 0)
+        self.first_bad.copy_(torch.where(bad, number, self.first_bad))
+        optimizer.grad_scale = None
+        optimizer.found_inf = (self.first_bad > 0).float()
+        optimizer.step()
+
+    def bad_step(self, number):
+        """The first bad step, 0 for none; looks only at every `every`-th number, or at None."""
+        if number is not None and number % self.every:
+            return 0
+        return int(self.first_bad)

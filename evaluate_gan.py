@@ -19,7 +19,6 @@ from torch_fidelity import __version__ as fidelity_version
 import copies
 import inception
 import sampling
-from augmentation import augment, sample_augmentation
 from data_tools import DATASETS, DataError, load_dataset
 from discriminator import Discriminator
 from engine import cli
@@ -36,9 +35,10 @@ from engine.plots import save_image_grid
 from engine.progress import Progress
 from engine.weights import CheckpointError, load_model, own_or_published, published
 from generator import Generator
-from run_log import RunError
 from scores import MIN_SAMPLES, Judge, ScoreError, agreement, distances, manifold_scores
 from train_discriminator import classifier_backward, predict
+from training.augmentation import augment, sample_augmentation
+from training.run_folder import RunError
 
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, ScoreError)
 WEIGHTS = "discriminator.safetensors"  # of the judge, in a run's folder

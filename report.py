@@ -11,8 +11,6 @@ import json
 import string
 from pathlib import Path
 
-import train_discriminator
-import train_gan
 from engine import cli
 from engine.files import write_atomically
 from engine.weights import RESULTS
@@ -31,7 +29,8 @@ from report_parts import (
     score_table,
     text,
 )
-from run_log import RunError
+from training import panels
+from training.run_folder import RunError
 
 USER_ERRORS = (RunError,)
 PAGE = Path(__file__).parent / "report_page.html"
@@ -167,17 +166,17 @@ def build(folders):
         cards(tiles),
         "<h2>Learning curves</h2>",
     ]
-    for run, heading, script in (
-        ("baseline", "The classifier", train_discriminator),
-        ("gan", "The GAN", train_gan),
+    for run, heading, script, drawn in (
+        ("baseline", "The classifier", "train_discriminator.py", panels.CLASSIFIER),
+        ("gan", "The GAN", "train_gan.py", panels.GAN),
     ):
         records = read_records(folders[run])
         body.append(f"<h3>{heading}</h3>")
         if not records:
-            body.append(missing(f"{heading}'s curves", f"python {script.__name__}.py"))
+            body.append(missing(f"{heading}'s curves", f"python {script}"))
             continue
         body.append('<div class="charts">')
-        for chart in chart_data(records, script.PANELS):
+        for chart in chart_data(records, drawn):
             heading = f"<h4>{text(chart['title'])}</h4>"
             body.append(f'<div class="chart" data-chart="{len(charts)}">{heading}</div>')
             charts.append(chart)

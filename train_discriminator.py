@@ -15,8 +15,6 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from augmentation import Augmentation, Shift, augment, sample_augmentation, sample_shift, shift
-from cuda_graph import Recorded
 from data_tools import DataError, epoch_order, load_dataset, to_signed
 from discriminator import Discriminator
 from engine import cli
@@ -36,17 +34,21 @@ from engine.plots import save_curves
 from engine.progress import Progress
 from engine.weights import CheckpointError, export_model
 from layers.double_backward import compile_for
-from optimization import (
-    drops,
-    keep_rates_on,
-    make_optimizer,
-    scale_rates,
-    triangle,
-    update_average,
+from training import panels, stopping
+from training.augmentation import (
+    Augmentation,
+    Shift,
+    augment,
+    sample_augmentation,
+    sample_shift,
+    shift,
 )
-from ranks import Ranks, RanksDiffer
-from run_log import RunError, RunFolder
-from training import stopping
+from training.cuda_graph import Recorded
+from training.distributed import Ranks, RanksDiffer
+from training.ema import update_average
+from training.optimizers import keep_rates_on, make_optimizer, scale_rates
+from training.run_folder import RunError, RunFolder
+from training.schedules import drops, triangle
 
 RECIPES = {
     # The assignment's baseline: Adam, the rate divided by 10 after epoch 50 and by 100 after 75.
@@ -89,12 +91,6 @@ MUON_ONLY = ("kernel_lr", "normalise", "weight_decay")  # flags that Adam has no
 AUGMENTATIONS = {"crop": (sample_augmentation, Augmentation), "shift": (sample_shift, Shift)}
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksDiffer)
 AUGMENTATION = 0  # the name of the random stream
-
-PANELS = {
-    "cross-entropy": {"train_loss": "train (augmented)", "test_loss": "test"},
-    "accuracy": {"train_accuracy": "train (augmented)", "test_accuracy": "test"},
-    "learning rate": {"lr": "lr"},
-}
 
 
 def parse_args(argv=None):
@@ -315,7 +311,7 @@ def train(args):
                 folder.raise_diverged(bad, {"train_loss": ranks.sum(totals)[0].item()})
 
         def draw_curves():
-            save_curves(folder.records(), folder.path / "curves.png", PANELS)
+            save_curves(folder.records(), folder.path / "curves.png", panels.CLASSIFIER)
 
         def save():
             stop_if_diverged()

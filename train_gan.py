@@ -16,16 +16,6 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from augmentation import (
-    Augmentation,
-    Shift,
-    augment,
-    move,
-    sample_augmentation,
-    sample_shift,
-    shift,
-)
-from cuda_graph import Recorded
 from data_tools import DataError, epoch_order, load_dataset, to_uint8
 from discriminator import Discriminator
 from engine import cli
@@ -46,12 +36,23 @@ from engine.progress import Progress
 from engine.weights import CheckpointError, export_model, own_or_published
 from generator import Generator, sample_latents
 from layers.double_backward import compile_for, input_gradient
-from optimization import keep_rates_on, make_optimizer, scale_rates, update_average
-from ranks import Ranks, RanksDiffer
-from run_log import RunError, RunFolder
 from scores import Judge, ScoreError, Watch
 from train_discriminator import evaluate
-from training import stopping
+from training import panels, stopping
+from training.augmentation import (
+    Augmentation,
+    Shift,
+    augment,
+    move,
+    sample_augmentation,
+    sample_shift,
+    shift,
+)
+from training.cuda_graph import Recorded
+from training.distributed import Ranks, RanksDiffer
+from training.ema import update_average
+from training.optimizers import keep_rates_on, make_optimizer, scale_rates
+from training.run_folder import RunError, RunFolder
 
 RECIPES = {
     # The assignment's recipe: one step of the one, one step of the other, constant rates.
@@ -94,22 +95,6 @@ RECIPES = {
 USER_ERRORS = (*(DeviceError, DataError, CheckpointError, RunError, RanksDiffer, ScoreError),)
 NUM_CLASSES = 10
 REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
-
-PANELS = {
-    "critic gap: mean D(real) - mean D(fake)": {"critic_gap": "gap"},
-    "gradient of the score at x_hat": {"gradient_norm": "mean norm", "gradient_penalty": "penalty"},
-    "losses": {"discriminator_loss": "discriminator", "generator_loss": "generator"},
-    "cross-entropy of the class head": {"class_loss_real": "real", "class_loss_fake": "fake"},
-    "accuracy of the class head": {
-        "class_accuracy_real": "real, train",
-        "class_accuracy_fake": "fake",
-        "test_accuracy": "real, test",
-    },
-    "Frechet distance, 2,000 samples": {"frechet_distance": "average"},
-    "class consistency": {"class_consistency": "samples, by the judge"},
-    "learning rate": {"lr": "lr"},
-    "images per second": {"images_per_second": "speed"},
-}
 
 
 def parse_args(argv=None):
@@ -499,7 +484,7 @@ def train(args):
             return shifts_of(args.batch_size, stream) if args.augmentation == "shift" else ()
 
         def draw_curves():
-            save_curves(folder.records(), folder.path / "curves.png", PANELS)
+            save_curves(folder.records(), folder.path / "curves.png", panels.GAN)
 
         def save():
             stop_if_diverged()

@@ -24,8 +24,8 @@ from engine.files import write_atomically
 from engine.plots import save_film
 from engine.weights import CheckpointError
 from networks import TRAININGS, load_networks
-from run_log import RunError
 from section_attribution import attribution_section
+from training.run_folder import RunError
 
 DEFAULT_LAYERS = [2, 4, 6, 8]
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)

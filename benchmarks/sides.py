@@ -22,8 +22,6 @@ import torch
 import plain_reference as plain
 import train_discriminator
 import train_gan
-from augmentation import augment, sample_augmentation
-from cuda_graph import Recorded
 from data_tools import Dataset
 from discriminator import Discriminator
 from engine.device import (
@@ -38,9 +36,11 @@ from engine.device import (
 from generator import Generator
 from image_gradients import feature_objective, maximise
 from layers import double_backward
-from optimization import keep_rates_on, make_optimizer
-from ranks import Ranks
 from training import stopping
+from training.augmentation import augment, sample_augmentation
+from training.cuda_graph import Recorded
+from training.distributed import Ranks
+from training.optimizers import keep_rates_on, make_optimizer
 
 PARTS = ("classifier_step", "gan_step", "augmentation", "evaluation", "max_features")
 LAYER = 4  # of max_features

@@ -11,7 +11,7 @@ import data_tools
 from discriminator import Discriminator
 from engine import weights
 from image_sets import cifar10
-from optimization import make_optimizer
+from training.optimizers import make_optimizer
 
 matplotlib.use("Agg")
 

@@ -7,7 +7,7 @@ import torch
 import train_gan
 from discriminator import Discriminator
 from generator import Generator
-from ranks import Ranks
+from training.distributed import Ranks
 
 
 def main():

@@ -11,7 +11,6 @@ from torch import nn
 import data_tools
 import scores
 import train_gan
-from augmentation import move, sample_shift
 from compare import assert_equal, assert_same_export, records
 from discriminator import Discriminator
 from engine.device import autocast, pick_device, pick_precision
@@ -19,8 +18,9 @@ from engine.progress import Progress
 from engine.weights import export_model, load_model
 from generator import Generator, sample_latents
 from image_sets import cifar10
-from optimization import scale_rates
 from training import checkpoint
+from training.augmentation import move, sample_shift
+from training.optimizers import scale_rates
 
 SMALL = [
     *("--dataset", "shapes", "--limit_train", 80, "--limit_test", 40, "--width", 4),

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -312,7 +313,7 @@ def test_weights_in_8_bits_are_off_by_half_a_level_at_most(tmp_path):
 def test_damaged_weights_in_8_bits_are_refused(tmp_path, damage):
     path = tmp_path / "small.safetensors"
     export_model(Generator(width=4), path, {}, in_8_bits=True)
-    with checkpoint.safe_open(path, framework="pt") as file:
+    with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
     if damage == "no weight":

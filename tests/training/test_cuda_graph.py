@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import train_gan
-from cuda_graph import WARM_UP, Recorded
 from discriminator import Discriminator
 from generator import Generator
 from layers import double_backward
-from optimization import keep_rates_on, make_optimizer, scale_rates
-from ranks import Ranks
+from training.cuda_graph import WARM_UP, Recorded
+from training.distributed import Ranks
+from training.optimizers import keep_rates_on, make_optimizer, scale_rates
 from training.stopping import FiniteGuard
 
 

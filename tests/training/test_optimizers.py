@@ -7,17 +7,10 @@ from torch import nn
 from compare import assert_equal
 from discriminator import Discriminator
 from generator import Generator
-from optimization import (
-    Muon,
-    drops,
-    keep_rates_on,
-    make_optimizer,
-    orthogonalise,
-    scale_rates,
-    triangle,
-    update_average,
-)
 from training import stopping
+from training.ema import update_average
+from training.optimizers import Muon, keep_rates_on, make_optimizer, orthogonalise, scale_rates
+from training.schedules import drops, triangle
 
 
 def random(*shape, seed=0):

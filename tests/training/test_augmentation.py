@@ -3,9 +3,15 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
-import augmentation
 import data_tools
-from augmentation import Augmentation
+from training.augmentation import (
+    Augmentation,
+    augment,
+    move,
+    sample_augmentation,
+    sample_shift,
+    shift,
+)
 
 
 def random_images(count=6):
@@ -32,7 +38,7 @@ def torchvision_augment(image, top, left, size, flip, brightness, contrast, satu
 
 
 def check_against_torchvision(params, images):
-    ours = augmentation.augment(images, params)
+    ours = augment(images, params)
     for index, image in enumerate(images):
         theirs = torchvision_augment(image, *(field[index].item() for field in params))
         assert (ours[index] - theirs).abs().max() < 2e-5
@@ -41,9 +47,7 @@ def check_against_torchvision(params, images):
 
 def test_neutral_parameters_change_nothing():
     images = random_images()
-    assert torch.allclose(
-        augmentation.augment(images, neutral(6)), data_tools.to_signed(images), atol=2e-6
-    )
+    assert torch.allclose(augment(images, neutral(6)), data_tools.to_signed(images), atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,7 @@ def test_crops_against_torchvision():
 
 
 def test_random_parameters_against_torchvision():
-    params = augmentation.sample_augmentation(64, torch.Generator().manual_seed(2))
+    params = sample_augmentation(64, torch.Generator().manual_seed(2))
     ours = check_against_torchvision(params, random_images(64))
     assert ours.dtype == torch.float32
     assert ours.min() >= -1
@@ -78,12 +82,12 @@ def test_random_parameters_against_torchvision():
 def test_grey_and_black_images_have_no_hue_to_turn():
     grey = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8)
     grey[1] = 0
-    out = augmentation.augment(grey, neutral(2)._replace(hue=torch.tensor([0.3, 0.3])))
+    out = augment(grey, neutral(2)._replace(hue=torch.tensor([0.3, 0.3])))
     assert torch.allclose(out, data_tools.to_signed(grey), atol=1e-6)
 
 
 def test_sampled_parameters_have_the_stated_ranges():
-    params = augmentation.sample_augmentation(20_000, torch.Generator().manual_seed(3))
+    params = sample_augmentation(20_000, torch.Generator().manual_seed(3))
     assert set(params.size.unique().tolist()) == {27.0, 28, 29, 30, 31, 32}
     for offset in (params.top, params.left):
         assert offset.min() == 0
@@ -114,8 +118,8 @@ def shifted_by_hand(image, down, right, flip, hole_top, hole_left, hole):
 @pytest.mark.parametrize("hole", [0, 1, 8, 32])
 def test_shift_against_torchvision(hole):
     images = random_images(12)
-    params = augmentation.sample_shift(12, torch.Generator().manual_seed(4))
-    ours = augmentation.shift(images, params, hole)
+    params = sample_shift(12, torch.Generator().manual_seed(4))
+    ours = shift(images, params, hole)
     for index, image in enumerate(images):
         expected = shifted_by_hand(image, *(field[index].item() for field in params), hole)
         assert (ours[index] - expected).abs().max() < 1e-6
@@ -123,23 +127,23 @@ def test_shift_against_torchvision(hole):
 
 def test_moving_floats_is_shifting_them_and_has_their_gradient():
     images = random_images(4)
-    params = augmentation.sample_shift(4, torch.Generator().manual_seed(5))
-    moved = augmentation.move(data_tools.to_signed(images), params)
-    assert torch.allclose(moved, augmentation.shift(images, params), atol=1e-6)
+    params = sample_shift(4, torch.Generator().manual_seed(5))
+    moved = move(data_tools.to_signed(images), params)
+    assert torch.allclose(moved, shift(images, params), atol=1e-6)
     small = torch.rand(4, 2, 6, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: augmentation.move(x, params), small)
+    assert torch.autograd.gradcheck(lambda x: move(x, params), small)
 
 
 def test_a_reach_of_0_only_flips():
-    params = augmentation.sample_shift(50, torch.Generator().manual_seed(6), reach=0)
+    params = sample_shift(50, torch.Generator().manual_seed(6), reach=0)
     images = random_images(50)
     flipped = torch.where(params.flip[:, None, None, None], images.flip(3), images)
-    assert torch.equal(augmentation.move(images, params), flipped)
+    assert torch.equal(move(images, params), flipped)
     assert 0 < params.flip.sum() < 50
 
 
 def test_sampled_shifts_have_the_stated_ranges():
-    params = augmentation.sample_shift(20_000, torch.Generator().manual_seed(3))
+    params = sample_shift(20_000, torch.Generator().manual_seed(3))
     for field, low, high in ((0, -4, 4), (1, -4, 4), (3, 0, 31), (4, 0, 31)):
         counts = torch.bincount(params[field] - low, minlength=high - low + 1)
         assert len(counts) == high - low + 1

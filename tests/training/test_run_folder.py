@@ -10,8 +10,8 @@ import torch
 from engine import cli
 from engine.cli import Stopped
 from engine.weights import CheckpointError
-from run_log import RunError, RunFolder
 from training import checkpoint
+from training.run_folder import RunError, RunFolder
 
 SETTINGS = {"script": "train_gan.py", "width": 8, "lr": 0.1, "epochs": 2}
 

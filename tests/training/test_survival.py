@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import processes
-import run_log
 import train_discriminator
 import train_gan
 from compare import assert_equal, assert_same_export, records
@@ -240,7 +239,7 @@ def test_a_stop_that_cannot_save_does_not_report_success(run_main, tmp_path, mon
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_log, "save_checkpoint", full)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", full)
     code, out, _ = run_main(train_gan, *flags)
     assert code == cli.SAVE_FAILED
     assert "after step 1, which could not be saved" in out

@@ -1,4 +1,4 @@
-"""How weights are moved: Muon for convolution kernels, learning-rate schedules, weight averages."""
+"""Muon for convolution kernels, AdamW for the rest, as one optimizer."""
 
 import math
 
@@ -175,34 +175,3 @@ def scale_rates(optimizer, factor):
             group["lr"].fill_(group["initial_lr"] * factor)
         else:
             group["lr"] = group["initial_lr"] * factor
-
-
-def triangle(step, total_steps, peak):
-    """Factor of the learning rate at `step` (from 0): up from 0 to 1 in a straight line, then down.
-
-    peak: share of the steps after which it is 1.
-    """
-    done = (step + 0.5) / total_steps
-    return min(done / peak if peak else 1, (1 - done) / (1 - peak))
-
-
-def drops(epoch, drop_epochs):
-    """Factor of the learning rate in `epoch` (from 0): a tenth for each of drop_epochs reached."""
-    return 0.1 ** sum(epoch >= drop for drop in drop_epochs)
-
-
-@torch.no_grad()
-def update_average(average, model, decay, updates):
-    """average = d average + (1 - d) model, for the weights and for BatchNorm's statistics.
-
-    d = min(decay, (1 + updates) / (10 + updates)): so the untrained weights are soon forgotten.
-    updates: number of averages taken before, a number or a float64 tensor of one.
-    """
-    weight = 1 - (1 + updates) / (10 + updates)
-    tensor = isinstance(updates, torch.Tensor)
-    weight = weight.clamp_min(1 - decay).float() if tensor else max(weight, 1 - decay)
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, weight)
-        else:
-            mean.copy_(value)

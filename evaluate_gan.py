@@ -16,9 +16,6 @@ from pathlib import Path
 import torch
 from torch_fidelity import __version__ as fidelity_version
 
-import copies
-import inception
-import sampling
 from data_tools import DATASETS, DataError, load_dataset
 from discriminator import Discriminator
 from engine import cli
@@ -35,8 +32,10 @@ from engine.plots import save_image_grid
 from engine.progress import Progress
 from engine.weights import CheckpointError, load_model, own_or_published, published
 from generator import Generator
-from scores import MIN_SAMPLES, Judge, ScoreError, agreement, distances, manifold_scores
-from train_discriminator import classifier_backward, predict
+from metrics import inception, memorization, sampling
+from metrics.classifier import predict
+from metrics.scores import MIN_SAMPLES, Judge, ScoreError, agreement, distances, manifold_scores
+from train_discriminator import classifier_backward
 from training.augmentation import augment, sample_augmentation
 from training.run_folder import RunError
 
@@ -292,7 +291,7 @@ def score(args, path, model, metadata, judge, train, test, device, precision, fo
     shown = torch.stack([torch.nonzero(labels == k).flatten()[:10] for k in range(10)], 1)
     save_image_grid(samples[shown.flatten()], folder / "samples.png", train.class_names)
     save_walks(args, model, precision, train.class_names, folder)
-    result["nearest_training_images"] = copies.look_for_copies(
+    result["nearest_training_images"] = memorization.look_for_copies(
         *(folder, samples, labels, looks["samples"][0][:count]),
         *(train, looks["test images"][0][:count], reference),
     )

@@ -19,7 +19,7 @@ from engine.device import DEVICE_HELP, DeviceError, pick_device, pick_precision,
 from engine.files import write_atomically
 from engine.weights import CheckpointError, export_model, from_8_bits, load_model, to_8_bits
 from generator import sample_latents
-from train_discriminator import evaluate
+from metrics.classifier import evaluate
 from train_gan import NUM_CLASSES
 from training.run_folder import RunError
 

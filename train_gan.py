@@ -36,8 +36,8 @@ from engine.progress import Progress
 from engine.weights import CheckpointError, export_model, own_or_published
 from generator import Generator, sample_latents
 from layers.double_backward import compile_for, input_gradient
-from scores import Judge, ScoreError, Watch
-from train_discriminator import evaluate
+from metrics.classifier import evaluate
+from metrics.scores import Judge, ScoreError, Watch
 from training import panels, stopping
 from training.augmentation import (
     Augmentation,

@@ -36,6 +36,7 @@ from engine.device import (
 from generator import Generator
 from image_gradients import feature_objective, maximise
 from layers import double_backward
+from metrics.classifier import evaluate
 from training import stopping
 from training.augmentation import augment, sample_augmentation
 from training.cuda_graph import Recorded
@@ -114,7 +115,7 @@ class Ours:
 
     def evaluation(self):
         dataset = Dataset("random", self.images, self.labels, range(10), "")
-        train_discriminator.evaluate(self.discriminator, dataset, self.precision)
+        evaluate(self.discriminator, dataset, self.precision)
         return len(self.images)
 
     def max_features(self):

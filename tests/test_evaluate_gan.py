@@ -7,12 +7,11 @@ import torch
 from matplotlib.image import imread
 
 import evaluate_gan
-import inception
-import sampling
-import scores
 from discriminator import Discriminator
 from engine.weights import export_model
 from generator import Generator
+from metrics import inception, sampling, scores
+from metrics.scores import Judge
 
 MACHINE = ["--device", "cpu", "--precision", "fp32"]
 
@@ -155,7 +154,7 @@ def test_parts_asked_for_by_flag(evaluate, weights, monkeypatch):
     assert "download" in found["inception"]["left_out"]
     assert [row["images"] for row in found["scores"].values()] == [1000] * 4
     _, test = evaluate_gan.load_dataset("shapes")
-    judge = scores.Judge(weights / "judge.safetensors")
+    judge = Judge(weights / "judge.safetensors")
     classes = judge.look(test.images[:1100])[1]
     right = 100 * (classes == test.labels[:1100]).double().mean().item()
     assert found["judge"]["test_accuracy"] == pytest.approx(right, abs=0.01)  # over all 1,100

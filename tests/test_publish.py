@@ -10,6 +10,7 @@ import train_gan
 from compare import records
 from discriminator import Discriminator
 from engine.weights import export_model, from_8_bits, load_model, to_8_bits
+from metrics.classifier import evaluate
 
 SMALL = [
     *("--dataset", "shapes", "--limit_train", 60, "--limit_test", 60, "--width", 4),
@@ -48,7 +49,7 @@ def test_a_classifier(run_main, baseline, tmp_path):
         assert ours.dtype == torch.float32
         assert torch.equal(ours, theirs.half().float())
     _, test_set = data_tools.load_shapes()
-    figures = train_discriminator.evaluate(model, test_set, "fp32")
+    figures = evaluate(model, test_set, "fp32")
     assert metadata["test_images"] == len(test_set) == 2000
     assert metadata["test_accuracy"] == figures["test_accuracy"]
     assert metadata["test_loss"] == pytest.approx(figures["test_loss"])

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import data_tools
-import train_discriminator
 from engine.weights import load_model
 from image_sets import cifar10
+from metrics.classifier import evaluate
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 WEIGHTS = sorted(RESULTS.rglob("*.safetensors"))
@@ -46,7 +46,7 @@ def test_the_stated_accuracy_is_reached(path, cifar10_dir):
     """On all 10,000 test images, in float32 as when it was published."""
     model, metadata = load_model(path)
     _, test_set = data_tools.load_dataset("cifar10", cifar10_dir)
-    figures = train_discriminator.evaluate(model, test_set, "fp32")
+    figures = evaluate(model, test_set, "fp32")
     assert figures["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=0.03)
     summary = json.loads((path.parent / "summary.json").read_text())
     assert summary["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=0.1)

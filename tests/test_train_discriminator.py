@@ -15,6 +15,7 @@ from engine import cli
 from engine.progress import Progress
 from engine.weights import load_model
 from image_sets import cifar10
+from metrics.classifier import evaluate, predict
 from training import checkpoint
 
 SMALL = [
@@ -46,7 +47,7 @@ def test_main_leaves_a_whole_run(small_run, tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     _, test_set = data_tools.load_shapes()
     test_set = test_set.first(60)
-    correct = train_discriminator.predict(model, test_set.images).argmax(1) == test_set.labels
+    correct = predict(model, test_set.images).argmax(1) == test_set.labels
     assert metadata["test_accuracy"] == summary["test_accuracy"]
     assert summary["test_accuracy"] == pytest.approx(100 * correct.double().mean().item(), abs=1e-3)
     assert f"{summary['test_accuracy']:.2f} %" in out
@@ -206,10 +207,10 @@ def test_every_test_image_counts_once_whatever_the_batch():
     model = Discriminator(width=4)
     _, test_set = data_tools.load_shapes()
     test_set = test_set.first(130)
-    once = train_discriminator.predict(model, test_set.images, batch_size=130)
-    batched = train_discriminator.predict(model, test_set.images, batch_size=32)
+    once = predict(model, test_set.images, batch_size=130)
+    batched = predict(model, test_set.images, batch_size=32)
     assert torch.allclose(once, batched, atol=1e-5)
-    figures = train_discriminator.evaluate(model, test_set, "fp32")
+    figures = evaluate(model, test_set, "fp32")
     correct = (once.argmax(1) == test_set.labels).sum().item()
     assert figures["test_accuracy"] == pytest.approx(100 * correct / 130, abs=1e-3)
     counts = test_set.labels.bincount(minlength=10).tolist()

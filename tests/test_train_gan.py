@@ -9,7 +9,6 @@ from matplotlib.image import imread
 from torch import nn
 
 import data_tools
-import scores
 import train_gan
 from compare import assert_equal, assert_same_export, records
 from discriminator import Discriminator
@@ -18,6 +17,7 @@ from engine.progress import Progress
 from engine.weights import export_model, load_model
 from generator import Generator, sample_latents
 from image_sets import cifar10
+from metrics import scores
 from training import checkpoint
 from training.augmentation import move, sample_shift
 from training.optimizers import scale_rates
@@ -478,7 +478,7 @@ def scored_run(small_run, tmp_path, monkeypatch):
 
 def test_scores_are_logged_and_the_best_generator_is_kept(scored_run, tmp_path, monkeypatch):
     distances = iter([3.0, 1.0, 2.0])
-    original = scores.distances
+    original = distances
     fake = {"frechet_distance": None, "kernel_distance": 0.0}
     monkeypatch.setattr(
         scores, "distances", lambda *_: fake | {"frechet_distance": next(distances)}

@@ -16,7 +16,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 )
 
 from image_sets.cifar10 import DOWNLOAD_STALL_SECONDS
-from scores import KERNEL_SUBSET, KERNEL_SUBSETS, ScoreError
+from metrics.scores import KERNEL_SUBSET, KERNEL_SUBSETS, ScoreError
 
 HASH_PREFIX = URL_INCEPTION_V3.rpartition("-")[2].partition(".")[0]  # of the file's SHA-256
 HOW_TO_GET = (

@@ -3,7 +3,7 @@
 import torch
 
 from engine.plots import save_histograms, save_image_grid
-from scores import nearest
+from metrics.scores import nearest
 
 
 def look_for_copies(folder, samples, labels, sample_features, train, test_features, train_features):

@@ -8,8 +8,8 @@ import torch
 import torch_fidelity
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-import inception
-from scores import ScoreError
+from metrics import inception
+from metrics.scores import ScoreError
 
 
 @pytest.fixture(scope="module")

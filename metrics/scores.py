@@ -8,11 +8,11 @@ import torch
 import torch_fidelity
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-import sampling
 from data_tools import to_signed
 from discriminator import NUM_LAYERS
 from engine.device import autocast
 from engine.weights import CheckpointError, digest, load_model
+from metrics import sampling
 
 KERNEL_SUBSET = 1000  # samples of each side in one estimate of the kernel distance
 KERNEL_SUBSETS = 100

@@ -2,9 +2,19 @@ import numpy as np
 import pytest
 import torch
 
-import scores
 from discriminator import Discriminator
 from engine.weights import CheckpointError, export_model
+from metrics import scores
+from metrics.scores import (
+    KERNEL_SUBSET,
+    KERNEL_SUBSETS,
+    Judge,
+    ScoreError,
+    agreement,
+    distances,
+    manifold_scores,
+    nearest,
+)
 
 
 def normal(count, mean, scale, seed):
@@ -24,7 +34,7 @@ def test_frechet_distance_of_known_moments():
     """Diagonal covariances: |m1 - m2|^2 + sum (s1 - s2)^2."""
     m1, m2 = np.array([0.0, 1, 2, 0.5]), np.array([1.0, 1, 0, 0.25])
     s1, s2 = np.array([1.0, 2, 0.5, 1]), np.array([2.0, 2, 1.5, 0.1])
-    found = scores.distances(normal(2000, m1, s1, 0), normal(1500, m2, s2, 1))
+    found = distances(normal(2000, m1, s1, 0), normal(1500, m2, s2, 1))
     expected = ((m1 - m2) ** 2).sum() + ((s1 - s2) ** 2).sum()
     assert found["frechet_distance"] == pytest.approx(expected, rel=1e-6)
 
@@ -59,29 +69,29 @@ def test_distances_against_numpy():
     rng = np.random.default_rng(0)
     mix = rng.normal(size=(12, 12))
     a, b = rng.normal(size=(1200, 12)) @ mix, rng.gamma(2.0, size=(1100, 12))
-    found = scores.distances(torch.from_numpy(a), torch.from_numpy(b), seed=3)
+    found = distances(torch.from_numpy(a), torch.from_numpy(b), seed=3)
     assert found["frechet_distance"] == pytest.approx(frechet_by_eigh(a, b), rel=1e-6)
-    mean, std = kernel_by_hand(a, b, 3, scores.KERNEL_SUBSETS, scores.KERNEL_SUBSET)
+    mean, std = kernel_by_hand(a, b, 3, KERNEL_SUBSETS, KERNEL_SUBSET)
     assert found["kernel_distance"] == pytest.approx(mean, rel=1e-6)
     assert found["kernel_distance_std"] == pytest.approx(std, rel=1e-6)
 
 
 def test_distance_of_a_set_to_itself_is_zero():
     a = torch.randn(1000, 6, generator=torch.Generator().manual_seed(0))
-    assert scores.distances(a, a)["frechet_distance"] == pytest.approx(0, abs=1e-6)
+    assert distances(a, a)["frechet_distance"] == pytest.approx(0, abs=1e-6)
 
 
 def test_too_few_samples():
     few, many = torch.zeros(999, 4), torch.zeros(1000, 4)
     for pair in ((few, many), (many, few)):
-        with pytest.raises(scores.ScoreError, match="999 images are too few"):
-            scores.distances(*pair)
+        with pytest.raises(ScoreError, match="999 images are too few"):
+            distances(*pair)
 
 
 def test_manifold_scores_by_brute_force():
     rng = np.random.default_rng(1)
     real, fake = rng.normal(size=(60, 3)), 0.7 * rng.normal(size=(50, 3)) + 0.8
-    found = scores.manifold_scores(torch.from_numpy(fake), torch.from_numpy(real))
+    found = manifold_scores(torch.from_numpy(fake), torch.from_numpy(real))
 
     def distance(p, q):
         return float(np.sqrt(((p - q) ** 2).sum()))
@@ -109,14 +119,14 @@ def test_manifold_scores_by_brute_force():
 
 def test_nearest():
     pool = torch.tensor([[0.0, 0], [3, 4], [10, 0]])
-    distance, index = scores.nearest(torch.tensor([[0.0, 1], [9, 0]]), pool, count=2, chunk=1)
+    distance, index = nearest(torch.tensor([[0.0, 1], [9, 0]]), pool, count=2, chunk=1)
     assert index.tolist() == [[0, 1], [2, 1]]
     assert distance[:, 0].tolist() == [1, 1]
 
 
 def test_agreement():
     labels, classes = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1])
-    assert scores.agreement(classes, labels, ["a", "b", "c"]) == (75.0, {"a": 50.0, "b": 100.0})
+    assert agreement(classes, labels, ["a", "b", "c"]) == (75.0, {"a": 50.0, "b": 100.0})
 
 
 @pytest.fixture
@@ -124,7 +134,7 @@ def judge(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "judge.safetensors"
     export_model(Discriminator(6), path, {"dataset": "shapes"})
-    return scores.Judge(path)
+    return Judge(path)
 
 
 def test_judge_sees_what_its_network_sees(judge):

@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-import sampling
 from generator import Generator
+from metrics import sampling
 
 
 @pytest.fixture

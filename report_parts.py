@@ -11,7 +11,7 @@ import re
 
 from PIL import Image
 
-from section_layers import TABLE as LAYER_TABLE
+from interpretability.layer_figures import TABLE as LAYER_TABLE
 
 MAX_FRAMES = 24  # epochs on the slider of the sample grids
 QUALITY = 82  # of WebP

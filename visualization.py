@@ -13,9 +13,6 @@ import json
 import sys
 from pathlib import Path
 
-import section_layers
-import section_maximisation
-import section_perturbation
 from data_tools import DATASETS, DataError, DataMissing, load_dataset
 from discriminator import NUM_LAYERS
 from engine import cli
@@ -23,8 +20,9 @@ from engine.device import DeviceError, keep_freed_memory, pick_device, pick_prec
 from engine.files import write_atomically
 from engine.plots import save_film
 from engine.weights import CheckpointError
-from networks import TRAININGS, load_networks
-from section_attribution import attribution_section
+from interpretability import adversarial_figures, layer_figures, maximization_figures
+from interpretability.attribution import attribution_section
+from interpretability.trained_networks import TRAININGS, load_networks
 from training.run_folder import RunError
 
 DEFAULT_LAYERS = [2, 4, 6, 8]
@@ -246,27 +244,27 @@ def run(args):
         studied, found = test_set.first(args.study_images), {}
         for network in networks:
             suffix = "" if network is networks[0] else f"_{network.slug}"
-            figures = section_perturbation.one_step(
+            figures = adversarial_figures.one_step(
                 *(network, test_set, args.epsilon, precision, folder, suffix, args.batch_size)
             )
             keep(network, "perturbation", figures)
         for network in networks:
-            found[network.name] = section_perturbation.strength_study(
+            found[network.name] = adversarial_figures.strength_study(
                 *(network, studied, precision, folder), batch_size=args.batch_size
             )
             keep(network, "strength_study", found[network.name])
-        section_perturbation.draw_strength_study(found, folder / "robustness.png")
+        adversarial_figures.draw_strength_study(found, folder / "robustness.png")
     if args.max_classification_output:
         for network in networks:
-            figures = section_maximisation.classes(args, network, precision, folder)
+            figures = maximization_figures.classes(args, network, precision, folder)
             keep(network, "max_classification_output", figures)
     if args.max_features:
         for network in networks:
-            figures = section_maximisation.features(args, network, precision, folder, test_set)
+            figures = maximization_figures.features(args, network, precision, folder, test_set)
             before = summary[network.name].get("max_features", {})
             keep(network, "max_features", before | figures)
     if args.compare_layers:
-        found = section_layers.layer_section(networks, train_set, test_set, precision, folder)
+        found = layer_figures.layer_section(networks, train_set, test_set, precision, folder)
         for network in networks:
             keep(network, "layers", found[network.name])
     if args.attribution:

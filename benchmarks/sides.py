@@ -34,7 +34,7 @@ from engine.device import (
     random_stream,
 )
 from generator import Generator
-from image_gradients import feature_objective, maximise
+from interpretability.activation_maximization import feature_objective, maximise
 from layers import double_backward
 from metrics.classifier import evaluate
 from training import stopping

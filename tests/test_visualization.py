@@ -7,15 +7,16 @@ import torch
 from PIL import Image
 
 import data_tools
-import image_gradients
-import layer_study
-import networks
-import section_maximisation
 import visualization
 from discriminator import Discriminator
 from engine.plots import save_image_grid
 from engine.weights import export_model, load_model
 from generator import Generator
+from interpretability import maximization_figures
+from interpretability.activation_maximization import feature_objective, maximise
+from interpretability.adversarial import perturb
+from interpretability.layer_probes import distinct, stand_out
+from interpretability.trained_networks import WEIGHTS
 
 
 @pytest.fixture(autouse=True)
@@ -79,9 +80,9 @@ def shown_features(found, layer):
     """The features of a layer that a picture has to show, of the weights that `found` names."""
     model, _ = load_model(found["weights"])
     images = data_tools.load_shapes()[1].first(60).images
-    values = section_maximisation.strongest_units(model, images, [layer], "fp32")[layer][0]
-    measure = layer_study.stand_out(values)
-    return layer_study.distinct(values, measure, section_maximisation.FEATURES).tolist()
+    values = maximization_figures.strongest_units(model, images, [layer], "fp32")[layer][0]
+    measure = stand_out(values)
+    return distinct(values, measure, maximization_figures.FEATURES).tolist()
 
 
 def test_all_sections(run_main, two_runs):
@@ -150,8 +151,8 @@ def test_classic_method_shows_the_first_features(run_main, two_runs):
     assert sum(found["activation"]) > sum(found["activation_of_mean_image"])
     network, _ = load_model(two_runs / "output/gan/discriminator.safetensors")
     start = data_tools.to_signed(data_tools.load_shapes()[1].images[:60].float().mean(0).round())
-    objective = image_gradients.feature_objective(network, 1)
-    _, before, after = image_gradients.maximise(objective, start.repeat(12, 1, 1, 1), steps=3)
+    objective = feature_objective(network, 1)
+    _, before, after = maximise(objective, start.repeat(12, 1, 1, 1), steps=3)
     assert found["activation_of_mean_image"] == pytest.approx(before.tolist(), abs=1e-4)
     assert found["activation"] == pytest.approx(after.tolist(), abs=1e-4)
 
@@ -203,7 +204,7 @@ def test_accuracy_is_counted_over_the_perturbed_images(run_main, two_runs):
     _, test_set = data_tools.load_shapes()
     test_set = test_set.first(60)
     x = data_tools.to_signed(test_set.images)
-    perturbed, _, _ = image_gradients.perturb(network, x, test_set.labels, 16)
+    perturbed, _, _ = perturb(network, x, test_set.labels, 16)
     run_main(visualization, *QUICK, "--perturb_images", "--epsilon", "16/255")
     summary = json.loads((two_runs / "visualization/summary.json").read_text())
     figures = summary["without G"]["perturbation"]
@@ -324,7 +325,7 @@ def test_published_networks_stand_in_and_need_no_data(run_main, published_pair, 
     assert code == 0
     assert "taking the published networks" in out
     summary = json.loads(Path("visualization/summary.json").read_text())
-    assert summary["with G"]["weights"] == str(published_pair / "gan" / networks.WEIGHTS)
+    assert summary["with G"]["weights"] == str(published_pair / "gan" / WEIGHTS)
     # Each network starts from the mean image that its own weights tell of.
     for seed, name in enumerate(("without G", "with G")):
         network, _ = load_model(summary[name]["weights"])
@@ -353,7 +354,7 @@ def test_own_networks_come_before_the_published(run_main, published_pair, two_ru
     ],
 )
 def test_odd_metadata_is_as_good_as_none(run_main, published_pair, told):
-    path = published_pair / "gan" / networks.WEIGHTS
+    path = published_pair / "gan" / WEIGHTS
     export_model(Discriminator(width=4), path, described(0) | told)
     code, out, _ = run_main(visualization, *QUICK, "--max_classification_output")
     assert code == 0

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 import data_tools
-import section_layers
-from networks import Network
+from interpretability import layer_figures, layer_probes
+from interpretability.trained_networks import Network
 
 
 def as_network(model, name):
@@ -19,9 +19,9 @@ def test_each_measure_is_of_its_own_layer_and_set(trained, tmp_path, monkeypatch
         sets.append((labels, test_labels, len(features), len(test_features)))
         return float(len(sets))
 
-    monkeypatch.setattr(section_layers, "probe_accuracy", counted)
+    monkeypatch.setattr(layer_probes, "probe_accuracy", counted)
     networks = [as_network(trained, "without G"), as_network(trained, "with G")]
-    found = section_layers.layer_section(networks, train, test.first(300), "fp32", tmp_path)
+    found = layer_figures.layer_section(networks, train, test.first(300), "fp32", tmp_path)
     for labels, test_labels, count, test_count in sets:
         assert torch.equal(labels, train.labels)
         assert torch.equal(test_labels, test.labels[:300])
@@ -37,7 +37,7 @@ def test_each_measure_is_of_its_own_layer_and_set(trained, tmp_path, monkeypatch
 
 def test_deeper_layers_tell_the_classes_better(trained, tmp_path):
     train, test = data_tools.load_shapes()
-    found = section_layers.layer_section(
+    found = layer_figures.layer_section(
         [as_network(trained, "without G")], train.first(1000), test.first(500), "fp32", tmp_path
     )
     figures = found["without G"]

@@ -4,8 +4,17 @@ import warnings
 import pytest
 import torch
 
-import attacks
 import data_tools
+from interpretability.adversarial import (
+    ATTACKS,
+    _ascent,
+    logits_of,
+    projected_gradient,
+    random_noise,
+    signed_step,
+    smallest_flip,
+    study,
+)
 
 
 @pytest.fixture
@@ -26,7 +35,7 @@ def test_images(all_images):
 
 
 def accuracy(network, levels, labels):
-    logits = attacks.logits_of(network, levels.float())
+    logits = logits_of(network, levels.float())
     return 100 * (logits.argmax(1) == labels).double().mean().item()
 
 
@@ -40,11 +49,11 @@ def test_no_pixel_moves_by_more_than_epsilon(network, test_images, epsilon):
     images[0], images[1] = 0, 255  # the edges of the range
     stream = torch.Generator().manual_seed(0)
     moved = {
-        "noise": attacks.random_noise(images, epsilon, stream),
-        "step": attacks.signed_step(network, images, labels, epsilon),
-        "targeted": attacks.signed_step(network, images, labels, epsilon, (labels + 1) % 10),
-        "pgd": attacks.projected_gradient(network, images, labels, epsilon, generator=stream),
-        "pgd, large steps": attacks.projected_gradient(
+        "noise": random_noise(images, epsilon, stream),
+        "step": signed_step(network, images, labels, epsilon),
+        "targeted": signed_step(network, images, labels, epsilon, (labels + 1) % 10),
+        "pgd": projected_gradient(network, images, labels, epsilon, generator=stream),
+        "pgd, large steps": projected_gradient(
             network, images, labels, epsilon, (labels + 1) % 10, step_size=40.0, generator=stream
         ),
     }
@@ -65,7 +74,7 @@ def test_signed_step_by_hand(network, test_images):
         loss = torch.nn.functional.cross_entropy(network(x)[1], wanted, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)
         expected = (images.float() + sign * 4 * gradient.sign()).clamp(0, 255)
-        ours = attacks.signed_step(network, images, labels, 4, targets)
+        ours = signed_step(network, images, labels, 4, targets)
         assert (ours != expected).float().mean() < 1e-3  # gradients at rounding's edge of 0
 
 
@@ -79,7 +88,7 @@ def test_the_gradient_of_the_margin_by_hand(network, test_images, targeted):
         others = torch.cat([row[:wanted], row[wanted + 1 :]])
         loss = loss + others.max() - row[wanted]
     (gradient,) = torch.autograd.grad(-loss if targeted else loss, x)
-    ours = attacks._ascent(network, images.float(), labels, targets, "fp32", margin=True)
+    ours = _ascent(network, images.float(), labels, targets, "fp32", margin=True)
     assert (ours.sign() != gradient.sign()).float().mean() < 1e-3  # rounding's edge of 0
 
 
@@ -94,9 +103,7 @@ def test_a_sure_network_hides_from_cross_entropy_but_not_from_the_margin(network
     for name, model in (("plain", network), ("sure", sure)):
         for margin in (False, True):
             stream = torch.Generator().manual_seed(0)
-            moved = attacks.projected_gradient(
-                model, images, labels, 8, generator=stream, margin=margin
-            )
+            moved = projected_gradient(model, images, labels, 8, generator=stream, margin=margin)
             left[name, margin] = accuracy(network, moved, labels)
     assert left["sure", True] == pytest.approx(left["plain", True], abs=1)
     assert left["sure", False] > left["sure", True] + 5
@@ -106,15 +113,15 @@ def test_attacks_mislead_in_the_expected_order(network, test_images):
     images, labels = test_images
     clean = accuracy(network, images, labels)
     stream = torch.Generator().manual_seed(0)
-    noise = accuracy(network, attacks.random_noise(images, 8, stream), labels)
-    step = accuracy(network, attacks.signed_step(network, images, labels, 8), labels)
-    pgd = attacks.projected_gradient(network, images, labels, 8, generator=stream)
+    noise = accuracy(network, random_noise(images, 8, stream), labels)
+    step = accuracy(network, signed_step(network, images, labels, 8), labels)
+    pgd = projected_gradient(network, images, labels, 8, generator=stream)
     assert clean > 80
     assert noise > step + 5
     assert step >= accuracy(network, pgd, labels)
     assert accuracy(network, pgd, labels) < clean - 30
     targets = (labels + 1) % 10
-    reached = attacks.projected_gradient(network, images, labels, 16, targets, generator=stream)
+    reached = projected_gradient(network, images, labels, 16, targets, generator=stream)
     assert accuracy(network, reached, targets) > accuracy(network, images, targets) + 20
 
 
@@ -122,14 +129,10 @@ def test_an_image_is_left_alone_once_it_is_misled(network, test_images):
     """Where the random start misleads already, no step is taken; elsewhere all are."""
     images, labels = test_images
     stream = torch.Generator().manual_seed(0)
-    start = attacks.projected_gradient(
-        network, images, labels, 8, steps=1, step_size=0.0, generator=stream
-    )
+    start = projected_gradient(network, images, labels, 8, steps=1, step_size=0.0, generator=stream)
     stream = torch.Generator().manual_seed(0)
-    moved = attacks.projected_gradient(
-        network, images, labels, 8, steps=1, step_size=2.0, generator=stream
-    )
-    misled = attacks.logits_of(network, start).argmax(1) != labels
+    moved = projected_gradient(network, images, labels, 8, steps=1, step_size=2.0, generator=stream)
+    misled = logits_of(network, start).argmax(1) != labels
     assert 0 < misled.sum() < len(images)
     assert torch.equal(moved[misled], start[misled])
     change = (moved - start).flatten(1).abs().amax(1)
@@ -163,14 +166,12 @@ def test_accuracies_agree_with_foolbox(network, all_images, foolbox, epsilon):
         for name, ours, attack in (
             (
                 "step",
-                attacks.signed_step(network, images, labels, epsilon, targets),
+                signed_step(network, images, labels, epsilon, targets),
                 foolbox.attacks.LinfFastGradientAttack(),
             ),
             (
                 "pgd",
-                attacks.projected_gradient(
-                    network, images, labels, epsilon, targets, generator=stream
-                ),
+                projected_gradient(network, images, labels, epsilon, targets, generator=stream),
                 foolbox.attacks.LinfPGD(steps=20, rel_stepsize=2.5 / 20),
             ),
         ):
@@ -194,16 +195,16 @@ def test_study_names_what_each_attack_makes(network, test_images):
     images, labels = (t[:60] for t in test_images)
     targets = (labels + 1) % 10
     epsilons = [0.5, 2.0, 8.0]
-    named, found = attacks.study(network, images, labels, epsilons, 10, batch_size=25)
-    assert named.keys() == set(attacks.ATTACKS)
+    named, found = study(network, images, labels, epsilons, 10, batch_size=25)
+    assert named.keys() == set(ATTACKS)
     for rows in named.values():
         assert rows.shape == (3, 60)
     for index, epsilon in enumerate(epsilons):
         assert (found[index].double() - images.double()).abs().max() <= epsilon
-        assert torch.equal(named["pgd"][index], attacks.logits_of(network, found[index]).argmax(1))
+        assert torch.equal(named["pgd"][index], logits_of(network, found[index]).argmax(1))
         for attack, wanted in (("step", None), ("step_targeted", targets)):
-            moved = attacks.signed_step(network, images, labels, epsilon, wanted)
-            again = attacks.logits_of(network, moved).argmax(1)
+            moved = signed_step(network, images, labels, epsilon, wanted)
+            again = logits_of(network, moved).argmax(1)
             assert (named[attack][index] == again).double().mean() > 0.95  # rounding at 0
     right = named["pgd"] == labels  # once misled, misled at every larger epsilon
     assert (right[1:] <= right[:-1]).all()
@@ -211,10 +212,10 @@ def test_study_names_what_each_attack_makes(network, test_images):
     assert (reached[1:] >= reached[:-1]).all()
     assert right[-1].sum() < (named["noise"][-1] == labels).sum()
     assert reached[-1].sum() > (named["noise"][-1] == targets).sum()
-    again, _ = attacks.study(network, images, labels, epsilons, 10, batch_size=25)
+    again, _ = study(network, images, labels, epsilons, 10, batch_size=25)
     assert all(torch.equal(named[name], again[name]) for name in named)
 
-    smallest = attacks.smallest_flip(right, epsilons)
+    smallest = smallest_flip(right, epsilons)
     for image, flip in enumerate(smallest.tolist()):
         rows = zip(epsilons, right[:, image], strict=True)
         misled = [epsilon for epsilon, withstands in rows if not withstands]

@@ -1,17 +1,70 @@
-"""Images that go on exciting a class or a feature when shifted, turned, scaled and disturbed.
-
-Plain gradient ascent on pixels finds patterns that excite a network and mean nothing: move them by
-a pixel and the effect is gone. Here every step looks at the image through another random view, with
-other noise; the image is held as a Fourier spectrum, in which a step changes smooth patterns as
-easily as fine ones, and fine ones are held down more and more.
-Source: Olah et al. 2017, Feature Visualization.
-"""
+"""Images by gradient: perturbed to mislead a discriminator, or climbed until they excite it."""
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+
+from engine.device import autocast
+from layers.double_backward import input_gradient
+
+
+def maximise(objective, images, steps=200, lr=0.1, decay=0.001, progress=None):
+    """Gradient ascent on the images: x += lr d objective / d x - decay x |x|, clamped to [-1, 1].
+
+    objective: images (b, 3, 32, 32) -> values (b,), the value of each image by itself.
+    Returns (images, values before (b,), values after (b,)).
+    """
+    images = images.clone()
+    before = None
+    for _ in range(steps):
+        images.requires_grad_()
+        values = objective(images)
+        before = values.detach() if before is None else before
+        gradient = input_gradient(values.sum(), images)
+        images = images.detach()
+        images = (images + lr * gradient - decay * images * images.abs()).clamp(-1, 1)
+        if progress is not None:
+            progress.step()
+    with torch.no_grad():
+        return images, before, objective(images)
+
+
+def class_objective(discriminator, precision="fp32"):
+    """Image i's value is its logit of class i % num_classes."""
+
+    def values(images):
+        with autocast(images.device, precision):
+            logits = discriminator(images)[1].float()
+        index = torch.arange(len(images), device=images.device) % logits.shape[1]
+        return logits.gather(1, index[:, None]).squeeze(1)
+
+    return values
+
+
+def feature_objective(discriminator, layer, precision="fp32", features=None, centre=False):
+    """Image i's value is a feature of the layer; no later layer runs.
+
+    features: int64 (n,), image i stands for features[i % n]; None: for feature i % width.
+    centre: its unit in the middle of the map, row and column size // 2, not the largest one.
+    """
+
+    def values(images):
+        with autocast(images.device, precision):
+            maps = discriminator.features(images, layer)
+            if centre:
+                pooled = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].float()
+            else:
+                pooled = discriminator.pool(maps).float()
+        index = torch.arange(len(images), device=images.device)
+        if features is None:
+            index = index % pooled.shape[1]
+        else:
+            index = features.to(images.device)[index % len(features)]
+        return pooled.gather(1, index[:, None]).squeeze(1)
+
+    return values
+
 
 SIZE = 32
 FREE = 0.25  # share of the steps without total variation

@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-import image_gradients
-import robust_maximisation
 from discriminator import Discriminator
-from robust_maximisation import (
+from interpretability import activation_maximization
+from interpretability.activation_maximization import (
     VIEWS,
     Spectra,
     Views,
-    look,
+    class_objective,
     maximise_robustly,
     sample_maps,
+    total_variation,
     transform,
 )
 
@@ -83,11 +83,11 @@ def test_a_look_is_a_map_and_noise(images):
 def test_total_variation_by_hand():
     image = torch.zeros(1, 1, 2, 3)
     image[0, 0, 0, 1] = 1.0
-    assert robust_maximisation.total_variation(image).item() == pytest.approx(1 / 3 + 2 / 4)
+    assert total_variation(image).item() == pytest.approx(1 / 3 + 2 / 4)
 
 
 def test_restarts_keep_the_best_and_the_seed_fixes_all(network):
-    objective = image_gradients.class_objective(network)
+    objective = class_objective(network)
     one = maximise_robustly(objective, 10, steps=10, restarts=1)
     assert torch.equal(one, maximise_robustly(objective, 10, steps=10, restarts=1))
     assert not torch.equal(one, maximise_robustly(objective, 10, steps=10, restarts=1, seed=1))
@@ -107,7 +107,7 @@ def test_restarts_keep_the_best_and_the_seed_fixes_all(network):
 
 def test_total_variation_grows_from_nothing(network, monkeypatch):
     """Nothing in the first quarter, then in a straight line toward `smoothness`."""
-    objective = image_gradients.class_objective(network)
+    objective = class_objective(network)
     original = torch.autograd.grad
     losses, parts = [], []
 
@@ -119,7 +119,7 @@ def test_total_variation_grows_from_nothing(network, monkeypatch):
         losses.append(loss.item())
         return original(loss, *rest)
 
-    monkeypatch.setattr(robust_maximisation, "total_variation", variation)
+    monkeypatch.setattr(activation_maximization, "total_variation", variation)
     monkeypatch.setattr(torch.autograd, "grad", gradient)
     for smoothness in (0.0, 8.0):
         maximise_robustly(objective, 10, steps=4, restarts=1, smoothness=smoothness)

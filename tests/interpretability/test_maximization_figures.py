@@ -4,10 +4,14 @@ import pytest
 import torch
 
 import data_tools
-import section_maximisation
-from image_gradients import class_objective, feature_objective
-from receptive_field import box
-from robust_maximisation import VIEWS, held_out
+from interpretability import maximization_figures
+from interpretability.activation_maximization import (
+    VIEWS,
+    class_objective,
+    feature_objective,
+    held_out,
+)
+from interpretability.receptive_field import box
 
 STEPS = 60
 
@@ -15,7 +19,7 @@ STEPS = 60
 def ascend(method, objective, count, kind, views):
     args = argparse.Namespace(method=method, steps=STEPS, lr=0.1, decay=0.001)
     start = torch.zeros(1, 3, 32, 32)
-    return section_maximisation.ascend(args, objective, start, count, "test", kind, views)
+    return maximization_figures.ascend(args, objective, start, count, "test", kind, views)
 
 
 @pytest.mark.parametrize("kind", ["class", 2, 4, 8])
@@ -25,7 +29,7 @@ def test_robust_images_excite_more_over_held_out_views_than_classic_ones(trained
     if kind == "class":
         climbed = judged = class_objective(trained)
     else:
-        views = section_maximisation.views_of(kind)
+        views = maximization_figures.views_of(kind)
         chosen = torch.arange(10)
         climbed = feature_objective(trained, kind, features=chosen, centre=True)
         judged = feature_objective(trained, kind, features=chosen)
@@ -45,7 +49,7 @@ def test_strongest_units_are_where_the_pattern_is(trained):
     images = torch.full((2, 3, 32, 32), 127, dtype=torch.uint8)
     for (row, column), index in spots.items():
         images[index, :, row : row + 3, column : column + 3] = 255
-    found = section_maximisation.strongest_units(trained, images, [2, 3], "fp32", batch_size=1)
+    found = maximization_figures.strongest_units(trained, images, [2, 3], "fp32", batch_size=1)
     assert found.keys() == {2, 3}
     for layer, (values, rows, columns) in found.items():
         maps = trained.features(data_tools.to_signed(images), layer)
@@ -63,9 +67,9 @@ def test_strongest_units_are_where_the_pattern_is(trained):
 
 
 def test_no_view_moves_the_middle_out_of_sight():
-    shifts = [section_maximisation.views_of(layer).shift for layer in range(1, 9)]
+    shifts = [maximization_figures.views_of(layer).shift for layer in range(1, 9)]
     assert shifts == [1, 2, 2, 4, 4, 4, 4, 5]
-    assert section_maximisation.views_of(2) == VIEWS._replace(shift=2)
+    assert maximization_figures.views_of(2) == VIEWS._replace(shift=2)
 
 
 @pytest.mark.parametrize("layer", range(1, 9))
@@ -74,7 +78,7 @@ def test_the_part_shown_holds_what_the_unit_sees(layer):
     middle = (32, 16, 16, 8, 8, 8, 8, 4)[layer - 1] // 2
     top, left, bottom, right = box(layer, middle, middle)
     images[:, :, top:bottom, left:right] = 1
-    shown, (top, left, bottom, right) = section_maximisation.part_seen(images, layer)
+    shown, (top, left, bottom, right) = maximization_figures.part_seen(images, layer)
     assert shown.shape == (1, 3, 32, 32)
     inner = shown[..., top + 1 : bottom - 1, left + 1 : right - 1]
     assert inner.min() > 0.3

@@ -2,8 +2,8 @@ import pytest
 import torch
 from captum.attr import IntegratedGradients, LayerGradCam
 
-from attribution import grad_cam, integrated_gradients
 from discriminator import Discriminator
+from interpretability.attribution import grad_cam, integrated_gradients
 
 
 @pytest.fixture

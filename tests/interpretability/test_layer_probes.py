@@ -3,8 +3,17 @@ import torch
 import torch.nn.functional as F
 
 import data_tools
-import layer_study
 from discriminator import Discriminator
+from interpretability.layer_probes import (
+    dead_share,
+    distinct,
+    fit_probe,
+    linear_cka,
+    pooled_features,
+    probe_accuracy,
+    selectivity,
+    stand_out,
+)
 
 
 @pytest.fixture
@@ -20,7 +29,7 @@ def test_pooled_features_are_those_of_each_layer(images):
     torch.manual_seed(0)
     network = Discriminator(width=5)
     levels = data_tools.to_uint8(images)
-    found = layer_study.pooled_features(network, levels, batch_size=3)
+    found = pooled_features(network, levels, batch_size=3)
     assert len(found) == 8
     for layer, features in enumerate(found, start=1):
         expected = network.features(data_tools.to_signed(levels), layer).amax((2, 3))
@@ -30,19 +39,19 @@ def test_pooled_features_are_those_of_each_layer(images):
 def test_probe_reads_a_code_and_cannot_read_noise(labels):
     code = F.one_hot(labels, 10).float() @ random(10, 6, seed=1)
     same = code + 0.01 * random(200, 6, seed=2)
-    assert layer_study.probe_accuracy(code, labels, same, labels) == 100
+    assert probe_accuracy(code, labels, same, labels) == 100
     shifted = (labels + 1) % 10
-    assert layer_study.probe_accuracy(code, labels, same, shifted) == 0
+    assert probe_accuracy(code, labels, same, shifted) == 0
     noise, other = random(2000, 6, seed=3), random(2000, 6, seed=4)
     many = torch.arange(2000) % 10
-    assert layer_study.probe_accuracy(noise, many, other, many) == pytest.approx(10, abs=3)
+    assert probe_accuracy(noise, many, other, many) == pytest.approx(10, abs=3)
 
 
 def test_probe_is_the_optimum_of_its_loss():
     """Where its gradient is zero; a probe that stops early or ignores the decay has another."""
     x = random(60, 3).double()
     labels = (x[:, 0] + 0.5 * random(60, seed=1) > 0).long()
-    weight, bias = layer_study.fit_probe(x, labels, 2, decay=0.05)
+    weight, bias = fit_probe(x, labels, 2, decay=0.05)
     weight.requires_grad_(), bias.requires_grad_()
     loss = F.cross_entropy(x @ weight + bias, labels) + 0.05 * weight.square().sum()
     gradients = torch.autograd.grad(loss, (weight, bias))
@@ -52,39 +61,39 @@ def test_probe_is_the_optimum_of_its_loss():
 
 def test_constant_features_do_no_harm(labels):
     features = torch.cat([torch.ones(200, 1), F.one_hot(labels, 10).float()], dim=1)
-    assert layer_study.probe_accuracy(features, labels, features, labels) == 100
+    assert probe_accuracy(features, labels, features, labels) == 100
 
 
 def test_dead_share():
     features = torch.tensor([[-1.0, 0, 0.1, -2], [-3, -1, -1, 5]])
-    assert layer_study.dead_share(features) == 50
+    assert dead_share(features) == 50
 
 
 def test_selectivity_by_hand():
     labels = torch.tensor([0, 0, 1, 2])
     features = torch.tensor([[1.0, 3, 0, 2], [1, 1, 0, -7], [1, 0, 0, 0], [1, 1, 0, 0]])
     # Feature 1: class 0 has the mean 2, the others (0 + 1) / 2. Feature 3: -7 counts as 0.
-    found = layer_study.selectivity(features, labels, classes=3)
+    found = selectivity(features, labels, classes=3)
     assert found.tolist() == pytest.approx([0, 1.5 / 2.5, 0, 1])
 
 
 def test_cka():
     x = random(50, 4)
-    assert layer_study.linear_cka(x, x) == pytest.approx(1)
+    assert linear_cka(x, x) == pytest.approx(1)
     turned, _ = torch.linalg.qr(random(4, 4, seed=1))
-    assert layer_study.linear_cka(x, 3 * x @ turned + 7) == pytest.approx(1)
-    assert layer_study.linear_cka(x, x[:, :1] * random(1, 9, seed=2)) < 0.9
-    assert layer_study.linear_cka(random(5000, 4), random(5000, 3, seed=1)) < 0.01
+    assert linear_cka(x, 3 * x @ turned + 7) == pytest.approx(1)
+    assert linear_cka(x, x[:, :1] * random(1, 9, seed=2)) < 0.9
+    assert linear_cka(random(5000, 4), random(5000, 3, seed=1)) < 0.01
     # One column each: the squared correlation.
     y = x[:, :1] + random(50, 1, seed=3)
     expected = torch.corrcoef(torch.cat([x[:, :1], y], dim=1).T)[0, 1] ** 2
-    assert layer_study.linear_cka(x[:, :1], y) == pytest.approx(expected.item(), rel=1e-5)
+    assert linear_cka(x[:, :1], y) == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_stand_out():
     rare, even = torch.zeros(1000), torch.linspace(-1, 1, 1000)
     rare[:9] = 1
-    found = layer_study.stand_out(torch.stack([rare, even, torch.full((1000,), 2.0)], dim=1))
+    found = stand_out(torch.stack([rare, even, torch.full((1000,), 2.0)], dim=1))
     assert found[0] > 8
     assert found[1] == pytest.approx(3**0.5, abs=0.05)  # of a uniform distribution
     assert found[2] == 0
@@ -94,6 +103,6 @@ def test_distinct_leaves_out_what_goes_together():
     a, b = torch.randn(2, 500, generator=torch.Generator().manual_seed(0))
     features = torch.stack([a, 2 * a + 3, -a, b, a + 0.2 * b, torch.zeros(500)], dim=1)
     measure = torch.tensor([5.0, 6.0, 4.0, 3.0, 9.0, 0.0])
-    assert layer_study.distinct(features, measure, 6).tolist() == [4, 3, 5]
-    assert layer_study.distinct(features, measure, 2).tolist() == [4, 3]
-    assert layer_study.distinct(features, measure, 6, limit=1.1).tolist() == [4, 1, 0, 2, 3, 5]
+    assert distinct(features, measure, 6).tolist() == [4, 3, 5]
+    assert distinct(features, measure, 2).tolist() == [4, 3]
+    assert distinct(features, measure, 6, limit=1.1).tolist() == [4, 1, 0, 2, 3, 5]

@@ -3,8 +3,14 @@
 from discriminator import MAP_SIZES, NUM_LAYERS
 from engine.plots import save_charts
 from engine.progress import Progress
-from layer_study import dead_share, linear_cka, pooled_features, probe_accuracy, selectivity
-from receptive_field import geometry
+from interpretability.layer_probes import (
+    dead_share,
+    linear_cka,
+    pooled_features,
+    probe_accuracy,
+    selectivity,
+)
+from interpretability.receptive_field import geometry
 
 SELECTIVE = 0.5  # a feature is called class-selective from this index on: three times the others
 PROBE_IMAGES = 5000  # of either set

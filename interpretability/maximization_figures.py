@@ -8,10 +8,16 @@ from discriminator import MAP_SIZES
 from engine.device import autocast
 from engine.plots import save_image_grid
 from engine.progress import Progress
-from image_gradients import class_objective, feature_objective, maximise
-from layer_study import distinct, stand_out
-from receptive_field import box, geometry
-from robust_maximisation import VIEWS, held_out, maximise_robustly
+from interpretability.activation_maximization import (
+    VIEWS,
+    class_objective,
+    feature_objective,
+    held_out,
+    maximise,
+    maximise_robustly,
+)
+from interpretability.layer_probes import distinct, stand_out
+from interpretability.receptive_field import box, geometry
 
 CLASSIC_FEATURES = 100  # shown by the classic method: the first ones of the layer
 FEATURES = 20  # shown by the robust method: those that stand out most

@@ -6,12 +6,11 @@ to 16, for one step and for projected gradient descent, with noise of the same s
 
 import torch
 
-from attacks import logits_of, smallest_flip, study
 from data_tools import to_signed, to_uint8
 from engine.device import autocast
 from engine.plots import save_charts, save_image_grid
 from engine.progress import Progress
-from image_gradients import perturb
+from interpretability.adversarial import logits_of, perturb, smallest_flip, study
 
 ROWS_SHOWN = 5  # images of each class in the perturbation grids
 EPSILONS = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]  # of the study, in levels of 0 to 255

@@ -14,26 +14,23 @@ from pathlib import Path
 from engine import cli
 from engine.files import write_atomically
 from engine.weights import RESULTS
-from report_parts import (
+from reporting.page import (
     cards,
     chart_data,
     epsilon_frames,
-    film,
     layer_tables,
     missing,
-    percent,
     pictures,
     read_json,
     read_records,
     sample_frames,
-    score_table,
     text,
 )
 from training import panels
 from training.run_folder import RunError
 
 USER_ERRORS = (RunError,)
-PAGE = Path(__file__).parent / "report_page.html"
+PAGE = Path(__file__).parent / "reporting" / "page.html"
 LIMIT = 15 * 10**6  # bytes
 
 PICTURES = {  # heading: (files, how to read them, command)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import evaluate_gan
-import publish
 import report
 import train_discriminator
 import train_gan
 import visualization
+from reporting import publish
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {

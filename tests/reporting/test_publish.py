@@ -4,13 +4,13 @@ import pytest
 import torch
 
 import data_tools
-import publish
 import train_discriminator
 import train_gan
 from compare import records
 from discriminator import Discriminator
 from engine.weights import export_model, from_8_bits, load_model, to_8_bits
 from metrics.classifier import evaluate
+from reporting import publish
 
 SMALL = [
     *("--dataset", "shapes", "--limit_train", 60, "--limit_test", 60, "--width", 4),

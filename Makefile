@@ -76,8 +76,8 @@ $(FULL)/gan/summary.json: | $(FULL)/baseline/summary.json
 	@test -f $@ || { echo "stopped before its end: the same command goes on" >&2; exit 1; }
 
 $(FULL)/published: $(FULL)/baseline/summary.json $(FULL)/gan/summary.json
-	python publish.py $(FULL)/baseline $(RESULTS)/baseline
-	python publish.py $(FULL)/gan $(RESULTS)/gan --sample_epochs $(SAMPLE_EPOCHS)
+	python -m reporting.publish $(FULL)/baseline $(RESULTS)/baseline
+	python -m reporting.publish $(FULL)/gan $(RESULTS)/gan --sample_epochs $(SAMPLE_EPOCHS)
 	touch $@
 
 $(FULL)/evaluated: $(FULL)/published

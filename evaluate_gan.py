@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch_fidelity import __version__ as fidelity_version
 
 from data_tools import DATASETS, DataError, load_dataset
@@ -21,6 +22,7 @@ from discriminator import Discriminator
 from engine import cli
 from engine.device import (
     DeviceError,
+    autocast,
     keep_freed_memory,
     peak_memory,
     pick_device,
@@ -35,7 +37,6 @@ from generator import Generator
 from metrics import inception, memorization, sampling
 from metrics.classifier import predict
 from metrics.scores import MIN_SAMPLES, Judge, ScoreError, agreement, distances, manifold_scores
-from train_discriminator import classifier_backward
 from training.augmentation import augment, sample_augmentation
 from training.run_folder import RunError
 
@@ -226,7 +227,11 @@ def classification_accuracy(args, images, labels, test_set, device, precision, t
         stream = random_stream(device, args.seed, CAS, step)
         chosen = torch.randint(len(images), (128,), generator=stream, device=device)
         batch = augment(images[chosen], sample_augmentation(128, stream))
-        classifier_backward(model, batch, labels[chosen], precision)
+        with autocast(device, precision):
+            logits = model(batch)[1]
+        loss = F.cross_entropy(logits.float(), labels[chosen])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
         optimizer.step()
         schedule.step()
         progress.step()

@@ -11,19 +11,21 @@ import json
 import string
 from pathlib import Path
 
-from engine import cli
+from engine import cli, weights
 from engine.files import write_atomically
-from engine.weights import RESULTS
 from reporting.page import (
     cards,
     chart_data,
     epsilon_frames,
+    film,
     layer_tables,
     missing,
+    percent,
     pictures,
     read_json,
     read_records,
     sample_frames,
+    score_table,
     text,
 )
 from training import panels
@@ -127,7 +129,7 @@ def find_folders(args):
             raise RunError(f"--{flag}: there is no folder {given}")
         # With no run of one's own, one's own pictures show the published networks.
         take_own = has_own or (flag in made and (own[flag] / made[flag]).is_file())
-        folders[flag] = Path(given) if given else own[flag] if take_own else RESULTS / kept
+        folders[flag] = Path(given) if given else own[flag] if take_own else weights.RESULTS / kept
     return folders
 
 

@@ -1,12 +1,24 @@
-"""Images by gradient: perturbed to mislead a discriminator, or climbed until they excite it."""
+"""Images climbed by gradient until they excite a class or a feature of a discriminator.
+
+`maximise` is gradient ascent on the pixels. It finds patterns that excite a network and mean
+nothing: move them by a pixel and the effect is gone. In `maximise_robustly` every step looks at the
+image through another random view, with other noise; the image is held as a Fourier spectrum, in
+which a step changes smooth patterns as easily as fine ones, and fine ones are held down more and
+more.
+Source: Olah et al. 2017, Feature Visualization.
+"""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from engine.device import autocast
 from layers.double_backward import input_gradient
+
+SIZE = 32
+FREE = 0.25  # share of the steps without total variation
 
 
 def maximise(objective, images, steps=200, lr=0.1, decay=0.001, progress=None):
@@ -64,10 +76,6 @@ def feature_objective(discriminator, layer, precision="fp32", features=None, cen
         return pooled.gather(1, index[:, None]).squeeze(1)
 
     return values
-
-
-SIZE = 32
-FREE = 0.25  # share of the steps without total variation
 
 
 class Spectra(torch.nn.Module):

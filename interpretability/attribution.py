@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from matplotlib import colormaps
 
 from data_tools import to_signed, to_uint8
 from discriminator import IMAGE_SIZE, NUM_LAYERS

@@ -1,6 +1,6 @@
 """Copy what is worth keeping of a finished run to results/: settings, log, pictures, small weights.
 
-    python publish.py output/baseline results/baseline
+    python -m reporting.publish output/baseline results/baseline
 
 A discriminator's weights are rounded to 16 bits and tested again in float32, on all test images:
 the accuracy that the published file states is that of the file. A generator's are rounded to 8
@@ -20,12 +20,12 @@ from engine.files import write_atomically
 from engine.weights import CheckpointError, export_model, from_8_bits, load_model, to_8_bits
 from generator import sample_latents
 from metrics.classifier import evaluate
-from train_gan import NUM_CLASSES
 from training.run_folder import RunError
 
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
 COPIED = ("metrics.jsonl", "curves.png", "summary.json")
 OF_THIS_MACHINE = ("data_dir", "output_dir", "judge")
+CLASSES = 10  # that a generator can be asked for
 NETWORKS = ("discriminator.safetensors", "generator.safetensors")
 
 
@@ -124,7 +124,7 @@ def rounded(path, data_dir, device):
 @torch.no_grad()
 def rounded_generator(model, metadata, path):
     """(the generator with weights that 8 bits can hold, its metadata)."""
-    labels = torch.arange(1000, device=next(model.parameters()).device) % NUM_CLASSES
+    labels = torch.arange(1000, device=next(model.parameters()).device) % CLASSES
     latents = sample_latents(labels, model.latent_dim, random_stream(labels.device, 0, 0))
 
     def images():

@@ -90,7 +90,7 @@ def test_another_process_that_was_faster(small_archive, serve, tmp_path, monkeyp
     """Its data are used and not touched."""
     serve(small_archive.parent)
     target = tmp_path / "new"
-    extract = data_tools.extract_archive
+    extract = cifar10.extract_archive
 
     def other_first(*args):
         extract(*args)
@@ -99,7 +99,7 @@ def test_another_process_that_was_faster(small_archive, serve, tmp_path, monkeyp
         )
         (target / cifar10.CIFAR10_FOLDER / "mark").touch()
 
-    monkeypatch.setattr(data_tools, "extract_archive", other_first)
+    monkeypatch.setattr(cifar10, "extract_archive", other_first)
     train, _ = data_tools.load_dataset("cifar10", target)
     assert len(train) == 50
     assert (target / cifar10.CIFAR10_FOLDER / "mark").exists()

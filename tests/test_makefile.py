@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = {
     "train_discriminator.py": train_discriminator,
     "train_gan.py": train_gan,
-    "publish.py": publish,
+    "reporting.publish": publish,
     "evaluate_gan.py": evaluate_gan,
     "visualization.py": visualization,
     "report.py": report,
@@ -30,9 +30,10 @@ SCRIPTS = {
 STAND_IN = f"""#!{sys.executable}
 import os, sys
 from pathlib import Path
+words = [word for word in sys.argv[1:] if word != "-m"]
 with open(os.environ["NOTES"], "a") as notes:
-    print(*sys.argv[1:], sep="\\t", file=notes)
-script, *flags = sys.argv[1:]
+    print(*words, sep="\\t", file=notes)
+script, *flags = words
 if script != os.environ.get("FAIL") and "--output_dir" in flags:
     folder = Path(flags[flags.index("--output_dir") + 1])
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,11 @@ def names(calls):
 def test_from_nothing_every_stage_in_its_order_and_folder(make_full, tmp_path):
     code, calls, error = make_full()
     assert (code, error) == (0, "")
-    assert names(calls[:4]) == ["train_discriminator.py", "train_gan.py", *["publish.py"] * 2]
+    assert names(calls[:4]) == [
+        "train_discriminator.py",
+        "train_gan.py",
+        *["reporting.publish"] * 2,
+    ]
     assert sorted(names(calls[4:6])) == ["evaluate_gan.py", "visualization.py"]
     assert names(calls[6:]) == ["report.py"]
     full, results = tmp_path / "full", tmp_path / "results"
@@ -125,7 +130,7 @@ def test_what_is_done_is_not_done_again(make_full, tmp_path):
     (tmp_path / "full" / "visualized").unlink()  # killed in the midst of it
     assert names(make_full()[1]) == ["visualization.py", "report.py"]
     (tmp_path / "full" / "published").unlink()
-    assert names(make_full()[1])[:2] == ["publish.py"] * 2
+    assert names(make_full()[1])[:2] == ["reporting.publish"] * 2
 
 
 @pytest.mark.parametrize("script", ["train_discriminator.py", "train_gan.py"])

@@ -13,7 +13,8 @@ from PIL import Image
 
 import report
 from engine.plots import save_image_grid
-from reporting import page
+from reporting import page as page_parts
+from reporting.page import MAX_FRAMES
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -61,7 +62,7 @@ def runs(tmp_path, monkeypatch):
     for files, _, _ in report.SAMPLES.values():
         for file in files:
             grid(tmp_path / "evaluation" / file, 100)
-    row = dict.fromkeys(page.SCORES, 0.5)
+    row = dict.fromkeys(page_parts.SCORES, 0.5)
     write(tmp_path / "evaluation/evaluation.json", {"scores": {"samples": row}})
     return tmp_path
 
@@ -87,7 +88,7 @@ def test_the_page_holds_what_the_runs_left(run_main, runs):
     assert str(runs) not in page
     films = json.loads(re.search(r'id="films">(.*?)</script>', page)[1])
     labels = [frame["label"] for frame in films["epoch"]["frames"]]
-    assert len(labels) == page.MAX_FRAMES
+    assert len(labels) == MAX_FRAMES
     assert (labels[0], labels[-1]) == ("epoch 0", "epoch 29")
     epsilons = [frame["label"] for frame in films["epsilon"]["frames"]]
     assert epsilons == [f"{e} of 255 levels" for e in ("0", "0.5", "8", "16")]
@@ -240,8 +241,8 @@ def test_on_a_phone_nothing_sticks_out(browse, scheme):
 
 
 def test_scores_are_short_and_never_minus_zero():
-    scores = dict.fromkeys(page.SCORES, 0.12345) | {"kernel_distance": -0.0004}
-    page = page.score_table({"scores": {"samples": scores}})
+    scores = dict.fromkeys(page_parts.SCORES, 0.12345) | {"kernel_distance": -0.0004}
+    page = page_parts.score_table({"scores": {"samples": scores}})
     assert "0.123" in page
     assert "0.1234" not in page
     assert "-0" not in page

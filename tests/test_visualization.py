@@ -12,6 +12,7 @@ from discriminator import Discriminator
 from engine.plots import save_image_grid
 from engine.weights import export_model, load_model
 from generator import Generator
+from image_sets import shapes
 from interpretability import maximization_figures
 from interpretability.activation_maximization import feature_objective, maximise
 from interpretability.adversarial import perturb
@@ -106,7 +107,7 @@ def test_all_sections(run_main, two_runs):
         perturbation = found["perturbation"]
         assert perturbation["images"] == 60
         assert f"{perturbation['accuracy_before']:.2f} %" in out
-        assert found["max_classification_output"].keys() == set(data_tools.shapes.CLASS_NAMES)
+        assert found["max_classification_output"].keys() == set(shapes.CLASS_NAMES)
         for number in (2, 4, 6, 8):
             layer = found["max_features"][str(number)]
             assert layer["stand_out"] == sorted(layer["stand_out"], reverse=True)

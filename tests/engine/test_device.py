@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from engine import cli, device
+from engine import cli
 from engine.device import (
     DeviceError,
     autocast,
@@ -87,7 +87,7 @@ def test_exit_code_and_message_of_a_stopped_run():
 
 def test_clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(device.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
     clock, never = stopping.Clock(2, 5), stopping.Clock()
     assert not clock.save_due()
     now[0] += 120
@@ -103,8 +103,9 @@ def test_clock(monkeypatch):
 
 def test_second_interrupt_ends_the_process_at_once():
     program = (
-        "import os, signal, runtime\n"
-        "with runtime.StopSignal():\n"
+        "import os, signal\n"
+        "from training import stopping\n"
+        "with stopping.StopSignal():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    print('still here', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
@@ -157,7 +158,7 @@ def test_what_is_compiled():
 
 def test_curves_are_due_at_once_and_then_every_30_seconds(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(device.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
     clock = stopping.Clock()
     assert clock.curves_due()
     assert not clock.curves_due()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import data_tools
-from interpretability import layer_figures, layer_probes
+from interpretability import layer_figures
 from interpretability.trained_networks import Network
 
 
@@ -19,7 +19,7 @@ def test_each_measure_is_of_its_own_layer_and_set(trained, tmp_path, monkeypatch
         sets.append((labels, test_labels, len(features), len(test_features)))
         return float(len(sets))
 
-    monkeypatch.setattr(layer_probes, "probe_accuracy", counted)
+    monkeypatch.setattr(layer_figures, "probe_accuracy", counted)
     networks = [as_network(trained, "without G"), as_network(trained, "with G")]
     found = layer_figures.layer_section(networks, train, test.first(300), "fp32", tmp_path)
     for labels, test_labels, count, test_count in sets:

@@ -8,6 +8,7 @@ from interpretability.activation_maximization import (
     Spectra,
     Views,
     class_objective,
+    look,
     maximise_robustly,
     sample_maps,
     total_variation,

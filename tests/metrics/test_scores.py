@@ -6,8 +6,6 @@ from discriminator import Discriminator
 from engine.weights import CheckpointError, export_model
 from metrics import scores
 from metrics.scores import (
-    KERNEL_SUBSET,
-    KERNEL_SUBSETS,
     Judge,
     ScoreError,
     agreement,
@@ -71,7 +69,7 @@ def test_distances_against_numpy():
     a, b = rng.normal(size=(1200, 12)) @ mix, rng.gamma(2.0, size=(1100, 12))
     found = distances(torch.from_numpy(a), torch.from_numpy(b), seed=3)
     assert found["frechet_distance"] == pytest.approx(frechet_by_eigh(a, b), rel=1e-6)
-    mean, std = kernel_by_hand(a, b, 3, KERNEL_SUBSETS, KERNEL_SUBSET)
+    mean, std = kernel_by_hand(a, b, 3, scores.KERNEL_SUBSETS, scores.KERNEL_SUBSET)
     assert found["kernel_distance"] == pytest.approx(mean, rel=1e-6)
     assert found["kernel_distance_std"] == pytest.approx(std, rel=1e-6)
 

@@ -9,6 +9,7 @@ import train_gan
 from compare import records
 from discriminator import Discriminator
 from engine.weights import export_model, from_8_bits, load_model, to_8_bits
+from image_sets import shapes
 from metrics.classifier import evaluate
 from reporting import publish
 
@@ -63,7 +64,7 @@ def test_a_pair_with_its_sample_grids(run_main, tmp_path):
     kept = tmp_path / "kept"
     assert {path.name for path in (kept / "samples").iterdir()} == {"000.png", "001.png"}
     generator, metadata = load_model(kept / "generator.safetensors", kind="generator")
-    assert metadata["class_names"] == list(data_tools.shapes.CLASS_NAMES)
+    assert metadata["class_names"] == list(shapes.CLASS_NAMES)
     exact, _ = load_model(tmp_path / "run" / "generator.safetensors")
     rounded = from_8_bits(to_8_bits(exact.state_dict()))
     for name, tensor in generator.state_dict().items():

@@ -14,7 +14,9 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path, images):
     mix = train_gan.sample_mix(8, "cpu", torch.Generator().manual_seed(1))
     batch = [images, labels, latents, fake_labels, mix]
     torch.save(batch, tmp_path / "batch.pt")
-    done = run("tests/rank_worker.py", [tmp_path / "batch.pt", tmp_path / "found.pt"], ranks=2)
+    done = run(
+        "tests/helpers/rank_worker.py", [tmp_path / "batch.pt", tmp_path / "found.pt"], ranks=2
+    )
     assert done.returncode == 0, done.stderr
     found = torch.load(tmp_path / "found.pt", weights_only=True)
 

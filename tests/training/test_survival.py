@@ -17,7 +17,7 @@ from compare import assert_equal, assert_same_export, records
 from engine import cli
 from engine.progress import Progress
 from processes import SMALL
-from training import checkpoint, stopping
+from training import checkpoint, run_folder, stopping
 
 # Every step is saved, so a kill often lands inside a save.
 EVERY_STEP = ["--save_every_minutes", "0"]
@@ -239,7 +239,7 @@ def test_a_stop_that_cannot_save_does_not_report_success(run_main, tmp_path, mon
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_checkpoint", full)
+    monkeypatch.setattr(run_folder, "save_checkpoint", full)
     code, out, _ = run_main(train_gan, *flags)
     assert code == cli.SAVE_FAILED
     assert "after step 1, which could not be saved" in out

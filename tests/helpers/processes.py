@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training import checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 SMALL = [
     *("--dataset", "shapes", "--limit_train", "80", "--limit_test", "40", "--width", "4"),
     *("--batch_size", "16", "--device", "cpu", "--precision", "fp32"),

@@ -8,47 +8,25 @@ the weights after the last epoch (discriminator.safetensors) and of the best tes
 goes on where it stopped.
 """
 
-import copy
-import sys
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
-from data_tools import DataError, epoch_order, load_dataset
+from data_tools import DataError
 from discriminator import Discriminator
 from engine import cli
-from engine.cli import SAVE_FAILED
-from engine.device import (
-    DeviceError,
-    autocast,
-    describe_device,
-    keep_freed_memory,
-    peak_memory,
-    pick_compile,
-    pick_device,
-    pick_precision,
-    random_stream,
-)
-from engine.plots import save_curves
-from engine.progress import Progress
-from engine.weights import CheckpointError, export_model
-from layers.double_backward import compile_for
+from engine.device import DeviceError
+from engine.weights import CheckpointError
 from metrics.classifier import evaluate
-from training import panels, stopping
-from training.augmentation import (
-    Augmentation,
-    Shift,
-    augment,
-    sample_augmentation,
-    sample_shift,
-    shift,
-)
-from training.cuda_graph import Recorded
-from training.distributed import Ranks, RanksDiffer
-from training.ema import update_average
-from training.optimizers import keep_rates_on, make_optimizer, scale_rates
-from training.run_folder import RunError, RunFolder
-from training.schedules import drops, triangle
+from training import panels
+from training.augmentation import augment, sample_augmentation, sample_shift, shift
+from training.distributed import RanksDiffer
+from training.ema import EMA
+from training.optimizers import make_optimizer
+from training.run import TrainingRun
+from training.run_folder import RunError
+from training.schedules import drops, set_learning_rates, triangle
 
 RECIPES = {
     # The assignment's baseline: Adam, the rate divided by 10 after epoch 50 and by 100 after 75.
@@ -87,8 +65,7 @@ RECIPES = {
         "ema_decay": 0.999,
     },
 }
-MUON_ONLY = ("kernel_lr", "normalise", "weight_decay")  # flags that Adam has no use for
-AUGMENTATIONS = {"crop": (sample_augmentation, Augmentation), "shift": (sample_shift, Shift)}
+MUON_ONLY = ("kernel_lr", "normalise", "weight_decay")  # flags that do nothing with adam
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksDiffer)
 AUGMENTATION = 0  # the name of the random stream
 
@@ -116,7 +93,7 @@ def parse_args(argv=None):
         "lr_drop_epochs": {"type": at_least(0), "nargs": "*", "help": "for --schedule drops"},
         "warmup": {"type": at_least(0, float, high=1), "help": "share of the steps, for triangle"},
         "augmentation": {
-            "choices": sorted(AUGMENTATIONS),
+            "choices": ("crop", "shift"),
             "help": "of every training image; crop: resized crop, flip, colour jitter; "
             "shift: by up to 4 pixels, flip, hole",
         },
@@ -149,225 +126,108 @@ def parse_args(argv=None):
     return args
 
 
-def learning_rate_factor(args, step, total_steps, epoch):
-    """What the largest learning rates are multiplied by at `step`, in `epoch`, both from 0."""
+# ------------------------------------------------------------------------------ the method
+
+
+def learning_rate_factor(args, step, steps_per_epoch):
+    """What the largest learning rates are multiplied by at `step`, from 0."""
     if args.schedule == "drops":
-        return drops(epoch, args.lr_drop_epochs)
-    return triangle(step, total_steps, args.warmup)
+        return drops(step // steps_per_epoch, args.lr_drop_epochs)
+    return triangle(step, args.epochs * steps_per_epoch, args.warmup)
 
 
-def augmented(images, drawn, args):
+def sample(args, count, stream):
+    """Random parameters of the augmentation of `count` images, on the stream's device."""
+    return (sample_augmentation if args.augmentation == "crop" else sample_shift)(count, stream)
+
+
+def augmented(args, images, drawn):
     """images uint8 (b, 3, 32, 32) -> float32 in [-1, 1], changed as `drawn` says for each."""
-    if args.augmentation == "crop":
-        return augment(images, drawn)
-    return shift(images, drawn, args.hole)
+    return (
+        augment(images, drawn) if args.augmentation == "crop" else shift(images, drawn, args.hole)
+    )
 
 
-def classifier_backward(discriminator, images, labels, precision, label_smoothing=0.0):
-    """Gradients of the cross-entropy; returns the mean loss and the number correct, both detached.
+def update_classifier(run, args, discriminator, ema, optimizer, step, share, images, labels):
+    """One step on the cross-entropy of the class head, and of the moving average.
 
-    images: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,).
-    Both figures stay on the device: reading them here would make the CPU wait for the GPU.
+    step: its number, from 1, a tensor; share: of the batch's images that this process has, a
+    tensor; images: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,).
+    Returns sums over the images, left on the device: reading them here would make the CPU wait.
     """
-    with autocast(images.device, precision):
+    with run.autocast():
         _, class_logits = discriminator(images)
     class_logits = class_logits.float()
-    loss = F.cross_entropy(class_logits, labels, label_smoothing=label_smoothing)
+    loss = F.cross_entropy(class_logits, labels, label_smoothing=args.label_smoothing)
     discriminator.zero_grad(set_to_none=True)
     loss.backward()
-    return loss.detach(), (class_logits.argmax(1) == labels).sum()
-
-
-def make_update(args, precision, ranks, guard, model, average, optimizer):
-    """The update of train() as a function of tensors alone, which a GPU can record.
-
-    args: label_smoothing and ema_decay of parse_args. The function's arguments: the number of the
-    step, from 1, this rank's share of the batch's images, both tensors, images in [-1, 1], labels.
-    It returns the sum of their losses, how many are named correctly, and how many they are: (3,).
-    """
-
-    def update(number, share, images, labels):
-        loss, correct = classifier_backward(model, images, labels, precision, args.label_smoothing)
-        count = torch.full_like(loss, len(images))
-        counted = torch.stack([loss * count, correct.float(), count])
-        loss = ranks.sum_gradients(model, loss, share)
-        guard.step(optimizer, loss, number)
-        if average:
-            update_average(average, model, args.ema_decay, number.double() - 1)
-        return counted
-
-    return update
+    metrics = {
+        "train_loss": loss.detach() * len(images),
+        "train_accuracy": 100 * (class_logits.argmax(1) == labels).sum().float(),
+    }
+    run.take_step(optimizer, discriminator, loss, step, share)
+    ema.update(discriminator, step.double() - 1)
+    return metrics
 
 
 def train(args):
-    """Run or resume the training that the arguments describe; returns the final figures.
+    """Run or resume the training that the arguments describe; returns the final metrics.
 
-    Raises one of USER_ERRORS for what the user can mend, runtime.Stopped where the run ends early.
+    Raises one of USER_ERRORS for what the user can mend, Stopped where the run ends early.
     """
-    device = pick_device(args.device)
-    precision = pick_precision(args.precision, device)
-    keep_freed_memory()
-    ranks = Ranks(device)
-    fast = pick_compile(args.compile, device, ranks.world)
-    compile_for(device if fast else None)
-    clock = stopping.Clock(args.save_every_minutes, args.max_minutes)
-    train_set, test_set = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
-    train_set = train_set.first(args.limit_train).to(device)
-    test_set = test_set.first(args.limit_test).to(device)
-    if args.batch_size > len(train_set):
-        raise DataError(f"--batch_size {args.batch_size} is larger than the set ({len(train_set)})")
-    if (len(train_set) % args.batch_size or args.batch_size) < ranks.world:
-        raise DataError(f"the last batch has fewer images than there are processes ({ranks.world})")
-    steps_per_epoch = -(-len(train_set) // args.batch_size)  # the last batch may be smaller
-    total_steps = min(args.epochs * steps_per_epoch, args.max_steps or sys.maxsize)
+    with TrainingRun(args, "train_discriminator.py", panels.CLASSIFIER) as run:
+        train_set, test_set = run.load_data()
+        torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
+        discriminator = Discriminator(args.width).to(run.device)
+        ema = EMA(discriminator, args.ema_decay)
+        optimizer = make_optimizer(
+            args.optimizer,
+            discriminator,
+            lr=args.lr,
+            kernel_lr=args.kernel_lr,
+            weight_decay=args.weight_decay,
+            normalize=args.normalise,
+            dtype=torch.bfloat16 if run.precision == "bf16" else torch.float32,
+        )
+        update = run.captured(partial(update_classifier, run, args, discriminator, ema, optimizer))
+        metrics = {}
 
-    settings = vars(args) | {"script": "train_discriminator.py"}
-    settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
-    ranks.check_same(settings | {"images": (len(train_set), len(test_set))})
-    may_change = set(cli.MAY_CHANGE)
-    may_change -= {"epochs"} if args.schedule == "triangle" else set()  # its rates depend on them
-    folder = ranks.together(
-        lambda: RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
-    )
-    print(f"data: {train_set.source}")
-    print(f"run: {folder.path}, recipe {args.recipe}, {total_steps} steps, {device}, {precision}")
+        def exports():
+            return {"discriminator.safetensors": (ema.model, {"weights": ema.name} | metrics)}
 
-    torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
-    model = Discriminator(args.width).to(device)
-    average = copy.deepcopy(model).eval() if args.ema_decay else None
-    optimizer = make_optimizer(
-        *(args.optimizer, model, args.lr, args.kernel_lr),
-        weight_decay=args.weight_decay,
-        normalise=args.normalise,
-        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
-    )
-    if fast:
-        keep_rates_on(device, optimizer)
-    parts_of_run = {"model": model, "optimizer": optimizer}
-    parts_of_run |= {"average": average} if average else {}
-    shown = average or model
-    step, best_accuracy = 0, -1.0
-    totals = torch.zeros(3, device=device)  # loss, correct and images since the last record
-
-    with folder, stopping.StopSignal() as stop:
-        ranks.together(folder.lock)
-        state = ranks.from_main(lambda: folder.load_state("cpu"))
-        if state is not None:
-            with folder.restoring():
-                for name, part in parts_of_run.items():
-                    part.load_state_dict(state[name])
-                step, best_accuracy = state["step"], state["best_accuracy"]
-                totals += ranks.unstack(state["totals"]).to(device)
-            print(f"resumed after step {step}")
-        summary = ranks.from_main(lambda: folder.finished_summary(step, total_steps))
-        if summary is not None:
-            accuracy = summary["test_accuracy"]
-            print(f"finished already: test accuracy {accuracy:.2f} %; nothing to do")
-            ranks.close()
+        if summary := run.start(model=discriminator, ema=ema, optimizer=optimizer):
             return summary
-        ranks.together(lambda: folder.begin(step, describe_device(device)))
-        ranks.broadcast(model)
-        guard = stopping.FiniteGuard(device)
-        update = make_update(args, precision, ranks, guard, model, average, optimizer)
-        update = Recorded(update, fast)
+        while run.step < run.total_steps:
+            set_learning_rates(optimizer, learning_rate_factor(args, run.step, run.steps_per_epoch))
 
-        def stop_if_diverged(number=None):
-            if (bad := guard.bad_step(number)) > 0:
-                folder.raise_diverged(bad, {"train_loss": ranks.sum(totals)[0].item()})
+            # The whole batch and its random numbers; then this process's shard of both.
+            batch = run.batch()
+            drawn = run.shard(sample(args, len(batch), run.stream(AUGMENTATION, run.step)))
+            shard = run.shard(batch)
+            images = augmented(args, train_set.images[shard], drawn)
+            step = torch.full((), run.step + 1, device=run.device)
+            share = torch.full((), len(shard) / len(batch), device=run.device)
+            run.advance(update(step, share, images, train_set.labels[shard]), count=len(shard))
 
-        def draw_curves():
-            save_curves(folder.records(), folder.path / "curves.png", panels.CLASSIFIER)
+            if run.log_due:
+                record = run.record()
+                if run.epoch_ends:
+                    metrics = evaluate(ema.model, test_set, run.precision, run.ranks)
+                    record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
+                run.log(record)
+            if run.epoch_ends and run.is_best("test_accuracy", metrics["test_accuracy"]):
+                best = {"weights": ema.name} | metrics
+                run.export({"discriminator_best.safetensors": (ema.model, best)})
+            run.save_if_due(exports)
+            run.stop_if_asked()
 
-        def save():
-            stop_if_diverged()
-            clock.saved()
-            state = {name: part.state_dict() for name, part in parts_of_run.items()}
-            state |= {"best_accuracy": best_accuracy, "totals": ranks.stack(totals)}
-            return folder.save_state(step, state | {"step": step})
-
-        def export(name, figures):
-            weights = f"EMA {args.ema_decay}" if average else "raw"
-            described = {"recipe": args.recipe, "step": step, "weights": weights}
-            described |= test_set.facts() | figures
-            folder.attempt(name, export_model, shown, folder.path / name, described)
-
-        figures = {}
-        order_epoch = None
-        progress = Progress("baseline", total_steps, args.batch_size, step)
-        while step < total_steps:
-            epoch, batch = divmod(step, steps_per_epoch)
-            if epoch != order_epoch:
-                order_epoch = epoch
-                order = epoch_order(len(train_set), args.seed, epoch).to(device)
-            factor = learning_rate_factor(args, step, args.epochs * steps_per_epoch, epoch)
-            scale_rates(optimizer, factor)
-
-            # This rank's share of the batch, and of the random numbers drawn for the whole of it.
-            chosen = order[batch * args.batch_size : (batch + 1) * args.batch_size]
-            stream = random_stream(device, args.seed, AUGMENTATION, step)
-            sample, form = AUGMENTATIONS[args.augmentation]
-            drawn = form(*map(ranks.share, sample(len(chosen), stream)))
-            chosen, whole = ranks.share(chosen), len(chosen)
-            images = augmented(train_set.images[chosen], drawn, args)
-            step += 1
-            share = torch.full((), len(chosen) / whole, device=device)
-            number = torch.full((), step, device=device)
-            totals += update(number, share, images, train_set.labels[chosen])
-            stop_if_diverged(step)
-            progress.step()
-
-            epoch_ends = step % steps_per_epoch == 0 or step == total_steps
-            if epoch_ends or (args.log_every_steps and step % args.log_every_steps == 0):
-                stop_if_diverged()
-                loss, correct, seen = ranks.sum(totals).tolist()
-                totals.zero_()
-                speed = round(progress.images_per_second(), 1)
-                record = {"step": step, "epochs_done": round(step / steps_per_epoch, 4)}
-                record |= {"lr": float(optimizer.param_groups[0]["lr"]), "train_loss": loss / seen}
-                record |= {"train_accuracy": 100 * correct / seen}
-                if epoch_ends:
-                    figures = evaluate(shown, test_set, precision, ranks)
-                    record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
-                record["images_per_second"] = speed
-                record["peak_memory_gb"] = round(peak_memory(device) / 1e9, 2)
-                folder.log(record)
-                progress.report(record)
-                progress.start_lap()
-            if epoch_ends and clock.curves_due():
-                folder.attempt("curves.png", draw_curves)
-            number, due, time_up = ranks.agree(stop.number, clock.save_due(), clock.time_up())
-            best = epoch_ends and figures["test_accuracy"] > best_accuracy
-            best_accuracy = figures["test_accuracy"] if best else best_accuracy
-            epoch_due = epoch_ends and (epoch + 1) % args.save_every_epochs == 0
-            if epoch_due or best or due or number or time_up or step == total_steps:
-                saved = save()
-            if best:
-                folder.keep_as_best(saved)
-                export("discriminator_best.safetensors", figures)
-            if epoch_due or step == total_steps:
-                export("discriminator.safetensors", figures)
-            if epoch_ends:
-                progress.start_lap()
-            if (number or time_up) and step < total_steps:
-                progress.close()
-                folder.attempt("curves.png", draw_curves)
-                saved = ranks.from_main(lambda path=saved: path)  # all wait for rank 0's write
-                raise stopping.stopped(number, step, saved, SAVE_FAILED)
-        progress.close()
-
-        folder.attempt("curves.png", draw_curves)
-        figures = figures or evaluate(shown, test_set, precision, ranks)
-        export("discriminator.safetensors", figures)
-        summary = {"step": step, "best_test_accuracy": best_accuracy, **figures}
-        folder.raise_if_anything_failed()  # before the summary, which would mark the run finished
-        folder.write_summary(summary)
-        print(f"test accuracy {figures['test_accuracy']:.2f} % (best epoch {best_accuracy:.2f} %)")
-        for name, accuracy in figures["per_class_accuracy"].items():
+        metrics = metrics or evaluate(ema.model, test_set, run.precision, run.ranks)
+        best_accuracy = run.best("test_accuracy")
+        summary = run.finish(exports, {"best_test_accuracy": best_accuracy, **metrics})
+        accuracy = metrics["test_accuracy"]
+        print(f"test accuracy {accuracy:.2f} % (best epoch {best_accuracy:.2f} %)")
+        for name, accuracy in metrics["per_class_accuracy"].items():
             print(f"  {name:<12} {accuracy:6.2f} %")
-        print(f"curves: {folder.path / 'curves.png'}")
-        print(f"peak memory: {peak_memory(device) / 1e9:.2f} GB")
-        ranks.close()
-        folder.raise_if_anything_failed()
         return summary
 
 

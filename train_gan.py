@@ -9,50 +9,29 @@ with --evaluate_every, generator_best.safetensors, of the smallest Frechet dista
 The same command again goes on where it stopped.
 """
 
-import copy
-import math
-import sys
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
-from data_tools import DataError, epoch_order, load_dataset, to_uint8
+from data_tools import DataError, to_uint8
 from discriminator import Discriminator
 from engine import cli
-from engine.cli import SAVE_FAILED
-from engine.device import (
-    DeviceError,
-    autocast,
-    describe_device,
-    keep_freed_memory,
-    peak_memory,
-    pick_compile,
-    pick_device,
-    pick_precision,
-    random_stream,
-)
-from engine.plots import save_curves, save_image_grid
-from engine.progress import Progress
-from engine.weights import CheckpointError, export_model, own_or_published
+from engine.device import DeviceError
+from engine.plots import save_image_grid
+from engine.weights import CheckpointError, own_or_published
 from generator import Generator, sample_latents
-from layers.double_backward import compile_for, input_gradient
+from layers.double_backward import input_gradient
 from metrics.classifier import evaluate
 from metrics.scores import Judge, ScoreError, Watch
-from training import panels, stopping
-from training.augmentation import (
-    Augmentation,
-    Shift,
-    augment,
-    move,
-    sample_augmentation,
-    sample_shift,
-    shift,
-)
-from training.cuda_graph import Recorded
-from training.distributed import Ranks, RanksDiffer
-from training.ema import update_average
-from training.optimizers import keep_rates_on, make_optimizer, scale_rates
-from training.run_folder import RunError, RunFolder
+from training import panels
+from training.augmentation import augment, move, sample_augmentation, sample_shift, shift
+from training.distributed import RanksDiffer
+from training.ema import EMA
+from training.optimizers import make_optimizer
+from training.run import TrainingRun
+from training.run_folder import RunError
+from training.schedules import linear, set_learning_rates
 
 RECIPES = {
     # The assignment's recipe: one step of the one, one step of the other, constant rates.
@@ -171,28 +150,25 @@ def takes_muon(args):
 # ------------------------------------------------------------------------------ losses
 
 
-def input_gradient_norms(discriminator, real, fake, generator=None, mix=None):
-    """||d score / d x_hat||_2 at a random point between each real image and a fake one.
+def sample_alpha(batch_size, device, generator=None):
+    """The weight of each real image in x_hat, ~ U[0, 1]: (b, 1, 1, 1)."""
+    return torch.rand(batch_size, 1, 1, 1, generator=generator, device=device)
 
-    x_hat = a real + (1 - a) fake, with one a ~ U[0, 1] per image, drawn from `generator` or given
-    as `mix`, (b, 1, 1, 1). real, fake: (b, 3, 32, 32) in [-1, 1] -> float32 (b,), differentiable in
+
+def input_gradient_norms(discriminator, real, fake, alpha):
+    """||d score / d x_hat||_2 at x_hat = alpha real + (1 - alpha) fake, for each pair.
+
+    real, fake: (b, 3, 32, 32) in [-1, 1]; alpha: (b, 1, 1, 1) -> float32 (b,), differentiable in
     the discriminator's parameters; no gradient reaches `real` or `fake`.
     Raises ValueError where their shapes differ.
     """
     if real.shape != fake.shape:
         raise ValueError(f"real {tuple(real.shape)} and fake {tuple(fake.shape)} differ in shape")
-    if mix is None:
-        mix = sample_mix(len(real), real.device, generator)
-    x_hat = torch.lerp(fake.detach(), real.detach(), mix.to(real.dtype)).requires_grad_()
+    x_hat = torch.lerp(fake.detach(), real.detach(), alpha.to(real.dtype)).requires_grad_()
     scores, _ = discriminator(x_hat)
     # No image's score depends on another image, so the gradient of the sum holds each one's own.
     gradient = input_gradient(scores.sum(), x_hat, create_graph=True).flatten(1)
     return gradient.to(torch.promote_types(gradient.dtype, torch.float32)).norm(dim=1)
-
-
-def sample_mix(batch_size, device, generator=None):
-    """The weight of each real image in x_hat, ~ U[0, 1]: (b, 1, 1, 1)."""
-    return torch.rand(batch_size, 1, 1, 1, generator=generator, device=device)
 
 
 def gradient_penalty(discriminator, real, fake, generator=None):
@@ -205,7 +181,8 @@ def gradient_penalty(discriminator, real, fake, generator=None):
     Raises ValueError where their shapes differ.
     Source: Gulrajani et al. 2017, Improved Training of Wasserstein GANs, section 4.
     """
-    return penalty_of(input_gradient_norms(discriminator, real, fake, generator))
+    alpha = sample_alpha(len(real), real.device, generator)
+    return penalty_of(input_gradient_norms(discriminator, real, fake, alpha))
 
 
 def penalty_of(norms):
@@ -213,22 +190,15 @@ def penalty_of(norms):
 
 
 def discriminator_loss(
-    discriminator,
-    real,
-    real_labels,
-    fake,
-    fake_labels,
-    gp_weight=10.0,
-    generator=None,
-    mix=None,
-    fake_class_weight=1.0,
+    discriminator, real, labels, fake, fake_labels, *, alpha, gp_weight=10.0, fake_class_weight=1.0
 ):
     """Loss of the discriminator, a scalar, and its parts, a dict of detached scalars.
 
     L = mean D(fake) - mean D(real) + CE(real) + fake_class_weight CE(fake) + gp_weight penalty: the
     critic's estimate of the Wasserstein distance, the class head's cross-entropy, the gradient
     penalty.
-    real, fake: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); generator, mix: as above.
+    real, fake: (b, 3, 32, 32) in [-1, 1]; labels, fake_labels: int64 (b,); alpha: (b, 1, 1, 1), the
+    weight of each real image in x_hat.
     Source: Gulrajani et al. 2017, equation 3; Odena et al. 2017, equation 2.
     """
     # Real and fake images share one pass: nothing in the discriminator looks across images.
@@ -236,9 +206,9 @@ def discriminator_loss(
     real_scores, fake_scores = scores.float().split([len(real), len(fake)])
     real_logits, fake_logits = class_logits.float().split([len(real), len(fake)])
     critic_gap = real_scores.mean() - fake_scores.mean()
-    class_loss_real = F.cross_entropy(real_logits, real_labels)
+    class_loss_real = F.cross_entropy(real_logits, labels)
     class_loss_fake = F.cross_entropy(fake_logits, fake_labels)
-    norms = input_gradient_norms(discriminator, real, fake, generator, mix)
+    norms = input_gradient_norms(discriminator, real, fake, alpha)
     penalty = penalty_of(norms)
     class_loss = class_loss_real + fake_class_weight * class_loss_fake
     loss = -critic_gap + class_loss + gp_weight * penalty
@@ -249,7 +219,7 @@ def discriminator_loss(
         "gradient_norm": norms.mean(),
         "class_loss_real": class_loss_real,
         "class_loss_fake": class_loss_fake,
-        "class_accuracy_real": 100 * (real_logits.argmax(1) == real_labels).float().mean(),
+        "class_accuracy_real": 100 * (real_logits.argmax(1) == labels).float().mean(),
         "class_accuracy_fake": 100 * (fake_logits.argmax(1) == fake_labels).float().mean(),
     }
     return loss, {name: part.detach() for name, part in parts.items()}
@@ -270,369 +240,216 @@ def generator_loss(discriminator, fake, labels, class_weight=1.0):
 
 # ------------------------------------------------------------------------------ updates
 
-
-def sample_inputs(batch_size, latent_dim, stream):
-    """What the generator is asked for: labels drawn uniformly (b,), latents (b, latent_dim)."""
-    labels = torch.randint(NUM_CLASSES, (batch_size,), generator=stream, device=stream.device)
-    return labels, sample_latents(labels, latent_dim, stream)
+# step: the discriminator's, from 1, a tensor; real: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,);
+# z: (b, latent_dim); alpha: (b, 1, 1, 1); shifts: a Shift of the fakes, or None; all of them this
+# process's shards. Both return the parts of their loss, left on the device.
 
 
-def discriminator_backward(
-    discriminator,
-    generator,
-    real,
-    real_labels,
-    latents,
-    fake_labels,
-    mix,
-    gp_weight,
-    precision,
-    fake_class_weight=1.0,
-    shifts=None,
-):
-    """Gradients of the discriminator's loss, the generator only draws; returns the loss's parts.
+def draw(generator, z, shifts):
+    """The fakes as the discriminator sees them: float32 (b, 3, 32, 32) in [-1, 1]."""
+    fake = generator(z).float()
+    return fake if shifts is None else move(fake, shifts)
 
-    shifts: a Shift of the fakes, or None.
-    """
-    with autocast(real.device, precision):
+
+def update_discriminator(
+    run, args, discriminator, generator, d_optimizer,
+    step, real, labels, z, fake_labels, alpha, shifts=None,
+):  # fmt: skip
+    """One step of the discriminator; the generator only draws."""
+    with run.autocast():
         with torch.no_grad():
-            fake = generator(latents).float()
-            fake = fake if shifts is None else move(fake, shifts)
-        loss, parts = discriminator_loss(
-            *(discriminator, real, real_labels, fake, fake_labels, gp_weight),
-            mix=mix,
-            fake_class_weight=fake_class_weight,
+            fake = draw(generator, z, shifts)
+        loss, metrics = discriminator_loss(
+            discriminator,
+            real,
+            labels,
+            fake,
+            fake_labels,
+            alpha=alpha,
+            gp_weight=args.gp_weight,
+            fake_class_weight=args.d_fake_class_weight,
         )
     discriminator.zero_grad(set_to_none=True)
     loss.backward()
-    return parts
+    run.take_step(d_optimizer, discriminator, loss, step)
+    return metrics
 
 
-def generator_backward(
-    discriminator, generator, latents, labels, precision, class_weight=1.0, shifts=None
-):
-    """Gradients of the generator's loss, the discriminator is frozen; returns the loss's parts.
-
-    shifts: a Shift of the fakes, through which the discriminator sees them, or None.
-    """
+def update_generator(
+    run, args, discriminator, generator, ema, g_optimizer,
+    step, z, labels, shifts=None,
+):  # fmt: skip
+    """One step of the generator and of its average; the discriminator is frozen."""
     discriminator.requires_grad_(False)
-    with autocast(latents.device, precision):
-        fake = generator(latents).float()
-        fake = fake if shifts is None else move(fake, shifts)
-        loss, parts = generator_loss(discriminator, fake, labels, class_weight)
+    with run.autocast():
+        fake = draw(generator, z, shifts)
+        loss, metrics = generator_loss(discriminator, fake, labels, args.g_class_weight)
     generator.zero_grad(set_to_none=True)
     loss.backward()
     discriminator.requires_grad_(True)
-    return parts
+    run.take_step(g_optimizer, generator, loss, step)
+    ema.update(generator, step.double().div(args.gen_train, rounding_mode="floor") - 1)
+    return metrics
 
 
-def make_updates(
-    args, precision, ranks, guard, discriminator, generator, average, d_optimizer, g_optimizer
-):
-    """The two updates of train() as functions of tensors alone, which a GPU can record.
+# ------------------------------------------------------------------------------ what a step draws
 
-    args: gp_weight, d_fake_class_weight, g_class_weight, gen_train and ema_decay of parse_args.
-    number: of the discriminator's step, from 1, a tensor; shifts: the fields of a Shift, or none.
-    Both return the parts of the loss. The first one's arguments: number, real images in [-1, 1] and
-    their labels, latents and labels of the fakes, mix, shifts of the fakes.
-    """
+# Everything random is drawn for the whole batch, from streams named by purpose and step; each
+# process takes its shard of all.
 
-    def update_discriminator(number, real, labels, latents, fake_labels, mix, *shifts):
-        parts = discriminator_backward(
-            *(discriminator, generator, real, labels, latents, fake_labels, mix),
-            *(args.gp_weight, precision, args.d_fake_class_weight),
-            Shift(*shifts) if shifts else None,
-        )
-        loss = ranks.sum_gradients(discriminator, parts["discriminator_loss"], 1 / ranks.world)
-        guard.step(d_optimizer, loss, number)
-        return parts
 
-    def update_generator(number, latents, labels, *shifts):
-        parts = generator_backward(
-            *(discriminator, generator, latents, labels, precision, args.g_class_weight),
-            Shift(*shifts) if shifts else None,
-        )
-        loss = ranks.sum_gradients(generator, parts["generator_loss"], 1 / ranks.world)
-        guard.step(g_optimizer, loss, number)
-        if average:
-            done = number.double().div(args.gen_train, rounding_mode="floor") - 1
-            update_average(average, generator, args.ema_decay, done)
-        return parts
+def real_batch(run, args, train_set):
+    """This step's real images, augmented, (b, 3, 32, 32) in [-1, 1], and their labels (b,)."""
+    stream = run.stream(REAL, run.step)
+    if args.augmentation == "crop":
+        augmented, drawn = augment, sample_augmentation(args.batch_size, stream)
+    else:
+        reach = 4 if args.augmentation == "shift" else 0  # flip: shifts by nothing
+        augmented, drawn = shift, sample_shift(args.batch_size, stream, reach)
+    shard = run.shard(run.batch())
+    return augmented(train_set.images[shard], run.shard(drawn)), train_set.labels[shard]
 
-    return update_discriminator, update_generator
+
+def fake_inputs(run, args, latent_dim, stream, with_alpha=False):
+    """What fakes are drawn from: z (b, latent_dim), labels (b,), alpha if asked for, shifts."""
+    labels, z = sample_inputs(args.batch_size, latent_dim, stream)
+    inputs = [z, labels]
+    if with_alpha:
+        inputs.append(sample_alpha(args.batch_size, run.device, stream))
+    shifts = sample_shift(args.batch_size, stream) if args.augmentation == "shift" else None
+    return [*map(run.shard, inputs), shifts and run.shard(shifts)]
+
+
+def sample_inputs(batch_size, latent_dim, stream):
+    """Labels drawn uniformly (b,), and latents that ask for them (b, latent_dim)."""
+    labels = torch.randint(NUM_CLASSES, (batch_size,), generator=stream, device=stream.device)
+    return labels, sample_latents(labels, latent_dim, stream)
 
 
 # ------------------------------------------------------------------------------ the run
 
 
-def preview(generator, seed, precision, device):
+def preview(run, generator):
     """Ten images of each class, one column each, from latents fixed by the seed.
 
     Returns uint8 (100, 3, 32, 32), row by row.
     """
-    stream = random_stream(device, seed, PREVIEW)
-    labels = torch.arange(NUM_CLASSES, device=device).repeat(10)
+    labels = torch.arange(NUM_CLASSES, device=run.device).repeat(10)
     training = generator.training
     generator.eval()
-    with torch.no_grad(), autocast(device, precision):
-        images = generator(sample_latents(labels, generator.latent_dim, stream))
+    with torch.no_grad(), run.autocast():
+        images = generator(sample_latents(labels, generator.latent_dim, run.stream(PREVIEW)))
     generator.train(training)
     return to_uint8(images)
 
 
+def save_samples(run, ema, dataset):
+    """Draw the preview of the epoch, by the generator's average."""
+    path = run.folder.path / "samples" / f"{run.epoch:03d}.png"
+    title = f"{dataset.name}, epoch {run.step / run.steps_per_epoch:.4g}, {ema.name} generator"
+
+    def save():
+        path.parent.mkdir(exist_ok=True)
+        save_image_grid(preview(run, ema.model), path, dataset.class_names, title)
+
+    run.attempt("the samples", save)
+
+
+def make_watch(run, args, dataset):
+    """What scores the generator during training; only rank 0 needs one."""
+    path = own_or_published(args.judge, "baseline", "discriminator.safetensors")
+    return Watch(Judge(path, run.device, run.precision), dataset, args.seed)
+
+
+def score(run, watch, ema):
+    """The average's scores; its weights are kept if no distance by this judge was smaller."""
+    scores, judge = run.from_main(lambda: (watch(ema.model), watch.judge.digest))
+    if run.is_best(f"frechet_distance by {judge}", -scores["frechet_distance"]):
+        best = {"weights": ema.name} | scores
+        run.export({"generator_best.safetensors": (ema.model, best)})
+    return scores
+
+
 def train(args):
-    """Run or resume the training that the arguments describe; returns the final figures.
+    """Run or resume the training that the arguments describe; returns the final metrics.
 
-    Raises one of USER_ERRORS for what the user can mend, runtime.Stopped where the run ends early.
+    Raises one of USER_ERRORS for what the user can mend, Stopped where the run ends early.
     """
-    device = pick_device(args.device)
-    precision = pick_precision(args.precision, device)
-    keep_freed_memory()
-    ranks = Ranks(device)
-    fast = pick_compile(args.compile, device, ranks.world)
-    compile_for(device if fast else None)
-    clock = stopping.Clock(args.save_every_minutes, args.max_minutes)
-    train_set, test_set = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
-    train_set = train_set.first(args.limit_train).to(device)
-    test_set = test_set.first(args.limit_test).to(device)
-    steps_per_epoch = len(train_set) // args.batch_size  # the last, smaller batch is dropped
-    if steps_per_epoch == 0:
-        raise DataError(f"--batch_size {args.batch_size} is larger than the set ({len(train_set)})")
-    if args.batch_size % ranks.world or args.batch_size < 2 * ranks.world:
-        raise DataError(
-            f"--batch_size {args.batch_size} does not give each of the {ranks.world} processes the "
-            "same number of images, at least 2"
+    with TrainingRun(args, "train_gan.py", panels.GAN) as run:
+        train_set, test_set = run.load_data(drop_last=True)
+        watch = run.on_main(lambda: args.evaluate_every and make_watch(run, args, train_set))
+        torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
+        discriminator = Discriminator(args.width).to(run.device)
+        generator = Generator(args.width).to(run.device)
+        ema = EMA(generator, args.ema_decay)
+        d_optimizer, g_optimizer = (
+            make_optimizer(
+                kind,
+                network,
+                lr=args.lr,
+                kernel_lr=args.kernel_lr,
+                betas=(0.0, 0.9),
+                momentum=args.momentum,
+                normalize=True,
+                dtype=torch.bfloat16 if run.precision == "bf16" else torch.float32,
+            )
+            for kind, network in ((args.d_optimizer, discriminator), (args.g_optimizer, generator))
         )
-    total_steps = min(args.epochs * steps_per_epoch, args.max_steps or sys.maxsize)
+        networks = discriminator, generator
+        update_d = run.captured(partial(update_discriminator, run, args, *networks, d_optimizer))
+        update_g = run.captured(partial(update_generator, run, args, *networks, ema, g_optimizer))
+        metrics = {}
 
-    def watch_with_judge():
-        path = own_or_published(args.judge, "baseline", "discriminator.safetensors")
-        judge = Judge(path, device, precision)
-        return Watch(judge, train_set, args.seed)
+        def exports():
+            raw = {"generator_raw.safetensors": (generator, {"weights": "raw"})}
+            return {
+                "discriminator.safetensors": (discriminator, metrics),
+                "generator.safetensors": (ema.model, {"weights": ema.name}),
+            } | (raw if args.ema_decay else {})
 
-    watch = ranks.together(watch_with_judge) if args.evaluate_every else None
-    judge = watch.judge.digest if watch else None
-
-    settings = vars(args) | {"script": "train_gan.py"}
-    settings |= {"dataset": train_set.name, "precision": precision}  # what `auto` came to
-    ranks.check_same(settings | {"images": (len(train_set), len(test_set))})
-    may_change = set(cli.MAY_CHANGE)
-    may_change -= {"epochs"} if args.schedule == "linear" else set()  # the rates depend on them
-    folder = ranks.together(
-        lambda: RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
-    )
-    print(f"data: {train_set.source}")
-    print(f"run: {folder.path}, recipe {args.recipe}, {total_steps} steps, {device}, {precision}")
-
-    torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
-    discriminator = Discriminator(args.width).to(device)
-    generator = Generator(args.width).to(device)
-    average = copy.deepcopy(generator).eval() if args.ema_decay else None
-    rates = {"lr": args.lr, "kernel_lr": args.kernel_lr, "betas": (0.0, 0.9)}
-    rates |= {"momentum": args.momentum, "normalise": True}
-    rates |= {"dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
-    d_optimizer = make_optimizer(args.d_optimizer, discriminator, **rates)
-    g_optimizer = make_optimizer(args.g_optimizer, generator, **rates)
-    if fast:
-        keep_rates_on(device, d_optimizer)
-        keep_rates_on(device, g_optimizer)
-    parts_of_run = {"discriminator": discriminator, "generator": generator}
-    parts_of_run |= {"d_optimizer": d_optimizer, "g_optimizer": g_optimizer}
-    parts_of_run |= {"average": average} if average else {}
-    step, best_accuracy, best_distance = 0, -1.0, math.inf
-    totals = {}  # sums of every logged figure since the last record, and how many of each
-
-    with folder, stopping.StopSignal() as stop:
-        ranks.together(folder.lock)
-        state = ranks.from_main(lambda: folder.load_state("cpu"))
-        if state is not None:
-            with folder.restoring():
-                for name, part in parts_of_run.items():
-                    part.load_state_dict(state[name])
-                step, best_accuracy = state["step"], state["best_accuracy"]
-                if judge in (None, state["judge"]):  # else the distances are not comparable
-                    judge, best_distance = state["judge"], state["best_distance"]
-                for name, sums in state["totals"].items():
-                    totals[name] = ranks.unstack(sums).to(device)
-            print(f"resumed after step {step}")
-        summary = ranks.from_main(lambda: folder.finished_summary(step, total_steps))
-        if summary is not None:
-            accuracy = summary["test_accuracy"]
-            print(f"finished already: test accuracy {accuracy:.2f} %; nothing to do")
-            ranks.close()
+        parts = {"d_optimizer": d_optimizer, "g_optimizer": g_optimizer, "ema": ema}
+        if summary := run.start(discriminator=discriminator, generator=generator, **parts):
             return summary
-        ranks.together(lambda: folder.begin(step, describe_device(device)))
-        ranks.broadcast(discriminator, generator)
-        guard = stopping.FiniteGuard(device)
-        updates = make_updates(
-            *(args, precision, ranks, guard, discriminator, generator, average),
-            *(d_optimizer, g_optimizer),
-        )
-        update_discriminator, update_generator = (Recorded(update, fast) for update in updates)
-
-        def stop_if_diverged(number=None):
-            if (bad := guard.bad_step(number)) > 0:
-                sums = {name: ranks.sum(total)[0].item() for name, total in totals.items()}
-                folder.raise_diverged(bad, sums)
-
-        def shifts_of(count, stream):
-            """This rank's share of `count` random shifts, which only flip if so asked for."""
-            reach = 4 if args.augmentation == "shift" else 0
-            return Shift(*map(ranks.share, sample_shift(count, stream, reach)))
-
-        def fake_shifts(stream):
-            return shifts_of(args.batch_size, stream) if args.augmentation == "shift" else ()
-
-        def draw_curves():
-            save_curves(folder.records(), folder.path / "curves.png", panels.GAN)
-
-        def save():
-            stop_if_diverged()
-            clock.saved()
-            state = {name: part.state_dict() for name, part in parts_of_run.items()}
-            sums = {name: ranks.stack(total) for name, total in totals.items()}
-            state |= {"step": step, "totals": sums}
-            state |= {"best_accuracy": best_accuracy, "best_distance": best_distance}
-            state |= {"judge": judge}
-            return folder.save_state(step, state)
-
-        shown, shown_as = (average, f"EMA {args.ema_decay}") if average else (generator, "raw")
-
-        def export(figures):
-            described = {"recipe": args.recipe, "step": step, **test_set.facts()}
-            path = folder.path / "discriminator.safetensors"
-            folder.attempt(path.name, export_model, discriminator, path, described | figures)
-            networks = {"generator.safetensors": (shown, shown_as)}
-            if average:
-                networks["generator_raw.safetensors"] = (generator, "raw")
-            for name, (network, weights) in networks.items():
-                about = described | {"weights": weights}
-                folder.attempt(name, export_model, network, folder.path / name, about)
-
-        def export_best(found):
-            about = {"recipe": args.recipe, "step": step, **test_set.facts(), **found}
-            about |= {"weights": shown_as}
-            path = folder.path / "generator_best.safetensors"
-            folder.attempt(path.name, export_model, shown, path, about)
-
-        def save_samples():
-            epochs_done = step / steps_per_epoch
-            path = folder.path / "samples" / f"{math.ceil(epochs_done):03d}.png"
-            path.parent.mkdir(exist_ok=True)
-            title = f"{train_set.name}, epoch {epochs_done:.4g}, {shown_as} generator"
-            images = preview(shown, args.seed, precision, device)
-            save_image_grid(images, path, train_set.class_names, title)
-
-        if step == 0:
-            folder.attempt("the samples", save_samples)
-        figures = {}
-        order_epoch = None
-        progress = Progress("gan", total_steps, args.batch_size, step)
-        while step < total_steps:
-            epoch, batch = divmod(step, steps_per_epoch)
-            if epoch != order_epoch:
-                order_epoch = epoch
-                order = epoch_order(len(train_set), args.seed, epoch).to(device)
+        if run.step == 0:
+            save_samples(run, ema, train_set)
+        while run.step < run.total_steps:
             if args.schedule == "linear":
                 for optimizer in (d_optimizer, g_optimizer):
-                    scale_rates(optimizer, 1 - step / (args.epochs * steps_per_epoch))
-
-            # Everything random is drawn for the whole batch; this rank takes its share of all.
-            chosen = order[batch * args.batch_size : (batch + 1) * args.batch_size]
-            stream = random_stream(device, args.seed, REAL, step)
-            if args.augmentation == "crop":
-                drawn = Augmentation(*map(ranks.share, sample_augmentation(len(chosen), stream)))
-            else:
-                drawn = shifts_of(len(chosen), stream)
-            chosen = ranks.share(chosen)
-            real, labels = train_set.images[chosen], train_set.labels[chosen]
-            real = augment(real, drawn) if args.augmentation == "crop" else shift(real, drawn)
+                    set_learning_rates(optimizer, linear(run.step, run.scheduled_steps))
 
             # (1) Discriminator: raise its score of real images over that of fakes, name the classes
-            # of both, keep the gradient's norm near 1 between them.
-            stream = random_stream(device, args.seed, FAKE_FOR_D, step)
-            inputs = sample_inputs(args.batch_size, generator.latent_dim, stream)
-            mix = ranks.share(sample_mix(args.batch_size, device, stream))
-            fake_labels, latents = map(ranks.share, inputs)
-            shifts = fake_shifts(stream)
-            step += 1
-            number = torch.full((), step, device=device)
-            parts = update_discriminator(
-                *(number, real, labels, latents, fake_labels, mix), *shifts
-            )
+            # (with d_fake_class_weight the fakes' too), keep the gradient's norm near 1 in between.
+            step = torch.full((), run.step + 1, device=run.device)
+            real, labels = real_batch(run, args, train_set)
+            stream = run.stream(FAKE_FOR_D, run.step)
+            inputs = fake_inputs(run, args, generator.latent_dim, stream, with_alpha=True)
+            step_metrics = update_d(step, real, labels, *inputs)
 
             # (2) Generator, after every gen_train-th step, with fakes of its own: raise their
             # score, and have the class head name the class that was asked for.
-            if step % args.gen_train == 0:
-                stream = random_stream(device, args.seed, FAKE_FOR_G, step)
-                inputs = sample_inputs(args.batch_size, generator.latent_dim, stream)
-                labels, latents = map(ranks.share, inputs)
-                shifts = fake_shifts(stream)
-                parts = parts | update_generator(number, latents, labels, *shifts)
+            if (run.step + 1) % args.gen_train == 0:
+                stream = run.stream(FAKE_FOR_G, run.step + 1)
+                inputs = fake_inputs(run, args, generator.latent_dim, stream)
+                step_metrics = step_metrics | update_g(step, *inputs)
+            run.advance(step_metrics)
 
-            for name, part in parts.items():
-                entry = torch.stack([part, torch.ones_like(part)])
-                totals[name] = totals[name] + entry if name in totals else entry
-            stop_if_diverged(step)
-            progress.step()
+            if run.log_due:
+                record = run.record()
+                if run.epoch_ends:
+                    metrics = evaluate(discriminator, test_set, run.precision, run.ranks)
+                    record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
+                if run.epoch_ends and args.evaluate_every and run.epoch % args.evaluate_every == 0:
+                    record |= score(run, watch, ema)
+                run.log(record)
+            if run.epoch_ends:
+                save_samples(run, ema, train_set)
+            run.save_if_due(exports)
+            run.stop_if_asked()
 
-            epoch_ends = step % steps_per_epoch == 0 or step == total_steps
-            if epoch_ends or (args.log_every_steps and step % args.log_every_steps == 0):
-                stop_if_diverged()
-                record = {"step": step, "epochs_done": round(step / steps_per_epoch, 4)}
-                for name, total in totals.items():
-                    total, count = ranks.sum(total).tolist()
-                    record[name] = total / count
-                totals = {}
-                record["lr"] = float(d_optimizer.param_groups[0]["lr"])
-                record["images_per_second"] = round(progress.images_per_second(), 1)
-                record["peak_memory_gb"] = round(peak_memory(device) / 1e9, 2)
-                if epoch_ends:
-                    figures = evaluate(discriminator, test_set, precision, ranks)
-                    record |= {key: figures[key] for key in ("test_loss", "test_accuracy")}
-                if epoch_ends and watch is not None and (epoch + 1) % args.evaluate_every == 0:
-                    found = ranks.from_main(lambda: watch(shown))
-                    record |= found
-                    if found["frechet_distance"] < best_distance:
-                        best_distance = found["frechet_distance"]
-                        export_best(found)
-                folder.log(record)
-                progress.report(record)
-                progress.start_lap()
-            if epoch_ends:
-                folder.attempt("the samples", save_samples)
-                if clock.curves_due():
-                    folder.attempt("curves.png", draw_curves)
-            number, due, time_up = ranks.agree(stop.number, clock.save_due(), clock.time_up())
-            best = epoch_ends and figures["test_accuracy"] > best_accuracy
-            best_accuracy = figures["test_accuracy"] if best else best_accuracy
-            epoch_due = epoch_ends and (epoch + 1) % args.save_every_epochs == 0
-            if epoch_due or best or due or number or time_up or step == total_steps:
-                saved = save()
-            if best:
-                folder.keep_as_best(saved)
-            if epoch_due or step == total_steps:
-                export(figures)
-            if epoch_ends:
-                progress.start_lap()
-            if (number or time_up) and step < total_steps:
-                progress.close()
-                folder.attempt("curves.png", draw_curves)
-                saved = ranks.from_main(lambda path=saved: path)  # all wait for rank 0's write
-                raise stopping.stopped(number, step, saved, SAVE_FAILED)
-        progress.close()
-
-        folder.attempt("curves.png", draw_curves)
-        figures = figures or evaluate(discriminator, test_set, precision, ranks)
-        export(figures)
-        summary = {**(folder.records() or [{}])[-1], **figures, "step": step}
-        folder.raise_if_anything_failed()  # before the summary, which would mark the run finished
-        folder.write_summary(summary)
-        print(f"test accuracy of the discriminator {figures['test_accuracy']:.2f} %")
-        print(f"samples: {folder.path / 'samples'}; curves: {folder.path / 'curves.png'}")
-        print(f"peak memory: {peak_memory(device) / 1e9:.2f} GB")
-        ranks.close()
-        folder.raise_if_anything_failed()
+        metrics = metrics or evaluate(discriminator, test_set, run.precision, run.ranks)
+        summary = run.finish(exports, run.last_record() | metrics)
+        print(f"test accuracy of the discriminator {metrics['test_accuracy']:.2f} %")
+        print(f"samples: {run.folder.path / 'samples'}")
         return summary
 
 

@@ -224,7 +224,7 @@ def exit_code_of(task, args, user_errors):
         print(stopped, flush=True)
         return stopped.exit_code
     except user_errors as error:
-        if os.environ.get("RANK", "0") == "0":  # once, not once for each process of torchrun
+        if not getattr(error, "told_elsewhere", False):  # by another process of the same run
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -12,13 +12,16 @@ PLAIN_LINE_SECONDS = 15  # between lines where the output is no terminal
 class Progress:
     """A tqdm bar in a terminal, a plain line now and then elsewhere.
 
-    total: number of steps of `unit_size` images each; done: where to start.
+    total: number of steps of `unit_size` images each; columns: {field: format}, what `report`
+    writes of a record; done: where to start.
     """
 
-    def __init__(self, title, total, unit_size, done=0):
+    def __init__(self, title, total, unit_size, columns=None, done=0):
         self.title, self.total, self.unit_size, self.done = title, total, unit_size, done
-        self.lap_start, self.lap_done = time.monotonic(), done
-        self.last_line = self.lap_start
+        self.columns = columns or {}
+        self.start, self.start_done = time.monotonic(), done
+        self.lap_start, self.lap_done = self.start, done
+        self.last_line = self.start
         self.bar = None
         if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
             self.bar = tqdm(desc=title, total=total, initial=done, leave=False, dynamic_ncols=True)
@@ -30,17 +33,45 @@ class Progress:
         elif time.monotonic() - self.last_line >= PLAIN_LINE_SECONDS:
             self.last_line = time.monotonic()
             speed = self.images_per_second()
-            print(f"{self.title}: {self.done}/{self.total}, {speed:.1f} images/s", flush=True)
+            print(
+                f"{self.title}: {self.done}/{self.total}, {speed:.1f} images/s, {self.time_left()}",
+                flush=True,
+            )
 
     def images_per_second(self):
         """Speed since the start or the last start_lap."""
         seconds = max(time.monotonic() - self.lap_start, 1e-9)
         return (self.done - self.lap_done) * self.unit_size / seconds
 
+    def time_left(self):
+        """In words, by the mean time of a step so far, tests and pictures included."""
+        steps = self.done - self.start_done
+        if self.done >= self.total or steps == 0:
+            return "done" if self.done >= self.total else "? left"
+        seconds = (time.monotonic() - self.start) / steps * (self.total - self.done)
+        if seconds < 90:
+            return f"{seconds:.0f} s left"
+        minutes = round(seconds / 60)
+        hours = f"{minutes // 60} h " if minutes >= 90 else ""
+        return f"{hours}{minutes % 60 if hours else minutes} min left"
+
     def report(self, record):
-        """Print a record of figures, above the bar where there is one."""
-        figures = [f"{name} {v:.4g}" for name, v in record.items() if isinstance(v, int | float)]
-        tqdm.write(f"{self.title}: " + ", ".join(figures))
+        """Write one line about a record of a log, above the bar where there is one.
+
+        The same columns each time; what a record lacks is a dash.
+        """
+        told = []
+        for field, form in self.columns.items():
+            width = len(form.format(0.0))
+            before = form.partition("{")[0]
+            text = form.format(record[field]) if field in record else f"{before}-"
+            told.append(text.ljust(width))
+        speed = f"{record['images_per_second']:,.0f} images/s"
+        epoch = f"epoch {record['epochs_done']:<6.4g}"
+        tqdm.write("  ".join([f"{self.title}  {epoch}", *told, speed, self.time_left()]))
+        if self.bar is not None:
+            self.bar.set_postfix_str(", ".join(text.strip() for text in told))
+        self.last_line = time.monotonic()
         sys.stdout.flush()
 
     def start_lap(self):

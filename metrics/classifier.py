@@ -28,7 +28,7 @@ def evaluate(discriminator, dataset, precision, ranks=None):
 
     With `ranks`, each looks at its share of the images, and all return the figures of the whole.
     """
-    share = ranks.share if ranks else lambda rows: rows
+    share = ranks.shard if ranks else lambda rows: rows
     labels = share(dataset.labels)
     logits = predict(discriminator, share(dataset.images), precision)
     losses = F.cross_entropy(logits, labels, reduction="none")
@@ -37,7 +37,7 @@ def evaluate(discriminator, dataset, precision, ranks=None):
     sums = torch.stack(
         [torch.bincount(labels, w, minlength=classes) for w in (None, correct, losses)]
     ).double()  # images, correct ones and losses of each class
-    images, correct, losses = (ranks.sum(sums) if ranks else sums).cpu()
+    images, correct, losses = (ranks.all_reduce(sums) if ranks else sums).cpu()
     per_class = zip(dataset.class_names, (100 * correct / images).tolist(), strict=True)
     return {
         "test_loss": (losses.sum() / images.sum()).item(),

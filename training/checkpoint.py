@@ -6,9 +6,7 @@ bytes.
 
 import hashlib
 import io
-import os
 import re
-import shutil
 from pathlib import Path
 
 import torch
@@ -18,12 +16,6 @@ from engine.weights import CheckpointError
 
 _DIGEST_SIZE = 32
 _NAME = re.compile(r"step_(\d{9})\.pt")
-
-
-# ------------------------------------------------------------------------------ files
-
-
-# ------------------------------------------------------------------------------ checkpoints
 
 
 def save_checkpoint(folder, step, state, keep=2):
@@ -42,18 +34,6 @@ def save_checkpoint(folder, step, state, keep=2):
     for old in list_checkpoints(folder)[keep:]:
         old.unlink(missing_ok=True)
     return path
-
-
-def keep_as_best(path):
-    """Keep a checkpoint as best.pt beside it, also when it is no longer among the last."""
-    best = path.with_name("best.pt")
-    temporary = path.with_name(".best.pt.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(path, temporary)  # the same bytes, no second copy of them
-    except OSError:
-        shutil.copyfile(path, temporary)  # a file system without links
-    os.replace(temporary, best)
 
 
 def not_finite(state, name=""):
@@ -97,7 +77,7 @@ def load_checkpoint(path, device="cpu"):
         raise CheckpointError(f"{path} does not hold a checkpoint: {error}") from None
 
 
-def load_latest(folder, device="cpu", warn=print):
+def load_latest(folder, device="cpu"):
     """The newest checkpoint of a folder that is whole, or None where there is none at all.
 
     A damaged one is passed over with a warning. Raises CheckpointError where all are damaged.
@@ -107,7 +87,7 @@ def load_latest(folder, device="cpu", warn=print):
         try:
             return load_checkpoint(path, device)
         except CheckpointError as error:
-            warn(f"warning: {error}; trying the one before")
+            print(f"warning: {error}; trying the one before")
     if paths:
         raise CheckpointError(
             f"no checkpoint in {folder} is whole; delete the folder to start anew"

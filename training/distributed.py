@@ -1,10 +1,10 @@
 """The processes of one training: those that torchrun started, or the only one.
 
 No DistributedDataParallel: its hooks do not expect the gradients of gradients that the penalty
-needs. Every rank starts from rank 0's parameters, takes its share of each batch, and the gradients
+needs. Every rank starts from rank 0's parameters, takes its shard of each batch, and the gradients
 are summed in one flat all-reduce per step, after which all ranks take the same step. Random numbers
-are drawn for the whole batch on every rank and shared out like the images, so that the number of
-ranks does not change them.
+are drawn for the whole batch on every rank and sharded like the images, so that the number of ranks
+does not change them.
 """
 
 import datetime
@@ -14,6 +14,8 @@ import sys
 import torch
 import torch.distributed as dist
 
+TIMEOUT = datetime.timedelta(minutes=10)
+
 
 class RanksDiffer(Exception):
     """The processes of one run have not got the same data or settings; the message says which."""
@@ -22,61 +24,51 @@ class RanksDiffer(Exception):
 class Ranks:
     """This process's place among the ranks. With one process every method is the identity.
 
-    rank, world: number of this process, number of processes; main: whether it is rank 0, which
-    alone writes and prints. Methods that talk to other ranks have to be called by all of them.
+    rank, world: index of this process, number of processes; main: whether it is rank 0, which alone
+    writes and prints. Methods that talk to other ranks have to be called by all of them. Decisions
+    and plain values travel between the CPUs, where they do not wait for a GPU's work; tensors of
+    the training by the backend of the device that `use` names.
+
+    Leaving the context ends the process group. A process that ends with the group alive may be
+    aborted by its communication threads, whatever its exit code was to be.
     """
 
-    def __init__(self, device):
+    def __init__(self):
         self.rank = int(os.environ.get("RANK", 0))
         self.world = int(os.environ.get("WORLD_SIZE", 1))
         self.main = self.rank == 0
+        self._device_group = None  # None: the default group
         if self.world > 1:
-            timeout = datetime.timedelta(minutes=10)
-            backend = "nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=timeout)
-            # Small decisions travel between the CPUs, where they do not wait for the GPU's work.
-            self.cpu_group = dist.new_group(backend="gloo", timeout=timeout)
+            dist.init_process_group("gloo", timeout=TIMEOUT)
             if not self.main:
-                sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the script's end)
 
-    def share(self, batch):
-        """This rank's rows of a tensor: every world-th one, from the rank-th on."""
+    def use(self, device):
+        """Have the tensors of the training travel by NCCL where they are on GPUs."""
+        if self.world > 1 and device.type == "cuda":
+            self._device_group = dist.new_group(backend="nccl", timeout=TIMEOUT)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.world > 1:
+            dist.destroy_process_group()
+
+    def shard(self, batch):
+        """This rank's rows of a tensor, or of every field of a NamedTuple: every world-th one."""
+        if isinstance(batch, tuple):
+            return type(batch)(*map(self.shard, batch))
         return batch[self.rank :: self.world]
 
-    def main_first(self, action):
-        """What `action` returns here; rank 0 acts before the others: it downloads, they find."""
-        result = self.together(lambda: action() if self.main else None)
-        return self.together(lambda: result if self.main else action())
-
-    def broadcast(self, *modules):
-        """Give every rank rank 0's parameters and buffers."""
-        if self.world > 1:
-            for module in modules:
-                for tensor in module.state_dict().values():
-                    dense = tensor.contiguous()  # channels_last weights are not, for the backends
-                    dist.broadcast(dense, 0)
-                    tensor.copy_(dense)
-
-    def from_main(self, make):
-        """What `make` returns on rank 0, on every rank: tensors and plain values.
-
-        What it raises there is raised on every rank.
-        """
-        if self.world == 1:
-            return make()
-        found = [None, None]
-        if self.main:
-            try:
-                found[0] = make()
-            except Exception as error:  # handed to all ranks below
-                found[1] = error
-        dist.broadcast_object_list(found, 0, group=self.cpu_group)
-        if found[1] is not None:
-            raise found[1]
-        return found[0]
+    # ---------------------------------------------------------------- decisions and plain values
 
     def together(self, action):
-        """What `action` returns here; an error on any rank is raised on all, so that none waits."""
+        """What `action` returns here. An error on any rank is raised on all, so that none waits.
+
+        A rank that has an error raises its own, the others the first one's. `told_elsewhere` on an
+        error marks those whose message an earlier rank has to tell.
+        """
         if self.world == 1:
             return action()
         result = error = None
@@ -84,22 +76,51 @@ class Ranks:
             result = action()
         except Exception as raised:  # handed to all ranks below
             error = raised
-        errors = [found for found in self._gather(error) if found is not None]
-        if errors:
-            raise errors[0]
-        return result
+        errors = self._gather(error)
+        messages = [None if e is None else str(e) for e in errors]
+        first = next((rank for rank in range(self.world) if errors[rank] is not None), None)
+        if first is None:
+            return result
+        error = error or errors[first]
+        error.told_elsewhere = messages.index(str(error)) != self.rank
+        raise error
+
+    def main_first(self, action):
+        """What `action` returns here; rank 0 acts before the others: it downloads, they find."""
+        result = self.together(lambda: action() if self.main else None)
+        return self.together(lambda: result if self.main else action())
+
+    def from_main(self, make):
+        """What `make` returns on rank 0, on every rank: tensors and plain values.
+
+        What it raises there is raised on every rank.
+        """
+        made = [self.together(lambda: make() if self.main else None)]
+        if self.world > 1:
+            dist.broadcast_object_list(made, 0)
+        return made[0]
 
     def check_same(self, facts):
         """Raises RanksDiffer where a dict of plain values is not the same on every rank."""
-        if self.world > 1:
-            for rank, theirs in enumerate(gathered := self._gather(facts)):
-                if theirs != gathered[0]:
-                    differences = [
-                        f"{name} is {gathered[0][name]!r} on rank 0, {theirs[name]!r} on {rank}"
-                        for name in gathered[0]
-                        if gathered[0][name] != theirs[name]
-                    ]
-                    raise RanksDiffer(f"the processes do not agree: {'; '.join(differences)}")
+        gathered = self._gather(facts)
+        for rank, theirs in enumerate(gathered):
+            if theirs != gathered[0]:
+                differences = [
+                    f"{name} is {gathered[0][name]!r} on rank 0, {theirs[name]!r} on {rank}"
+                    for name in gathered[0]
+                    if gathered[0][name] != theirs[name]
+                ]
+                error = RanksDiffer(f"the processes do not agree: {'; '.join(differences)}")
+                error.told_elsewhere = not self.main
+                raise error
+
+    def agree(self, *numbers):
+        """The largest of each whole number over the ranks: the same answer everywhere."""
+        if self.world == 1:
+            return numbers
+        tensor = torch.tensor(numbers)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tuple(tensor.tolist())
 
     def stack(self, tensor):
         """Every rank's tensor, on the CPU: (...) -> (world, ...). To be kept in a checkpoint."""
@@ -115,40 +136,39 @@ class Ranks:
     def _gather(self, value):
         gathered = [value] * self.world
         if self.world > 1:
-            dist.all_gather_object(gathered, value, group=self.cpu_group)
+            dist.all_gather_object(gathered, value)
         return gathered
 
-    def sum_gradients(self, module, loss, weight):
-        """Replace each gradient, and the loss, by the sum over the ranks of weight * itself.
+    # ---------------------------------------------------------------- tensors of the training
 
-        weight: images on this rank / images on all, so that means over the ranks' images become the
-        mean over all. Returns the loss, detached.
+    def broadcast(self, *modules):
+        """Give every rank rank 0's parameters and buffers."""
+        if self.world > 1:
+            for module in modules:
+                for tensor in module.state_dict().values():
+                    dense = tensor.contiguous()  # channels_last weights are not, for the backends
+                    dist.broadcast(dense, 0, group=self._device_group)
+                    tensor.copy_(dense)
+
+    def all_reduce(self, tensor):
+        """The sum of a tensor over the ranks, on every rank."""
+        if self.world > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor, group=self._device_group)
+        return tensor
+
+    def all_reduce_gradients(self, module, loss, share):
+        """Replace each gradient, and the loss, by the sum over the ranks of share * itself.
+
+        share: images on this rank / images on all, so that means over the ranks' images become the
+        mean over all. Returns the loss, detached: the same memory, so who holds it sees the sum.
         """
         loss = loss.detach()
         if self.world > 1:
             tensors = [p.grad for p in module.parameters() if p.grad is not None] + [loss]
-            flat = torch.cat([t.flatten() for t in tensors]).mul_(weight)
-            dist.all_reduce(flat)
+            flat = torch.cat([t.flatten() for t in tensors]).mul_(share)
+            dist.all_reduce(flat, group=self._device_group)
             parts = flat.split([t.numel() for t in tensors])
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
         return loss
-
-    def sum(self, tensor):
-        """The sum of a tensor over the ranks, on every rank."""
-        if self.world > 1:
-            tensor = tensor.clone()
-            dist.all_reduce(tensor)
-        return tensor
-
-    def agree(self, *numbers):
-        """The largest of each number over the ranks: whole numbers, the same answer everywhere."""
-        if self.world == 1:
-            return numbers
-        tensor = torch.tensor(numbers)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.cpu_group)
-        return tuple(tensor.tolist())
-
-    def close(self):
-        if self.world > 1:
-            dist.destroy_process_group()

@@ -1,20 +1,39 @@
 """The exponential moving average of a network's weights."""
 
+import copy
+
 import torch
 
 
-@torch.no_grad()
-def update_average(average, model, decay, updates):
-    """average = d average + (1 - d) model, for the weights and for BatchNorm's statistics.
+class EMA:
+    """average = d average + (1 - d) network, for the weights and for BatchNorm's statistics.
 
-    d = min(decay, (1 + updates) / (10 + updates)): so the untrained weights are soon forgotten.
-    updates: number of averages taken before, a number or a float64 tensor of one.
+    d = min(decay, (1 + n) / (10 + n)) after n updates: so the untrained weights are soon forgotten.
+    model: the average, in eval mode; with a decay of 0 none is kept, and model is the network.
+    name: what to call its weights.
     """
-    weight = 1 - (1 + updates) / (10 + updates)
-    tensor = isinstance(updates, torch.Tensor)
-    weight = weight.clamp_min(1 - decay).float() if tensor else max(weight, 1 - decay)
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, weight)
-        else:
-            mean.copy_(value)
+
+    def __init__(self, network, decay):
+        self.decay = decay
+        self.model = copy.deepcopy(network).eval() if decay else network
+        self.name = f"EMA {decay}" if decay else "raw"
+
+    @torch.no_grad()
+    def update(self, network, updates):
+        """Take the network in. updates: how many were taken before, a float64 tensor of one."""
+        if not self.decay:
+            return
+        weight = (1 - (1 + updates) / (10 + updates)).clamp_min(1 - self.decay).float()
+        pairs = zip(self.model.state_dict().values(), network.state_dict().values(), strict=True)
+        for mean, value in pairs:
+            if mean.is_floating_point():
+                mean.lerp_(value, weight)
+            else:
+                mean.copy_(value)
+
+    def state_dict(self):
+        return self.model.state_dict() if self.decay else {}
+
+    def load_state_dict(self, state):
+        if self.decay:
+            self.model.load_state_dict(state)

@@ -4,17 +4,17 @@ import math
 
 import torch
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # K. Jordan's coefficients
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # K. Jordan's coefficients
 
 
-def orthogonalise(matrices, steps=5, dtype=torch.float32):
+def newton_schulz(matrices, steps=5, dtype=torch.float32):
     """Each matrix U S V^T with its singular values S pushed toward 1, into about [0.7, 1.2].
 
     matrices: (n, rows, columns) -> the same shape, in `dtype`. A zero matrix stays zero.
     Five steps of X <- a X + (b A + c A A) X with A = X X^T, a quintic in every singular value.
     Source: K. Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks.
     """
-    a, b, c = NEWTON_SCHULZ
+    a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = (x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)).to(dtype)
@@ -29,31 +29,31 @@ def orthogonalise(matrices, steps=5, dtype=torch.float32):
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose step is orthogonalised: every direction of a kernel moves alike.
+    """Nesterov momentum whose step is orthogonalized: every direction of a kernel moves alike.
 
     For weights with at least two dimensions; a convolution's (out, in, k, k) counts as a matrix of
     `out` rows, a transposed one's (in, out, k, k) as one of `in` rows. A step moves each row by
     about lr in norm (root mean square over the rows).
-    normalise: keep every weight at the norm sqrt(rows), from the first step on; for layers that a
-    normalisation follows, to which the scale of weight and bias together makes no difference. lr is
+    normalize: keep every weight at the norm sqrt(rows), from the first step on; for layers that a
+    normalization follows, to which the scale of weight and bias together makes no difference. lr is
     then the relative size of a step.
-    dtype: of the orthogonalisation. found_inf: as torch's fused optimizers take it; where it is 1,
-    weights and state stay as they are.
-    Source: as `orthogonalise`; the normalisation from K. Jordan's airbench.
+    dtype: of the Newton-Schulz steps. found_inf: as torch's fused optimizers take it; where it is
+    1, weights and state stay as they are.
+    Source: as `newton_schulz`; the normalization from K. Jordan's airbench.
     """
 
-    def __init__(self, params, lr=0.02, momentum=0.9, normalise=False, dtype=torch.float32):
+    def __init__(self, params, lr=0.02, momentum=0.9, normalize=False, dtype=torch.float32):
         self.found_inf, self.dtype = None, dtype
-        super().__init__(params, {"lr": lr, "momentum": momentum, "normalise": normalise})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "normalize": normalize})
         for weight in (w for group in self.param_groups for w in group["params"]):
             if weight.ndim < 2:
                 raise ValueError(f"a weight has no rows and columns: {tuple(weight.shape)}")
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self):
         """One step for every weight that has a gradient."""
         for group in self.param_groups:
-            alike = {}  # weights of one shape are orthogonalised together
+            alike = {}  # weights of one shape are orthogonalized together
             for weight in group["params"]:
                 if weight.grad is not None:
                     alike.setdefault(weight.shape, []).append(weight)
@@ -71,12 +71,12 @@ class Muon(torch.optim.Optimizer):
             after = before.lerp(weight.grad, 1 - momentum)
             steps.append(_rows(weight.grad.lerp(after, momentum)))
             self._replace(before, after)
-        steps = orthogonalise(torch.stack(steps), dtype=self.dtype).float()
+        steps = newton_schulz(torch.stack(steps), dtype=self.dtype).float()
         rows, columns = steps.shape[1:]
         steps = steps * (group["lr"] * max(1, rows / columns) ** 0.5)
         for weight, step in zip(weights, steps, strict=True):
             after = weight.movedim(1, -1) - step.view_as(weight.movedim(1, -1))
-            if group["normalise"]:
+            if group["normalize"]:
                 after *= math.sqrt(rows) / after.norm()
             self._replace(weight.movedim(1, -1), after)
 
@@ -106,6 +106,14 @@ class Combined:
         for optimizer in self.optimizers:
             optimizer.found_inf, optimizer.grad_scale = self.found_inf, self.grad_scale
             optimizer.step()
+
+    def learning_rates(self):
+        """{"kernel_lr": Muon's, "lr": Adam's or AdamW's}, those that there are."""
+        names = {Muon: "kernel_lr"}
+        return {
+            names.get(type(optimizer), "lr"): float(optimizer.param_groups[0]["lr"])
+            for optimizer in self.optimizers
+        }
 
     def state_dict(self):
         """What was learnt of each weight; the settings are the caller's."""
@@ -142,7 +150,7 @@ def make_optimizer(kind, model, lr, kernel_lr, betas=(0.9, 0.999), weight_decay=
     """`adam`: Adam for all weights; `muon`: Muon for the kernels of the blocks, AdamW for the rest.
 
     model: a Discriminator or Generator, whose blocks begin with a convolution and go on with a
-    normalisation. lr, betas, weight_decay: Adam's or AdamW's; kernel_lr, options: Muon's.
+    normalization. lr, betas, weight_decay: Adam's or AdamW's; kernel_lr, options: Muon's.
     Every group keeps its learning rate as `initial_lr` too, for schedules.
     """
     if kind == "adam":
@@ -160,18 +168,9 @@ def make_optimizer(kind, model, lr, kernel_lr, betas=(0.9, 0.999), weight_decay=
     return optimizer
 
 
-def keep_rates_on(device, optimizer):
-    """Have the learning rates be tensors on the device, where a recorded step reads them."""
+def keep_learning_rates_on(device, optimizer):
+    """Have the learning rates be tensors on the device, where a captured step reads them."""
     for group in optimizer.param_groups:
         group["lr"] = torch.full((), group["initial_lr"], device=device)
         if "capturable" in group:
             group["capturable"] = True
-
-
-def scale_rates(optimizer, factor):
-    """Set every learning rate to `factor` times its initial value."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(group["initial_lr"] * factor)
-        else:
-            group["lr"] = group["initial_lr"] * factor

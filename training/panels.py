@@ -1,24 +1,57 @@
-"""Which logged fields are drawn together: {title of the panel: {field: name of its line}}."""
+"""Which logged fields are drawn together, and which are told on the screen."""
 
-CLASSIFIER = {
-    "cross-entropy": {"train_loss": "train (augmented)", "test_loss": "test"},
-    "accuracy": {"train_accuracy": "train (augmented)", "test_accuracy": "test"},
-    "learning rate": {"lr": "lr"},
-}
+from typing import NamedTuple
 
 
-GAN = {
-    "critic gap: mean D(real) - mean D(fake)": {"critic_gap": "gap"},
-    "gradient of the score at x_hat": {"gradient_norm": "mean norm", "gradient_penalty": "penalty"},
-    "losses": {"discriminator_loss": "discriminator", "generator_loss": "generator"},
-    "cross-entropy of the class head": {"class_loss_real": "real", "class_loss_fake": "fake"},
-    "accuracy of the class head": {
-        "class_accuracy_real": "real, train",
-        "class_accuracy_fake": "fake",
-        "test_accuracy": "real, test",
+class Panels(NamedTuple):
+    """curves: {title of a panel: {field: name of its line}}.
+
+    line: {field: what to write of it}, the columns of a line on the screen after an epoch.
+    """
+
+    curves: dict
+    line: dict
+
+
+LEARNING_RATES = {"lr": "lr", "kernel_lr": "kernel_lr"}
+
+CLASSIFIER = Panels(
+    curves={
+        "cross-entropy": {"train_loss": "train (augmented)", "test_loss": "test"},
+        "accuracy": {"train_accuracy": "train (augmented)", "test_accuracy": "test"},
+        "learning rate": LEARNING_RATES,
     },
-    "Frechet distance, 2,000 samples": {"frechet_distance": "average"},
-    "class consistency": {"class_consistency": "samples, by the judge"},
-    "learning rate": {"lr": "lr"},
-    "images per second": {"images_per_second": "speed"},
-}
+    line={
+        "train_loss": "train loss {:.3f}",
+        "train_accuracy": "train {:5.2f} %",
+        "test_accuracy": "test {:5.2f} %",
+    },
+)
+
+GAN = Panels(
+    curves={
+        "critic gap: mean D(real) - mean D(fake)": {"critic_gap": "gap"},
+        "gradient of the score at x_hat": {
+            "gradient_norm": "mean norm",
+            "gradient_penalty": "penalty",
+        },
+        "losses": {"discriminator_loss": "discriminator", "generator_loss": "generator"},
+        "cross-entropy of the class head": {"class_loss_real": "real", "class_loss_fake": "fake"},
+        "accuracy of the class head": {
+            "class_accuracy_real": "real, train",
+            "class_accuracy_fake": "fake",
+            "test_accuracy": "real, test",
+        },
+        "Frechet distance, 2,000 samples": {"frechet_distance": "average"},
+        "class consistency": {"class_consistency": "samples, by the judge"},
+        "learning rate": LEARNING_RATES,
+        "images per second": {"images_per_second": "speed"},
+    },
+    line={
+        "critic_gap": "critic gap {:6.2f}",
+        "gradient_norm": "gradient norm {:5.2f}",
+        "test_accuracy": "test {:5.2f} %",
+        "class_accuracy_fake": "fakes as asked {:6.2f} %",
+        "frechet_distance": "Frechet {:6.1f}",
+    },
+)

@@ -1,4 +1,4 @@
-"""A run's folder: its settings, its lock, its checkpoints, its figures over time."""
+"""A run's folder: its settings, its lock, its checkpoints, its log."""
 
 import contextlib
 import fcntl
@@ -19,12 +19,13 @@ from engine.files import write_atomically
 from engine.weights import CheckpointError
 from training.checkpoint import (
     checkpoint_step,
-    keep_as_best,
     list_checkpoints,
     load_latest,
     not_finite,
     save_checkpoint,
 )
+
+FORMAT = 1  # of the state in a checkpoint; before there was a number, it held other keys
 
 
 class RunError(Exception):
@@ -137,14 +138,14 @@ class RunFolder:
         return result
 
     def raise_if_anything_failed(self):
-        """At the end of a run. Raises runtime.Stopped where the last try to write a file failed."""
+        """At the end of a run. Raises Stopped where the last try to write a file failed."""
         if self.failed:
             what = "; ".join(f"{name} ({why})" for name, why in self.failed.items())
             raise Stopped(SAVE_FAILED, f"the run ended, but could not write {what}")
 
-    def raise_diverged(self, step, figures):
-        """Stop a run whose figures or gradients are not finite. Raises runtime.Stopped."""
-        bad = [name for name, value in figures.items() if not math.isfinite(value)]
+    def raise_diverged(self, step, metrics):
+        """Stop a run whose metrics or gradients are not finite. Raises Stopped."""
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         raise Stopped(
             DIVERGED,
             f"diverged at step {step}: {', '.join(bad) or 'the gradient'} not finite; the step was "
@@ -157,7 +158,7 @@ class RunFolder:
 
         Returns its path, or None where it could not be written; that is told and remembered.
         """
-        state = state | {"of": self._identity()}
+        state = state | {"of": self._identity(), "format": FORMAT, "step": step}
         if self.writer and (bad := not_finite(state)):
             self.raise_diverged(step, dict.fromkeys(bad, math.nan))
 
@@ -167,33 +168,39 @@ class RunFolder:
 
         return self.attempt("the checkpoint", save)
 
-    def keep_as_best(self, path):
-        """Keep that checkpoint, if it was written, as the best one."""
-        if path is not None:
-            self.attempt("best.pt", keep_as_best, path)
-
-    def load_state(self, device):
+    def load_state(self):
         """The state of the newest whole checkpoint, or None for a run that is to begin.
 
         Raises CheckpointError where the checkpoints are damaged or of another network, RunError
         where they are gone but the run's results are there.
         """
-        state = load_latest(self.checkpoints, device)
-        if state is None and (self.path / "summary.json").exists():
-            raise RunError(
-                f"{self.path} holds a finished run without its checkpoints, so it cannot go on; "
-                "give another --output_dir"
-            )
-        if state is not None and (
-            not isinstance(state, dict) or state.get("of") != self._identity()
-        ):
+        state = load_latest(self.checkpoints)
+        if state is None:
+            if (self.path / "summary.json").exists():
+                raise RunError(
+                    f"{self.path} holds a finished run without its checkpoints, so it cannot go "
+                    "on; give another --output_dir"
+                )
+            return None
+        if not isinstance(state, dict) or state.get("of") != self._identity():
             raise CheckpointError(
                 f"the checkpoint in {self.checkpoints} is of another network or script than "
                 f"{self._identity()}; give another --output_dir"
             )
-        if state is not None and (bad := not_finite(state)):
+        if type(state.get("step")) is not int:
+            raise CheckpointError(f"the checkpoint in {self.checkpoints} does not tell its step")
+        if bad := not_finite(state):
             raise CheckpointError(f"the checkpoint in {self.checkpoints} is not finite in {bad[0]}")
         return state
+
+    def check_format(self, state):
+        """Raises RunError where a run is to go on from a state of another version's format."""
+        if state.get("format") != FORMAT:
+            raise RunError(
+                f"the checkpoint in {self.checkpoints} was written by another version of this "
+                f"program (config.json: commit {self.config.get('git_commit', 'unknown')}), which "
+                "has to finish the run; give another --output_dir to begin a new one"
+            )
 
     @contextlib.contextmanager
     def restoring(self):
@@ -278,12 +285,12 @@ class RunFolder:
         write_atomically(self.metrics_path, lines.encode())
 
     def write_summary(self, summary):
-        """Keep the final figures, a dict with `step`, as summary.json: it marks a finished run."""
+        """Keep the final metrics, a dict with `step`, as summary.json: it marks a finished run."""
         data = json.dumps(summary, indent=2).encode()
         self.attempt("summary.json", write_atomically, self.path / "summary.json", data)
 
     def finished_summary(self, step, total_steps):
-        """The final figures where the run has come to its end already, else None."""
+        """The final metrics where the run has come to its end already, else None."""
         path = self.path / "summary.json"
         if step < total_steps or not path.exists():
             return None

@@ -1,4 +1,14 @@
-"""Learning rates over the course of a training, as factors of the largest one."""
+"""Learning rates over the course of a training: factors of the largest one, and setting them."""
+
+import torch
+
+# Schedules whose rates depend on the number of epochs that was asked for.
+FALL_TO_ZERO = ("linear", "triangle")
+
+
+def linear(step, total_steps):
+    """Factor of the learning rate at `step` (from 0): from 1 down to 0 in a straight line."""
+    return 1 - step / total_steps
 
 
 def triangle(step, total_steps, peak):
@@ -13,3 +23,12 @@ def triangle(step, total_steps, peak):
 def drops(epoch, drop_epochs):
     """Factor of the learning rate in `epoch` (from 0): a tenth for each of drop_epochs reached."""
     return 0.1 ** sum(epoch >= drop for drop in drop_epochs)
+
+
+def set_learning_rates(optimizer, factor):
+    """Set every learning rate to `factor` times its initial value."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(group["initial_lr"] * factor)
+        else:
+            group["lr"] = group["initial_lr"] * factor

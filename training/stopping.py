@@ -7,54 +7,49 @@ import time
 
 import torch
 
-from engine.cli import Stopped
+from engine.cli import SAVE_FAILED, Stopped
 
 
-def stopped(number, step, saved, failed_code):
+def stopped(signal_number, step, saved):
     """The Stopped for a run that ends after `step`, by that signal, or 0: its time is up.
 
-    saved: the checkpoint just written, None where that failed; failed_code: the exit code then,
-    unless it was a signal, whose code its sender waits for.
+    saved: the checkpoint just written, None where that failed: exit code SAVE_FAILED then, unless
+    it was a signal, whose code its sender waits for.
     """
-    why = f"stopped by {signal.Signals(number).name}" if number else "time is up"
+    code = 128 + signal_number if signal_number else 0
+    why = f"stopped by {signal.Signals(signal_number).name}" if signal_number else "time is up"
     if saved is None:
-        message = f"{why} after step {step}, which could not be saved"
-        return Stopped(128 + number if number else failed_code, message)
-    message = f"{why} after step {step}; the same command goes on from {saved}"
-    return Stopped(128 + number if number else 0, message)
+        return Stopped(code or SAVE_FAILED, f"{why} after step {step}, which could not be saved")
+    return Stopped(code, f"{why} after step {step}; the same command goes on from {saved}")
 
 
 class StopSignal:
     """Turns SIGTERM, SIGINT and SIGUSR1 into a flag that the training loop reads after each step.
 
-    Nothing is saved inside the handler: it may interrupt any line, a save included. A second SIGINT
-    gives up at once.
-
-        with StopSignal() as stop:
-            ...
-            if stop.number: save; break
+    received: the number of the last signal, 0 for none. Nothing is saved inside the handler: it may
+    interrupt any line, a save included. A second SIGINT gives up at once.
     """
 
     def __init__(self):
-        self.number = 0
+        self.received = 0
         self._interrupts = 0
         self._before = {}
 
     def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            self._before[number] = signal.signal(number, self._handle)
+        for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            self._before[signal_number] = signal.signal(signal_number, self._handle)
         return self
 
     def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for signal_number, handler in self._before.items():
+            signal.signal(signal_number, handler)
 
-    def _handle(self, number, _frame):
-        if number == signal.SIGINT:
+    def _handle(self, signal_number, _frame):
+        if signal_number == signal.SIGINT:
             self._interrupts += 1
             if self._interrupts == 2:
                 os._exit(130)
-        self.number = number
+        self.received = signal_number
 
 
 class Clock:
@@ -69,18 +64,18 @@ class Clock:
         self.start = self.last_save = time.monotonic()
         self.last_curves = -math.inf
 
-    def curves_due(self):
-        """Whether they are, at the end of an epoch; they are then taken as drawn."""
-        due = time.monotonic() - self.last_curves >= 30
-        self.last_curves = time.monotonic() if due else self.last_curves
-        return due
-
     def saved(self):
         self.last_save = time.monotonic()
 
     def save_due(self):
         waited = time.monotonic() - self.last_save
         return self.save_every_minutes is not None and waited >= 60 * self.save_every_minutes
+
+    def curves_drawn(self):
+        self.last_curves = time.monotonic()
+
+    def curves_due(self):
+        return time.monotonic() - self.last_curves >= 30
 
     def time_up(self):
         return self.max_minutes is not None and (
@@ -100,10 +95,10 @@ class FiniteGuard:
         self.every = 1 if device.type == "cpu" else every
         self.first_bad = torch.zeros((), dtype=torch.int64, device=device)  # 0: none yet
 
-    def step(self, optimizer, loss, number):
+    def take_step(self, optimizer, loss, step):
         """optimizer.step(), if the loss, all gradients and all steps before were finite.
 
-        number: of this step, from 1, a number or a tensor of one. All ranks decide alike: loss and
+        step: from 1, a number or a tensor of one. All ranks decide alike: loss and
         gradients were summed over them before, and what is not finite on one is then not finite on
         any.
         """
@@ -111,13 +106,13 @@ class FiniteGuard:
         norms = torch._foreach_norm([g for g in gradients if g is not None])
         total = torch.stack(norms).sum() + loss
         bad = ~torch.isfinite(total) & (self.first_bad == 0)
-        self.first_bad.copy_(torch.where(bad, number, self.first_bad))
+        self.first_bad.copy_(torch.where(bad, step, self.first_bad))
         optimizer.grad_scale = None
         optimizer.found_inf = (self.first_bad > 0).float()
         optimizer.step()
 
-    def bad_step(self, number):
-        """The first bad step, 0 for none; looks only at every `every`-th number, or at None."""
-        if number is not None and number % self.every:
+    def bad_step(self, step=None):
+        """The first bad step, 0 for none. Given a step, reads it at every `every`-th one only."""
+        if step is not None and step % self.every:
             return 0
         return int(self.first_bad)

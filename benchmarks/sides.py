@@ -13,6 +13,7 @@ import itertools
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -28,7 +29,6 @@ from engine.device import (
     describe_device,
     keep_freed_memory,
     peak_memory,
-    pick_compile,
     pick_device,
     pick_precision,
     random_stream,
@@ -37,21 +37,17 @@ from generator import Generator
 from interpretability.activation_maximization import feature_objective, maximise
 from layers import double_backward
 from metrics.classifier import evaluate
-from training import stopping
+from training import panels
 from training.augmentation import augment, sample_augmentation
-from training.cuda_graph import Recorded
-from training.distributed import Ranks
-from training.optimizers import keep_rates_on, make_optimizer
+from training.ema import EMA
+from training.optimizers import make_optimizer
+from training.run import TrainingRun
 
 PARTS = ("classifier_step", "gan_step", "augmentation", "evaluation", "max_features")
 LAYER = 4  # of max_features
 STEPS_ON_CUDA = 50  # training steps in one measurement; 1 on the CPU
 CLIMB_STEPS = 2  # gradient steps of max_features in one measurement
 BETAS = (0.0, 0.9)
-RECIPE = {  # of both classic recipes, what their updates read
-    **{"gp_weight": 10.0, "d_fake_class_weight": 1.0, "g_class_weight": 1.0, "gen_train": 1},
-    **{"label_smoothing": 0.0, "ema_decay": 0.0},
-}
 
 
 class Ours:
@@ -59,27 +55,38 @@ class Ours:
 
     def __init__(self, args, device):
         self.args, self.device = args, device
-        self.precision = args.precision
         self.images, self.labels = (t.to(device) for t in random_images(args.images))
-        self.discriminator = Discriminator(args.width).to(device)
-        self.generator = Generator(args.width).to(device)
-        optimizers = [
-            make_optimizer("adam", network, 1e-4, 0.0, BETAS)
-            for network in (self.discriminator, self.generator)
-        ]
-        fast = pick_compile(args.compile, device)
-        self.compiled_for = device if fast else None
-        double_backward.compile_for(self.compiled_for)
-        if fast:
-            for optimizer in optimizers:
-                keep_rates_on(device, optimizer)
-        recipe = argparse.Namespace(**RECIPE)
-        common = recipe, args.precision, Ranks(device), stopping.FiniteGuard(device)
-        updates = train_discriminator.make_update(*common, self.discriminator, None, optimizers[0])
-        self.update = Recorded(updates, fast)
-        networks = self.discriminator, self.generator
-        updates = train_gan.make_updates(*common, *networks, None, *optimizers)
-        self.updates = [Recorded(update, fast) for update in updates]
+        self.discriminator = discriminator = Discriminator(args.width).to(device)
+        self.generator = generator = Generator(args.width).to(device)
+        d_optimizer, g_optimizer = (
+            make_optimizer("adam", network, lr=1e-4, kernel_lr=0.0, betas=BETAS)
+            for network in (discriminator, generator)
+        )
+        flags = ["--recipe", "classic", "--ema_decay", "0", "--device", str(device)]
+        flags += ["--precision", args.precision, "--compile", args.compile]
+        settings = train_gan.parse_args(flags)
+        self.run = run = TrainingRun(settings, "train_gan.py", panels.GAN)
+        self.precision = run.precision
+        run.prepare(discriminator, generator, d_optimizer, g_optimizer)
+        networks = discriminator, generator
+        self.update_d = run.captured(
+            partial(train_gan.update_discriminator, run, settings, *networks, d_optimizer)
+        )
+        ema = EMA(generator, 0.0)
+        self.update_g = run.captured(
+            partial(train_gan.update_generator, run, settings, *networks, ema, g_optimizer)
+        )
+        settings, ema = train_discriminator.parse_args(flags), EMA(discriminator, 0.0)
+        self.update_classifier = run.captured(
+            partial(
+                train_discriminator.update_classifier,
+                run,
+                settings,
+                discriminator,
+                ema,
+                d_optimizer,
+            )
+        )
         self.step = 0
 
     def batch(self):
@@ -92,19 +99,19 @@ class Ours:
 
     def classifier_step(self):
         images, labels, _ = self.batch()
-        number = torch.full((), self.step, device=self.device)
-        self.update(number, torch.ones((), device=self.device), images, labels)
+        step = torch.full((), self.step, device=self.device)
+        self.update_classifier(step, torch.ones((), device=self.device), images, labels)
         return len(images)
 
     def gan_step(self):
         real, labels, stream = self.batch()
         count = len(real)
-        number = torch.full((), self.step, device=self.device)
-        fake_labels, latents = train_gan.sample_inputs(count, 100, stream)
-        mix = train_gan.sample_mix(count, self.device, stream)
-        self.updates[0](number, real, labels, latents, fake_labels, mix)
-        fake_labels, latents = train_gan.sample_inputs(count, 100, stream)
-        self.updates[1](number, latents, fake_labels)
+        step = torch.full((), self.step, device=self.device)
+        fake_labels, z = train_gan.sample_inputs(count, 100, stream)
+        alpha = train_gan.sample_alpha(count, self.device, stream)
+        self.update_d(step, real, labels, z, fake_labels, alpha)
+        fake_labels, z = train_gan.sample_inputs(count, 100, stream)
+        self.update_g(step, z, fake_labels)
         return count
 
     def augmentation(self):
@@ -124,7 +131,7 @@ class Ours:
         self.discriminator.requires_grad_(False)
         double_backward.compile_for(None)  # as in visualization.py
         maximise(objective, start, CLIMB_STEPS)
-        double_backward.compile_for(self.compiled_for)
+        double_backward.compile_for(self.device if self.run.compiled else None)
         self.discriminator.requires_grad_(True)
         return len(start) * CLIMB_STEPS
 

@@ -169,7 +169,9 @@ def test_memory_of_a_gan_step_at_full_size_fits_in_8_gb():
         torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
         autocast(real.device, "bf16"),
     ):
-        train_gan.discriminator_loss(networks[0], real, labels, real.flip(0), labels)
+        train_gan.discriminator_loss(
+            networks[0], real, labels, real.flip(0), labels, alpha=torch.rand(counted, 1, 1, 1)
+        )
     weights = 4 * sum(p.numel() for n in networks for p in n.parameters())
     activations = sum(saved.values()) * batch / counted
     largest_map = 4 * 2 * batch * 196 * 32 * 32

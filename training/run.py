@@ -121,6 +121,12 @@ class TrainingRun:
         """The update, a function of tensors, as a step that a CUDA device captures and replays."""
         return Recorded(update, self.compiled)
 
+    def prepare(self, *parts):
+        """Have networks and optimizers among the parts be as captured steps need them."""
+        for part in parts if self.compiled else ():
+            if isinstance(part, Combined):
+                keep_learning_rates_on(self.device, part)
+
     def start(self, **parts):
         """Begin the run, or take it up where it stopped.
 
@@ -130,9 +136,7 @@ class TrainingRun:
         folder, ranks = self.folder, self.ranks
         self._parts = parts
         self._optimizers = [part for part in parts.values() if isinstance(part, Combined)]
-        if self.compiled:
-            for optimizer in self._optimizers:
-                keep_learning_rates_on(self.device, optimizer)
+        self.prepare(*parts.values())
         self._undo.enter_context(folder)
         self._signal = self._undo.enter_context(StopSignal())
         ranks.together(folder.lock)

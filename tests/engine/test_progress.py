@@ -1,3 +1,5 @@
+import time
+
 from engine import progress
 from engine.progress import Progress
 
@@ -6,8 +8,38 @@ def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys, monkeypa
     monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0)
     bar = Progress("title", total=3, unit_size=10, done=1)
     bar.step()
-    bar.report({"step": 2, "loss": 0.5})
     bar.close()
-    out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("title: 2/3, ")
-    assert out[1] == "title: step 2, loss 0.5"
+    assert capsys.readouterr().out.startswith("title: 2/3, ")
+
+
+def test_a_report_has_the_same_columns_each_time(capsys):
+    columns = {"loss": "loss {:.3f}", "score": "score {:6.1f} %"}
+    bar = Progress("title", total=4, unit_size=10, columns=columns)
+    records = [
+        {"epochs_done": 1.0, "loss": 0.5, "images_per_second": 1234.5, "other": 7.0},
+        {"epochs_done": 12.5, "loss": 0.25, "score": 99.5, "images_per_second": 1234.5},
+    ]
+    for record in records:
+        bar.step()
+        bar.report(record)
+    first, second = capsys.readouterr().out.splitlines()
+    for text in ("title", "epoch 1 ", "loss 0.500", "score -", "1,234 images/s", "left"):
+        assert text in first
+    for text in ("epoch 12.5", "loss 0.250", "score   99.5 %"):
+        assert text in second
+    assert "7" not in first
+    assert first.index("images/s") == second.index("images/s")
+
+
+def test_time_left_in_words(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    bar = Progress("title", total=100, unit_size=1, done=10)
+    assert bar.time_left() == "? left"
+    for seconds, words in ((1, "88 s left"), (9, "13 min left"), (90, "2 h 12 min left")):
+        bar.done, now[0] = 11, seconds
+        bar.done += 1 if seconds == 1 else 0
+        expected = {1: "44 s left", 9: words, 90: words}[seconds]
+        assert bar.time_left() == expected
+    bar.done = 100
+    assert bar.time_left() == "done"

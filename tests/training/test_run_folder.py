@@ -11,7 +11,7 @@ from engine import cli
 from engine.cli import Stopped
 from engine.weights import CheckpointError
 from training import checkpoint
-from training.run_folder import RunError, RunFolder
+from training.run_folder import FORMAT, RunError, RunFolder
 
 SETTINGS = {"script": "train_gan.py", "width": 8, "lr": 0.1, "epochs": 2}
 
@@ -174,22 +174,13 @@ def test_damaged_checkpoints_are_set_aside_when_the_run_goes_on(start, tmp_path)
     folder = start(tmp_path)
     folder.save_state(5, {"step": 5})
     folder.save_state(10, {"step": 10}).write_bytes(b"damaged")
-    step = folder.load_state("cpu")["step"]
+    step = folder.load_state()["step"]
     folder = start(tmp_path, step)
     folder.save_state(6, {"step": 6})
     folder.save_state(7, {"step": 7})
     names = sorted(path.name for path in folder.checkpoints.iterdir())
     good = ["step_000000006.pt", "step_000000007.pt"]
     assert names == [*good, "step_000000010.pt.damaged"]
-
-
-def test_the_best_checkpoint_outlives_the_last_two(start, tmp_path):
-    folder = start(tmp_path)
-    folder.keep_as_best(folder.save_state(1, {"step": 1}))
-    for step in (2, 3, 4):
-        folder.save_state(step, {"step": step})
-    assert checkpoint.load_checkpoint(folder.checkpoints / "best.pt")["step"] == 1
-    assert folder.load_state("cpu")["step"] == 4
 
 
 def test_a_state_that_is_not_finite_is_neither_saved_nor_loaded(start, tmp_path):
@@ -199,9 +190,9 @@ def test_a_state_that_is_not_finite_is_neither_saved_nor_loaded(start, tmp_path)
         folder.save_state(1, bad)
     assert checkpoint.list_checkpoints(folder.checkpoints) == []
     identity = {"script": "train_gan.py", "width": 8}
-    checkpoint.save_checkpoint(folder.checkpoints, 1, bad | {"of": identity})
+    checkpoint.save_checkpoint(folder.checkpoints, 1, bad | {"of": identity, "format": FORMAT})
     with pytest.raises(CheckpointError, match="not finite"):
-        folder.load_state("cpu")
+        folder.load_state()
 
 
 def test_stale_temporary_files_are_cleaned(start, tmp_path):
@@ -224,21 +215,21 @@ def test_ranks_that_are_no_writers_write_nothing(tmp_path):
 
 def test_states_of_another_network_or_script_are_refused(start, tmp_path):
     folder = start(tmp_path / "a")
-    assert folder.load_state("cpu") is None
+    assert folder.load_state() is None
     folder.save_state(3, {"step": 3})
-    assert folder.load_state("cpu")["step"] == 3
+    assert folder.load_state()["step"] == 3
     for name, change in (("b", {"width": 9}), ("c", {"script": "train_discriminator.py"})):
         other = start(tmp_path / name, **change)
         shutil.copytree(folder.checkpoints, other.checkpoints, dirs_exist_ok=True)
         with pytest.raises(CheckpointError, match="another network"):
-            other.load_state("cpu")
+            other.load_state()
 
 
 def test_results_without_checkpoints_are_not_written_over(start, tmp_path):
     folder = start(tmp_path)
     folder.write_summary({"step": 5})
     with pytest.raises(RunError, match="without its checkpoints"):
-        folder.load_state("cpu")
+        folder.load_state()
 
 
 def test_finished_summary(start, tmp_path):
@@ -248,3 +239,14 @@ def test_finished_summary(start, tmp_path):
     assert folder.finished_summary(5, 5)["accuracy"] == 1.0
     assert folder.finished_summary(5, 6) is None  # more epochs were asked for
     assert folder.finished_summary(6, 6) is None  # ended, but not summed up again
+
+
+def test_a_state_of_another_format_is_refused_to_go_on(start, tmp_path):
+    folder = start(tmp_path)
+    folder.save_state(3, {"weights": torch.ones(2)})
+    state = folder.load_state()
+    folder.check_format(state)
+    older = {key: value for key, value in state.items() if key != "format"}
+    for other in (older, state | {"format": FORMAT + 1}):
+        with pytest.raises(RunError, match="another version of this program"):
+            start(tmp_path).check_format(other)

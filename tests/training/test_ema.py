@@ -1,0 +1,49 @@
+import copy
+
+import pytest
+import torch
+
+from compare import assert_equal
+from generator import Generator
+from training.ema import EMA
+
+
+def updates(count):
+    return torch.tensor(float(count), dtype=torch.float64)
+
+
+def test_average_by_hand():
+    network = Generator(width=2)
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            value.fill_(0)
+        ema = EMA(network, decay=0.5)
+        for value in network.state_dict().values():
+            value.fill_(1)
+    ema.update(network, updates(0))  # d = min(0.5, 1/10)
+    values = ema.model.state_dict()
+    assert values["to_rgb.bias"].tolist() == pytest.approx([0.9] * 3)
+    assert values["project.1.running_mean"][0].item() == pytest.approx(0.9)
+    assert values["project.1.num_batches_tracked"] == 1
+    ema.update(network, updates(1000))  # d = 0.5
+    assert ema.model.state_dict()["to_rgb.bias"].tolist() == pytest.approx([0.95] * 3)
+    assert not ema.model.training
+
+
+def test_an_average_is_saved_and_loaded():
+    torch.manual_seed(0)
+    ema, other = EMA(Generator(width=2), decay=0.9), EMA(Generator(width=2), decay=0.9)
+    ema.update(Generator(width=2), updates(3))
+    other.load_state_dict(ema.state_dict())
+    assert_equal(dict(other.model.state_dict()), dict(ema.model.state_dict()))
+
+
+def test_without_decay_the_average_is_the_network():
+    network = Generator(width=2)
+    ema = EMA(network, decay=0.0)
+    assert ema.model is network
+    assert ema.name == "raw"
+    before = copy.deepcopy(network.state_dict())
+    ema.update(network, updates(0))
+    ema.load_state_dict(ema.state_dict())
+    assert_equal(dict(network.state_dict()), dict(before))

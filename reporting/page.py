@@ -20,8 +20,6 @@ from training import panels
 MAX_FRAMES = 24  # epochs on the slider of the sample grids
 QUALITY = 82  # of WebP
 PRIVATE = ("data_dir", "output_dir", "judge")  # settings that name folders of this machine
-
-
 SCORES = {  # of evaluate_gan.py: {key: heading of its column}
     "frechet_distance": "Frechet",
     "kernel_distance": "kernel",
@@ -37,18 +35,16 @@ def render(folders):
     """The page as a string. folders: {"baseline", "gan", "visualization", "evaluation": Path}."""
     summary = read_json(folders["visualization"] / "summary.json")
     evaluation = read_json(folders["evaluation"] / "evaluation.json")
-    runs = [
-        read_run(folders["baseline"], "The classifier", "train_discriminator.py"),
-        read_run(folders["gan"], "The GAN", "train_gan.py"),
-    ]
+    baseline = read_run(folders["baseline"], "The classifier", "train_discriminator.py")
+    gan = read_run(folders["gan"], "The GAN", "train_gan.py")
     charts = []
-    for run, drawn_together in zip(runs, (panels.CLASSIFIER, panels.GAN), strict=True):
+    for run, drawn_together in ((baseline, panels.CLASSIFIER), (gan, panels.GAN)):
         # A chart's place in the list is how the page's script finds its lines.
         run["charts"] = list(enumerate(chart_data(run["records"], drawn_together), len(charts)))
         charts += [chart for _, chart in run["charts"]]
     return _template().render(
-        cards=cards(*runs, summary=summary, evaluation=evaluation),
-        runs=runs,
+        cards=cards(baseline, gan, summary, evaluation),
+        runs=[baseline, gan],
         charts=charts,
         sliders={
             "epoch": sample_frames(folders["gan"]),
@@ -96,7 +92,7 @@ def read_records(folder):
             record = json.loads(line)
         except ValueError:
             break
-        if isinstance(record, dict) and _number(record.get("epochs_done")):
+        if isinstance(record, dict) and _is_number(record.get("epochs_done")):
             records.append(record)
     return records
 
@@ -175,11 +171,11 @@ def chart_data(records, drawn_together):
     """What the page's script draws: one chart for each panel that has a metric in the log."""
     charts = []
     for title, fields in drawn_together.items():
-        present = {f: n for f, n in fields.items() if any(_number(r.get(f)) for r in records)}
-        rows = [r for r in records if any(_number(r.get(f)) for f in present)]
+        present = {f: n for f, n in fields.items() if any(_is_number(r.get(f)) for r in records)}
+        rows = [r for r in records if any(_is_number(r.get(f)) for f in present)]
         if present:
             lines = [
-                {"name": name, "ys": [r[f] if _number(r.get(f)) else None for r in rows]}
+                {"name": name, "ys": [r[f] if _is_number(r.get(f)) else None for r in rows]}
                 for f, name in present.items()
             ]
             xs = [r["epochs_done"] for r in rows]
@@ -187,7 +183,7 @@ def chart_data(records, drawn_together):
     return charts
 
 
-def _number(value):
+def _is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
@@ -205,13 +201,13 @@ def pictures(folder, sections):
 
 
 def alt_of(heading, file):
-    """A picture in words: its heading, the network and the layer out of the file's name."""
-    words = [heading]
+    """A picture in parts: its heading, the network and the layer out of the file's name."""
+    parts = [heading]
     if match := re.search(r"(with|without)_G", file):
-        words.append(f"network trained {match[1]} a generator")
+        parts.append(f"network trained {match[1]} a generator")
     if match := re.search(r"layer(\d)", file):
-        words.append(f"layer {match[1]}")
-    return ", ".join(words)
+        parts.append(f"layer {match[1]}")
+    return ", ".join(parts)
 
 
 def sample_frames(folder):
@@ -280,7 +276,7 @@ def layer_tables(summary):
 
 def _cell(value, form):
     whole = isinstance(value, int) or not form.endswith("d")
-    return format(value, form if whole else "g") if _number(value) else value
+    return format(value, form if whole else "g") if _is_number(value) else value
 
 
 def score_table(evaluation):
@@ -299,4 +295,4 @@ def score_table(evaluation):
 
 def _score(value):
     # + 0.0 turns the -0.0 of a rounded small negative into 0.0.
-    return f"{round(value, 3) + 0.0:.4g}" if _number(value) else ""
+    return f"{round(value, 3) + 0.0:.4g}" if _is_number(value) else ""

@@ -62,7 +62,7 @@ def find_folders(args):
 def run(args):
     """Write the page; returns its path. Raises RunError for what the user can mend."""
     folders = find_folders(args)
-    page = render(folders).encode()
+    page = render(folders).encode(errors="replace")
     output = Path(args.output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

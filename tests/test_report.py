@@ -167,6 +167,9 @@ def test_hostile_and_damaged_files(run_main, runs):
     assert "NaN" not in page
     (runs / "output/gan/metrics.jsonl").write_bytes(b"\xff\xfe")
     assert "curves left out" in made(run_main)[0]
+    half = "\ud800"  # of a surrogate pair, which JSON may hold and UTF-8 may not
+    write(runs / "evaluation/evaluation.json", {"scores": {f"name {half}": {}}})
+    assert "name ?" in made(run_main)[0]
 
 
 def test_json_cannot_end_the_script_element_it_stands_in(run_main, runs, monkeypatch):

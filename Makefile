@@ -8,11 +8,14 @@
 # make data    download and verify CIFAR-10, draw a preview
 # make bench   speed against the plain recipe and the machine's limit
 #
-# The packages go to .venv; VENV=/elsewhere takes or makes another one.
+# The packages go to .venv; VENV=/elsewhere takes or makes another one. What only the tests and the
+# style need (requirements-dev.txt) comes with the first `make test` or `make lint`.
 
 VENV ?= .venv
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 DEMO := output/demo
 FULL := output/full
 RESULTS := results
@@ -95,10 +98,10 @@ rehearsal:
 		TRAIN_FLAGS="--width 12 --limit_train 1280"
 
 # Two at a time, with one thread each: most tests wait for one core.
-test: $(INSTALLED)
+test: $(INSTALLED_DEV)
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
-lint: $(INSTALLED)
+lint: $(INSTALLED_DEV)
 	ruff check .
 	ruff format --check .
 
@@ -112,5 +115,9 @@ install: $(INSTALLED)
 
 $(INSTALLED): requirements.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP_INSTALL) -r requirements.txt
+	touch $@
+
+$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
+	$(PIP_INSTALL) -r requirements-dev.txt
 	touch $@

@@ -1,20 +1,72 @@
-"""The parts of report.py's page: what is read from a run's folder, and the HTML made of it.
+"""report.py's page: what the runs left is read into plain data, page.html makes the HTML of it.
 
-Whatever comes out of a file is escaped; what is missing or damaged gives an empty part.
+No markup here: the template holds all of it and escapes every value. What is missing or damaged
+gives None or an empty list, and the template says how to make it.
 """
 
 import base64
-import html
 import io
 import json
 import re
+from pathlib import Path
 
+import jinja2
 from PIL import Image
 
 from interpretability.layer_figures import TABLE as LAYER_TABLE
+from reporting.sections import PICTURES, SAMPLES
+from training import panels
 
 MAX_FRAMES = 24  # epochs on the slider of the sample grids
 QUALITY = 82  # of WebP
+PRIVATE = ("data_dir", "output_dir", "judge")  # settings that name folders of this machine
+SCORES = {  # of evaluate_gan.py: {key: heading of its column}
+    "frechet_distance": "Frechet",
+    "kernel_distance": "kernel",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "class_consistency": "class consistency %",
+}
+
+
+def render(folders):
+    """The page as a string. folders: {"baseline", "gan", "visualization", "evaluation": Path}."""
+    summary = read_json(folders["visualization"] / "summary.json")
+    evaluation = read_json(folders["evaluation"] / "evaluation.json")
+    baseline = read_run(folders["baseline"], "The classifier", "train_discriminator.py")
+    gan = read_run(folders["gan"], "The GAN", "train_gan.py")
+    charts = []
+    for run, drawn_together in ((baseline, panels.CLASSIFIER), (gan, panels.GAN)):
+        # A chart's place in the list is how the page's script finds its lines.
+        run["charts"] = list(enumerate(chart_data(run["records"], drawn_together), len(charts)))
+        charts += [chart for _, chart in run["charts"]]
+    return _template().render(
+        cards=cards(baseline, gan, summary, evaluation),
+        runs=[baseline, gan],
+        charts=charts,
+        sliders={
+            "epoch": sample_frames(folders["gan"]),
+            "epsilon": epsilon_frames(folders["visualization"]),
+        },
+        scores=score_table(evaluation),
+        samples=pictures(folders["evaluation"], SAMPLES),
+        pictures=pictures(folders["visualization"], PICTURES),
+        layers=layer_tables(summary),
+    )
+
+
+def _template():
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")
+
 
 # ------------------------------------------------------------------------------ what the runs left
 
@@ -22,10 +74,10 @@ QUALITY = 82  # of WebP
 def read_json(path):
     """The dict in a JSON file; an empty one where there is none or it is damaged."""
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_records(folder):
@@ -40,9 +92,33 @@ def read_records(folder):
             record = json.loads(line)
         except ValueError:
             break
-        if isinstance(record, dict) and _number(record.get("epochs_done")):
+        if isinstance(record, dict) and _is_number(record.get("epochs_done")):
             records.append(record)
     return records
+
+
+def read_run(folder, heading, script):
+    """A training's summary, records and settings, beside its heading and its script."""
+    return {
+        "heading": heading,
+        "script": script,
+        "summary": read_json(folder / "summary.json"),
+        "records": read_records(folder),
+        "config": public_config(read_json(folder / "config.json")),
+    }
+
+
+def public_config(config):
+    """A run's config.json as text, without this machine's folders; None where it has no settings.
+
+    The page may be passed on: nobody else has these folders.
+    """
+    settings = config.get("settings")
+    if not isinstance(settings, dict):
+        return None
+    settings = {name: value for name, value in settings.items() if name not in PRIVATE}
+    config = {name: value for name, value in config.items() if name != "resumed"}
+    return json.dumps(config | {"settings": settings}, indent=1)
 
 
 def webp(path, width=1400, lossless=False):
@@ -64,40 +140,42 @@ def webp(path, width=1400, lossless=False):
 # ------------------------------------------------------------------------------ parts of the page
 
 
-def text(value):
-    return html.escape(str(value), quote=True)
+def cards(baseline, gan, summary, evaluation):
+    """The metrics that stand on top: [(name, value as text)], without those that are missing."""
+    values = {
+        "test accuracy, without G": percent(baseline["summary"], "test_accuracy"),
+        "test accuracy, with G": percent(gan["summary"], "test_accuracy"),
+    }
+    for network in ("without G", "with G"):
+        perturbation = _dict_in(_dict_in(summary, network), "perturbation")
+        if perturbation:
+            name = f"accuracy after one step of {perturbation.get('epsilon')}, {network}"
+            values[name] = percent(perturbation, "accuracy_after")
+    scores = _dict_in(_dict_in(evaluation, "scores"), "samples")
+    values["class consistency of samples"] = percent(scores, "class_consistency")
+    return [(name, value) for name, value in values.items() if value is not None]
 
 
-def missing(what, command):
-    return (
-        f'<p class="missing">{text(what)} left out: not made yet. <code>{text(command)}</code></p>'
-    )
+def _dict_in(content, key):
+    """The dict at a key; an empty one where there is none or it is something else."""
+    value = content.get(key)
+    return value if isinstance(value, dict) else {}
 
 
-def cards(figures):
-    """Tiles of {words: value}; values that are None are left out."""
-    tiles = [
-        f'<div class="card">{text(words)}<b>{text(value)}</b></div>'
-        for words, value in figures.items()
-        if value is not None
-    ]
-    return f'<div class="cards">{"".join(tiles)}</div>' if tiles else ""
-
-
-def percent(figures, key):
-    value = figures.get(key)
+def percent(metrics, key):
+    value = metrics.get(key)
     return f"{value:.2f} %" if isinstance(value, int | float) else None
 
 
-def chart_data(records, panels):
-    """What the page's script draws: one chart for each panel that has a figure in the log."""
+def chart_data(records, drawn_together):
+    """What the page's script draws: one chart for each panel that has a metric in the log."""
     charts = []
-    for title, fields in panels.items():
-        present = {f: n for f, n in fields.items() if any(_number(r.get(f)) for r in records)}
-        rows = [r for r in records if any(_number(r.get(f)) for f in present)]
+    for title, fields in drawn_together.items():
+        present = {f: n for f, n in fields.items() if any(_is_number(r.get(f)) for r in records)}
+        rows = [r for r in records if any(_is_number(r.get(f)) for f in present)]
         if present:
             lines = [
-                {"name": name, "ys": [r[f] if _number(r.get(f)) else None for r in rows]}
+                {"name": name, "ys": [r[f] if _is_number(r.get(f)) else None for r in rows]}
                 for f, name in present.items()
             ]
             xs = [r["epochs_done"] for r in rows]
@@ -105,60 +183,38 @@ def chart_data(records, panels):
     return charts
 
 
-def _number(value):
+def _is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
-def picture(path, alt):
-    source = webp(path)
-    if source is None:
-        return ""
-    return (
-        f'<figure><div class="wide" role="group" tabindex="0" aria-label="Picture, scrolls">'
-        f'<img src="{source}" alt="{text(alt)}"></div></figure>'
-    )
-
-
 def pictures(folder, sections):
-    """The pictures of each section with a line on how to read them, or how to make them."""
-    parts = []
-    for heading, (files, how, command) in sections.items():
-        found = [picture(folder / file, alt_of(heading, file)) for file in files]
-        found = [part for part in found if part]
-        parts.append(f"<h3>{text(heading)}</h3>")
-        parts += [f"<p>{text(how)}</p>", *found] if found else [missing(heading, command)]
-    return "\n".join(parts)
+    """Each section as a dict with its images, [{"source", "alt"}]: those that can be read."""
+    filled = []
+    for section in sections:
+        images = [
+            {"source": source, "alt": alt_of(section.heading, file)}
+            for file in section.files
+            if (source := webp(folder / file)) is not None
+        ]
+        filled.append(section._asdict() | {"images": images})
+    return filled
 
 
 def alt_of(heading, file):
-    """A picture in words: its heading, the network and the layer out of the file's name."""
-    words = [heading]
+    """A picture in parts: its heading, the network and the layer out of the file's name."""
+    parts = [heading]
     if match := re.search(r"(with|without)_G", file):
-        words.append(f"network trained {match[1]} a generator")
+        parts.append(f"network trained {match[1]} a generator")
     if match := re.search(r"layer(\d)", file):
-        words.append(f"layer {match[1]}")
-    return ", ".join(words)
-
-
-def film(name, label, frames):
-    """A slider over frames, [{"label", "images", "alts"}], and the images that it moves."""
-    images = "".join(
-        f'<figure><div class="wide" role="group" tabindex="0" aria-label="Picture, scrolls">'
-        f'<img id="{name}-{i}" src="{source}" alt="{text(alt)}"></div></figure>'
-        for i, (source, alt) in enumerate(
-            zip(frames[-1]["images"], frames[-1]["alts"], strict=True)
-        )
-    )
-    last = len(frames) - 1
-    return (
-        f'<div class="slider"><label for="{name}">{text(label)}</label>'
-        f'<input type="range" id="{name}" min="0" max="{last}" value="{last}" step="1">'
-        f'<output id="{name}-now" for="{name}">{text(frames[-1]["label"])}</output></div>{images}'
-    )
+        parts.append(f"layer {match[1]}")
+    return ", ".join(parts)
 
 
 def sample_frames(folder):
-    """The sample grids of the training: at most MAX_FRAMES, evenly chosen, with the last."""
+    """The sample grids of the training: at most MAX_FRAMES, evenly chosen, with the last.
+
+    Frames of a slider are [{"label", "images": [{"source", "alt"}]}].
+    """
     grids = sorted((folder / "samples").glob("[0-9]*.png"))
     count = min(MAX_FRAMES, len(grids))
     chosen = sorted({round(i * (len(grids) - 1) / max(1, count - 1)) for i in range(count)})
@@ -168,88 +224,75 @@ def sample_frames(folder):
         if source is not None:
             label = f"epoch {int(re.sub('[^0-9]', '', grid.stem) or 0)}"
             alt = f"Samples of the generator after {label}, one class in each column"
-            frames.append({"label": label, "images": [source], "alts": [alt]})
+            frames.append({"label": label, "images": [{"source": source, "alt": alt}]})
     return frames
 
 
 def epsilon_frames(folder):
     """The images perturbed by growing epsilons, for the networks that have them."""
-    found = {}
+    paths = {}  # {epsilon: {network: path}}
     for path in folder.glob("perturbed_*_epsilon*.png"):
         if match := re.fullmatch(r"perturbed_(with|without)_G_epsilon([\d.]+)\.png", path.name):
-            found.setdefault(float(match[2]), {})[match[1]] = path
-    names = [which for which in ("without", "with") if all(which in f for f in found.values())]
+            paths.setdefault(float(match[2]), {})[match[1]] = path
+    networks = [
+        network for network in ("without", "with") if all(network in p for p in paths.values())
+    ]
     frames = []
-    for epsilon in sorted(found) if names else ():
-        images = [webp(found[epsilon][which], lossless=True) for which in names]
+    for epsilon in sorted(paths) if networks else ():
         label = f"{epsilon:g} of 255 levels"
-        alts = [
-            f"Test images moved by up to {label}, trained {which} a generator" for which in names
+        images = [
+            {
+                "source": webp(paths[epsilon][network], lossless=True),
+                "alt": f"Test images moved by up to {label}, trained {network} a generator",
+            }
+            for network in networks
         ]
-        if all(images):
-            frames.append({"label": label, "images": images, "alts": alts})
+        if all(image["source"] for image in images):
+            frames.append({"label": label, "images": images})
     return frames
 
 
-def table(heading, columns, rows, label):
-    """A table that scrolls by itself where it is too wide. rows: [(name, cells already text)]."""
-    head = "".join(f'<th scope="col">{text(name)}</th>' for name in (heading, *columns))
-    body = "".join(
-        f'<tr><th scope="row">{text(name)}</th>{"".join(f"<td>{text(c)}</td>" for c in cells)}</tr>'
-        for name, cells in rows
-    )
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{text(label)}"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
 def layer_tables(summary):
-    """The measures of section_layers, a table for each network."""
-    parts = []
-    for name, figures in summary.items():
-        layers = figures.get("layers") if isinstance(figures, dict) else None
-        if not isinstance(layers, dict):
-            continue
+    """The measures of each layer, [(network, table)].
+
+    A table is {"label", "columns": [heading], "rows": [(name, cells)]}; the first of the headings
+    is that of the rows' names.
+    """
+    tables = []
+    for network in summary:
+        layers = _dict_in(_dict_in(summary, network), "layers")
         columns = {k: about for k, about in LAYER_TABLE.items() if isinstance(layers.get(k), list)}
-        forms = [form for _, form in columns.values()]
+        if not columns:
+            continue
+        headings, forms = zip(*columns.values(), strict=True)
         rows = [
-            (number, [_cell(value, form) for value, form in zip(row, forms, strict=True)])
-            for number, row in enumerate(zip(*(layers[k] for k in columns), strict=False), start=1)
+            (layer, [_cell(value, form) for value, form in zip(row, forms, strict=True)])
+            for layer, row in enumerate(zip(*(layers[k] for k in columns), strict=False), start=1)
         ]
-        headings = [heading for heading, _ in columns.values()]
-        parts.append(f"<h4>Trained {text(name)}</h4>")
-        parts.append(table("layer", headings, rows, f"Measures of each layer, trained {name}"))
-    return "".join(parts)
+        label = f"Measures of each layer, trained {network}"
+        tables.append((network, {"label": label, "columns": ["layer", *headings], "rows": rows}))
+    return tables
 
 
 def _cell(value, form):
     whole = isinstance(value, int) or not form.endswith("d")
-    return format(value, form if whole else "g") if _number(value) else value
-
-
-SCORES = {
-    "frechet_distance": "Frechet",
-    "kernel_distance": "kernel",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
-    "class_consistency": "class consistency %",
-}
+    return format(value, form if whole else "g") if _is_number(value) else value
 
 
 def score_table(evaluation):
-    """The rows of evaluate_gan's table."""
+    """The rows of evaluate_gan's table; None where it has none."""
     scores = evaluation.get("scores")
     if not isinstance(scores, dict):
-        return ""
+        return None
     rows = [
-        (
-            name,
-            [f"{round(row[key], 3) + 0.0:.4g}" if _number(row.get(key)) else "" for key in SCORES],
-        )
+        (name, [_score(row.get(key)) for key in SCORES])
         for name, row in scores.items()
         if isinstance(row, dict)
     ]
-    return table("images", SCORES.values(), rows, "Scores of the samples")
+    columns = ["images", *SCORES.values()]
+    return {"label": "Scores of the samples", "columns": columns, "rows": rows}
+
+
+def _score(value):
+    # + 0.0 turns the -0.0 of a rounded small negative into 0.0.
+    return f"{round(value, 3) + 0.0:.4g}" if _is_number(value) else ""

@@ -52,8 +52,10 @@ def make_full(tmp_path):
     stand_in.chmod(0o755)
     (tmp_path / "venv" / ".installed").touch()
     notes = tmp_path / "notes"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    environment |= {"NOTES": str(notes), "LEFT": " ".join(["evaluation.json", *shown])}
+    environment = outside_make() | {
+        "NOTES": str(notes),
+        "LEFT": " ".join(["evaluation.json", *shown]),
+    }
 
     def make_full(*variables, fail=""):
         notes.write_text("")
@@ -73,6 +75,11 @@ def make_full(tmp_path):
         return result.returncode, calls, result.stderr
 
     return make_full
+
+
+def outside_make():
+    """The environment without what a make that runs the tests hands down."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
 
 
 def names(calls):
@@ -174,3 +181,30 @@ def test_published_run_is_the_one_of_the_readme(make_full, tmp_path):
         k: v for k, v in vars(told).items() if k not in different
     }
     assert calls[3][1].sample_epochs[-1] == told.epochs
+
+
+RUN, DEV = "requirements.txt", "requirements-dev.txt"
+
+
+@pytest.mark.parametrize(
+    ("target", "stamps", "files"),
+    [
+        *[(target, [], [RUN]) for target in ("demo", "full", "data", "bench")],
+        *[(target, [], [RUN, DEV]) for target in ("test", "lint")],
+        ("demo", [".installed"], []),
+        ("test", [".installed"], [DEV]),
+        ("test", [".installed", ".installed-dev"], []),
+    ],
+)
+def test_a_target_installs_what_it_needs_once(tmp_path, target, stamps, files):
+    for stamp in stamps:
+        (tmp_path / stamp).touch()
+    result = subprocess.run(
+        ["make", "--dry-run", target, f"VENV={tmp_path}", f"FULL={tmp_path / 'full'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=outside_make(),
+    )
+    assert re.findall(r"pip install .*-r (\S+)", result.stdout) == files

@@ -1,6 +1,7 @@
 """The page: its parts, hostile input, and how it behaves in a real browser without network."""
 
 import base64
+import html
 import io
 import json
 import re
@@ -13,8 +14,9 @@ from PIL import Image
 
 import report
 from engine.plots import save_image_grid
-from reporting import page as page_parts
-from reporting.page import MAX_FRAMES
+from reporting.page import MAX_FRAMES, SCORES
+from reporting.sections import PICTURES, SAMPLES
+from training import panels
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -52,17 +54,18 @@ def runs(tmp_path, monkeypatch):
     for which in ("without", "with"):
         for epsilon in ("0", "0.5", "8", "16"):
             grid(pictures / f"perturbed_{which}_G_epsilon{epsilon}.png", int(10 * float(epsilon)))
-    for files, _, _ in report.PICTURES.values():
-        for file in files:
+    for section in PICTURES:
+        for file in section.files:
             grid(pictures / file, 100)
     layers = {"receptive_field": [3, 5], "probe_accuracy": [40.0, 51.25]}
     perturbation = {"accuracy_after": 12.5, "epsilon": "8/255"}
-    found = {"perturbation": perturbation, "layers": layers}
-    write(pictures / "summary.json", {"without G": found})
-    for files, _, _ in report.SAMPLES.values():
-        for file in files:
+    write(
+        pictures / "summary.json", {"without G": {"perturbation": perturbation, "layers": layers}}
+    )
+    for section in SAMPLES:
+        for file in section.files:
             grid(tmp_path / "evaluation" / file, 100)
-    row = dict.fromkeys(page_parts.SCORES, 0.5)
+    row = dict.fromkeys(SCORES, 0.5)
     write(tmp_path / "evaluation/evaluation.json", {"scores": {"samples": row}})
     return tmp_path
 
@@ -73,6 +76,11 @@ def made(run_main, *flags):
     return Path("report.html").read_text(), out
 
 
+def data_in(page, name):
+    """The JSON that the page hands to its script under a name."""
+    return json.loads(re.search(rf'id="{name}">(.*?)</script>', page, re.DOTALL)[1])
+
+
 def test_the_page_holds_what_the_runs_left(run_main, runs):
     page, out = made(run_main)
     assert "report: report.html" in out
@@ -81,19 +89,19 @@ def test_the_page_holds_what_the_runs_left(run_main, runs):
         "84.25 %",
         "one step of 8/255, without G<b>12.50 %",
         "51.25",
-        "&quot;recipe&quot;: &quot;muon&quot;",
+        '"recipe": "muon"',
     ):
-        assert shown in page
+        assert shown in html.unescape(page)
     assert "left out" not in page
     assert str(runs) not in page
-    films = json.loads(re.search(r'id="films">(.*?)</script>', page)[1])
-    labels = [frame["label"] for frame in films["epoch"]["frames"]]
+    sliders = data_in(page, "sliders")
+    labels = [frame["label"] for frame in sliders["epoch"]]
     assert len(labels) == MAX_FRAMES
     assert (labels[0], labels[-1]) == ("epoch 0", "epoch 29")
-    epsilons = [frame["label"] for frame in films["epsilon"]["frames"]]
+    epsilons = [frame["label"] for frame in sliders["epsilon"]]
     assert epsilons == [f"{e} of 255 levels" for e in ("0", "0.5", "8", "16")]
-    assert [len(frame["images"]) for frame in films["epsilon"]["frames"]] == [2] * 4
-    charts = json.loads(re.search(r'id="charts">(.*?)</script>', page)[1])
+    assert [len(frame["images"]) for frame in sliders["epsilon"]] == [2] * 4
+    charts = data_in(page, "charts")
     accuracy = next(chart for chart in charts if chart["title"] == "accuracy")
     assert accuracy["xs"] == [1, 2, 3]
     assert accuracy["lines"] == [{"name": "test", "ys": [10.0, 20.0, 30.0]}]
@@ -142,7 +150,7 @@ def test_a_run_given_by_flag_is_not_mixed_with_published_ones(
 
 
 def test_hostile_and_damaged_files(run_main, runs):
-    evil = "</script><script>alert(1)</script>"
+    evil = "</script><script>alert(1)</script>{{ 7 * 191 }}"
     write(runs / "output/gan/config.json", {"settings": {"recipe": evil}})
     write(runs / "output/gan/metrics.jsonl", f'{{"epochs_done": 1, "critic_gap": 2}}\n{evil}\n')
     write(runs / "output/baseline/summary.json", "{")
@@ -153,11 +161,33 @@ def test_hostile_and_damaged_files(run_main, runs):
     (runs / "visualization/layers.png").write_bytes(b"no picture")
     page, _ = made(run_main)
     assert evil not in page
-    assert "alert(1)" in page  # as text
+    assert html.escape(evil) in page  # as text
+    assert "1337" not in page
     assert page.count("<script") == 3
     assert "NaN" not in page
     (runs / "output/gan/metrics.jsonl").write_bytes(b"\xff\xfe")
     assert "curves left out" in made(run_main)[0]
+    half = "\ud800"  # of a surrogate pair, which JSON may hold and UTF-8 may not
+    write(runs / "evaluation/evaluation.json", {"scores": {f"name {half}": {}}})
+    assert "name ?" in made(run_main)[0]
+
+
+def test_json_cannot_end_the_script_element_it_stands_in(run_main, runs, monkeypatch):
+    evil = "</script><!--<script>'&"
+    monkeypatch.setattr(panels, "CLASSIFIER", {evil: {"test_accuracy": evil}})
+    page, _ = made(run_main)
+    assert page.count("<script") == page.count("</script>") == 3
+    assert "<!--" not in page
+    chart = data_in(page, "charts")[0]
+    assert (chart["title"], chart["lines"][0]["name"]) == (evil, evil)
+
+
+def test_every_chart_finds_its_lines(run_main, runs):
+    page, _ = made(run_main)
+    headings = re.findall(r'data-chart="(\d+)"><h4>(.*?)</h4>', page)
+    titles = [chart["title"] for chart in data_in(page, "charts")]
+    assert len(headings) > 3
+    assert [(int(place), html.unescape(title)) for place, title in headings] == [*enumerate(titles)]
 
 
 def test_bad_input(refused, runs):
@@ -240,9 +270,9 @@ def test_on_a_phone_nothing_sticks_out(browse, scheme):
     assert abs(brightness[0] - brightness[1]) > 150
 
 
-def test_scores_are_short_and_never_minus_zero():
-    scores = dict.fromkeys(page_parts.SCORES, 0.12345) | {"kernel_distance": -0.0004}
-    page = page_parts.score_table({"scores": {"samples": scores}})
-    assert "0.123" in page
-    assert "0.1234" not in page
-    assert "-0" not in page
+def test_scores_are_short_and_never_minus_zero(run_main, runs):
+    scores = dict.fromkeys(SCORES, 0.12345) | {"kernel_distance": -0.0004}
+    write(runs / "evaluation/evaluation.json", {"scores": {"samples": scores}})
+    row = re.search(r'<th scope="row">samples</th>(.*)</tr>', made(run_main)[0])[1]
+    cells = re.findall("<td>(.*?)</td>", row)
+    assert cells == ["0.123", "0", *["0.123"] * (len(SCORES) - 2)]

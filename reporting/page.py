@@ -38,7 +38,7 @@ def render(folders):
     baseline = read_run(folders["baseline"], "The classifier", "train_discriminator.py")
     gan = read_run(folders["gan"], "The GAN", "train_gan.py")
     charts = []
-    for run, drawn_together in ((baseline, panels.CLASSIFIER), (gan, panels.GAN)):
+    for run, drawn_together in ((baseline, panels.CLASSIFIER.curves), (gan, panels.GAN.curves)):
         # A chart's place in the list is how the page's script finds its lines.
         run["charts"] = list(enumerate(chart_data(run["records"], drawn_together), len(charts)))
         charts += [chart for _, chart in run["charts"]]

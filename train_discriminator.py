@@ -32,7 +32,7 @@ from engine.device import (
 from engine.plots import save_curves
 from engine.progress import Progress
 from engine.weights import CheckpointError, export_model
-from layers.double_backward import compile_for
+from layers.modules import prepare_for_cuda
 from metrics.classifier import evaluate
 from training import panels, stopping
 from training.augmentation import (
@@ -209,7 +209,6 @@ def train(args):
     keep_freed_memory()
     ranks = Ranks(device)
     fast = pick_compile(args.compile, device, ranks.world)
-    compile_for(device if fast else None)
     clock = stopping.Clock(args.save_every_minutes, args.max_minutes)
     train_set, test_set = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
     train_set = train_set.first(args.limit_train).to(device)
@@ -234,6 +233,7 @@ def train(args):
 
     torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
     model = Discriminator(args.width).to(device)
+    prepare_for_cuda(model, device if fast else None)
     average = copy.deepcopy(model).eval() if args.ema_decay else None
     optimizer = make_optimizer(
         *(args.optimizer, model, args.lr, args.kernel_lr),

@@ -35,7 +35,8 @@ from engine.plots import save_curves, save_image_grid
 from engine.progress import Progress
 from engine.weights import CheckpointError, export_model, own_or_published
 from generator import Generator, sample_latents
-from layers.double_backward import compile_for, input_gradient
+from layers.double_backward import input_gradient
+from layers.modules import prepare_for_cuda
 from metrics.classifier import evaluate
 from metrics.scores import Judge, ScoreError, Watch
 from training import panels, stopping
@@ -390,7 +391,6 @@ def train(args):
     keep_freed_memory()
     ranks = Ranks(device)
     fast = pick_compile(args.compile, device, ranks.world)
-    compile_for(device if fast else None)
     clock = stopping.Clock(args.save_every_minutes, args.max_minutes)
     train_set, test_set = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
     train_set = train_set.first(args.limit_train).to(device)
@@ -427,6 +427,8 @@ def train(args):
     torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
     discriminator = Discriminator(args.width).to(device)
     generator = Generator(args.width).to(device)
+    for network in (discriminator, generator):
+        prepare_for_cuda(network, device if fast else None)
     average = copy.deepcopy(generator).eval() if args.ema_decay else None
     rates = {"lr": args.lr, "kernel_lr": args.kernel_lr, "betas": (0.0, 0.9)}
     rates |= {"momentum": args.momentum, "normalise": True}

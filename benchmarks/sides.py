@@ -35,7 +35,7 @@ from engine.device import (
 )
 from generator import Generator
 from interpretability.activation_maximization import feature_objective, maximise
-from layers import double_backward
+from layers.modules import prepare_for_cuda
 from metrics.classifier import evaluate
 from training import stopping
 from training.augmentation import augment, sample_augmentation
@@ -49,8 +49,12 @@ STEPS_ON_CUDA = 50  # training steps in one measurement; 1 on the CPU
 CLIMB_STEPS = 2  # gradient steps of max_features in one measurement
 BETAS = (0.0, 0.9)
 RECIPE = {  # of both classic recipes, what their updates read
-    **{"gp_weight": 10.0, "d_fake_class_weight": 1.0, "g_class_weight": 1.0, "gen_train": 1},
-    **{"label_smoothing": 0.0, "ema_decay": 0.0},
+    "gp_weight": 10.0,
+    "d_fake_class_weight": 1.0,
+    "g_class_weight": 1.0,
+    "gen_train": 1,
+    "label_smoothing": 0.0,
+    "ema_decay": 0.0,
 }
 
 
@@ -68,8 +72,8 @@ class Ours:
             for network in (self.discriminator, self.generator)
         ]
         fast = pick_compile(args.compile, device)
-        self.compiled_for = device if fast else None
-        double_backward.compile_for(self.compiled_for)
+        for network in (self.discriminator, self.generator):
+            prepare_for_cuda(network, device if fast else None)
         if fast:
             for optimizer in optimizers:
                 keep_rates_on(device, optimizer)
@@ -121,11 +125,9 @@ class Ours:
     def max_features(self):
         start = torch.zeros(shown(self.args), 3, 32, 32, device=self.device)
         objective = feature_objective(self.discriminator, LAYER, self.precision)
-        self.discriminator.requires_grad_(False)
-        double_backward.compile_for(None)  # as in visualization.py
+        self.discriminator.eval().requires_grad_(False)  # as in visualization.py
         maximise(objective, start, CLIMB_STEPS)
-        double_backward.compile_for(self.compiled_for)
-        self.discriminator.requires_grad_(True)
+        self.discriminator.train().requires_grad_(True)
         return len(start) * CLIMB_STEPS
 
 
@@ -154,9 +156,8 @@ class Plain:
 
     def gan_step(self):
         images, labels = next(self.batches)
-        plain.gan_step(
-            *(self.discriminator, self.generator, self.d_adam, self.g_adam), *(images, labels)
-        )
+        networks = self.discriminator, self.generator
+        plain.gan_step(*networks, self.d_adam, self.g_adam, images, labels)
         return len(images)
 
     def augmentation(self):

@@ -8,12 +8,10 @@ the gradient penalty is defined for each image on its own, so no image may see i
 `python discriminator.py` prints the layers and the number of parameters.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
-from layers import channel_padding
-from layers.modules import Conv3x3, MapNorm
+from layers.modules import Conv3x3, MapNorm, run_layers
 
 IMAGE_SIZE = 32
 STRIDES = (1, 2, 1, 2, 1, 1, 1, 2)
@@ -54,7 +52,6 @@ class Discriminator(nn.Module):
         )
         self.critic_head = nn.Linear(width, 1)
         self.class_head = nn.Linear(width, num_classes)
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, images):
         """images (b, 3, 32, 32) in [-1, 1] -> critic scores (b,), class logits (b, num_classes)."""
@@ -71,12 +68,7 @@ class Discriminator(nn.Module):
             raise ValueError(f"layer must be 1 to {NUM_LAYERS}, not {layer}")
         if images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
             raise ValueError(f"images must be (b, 3, 32, 32), not {tuple(images.shape)}")
-        x = images.contiguous(memory_format=torch.channels_last)
-        if torch.is_grad_enabled() and channel_padding.pays(x.device):
-            x = channel_padding.fill_channels(x, channel_padding.aligned(3))
-        for block in self.blocks[:layer]:
-            x = block(x)
-        return x[:, : self.width]
+        return run_layers(self.blocks[:layer], images)
 
     @staticmethod
     def pool(features):

@@ -1,7 +1,7 @@
 """The eight-layer generator, and the latents that tell it which class to draw.
 
-A linear layer makes a 4x4 map, three transposed convolutions double its size to 32x32, four 3x3
-convolutions stand between and after them, and a last one turns the features into RGB.
+A linear layer makes a 4x4 map, three transposed convolutions double its size to 32x32 with four 3x3
+convolutions between them, and a last 3x3 convolution turns the features into RGB.
 
 `python generator.py` prints the layers and the number of parameters.
 """
@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from layers import channel_padding
-from layers.modules import Conv3x3, ConvTranspose4x4, PaddedBatchNorm2d
+from layers.modules import Conv3x3, ConvTranspose4x4, PaddedBatchNorm2d, run_layers
 
 START_SIZE = 4
 UPSAMPLES = (True, False, False, False, True, False, True)  # the seven hidden convolutions
@@ -45,7 +44,6 @@ class Generator(nn.Module):
             *(upsample_block(width) if up else same_size_block(width) for up in UPSAMPLES)
         )
         self.to_rgb = Conv3x3(width, 3)
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, latents):
         """latents (b, latent_dim) -> images (b, 3, 32, 32) in [-1, 1].
@@ -53,10 +51,7 @@ class Generator(nn.Module):
         In train mode BatchNorm uses the statistics of this batch, so b must be at least 2.
         """
         x = self.project(latents).unflatten(1, (self.width, START_SIZE, START_SIZE))
-        x = x.contiguous(memory_format=torch.channels_last)
-        if self.training and channel_padding.pays(x.device):
-            x = channel_padding.fill_channels(x, channel_padding.aligned(self.width))
-        return torch.tanh(self.to_rgb(self.blocks(x))[:, :3])
+        return torch.tanh(run_layers([*self.blocks, self.to_rgb], x))
 
 
 def sample_latents(labels, latent_dim=100, generator=None, num_classes=10):

@@ -35,7 +35,6 @@ from engine.device import (
 )
 from generator import Generator
 from interpretability.activation_maximization import feature_objective, maximise
-from layers import double_backward
 from metrics.classifier import evaluate
 from training import panels
 from training.augmentation import augment, sample_augmentation
@@ -128,11 +127,14 @@ class Ours:
     def max_features(self):
         start = torch.zeros(shown(self.args), 3, 32, 32, device=self.device)
         objective = feature_objective(self.discriminator, LAYER, self.precision)
-        self.discriminator.requires_grad_(False)
-        double_backward.compile_for(None)  # as in visualization.py
+        self.discriminator.eval().requires_grad_(False)  # as in visualization.py
         maximise(objective, start, CLIMB_STEPS)
-        double_backward.compile_for(self.device if self.run.compiled else None)
-        self.discriminator.requires_grad_(True)
+        self.discriminator.train().requires_grad_(True)
+        return len(start) * CLIMB_STEPS
+
+    def max_features(self):
+        start = torch.zeros(shown(self.args), 3, 32, 32, device=self.device)
+        plain.max_features(self.discriminator, LAYER, start, CLIMB_STEPS)
         return len(start) * CLIMB_STEPS
 
 

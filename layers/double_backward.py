@@ -18,31 +18,18 @@ import sys
 import torch
 import torch.nn.functional as F
 
-_inputs_only = False  # whether the pass that runs now is one of input_gradient
-_compile_for = None  # the kind of device for which torch.compile makes layer_norm's kernels
-_compiled = {}  # function: its compiled form
+_compiled = {}  # a cache, function: its compiled form, or itself where that does not work
 
 
-def compile_for(device):
-    """Have torch.compile make layer_norm's kernels where gradients are asked for; None: nowhere.
+def compile_works(device):
+    """Whether torch.compile can make layer_norm's kernels there; if not, a notice on stderr.
 
     For GPUs: PyTorch's own kernels give each image, a long row, to a single multiprocessor.
-    Where torch.compile does not work, a notice says so, and all stays as it was.
     """
-    global _compile_for
-    _compile_for = None
-    _compiled.clear()
-    if device is None:
-        return
+    _compiled.clear()  # what did not work before is tried again
     x, affine = torch.zeros(2, 8, device=device), torch.zeros(8, device=device)
     _run(_norm_forward, True, x, affine, affine, 1e-5, 8)
-    if _compiled[_norm_forward] is not _norm_forward:
-        _compile_for = device.type
-
-
-def compiles_for(device):
-    """Whether layer_norm runs compiled on that device, where gradients are asked for."""
-    return device.type == _compile_for
+    return _compiled[_norm_forward] is not _norm_forward
 
 
 def _run(function, compiled, *args):
@@ -69,21 +56,35 @@ def input_gradient(output, inputs, create_graph=False):
 
     output: a scalar. As torch.autograd.grad, but no weight's own gradient is computed on the way:
     autograd asks a Python function for all gradients it can give, wanted or not. While it runs, no
-    other thread may run a backward pass through these layers.
+    other thread may run a backward pass through the same graph.
     """
-    with _only_input_gradients():
+    with _inputs_only(output):
         (gradient,) = torch.autograd.grad(output, inputs, create_graph=create_graph)
     return gradient
 
 
 @contextlib.contextmanager
-def _only_input_gradients():
-    global _inputs_only
-    before, _inputs_only = _inputs_only, True
+def _inputs_only(output):
+    """Tells the layers that made `output` to compute no gradient of a weight.
+
+    The nodes of its graph are told, each of which is the `ctx` that its backward gets. A switch of
+    the calling thread would not do: on CUDA autograd runs the pass in a thread of its own.
+    """
+    told, seen, ahead = [], set(), [output.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        ahead += [before for before, _ in node.next_functions]
+        if getattr(node, "inputs_only", None) is False:  # True: an outer pass's to take back
+            node.inputs_only = True
+            told.append(node)
     try:
         yield
     finally:
-        _inputs_only = before
+        for node in told:
+            node.inputs_only = False
 
 
 def conv2d(x, weight, bias, stride=(1, 1), padding=(0, 0)):
@@ -95,16 +96,16 @@ def conv2d(x, weight, bias, stride=(1, 1), padding=(0, 0)):
     return _Conv2d.apply(x, weight, bias, stride, padding)
 
 
-def layer_norm(x, weight, bias, eps=1e-5, count=None):
+def layer_norm(x, weight, bias, eps=1e-5, count=None, compiled=False):
     """F.layer_norm over all dimensions but the first; statistics in float32, output like x.
 
     x: (b, ...) of any float type; weight, bias: (...). CUDA's own kernels take one type only:
-    there the affine map, and its gradient, are rounded to that of x.
+    there the affine map, and its gradient, are rounded to that of x, unless `compiled`: then
+    torch.compile makes the kernels, see compile_works.
     count: how many entries of a row count, None for all; the others must be 0 in x, weight and
     bias. They are then 0 in the output, and have any gradient. ValueError where it does not run
     compiled.
     """
-    compiled = compiles_for(x.device) and torch.is_grad_enabled()
     if not compiled and count not in (None, weight.numel()):
         raise ValueError("entries that do not count: only where layer_norm runs compiled")
     if x.device.type != "cpu" and not compiled:
@@ -123,7 +124,7 @@ def _autocast(*tensors):
 def _wanted(ctx):
     """Whether the gradients of input, weight and bias are to be computed."""
     of_input, *of_weights = ctx.needs_input_grad[:3]
-    return [of_input, *(wanted and not _inputs_only for wanted in of_weights)]
+    return [of_input, *(wanted and not ctx.inputs_only for wanted in of_weights)]
 
 
 def _conv2d_gradients(g, x, weight, stride, padding, wanted):
@@ -131,8 +132,7 @@ def _conv2d_gradients(g, x, weight, stride, padding, wanted):
     own_bias = wanted[2] and g.device.type == "cuda"
     asked = [*wanted[:2], wanted[2] and not own_bias]
     d_x, d_weight, d_bias = torch.ops.aten.convolution_backward(
-        *(g, x, weight, [len(weight)]),
-        *(stride, padding, (1, 1), False, (0, 0), 1, asked),
+        g, x, weight, [len(weight)], stride, padding, (1, 1), False, (0, 0), 1, asked
     )
     return d_x, d_weight, channel_sums(g) if own_bias else d_bias
 
@@ -150,7 +150,7 @@ class _Conv2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, stride, padding):
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding = stride, padding
+        ctx.stride, ctx.padding, ctx.inputs_only = stride, padding, False
         return F.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
@@ -195,13 +195,13 @@ class _LayerNorm(torch.autograd.Function):
     def forward(ctx, x, weight, bias, eps, count, compiled):
         with torch.autocast(x.device.type, enabled=False):  # on CUDA it would cast to float32
             if compiled:
-                rows = (x.flatten(1), weight.flatten(), bias.flatten())
-                y, mean, rstd = _run(_norm_forward, True, *rows, eps, count)
+                affine = weight.flatten(), bias.flatten()
+                y, mean, rstd = _run(_norm_forward, True, x.flatten(1), *affine, eps, count)
                 y = y.view_as(x)
             else:
                 y, mean, rstd = torch.native_layer_norm(x, x.shape[1:], weight, bias, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
-        ctx.eps, ctx.how = eps, (count, compiled)
+        ctx.eps, ctx.count, ctx.compiled, ctx.inputs_only = eps, count, compiled, False
         return y
 
     @staticmethod
@@ -209,13 +209,15 @@ class _LayerNorm(torch.autograd.Function):
         x, weight, bias, mean, rstd = ctx.saved_tensors
         wanted = _wanted(ctx)
         if not torch.is_grad_enabled():
-            at = (g, x, mean, rstd, weight, bias)
-            return *_layer_norm_gradients(*at, *ctx.how, wanted), None, None, None
+            gradients = _layer_norm_gradients(
+                g, x, mean, rstd, weight, bias, ctx.count, ctx.compiled, wanted
+            )
+            return *gradients, None, None, None
         d_x = d_weight = d_bias = None
         if wanted[0]:
-            d_x = _LayerNormInputGradient.apply(g, x, weight, mean, rstd, *ctx.how)
+            d_x = _LayerNormInputGradient.apply(g, x, weight, mean, rstd, ctx.count, ctx.compiled)
         if wanted[1]:
-            if ctx.how[0] < weight.numel():
+            if ctx.count < weight.numel():
                 raise NotImplementedError("input_gradient is the way to differentiate this twice")
             d_weight = (g * F.layer_norm(x, x.shape[1:], eps=ctx.eps)).sum(0)
         if wanted[2]:
@@ -274,7 +276,7 @@ class _LayerNormInputGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, g, x, weight, mean, rstd, count, compiled):
         ctx.save_for_backward(g, x, weight, mean, rstd)
-        ctx.how = count, compiled
+        ctx.count, ctx.compiled = count, compiled
         wanted = [True, False, False]
         return _layer_norm_gradients(g, x, mean, rstd, weight, None, count, compiled, wanted)[0]
 
@@ -283,9 +285,9 @@ class _LayerNormInputGradient(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise NotImplementedError("layer_norm has no third derivative")
         g, x, weight, mean, rstd = ctx.saved_tensors
-        rows = (t.flatten(1) for t in (v, g, x, mean, rstd))
+        rows = [t.flatten(1) for t in (v, g, x, mean, rstd)]
         with torch.autocast(x.device.type, enabled=False):
-            d_g, d_x, d_weight = _in_chunks(*rows, weight.flatten(), *ctx.how)
+            d_g, d_x, d_weight = _in_chunks(*rows, weight.flatten(), ctx.count, ctx.compiled)
         gradients = d_g.view_as(g), d_x.view_as(x), d_weight.view_as(weight)
         return *gradients, None, None, None, None
 

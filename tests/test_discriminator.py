@@ -1,10 +1,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from discriminator import IMAGE_SIZE, MAP_SIZES, NUM_LAYERS, Block, Discriminator
-from layers.modules import MapNorm
+from discriminator import MAP_SIZES, NUM_LAYERS, Block, Discriminator
 
 
 def test_parameter_count():
@@ -50,23 +48,6 @@ def test_wrong_image_shape_and_sizes():
         Discriminator(width=2)(torch.zeros(1, 3, 28, 28))
     with pytest.raises(ValueError, match="width"):
         Discriminator(width=0)
-
-
-def test_map_norm_statistics(images):
-    norm = MapNorm(3, IMAGE_SIZE)
-    out = norm(5 * images + 2)
-    assert out.mean((1, 2, 3)).abs().max() < 1e-5
-    assert out.var((1, 2, 3), correction=0).sub(1).abs().max() < 1e-3
-
-
-def test_map_norm_is_layer_norm_with_the_affine_laid_out_otherwise(images):
-    ours, theirs = MapNorm(3, 32), nn.LayerNorm([3, 32, 32])
-    with torch.no_grad():
-        theirs.weight.normal_(generator=torch.Generator().manual_seed(1))
-        theirs.bias.normal_(generator=torch.Generator().manual_seed(2))
-        ours.weight.copy_(theirs.weight.permute(1, 2, 0))
-        ours.bias.copy_(theirs.bias.permute(1, 2, 0))
-    assert torch.allclose(ours(images), theirs(images), atol=1e-5)
 
 
 def test_a_block_computed_on_paper():

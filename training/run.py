@@ -22,7 +22,7 @@ from engine.device import (
 from engine.plots import save_curves
 from engine.progress import Progress
 from engine.weights import export_model
-from layers.double_backward import compile_for
+from layers.modules import prepare_for_cuda
 from training.cuda_graph import Recorded
 from training.distributed import Ranks
 from training.optimizers import Combined, keep_learning_rates_on
@@ -74,7 +74,6 @@ class TrainingRun:
             self.compiled = pick_compile(args.compile, self.device, self.ranks.world)
             self.guard = FiniteGuard(self.device)
             keep_freed_memory()
-            compile_for(self.device if self.compiled else None)
             self._undo = undo.pop_all()
 
     def __enter__(self):
@@ -124,7 +123,9 @@ class TrainingRun:
     def prepare(self, *parts):
         """Have networks and optimizers among the parts be as captured steps need them."""
         for part in parts if self.compiled else ():
-            if isinstance(part, Combined):
+            if isinstance(part, nn.Module):
+                prepare_for_cuda(part, self.device)
+            elif isinstance(part, Combined):
                 keep_learning_rates_on(self.device, part)
 
     def start(self, **parts):

@@ -1,10 +1,12 @@
 """The two layers and their derivatives, against PyTorch's own and against finite differences."""
 
 import shutil
+import threading
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from compare import relative_error
 from layers import double_backward
@@ -78,48 +80,100 @@ def test_penalty_gradients_equal_those_of_pytorch_on_cuda(name):
         assert relative_error(a.cpu(), b) < 1e-10
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """The gradients asked for of the two layers' kernels, in the order of the calls."""
-    found = []
+class RequestedGradients(TorchDispatchMode):
+    """Which gradients (of input, weight, bias) the layers' kernels are asked for, call by call."""
 
-    def spy_on(name):
-        original = getattr(double_backward, name)
+    KERNELS = (
+        torch.ops.aten.convolution_backward.default,
+        torch.ops.aten.native_layer_norm_backward.default,
+    )
 
-        def spy(*args):
-            found.append(tuple(args[-1]))
-            return original(*args)
+    def __init__(self):
+        super().__init__()
+        self.calls = []
 
-        monkeypatch.setattr(double_backward, name, spy)
-
-    spy_on("_conv2d_gradients")
-    spy_on("_layer_norm_gradients")
-    return found
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in self.KERNELS:
+            self.calls.append(tuple(args[-1]))
+        return function(*args, **(kwargs or {}))
 
 
 INPUT_ONLY, WEIGHTS_ONLY, ALL = (True, False, False), (False, True, True), (True, True, True)
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_input_gradient_leaves_out_the_weights_first_derivative(name, asked):
+def test_input_gradient_leaves_out_the_weights_first_derivative(name):
     make, layer, _ = LAYERS[name]
     x, w, b = make()
-    for create_graph in (True, False):
-        double_backward.input_gradient(layer(x, w, b).square().sum(), x, create_graph)
-    assert asked == [INPUT_ONLY] * 2
+    with RequestedGradients() as requested:
+        for create_graph in (True, False):
+            double_backward.input_gradient(layer(x, w, b).square().sum(), x, create_graph)
+    assert requested.calls == [INPUT_ONLY] * 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", LAYERS)
+def test_input_gradient_leaves_it_out_on_cuda(name):
+    """There the pass runs in a thread of autograd's own."""
+    make, layer, _ = LAYERS[name]
+    x, w, b = make(device="cuda")
+    with RequestedGradients() as requested:
+        double_backward.input_gradient(layer(x, w, b).square().sum(), x)
+    assert requested.calls == [INPUT_ONLY]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_after_an_input_gradient_the_same_graph_still_reaches_the_weights(name):
+    make, layer, _ = LAYERS[name]
+    x, w, b = make()
+    total = layer(x, w, b).square().sum()
+    expected = torch.autograd.grad(total, (x, w, b), retain_graph=True)
+    double_backward.input_gradient(total, x, create_graph=True)
+    unused = torch.ones((), requires_grad=True)
     with pytest.raises(RuntimeError):
-        double_backward.input_gradient(torch.ones(()), x)
-    layer(x, w, b).sum().backward()  # the failure left nothing behind
-    assert asked[2:] == [ALL]
+        double_backward.input_gradient(total, unused)  # the failure leaves nothing behind either
+    for ours, theirs in zip(torch.autograd.grad(total, (x, w, b)), expected, strict=True):
+        assert torch.equal(ours, theirs)
 
 
-def test_input_gradient_of_an_input_gradient():
-    """The inner call must not switch the outer one's weights back on, nor itself off."""
-    with double_backward._only_input_gradients():
-        with double_backward._only_input_gradients():
-            pass
-        assert double_backward._inputs_only
-    assert not double_backward._inputs_only
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_input_gradient_within_another_one(name):
+    """The inner one, of the same graph, does not switch the outer one's weights back on."""
+    make, layer, _ = LAYERS[name]
+    x, w, b = make()
+    y = layer(x, w, b)
+    inner = []
+
+    def differentiate_again(_):
+        if not inner:
+            inner.append(None)  # before the call, whose own pass comes by here again
+            double_backward.input_gradient(total, x, create_graph=True)
+
+    total = y.square().sum()
+    y.register_hook(differentiate_again)
+    with RequestedGradients() as requested:
+        double_backward.input_gradient(total, x, create_graph=True)
+    assert requested.calls == [INPUT_ONLY] * 2
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_input_gradient_takes_no_gradient_from_another_thread(name):
+    make, layer, _ = LAYERS[name]
+    x, w, b = make()
+    expected = torch.autograd.grad(layer(x.detach(), w, b).square().sum(), (w, b))
+    y, other = layer(x, w, b), layer(x.detach(), w, b).square().sum()
+
+    def let_the_other_thread_run(_):
+        thread = threading.Thread(target=other.backward)
+        thread.start()
+        thread.join()
+
+    y.register_hook(let_the_other_thread_run)  # called before the gradient goes through the layer
+    with RequestedGradients() as requested:
+        double_backward.input_gradient(y.square().sum(), x)
+    assert requested.calls == [INPUT_ONLY]  # those of this thread
+    assert torch.equal(w.grad, expected[0])
+    assert torch.equal(b.grad, expected[1])
 
 
 def test_a_third_derivative_is_right_or_refused():
@@ -141,12 +195,14 @@ def test_a_third_derivative_is_right_or_refused():
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_nothing_is_computed_for_what_is_frozen(name, asked):
+def test_nothing_is_computed_for_what_is_frozen(name):
     make, layer, _ = LAYERS[name]
     x, w, b = make()
-    layer(x, w.detach(), b.detach()).sum().backward()
-    layer(x.detach(), w, b).sum().backward()
-    assert asked == [INPUT_ONLY, WEIGHTS_ONLY]
+    with RequestedGradients() as requested:
+        layer(x, w, b).sum().backward()
+        layer(x, w.detach(), b.detach()).sum().backward()
+        layer(x.detach(), w, b).sum().backward()
+    assert requested.calls == [ALL, INPUT_ONLY, WEIGHTS_ONLY]
 
 
 def test_an_empty_batch():
@@ -197,64 +253,60 @@ def test_chunks_change_nothing_but_rounding():
         assert relative_error(a, b) < 1e-5
 
 
-def norm_rows():
-    torch.manual_seed(0)
-    rows = [torch.randn(3, 40, dtype=torch.float64) for _ in range(3)]
-    return *rows, torch.randn(40, dtype=torch.float64), torch.randn(40, dtype=torch.float64)
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """The functions themselves in place of compiled ones, for layer_norm's `compiled`."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *args: function(*args))
+    assert double_backward.compile_works(torch.device("cpu"))
+
+
+def norm_of_filled_rows(x, weight, bias, added):
+    """The norm of rows to whose ends zeros that do not count are added, without those."""
+    filled = [F.pad(t.flatten(t.dim() - 3), (0, added)) for t in (x, weight, bias)]
+    y = double_backward.layer_norm(*filled, count=weight.numel(), compiled=True)
+    assert y[:, weight.numel() :].eq(0).all()
+    return y[:, : weight.numel()].view_as(x)
 
 
 @pytest.mark.parametrize("added", [0, 8])
-def test_the_functions_to_compile_equal_pytorchs_kernels(added):
-    """Also where zeros that do not count were added to the rows."""
-    v, g, x, weight, bias = norm_rows()
-    y, mean, rstd = torch.native_layer_norm(x, [40], weight, bias, 1e-5)
-    expected = torch.ops.aten.native_layer_norm_backward(
-        *(g, x, [40], mean, rstd, weight, bias), [True, True, True]
-    )
-    second = double_backward._layer_norm_second(v, g, x, mean, rstd, weight, 40)
-    v, g, x, weight, bias = (F.pad(t, (0, added)) for t in (v, g, x, weight, bias))
-    y2, mean2, rstd2 = double_backward._norm_forward(x, weight, bias, 1e-5, 40)
-    torch.testing.assert_close((y2[:, :40], mean2, rstd2), (y, mean, rstd))
-    assert y2[:, 40:].eq(0).all()
-    rows = g, x, mean2, rstd2, weight, 40
-    found = double_backward._norm_gradients(*rows)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a[..., :40], b)
-    torch.testing.assert_close(double_backward._norm_input_gradient(*rows), found[0])
-    found = double_backward._layer_norm_second_like(v, *rows)
-    for a, b in zip(found, second, strict=True):
-        torch.testing.assert_close(a[..., :40], b)
+def test_the_functions_to_compile_equal_pytorchs_kernels(uncompiled, added):
+    def layer(x, weight, bias):
+        return norm_of_filled_rows(x, weight, bias, added)
+
+    inputs = norm_inputs()
+    torch.testing.assert_close(layer(*inputs), native_norm(*inputs))
+    ours = penalty_gradients(layer, inputs, double_backward.input_gradient)
+    theirs = penalty_gradients(native_norm, inputs, plain_gradient)
+    for a, b in zip(ours, theirs, strict=True):
+        assert relative_error(a, b) < 1e-12
 
 
-def test_where_torch_compile_fails_all_stays_as_it_was(monkeypatch, capsys):
-    def refuse(*_, **__):
-        raise RuntimeError("no C compiler\nand more")
-
-    monkeypatch.setattr(torch, "compile", refuse)
-    double_backward.compile_for(torch.device("cpu"))
-    assert "note: torch.compile does not work here: no C compiler\n" in capsys.readouterr().err
-    assert not double_backward.compiles_for(torch.device("cpu"))
+def test_with_entries_that_do_not_count_the_weights_first_derivative_is_final(uncompiled):
+    x, weight, bias = norm_inputs()
+    total = norm_of_filled_rows(x, weight, bias, added=8).square().sum()
+    with pytest.raises(NotImplementedError, match="input_gradient"):
+        torch.autograd.grad(total, weight, create_graph=True)
 
 
 def test_a_function_that_does_not_compile_is_taken_as_it_is(monkeypatch, capsys):
-    def compile_some(function, **_):
-        if function is double_backward._norm_forward:
-            return lambda *args: function(*args)
-        raise RuntimeError("")
+    compiled = []
 
-    monkeypatch.setattr(torch, "compile", compile_some)
-    double_backward.compile_for(torch.device("cpu"))
+    def compile_the_first(function, **_):
+        if compiled:
+            raise RuntimeError("")
+        compiled.append(function)
+        return lambda *args: function(*args)
+
+    monkeypatch.setattr(torch, "compile", compile_the_first)
+    assert double_backward.compile_works(torch.device("cpu"))
     x = torch.randn(3, 10, requires_grad=True)
     weight, bias = torch.randn(2, 10)
-    try:
-        for _ in range(2):
-            y = double_backward.layer_norm(x, weight, bias)
-            (found,) = torch.autograd.grad(y.square().sum(), x)
-    finally:
-        double_backward.compile_for(None)
+    for _ in range(2):
+        y = double_backward.layer_norm(x, weight, bias, compiled=True)
+        (gradient,) = torch.autograd.grad(y.square().sum(), x)
     assert capsys.readouterr().err.count("note:") == 1
     (expected,) = torch.autograd.grad(F.layer_norm(x, (10,), weight, bias).square().sum(), x)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_entries_that_do_not_count_need_the_compiled_way():
@@ -264,19 +316,13 @@ def test_entries_that_do_not_count_need_the_compiled_way():
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_layer_norm_equals_pytorchs():
-    def results():
+    def results(compiled):
         torch.manual_seed(0)
         x = torch.randn(3, 5, 4, 4, requires_grad=True)
         weight, bias = torch.randn(2, 5, 4, 4).requires_grad_().unbind()
-        y = double_backward.layer_norm(x, weight, bias)
+        y = double_backward.layer_norm(x, weight, bias, compiled=compiled)
         gradient = double_backward.input_gradient(y.square().sum(), x, create_graph=True)
         return y, *torch.autograd.grad((gradient.square() + y).sum(), (x, weight))
 
-    expected = results()
-    double_backward.compile_for(torch.device("cpu"))
-    try:
-        assert double_backward.compiles_for(torch.device("cpu"))
-        found = results()
-    finally:
-        double_backward.compile_for(None)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert double_backward.compile_works(torch.device("cpu"))
+    torch.testing.assert_close(results(True), results(False), rtol=1e-4, atol=1e-4)

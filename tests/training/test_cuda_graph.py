@@ -10,7 +10,7 @@ import torch
 import train_gan
 from discriminator import Discriminator
 from generator import Generator
-from layers import double_backward
+from layers.modules import prepare_for_cuda
 from training.cuda_graph import WARM_UP, Recorded
 from training.distributed import Ranks
 from training.optimizers import keep_rates_on, make_optimizer, scale_rates
@@ -109,9 +109,10 @@ def test_recorded_updates_agree_with_plain_ones_on_cuda(precision, tolerance):
     )
     ends = []
     for fast in (False, True):
-        double_backward.compile_for(device if fast else None)
         torch.manual_seed(0)
         discriminator, generator = Discriminator(20).to(device), Generator(20).to(device)
+        for network in (discriminator, generator):
+            prepare_for_cuda(network, device if fast else None)
         average = copy.deepcopy(generator)
         networks = discriminator, generator, average
         optimizers = [
@@ -140,7 +141,6 @@ def test_recorded_updates_agree_with_plain_ones_on_cuda(precision, tolerance):
                 before = [weights_of(network) for network in networks]
         assert (update_d.graph is not None) == (update_g.graph is not None) == fast
         ends.append([weights_of(network) for network in networks])
-    double_backward.compile_for(None)
     for start, plain, recorded in zip(before, *ends, strict=True):
         assert (recorded - plain).norm() < tolerance * (plain - start).norm()
 

@@ -132,11 +132,6 @@ class Ours:
         self.discriminator.train().requires_grad_(True)
         return len(start) * CLIMB_STEPS
 
-    def max_features(self):
-        start = torch.zeros(shown(self.args), 3, 32, 32, device=self.device)
-        plain.max_features(self.discriminator, LAYER, start, CLIMB_STEPS)
-        return len(start) * CLIMB_STEPS
-
 
 class Plain:
     """plain_reference.py."""

@@ -83,7 +83,7 @@ def test_input_gradient_norm_against_finite_differences(images):
     torch.manual_seed(0)
     critic = Discriminator(width=2).double()
     x = images[:2].double()
-    norms = train_gan.input_gradient_norms(critic, x, x)  # real = fake: x_hat is known
+    norms = train_gan.input_gradient_norms(critic, x, x, torch.ones(2, 1, 1, 1))
     x = x.clone().requires_grad_()
     direction = torch.autograd.grad(critic(x)[0].sum(), x)[0]
     direction = direction / direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1)

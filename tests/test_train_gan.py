@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -18,9 +19,12 @@ from engine.weights import export_model, load_model
 from generator import Generator, sample_latents
 from image_sets import cifar10
 from metrics import scores
-from training import checkpoint
+from training import checkpoint, panels
 from training.augmentation import move, sample_shift
-from training.optimizers import scale_rates
+from training.ema import EMA
+from training.optimizers import make_optimizer
+from training.run import TrainingRun
+from training.schedules import set_learning_rates
 
 SMALL = [
     *("--dataset", "shapes", "--limit_train", 80, "--limit_test", 40, "--width", 4),
@@ -49,7 +53,12 @@ def test_discriminator_loss_by_hand():
     logits = torch.zeros(4, 10)
     logits[0, 4], logits[2, 7] = 2.0, 5.0
     loss, parts = train_gan.discriminator_loss(
-        *(Known(scores, logits), zeros, torch.tensor([4, 0]), zeros, torch.tensor([7, 1])),
+        Known(scores, logits),
+        real=zeros,
+        labels=torch.tensor([4, 0]),
+        fake=zeros,
+        fake_labels=torch.tensor([7, 1]),
+        alpha=torch.rand(2, 1, 1, 1),
         gp_weight=0.5,
     )
     e = torch.exp
@@ -68,7 +77,12 @@ def test_discriminator_loss_by_hand():
     total = -2.5 + class_real + class_fake + 0.5 * penalty
     assert loss.item() == pytest.approx(total.item(), rel=1e-5)
     less, _ = train_gan.discriminator_loss(
-        *(Known(scores, logits), zeros, torch.tensor([4, 0]), zeros, torch.tensor([7, 1])),
+        Known(scores, logits),
+        real=zeros,
+        labels=torch.tensor([4, 0]),
+        fake=zeros,
+        fake_labels=torch.tensor([7, 1]),
+        alpha=torch.rand(2, 1, 1, 1),
         gp_weight=0.5,
         fake_class_weight=0.25,
     )
@@ -94,38 +108,87 @@ def test_generator_loss_by_hand():
 # ------------------------------------------------------------------------------ updates
 
 
+ADAM = ["--recipe", "classic", "--lr", "1e-3", "--ema_decay", "0", "--device", "cpu"]
+
+
+class Pair:
+    """Two small networks, and one update of each as train_gan.py makes it, without a run on disk.
+
+    images: (b, 3, 32, 32) in [-1, 1], the real ones; the fakes are the same each time.
+    """
+
+    def __init__(self, run, args, images):
+        self.run, self.args, self.images = run, args, images
+        self.discriminator, self.generator = Discriminator(width=4), Generator(width=4)
+        self.d_optimizer, self.g_optimizer = (
+            make_optimizer("adam", network, lr=args.lr, kernel_lr=0.0, betas=(0.0, 0.9))
+            for network in (self.discriminator, self.generator)
+        )
+        stream = torch.Generator().manual_seed(0)
+        self.fake_labels, self.z = train_gan.sample_inputs(len(images), 100, stream)
+        self.alpha = train_gan.sample_alpha(len(images), images.device, stream)
+        self.step = torch.tensor(0)
+
+    def update_discriminator(self, generator=None, shifts=None):
+        self.step += 1
+        return train_gan.update_discriminator(
+            self.run,
+            self.args,
+            self.discriminator,
+            generator or self.generator,
+            self.d_optimizer,
+            self.step,
+            real=self.images,
+            labels=torch.arange(len(self.images)),
+            z=self.z,
+            fake_labels=self.fake_labels,
+            alpha=self.alpha,
+            shifts=shifts,
+        )
+
+    def update_generator(self, generator=None, shifts=None):
+        self.step += 1
+        return train_gan.update_generator(
+            self.run,
+            self.args,
+            self.discriminator,
+            generator or self.generator,
+            EMA(self.generator, 0.0),
+            self.g_optimizer,
+            self.step,
+            z=self.z,
+            labels=self.fake_labels,
+            shifts=shifts,
+        )
+
+
 @pytest.fixture
-def pair():
-    torch.manual_seed(0)
-    networks = Discriminator(width=4), Generator(width=4)
-    betas = (0.0, 0.9)
-    return *networks, *(torch.optim.Adam(n.parameters(), 1e-3, betas) for n in networks)
+def make_pair(images):
+    """make_pair(*flags) -> a Pair of the same weights each time."""
+    with contextlib.ExitStack() as runs:
+
+        def make(*flags):
+            args = train_gan.parse_args([*ADAM, "--precision", "fp32", *map(str, flags)])
+            torch.manual_seed(0)
+            run = runs.enter_context(TrainingRun(args, "train_gan.py", panels.GAN))
+            return Pair(run, args, images)
+
+        yield make
 
 
-def backward_discriminator(discriminator, generator, images):
-    stream = torch.Generator().manual_seed(0)  # the same fakes each time
-    labels, latents = train_gan.sample_inputs(len(images), 100, stream)
-    mix = train_gan.sample_mix(len(images), images.device, stream)
-    own_labels = torch.arange(len(images))
-    return train_gan.discriminator_backward(
-        discriminator, generator, images, own_labels, latents, labels, mix, 10.0, "fp32"
-    )
-
-
-def backward_generator(discriminator, generator):
-    labels, latents = train_gan.sample_inputs(16, 100, torch.Generator().manual_seed(0))
-    return train_gan.generator_backward(discriminator, generator, latents, labels, "fp32")
+@pytest.fixture
+def pair(make_pair):
+    return make_pair()
 
 
 def parameters(model):
     return [p.detach().clone() for p in model.parameters()]
 
 
-def test_each_update_changes_its_own_network_only(pair, images):
-    discriminator, generator, d_optimizer, g_optimizer = pair
+def test_each_update_changes_its_own_network_only(pair):
+    discriminator, generator = pair.discriminator, pair.generator
     d_before, g_before = parameters(discriminator), parameters(generator)
-    backward_discriminator(discriminator, generator, images)
-    d_optimizer.step()
+    pair.update_discriminator()
     assert_equal(g_before, parameters(generator))
     # The critic head's bias cancels in D(real) - D(fake), so nothing moves it.
     moved = zip(discriminator.named_parameters(), d_before, strict=True)
@@ -135,8 +198,7 @@ def test_each_update_changes_its_own_network_only(pair, images):
 
     d_before = parameters(discriminator)
     d_gradients = [p.grad.clone() for p in discriminator.parameters()]
-    backward_generator(discriminator, generator)
-    g_optimizer.step()
+    pair.update_generator()
     assert_equal(d_before, parameters(discriminator))
     assert_equal(d_gradients, [p.grad for p in discriminator.parameters()])
     changed = [not torch.equal(a, b) for a, b in zip(g_before, generator.parameters(), strict=True)]
@@ -144,74 +206,102 @@ def test_each_update_changes_its_own_network_only(pair, images):
     assert all(p.requires_grad for p in discriminator.parameters())
 
 
-def test_discriminator_steps_lower_its_loss(pair, images):
-    discriminator, generator, d_optimizer, _ = pair
-    losses = []
-    for _ in range(30):
-        parts = backward_discriminator(discriminator, generator, images)
-        losses.append(parts["discriminator_loss"].item())
-        d_optimizer.step()
+def test_weights_of_the_class_losses_are_those_of_the_flags(make_pair):
+    plain, weighted = (
+        make_pair(),
+        make_pair("--d_fake_class_weight", 0.25, "--g_class_weight", 0.5, "--gp_weight", 2),
+    )
+    parts, other = plain.update_discriminator(), weighted.update_discriminator()
+    less = 0.75 * parts["class_loss_fake"] + 8 * parts["gradient_penalty"]
+    assert other["discriminator_loss"].item() == pytest.approx(
+        (parts["discriminator_loss"] - less).item(), rel=1e-4
+    )
+    fresh = make_pair(), make_pair("--g_class_weight", 0.5)
+    parts, other = (p.update_generator() for p in fresh)
+    less = 0.5 * parts["generator_class_loss"]
+    assert other["generator_loss"].item() == pytest.approx(
+        (parts["generator_loss"] - less).item(), rel=1e-4
+    )
+
+
+def test_an_update_that_diverged_is_not_taken(pair):
+    pair.update_discriminator()
+    before = parameters(pair.discriminator)
+    pair.images = pair.images * float("nan")
+    pair.update_discriminator()
+    assert_equal(before, parameters(pair.discriminator))
+    assert pair.run.guard.bad_step() == 2
+
+
+def test_the_average_follows_the_generator_one_update_in_gen_train_steps(make_pair):
+    pair = make_pair("--gen_train", 2)
+    ema, before = EMA(pair.generator, 0.5), parameters(pair.generator)
+    pair.step += 1  # the generator's first update comes at the discriminator's second step
+    ema_of_call = ema
+    train_gan.update_generator(
+        pair.run,
+        pair.args,
+        pair.discriminator,
+        pair.generator,
+        ema_of_call,
+        pair.g_optimizer,
+        pair.step + 1,
+        z=pair.z,
+        labels=pair.fake_labels,
+    )
+    # No update before: d = 1/10.
+    expected = [0.1 * a + 0.9 * b for a, b in zip(before, pair.generator.parameters(), strict=True)]
+    for found, value in zip(ema.model.parameters(), expected, strict=True):
+        assert torch.allclose(found, value, atol=1e-6)
+
+
+def test_discriminator_steps_lower_its_loss(pair):
+    losses = [pair.update_discriminator()["discriminator_loss"].item() for _ in range(30)]
     assert losses[-1] < losses[0] - 1
 
 
 def test_generator_steps_lower_its_loss(pair):
-    discriminator, generator, _, g_optimizer = pair
-    losses = []
-    for _ in range(30):
-        losses.append(backward_generator(discriminator, generator)["generator_loss"].item())
-        g_optimizer.step()
+    losses = [pair.update_generator()["generator_loss"].item() for _ in range(30)]
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_preview_is_fixed_and_leaves_the_generator_in_train_mode():
-    torch.manual_seed(0)
-    generator = Generator(width=4)
-    before = [b.clone() for b in generator.buffers()]
-    device = torch.device("cpu")
-    first = train_gan.preview(generator, 0, "fp32", device)
+def test_preview_is_fixed_and_leaves_the_generator_in_train_mode(make_pair):
+    pair = make_pair()
+    generator, before = pair.generator, [b.clone() for b in pair.generator.buffers()]
+    first = train_gan.preview(pair.run, generator)
     assert first.shape == (100, 3, 32, 32)
     assert first.dtype == torch.uint8
-    assert torch.equal(first, train_gan.preview(generator, 0, "fp32", device))
-    assert not torch.equal(first, train_gan.preview(generator, 1, "fp32", device))
+    assert torch.equal(first, train_gan.preview(pair.run, generator))
+    assert not torch.equal(first, train_gan.preview(make_pair("--seed", 1).run, generator))
     assert generator.training
     assert_equal(before, list(generator.buffers()))
 
 
-def test_shifts_move_the_fakes_that_both_networks_see(pair, images):
-    """The same figures and gradients as with a generator whose images come out moved."""
-    discriminator, generator, _, _ = pair
+def test_shifts_move_the_fakes_that_both_networks_see(make_pair):
+    """The same metrics and weights as with a generator whose images come out moved."""
     shifts = sample_shift(8, torch.Generator().manual_seed(0))
-    labels, latents = train_gan.sample_inputs(8, 100, torch.Generator().manual_seed(1))
-    mix = train_gan.sample_mix(8, images.device, torch.Generator().manual_seed(2))
-
-    def both(network, moved_by):
-        rest = (latents, labels, mix, 10.0, "fp32")
-        own_labels = torch.arange(8)
-        parts = train_gan.discriminator_backward(
-            discriminator, network, images, own_labels, *rest, shifts=moved_by
-        )
-        gradients = [p.grad.clone() for p in discriminator.parameters()]
-        parts |= train_gan.generator_backward(
-            discriminator, network, latents, labels, "fp32", shifts=moved_by
-        )
-        return parts, gradients + [p.grad.clone() for p in generator.parameters()]
 
     class Moved(nn.Module):
-        def forward(self, latents):
-            return move(generator(latents), shifts)
+        def __init__(self, generator):
+            super().__init__()
+            self.generator = generator
 
-        def parameters(self):
-            return generator.parameters()
+        def forward(self, z):
+            return move(self.generator(z), shifts)
 
-    (parts, gradients), (expected, expected_gradients) = (
-        both(generator, shifts),
-        both(Moved(), None),
-    )
-    assert parts == expected
-    assert_equal(gradients, expected_gradients)
-    still, _ = both(generator, None)
-    assert still["generator_loss"] != parts["generator_loss"]
-    assert still["critic_gap"] != parts["critic_gap"]
+    def both(moved_by, wrapped=False):
+        pair = make_pair()
+        generator = Moved(pair.generator) if wrapped else None
+        metrics = pair.update_discriminator(generator, moved_by)
+        metrics |= pair.update_generator(generator, moved_by)
+        return metrics, parameters(pair.discriminator) + parameters(pair.generator)
+
+    (metrics, weights), (expected, expected_weights) = both(shifts), both(None, wrapped=True)
+    assert metrics == expected
+    assert_equal(weights, expected_weights)
+    still, _ = both(None)
+    assert still["generator_loss"] != metrics["generator_loss"]
+    assert still["critic_gap"] != metrics["critic_gap"]
 
 
 @pytest.mark.parametrize("augmentation", ["crop", "flip", "shift"])
@@ -362,10 +452,10 @@ def test_rates_fall_to_zero_in_a_straight_line(small_run, refused, tmp_path, mon
     rates = []
 
     def scale(optimizer, factor):
-        scale_rates(optimizer, factor)
+        set_learning_rates(optimizer, factor)
         rates.append(optimizer.param_groups[0]["lr"])
 
-    monkeypatch.setattr(train_gan, "scale_rates", scale)
+    monkeypatch.setattr(train_gan, "set_learning_rates", scale)
     flags = ["--epochs", 2, "--recipe", "classic", "--schedule", "linear"]
     for steps in (1, 6):
         small_run(*flags, "--max_steps", steps)
@@ -441,7 +531,14 @@ def test_updates_on_cuda_agree_with_the_cpu(images, precision, tolerance):
             loss, _ = train_gan.generator_loss(discriminator, fake, labels)
             g_gradients = torch.autograd.grad(loss, list(generator.parameters()))
             # real = fake: then x_hat is known, though the devices draw different weights.
-            loss, _ = train_gan.discriminator_loss(discriminator, real, labels, real, labels)
+            loss, _ = train_gan.discriminator_loss(
+                discriminator,
+                real,
+                labels,
+                real,
+                labels,
+                alpha=real.new_ones(8, 1, 1, 1),
+            )
         d_gradients = torch.autograd.grad(loss, list(discriminator.parameters()))
         flat = [g.flatten().double().cpu() for g in (*g_gradients, *d_gradients)]
         gradients.append(torch.cat(flat))

@@ -85,12 +85,12 @@ def updates(device):
     channels = channels_of(discriminator, generator)
     for parameter in (*discriminator.parameters(), *generator.parameters()):
         parameter.data += 0.1 * torch.randn_like(parameter) * (parameter.ndim < 4)
-    real, mix = 2 * torch.rand(6, 3, 32, 32).double() - 1, torch.rand(6, 1, 1, 1).double()
+    real, alpha = 2 * torch.rand(6, 3, 32, 32).double() - 1, torch.rand(6, 1, 1, 1).double()
     labels, latents = torch.arange(6), torch.randn(6, 100).double()
     with torch.autocast("cpu", torch.bfloat16):  # leaves float64 as it is
         fake = generator(latents)
         d_loss, d_parts = train_gan.discriminator_loss(
-            discriminator, real, labels, fake.detach(), labels, mix=mix
+            discriminator, real, labels, fake.detach(), labels, alpha=alpha
         )
         g_loss, g_parts = train_gan.generator_loss(discriminator, fake, labels)
     gradients = [

@@ -33,11 +33,11 @@ from engine.device import (
 )
 from engine.plots import save_curves, save_image_grid
 from engine.progress import Progress
-from engine.weights import CheckpointError, export_model, own_or_published
+from engine.weights import CheckpointError, export_model, find_weights
 from generator import Generator, sample_latents
 from layers.double_backward import compile_for, input_gradient
 from metrics.classifier import evaluate
-from metrics.scores import Judge, ScoreError, Watch
+from metrics.scores import Judge, ScoreError, TrainingScores
 from training import panels, stopping
 from training.augmentation import (
     Augmentation,
@@ -406,9 +406,9 @@ def train(args):
     total_steps = min(args.epochs * steps_per_epoch, args.max_steps or sys.maxsize)
 
     def watch_with_judge():
-        path = own_or_published(args.judge, "baseline", "discriminator.safetensors")
+        path = find_weights(args.judge, "baseline", "discriminator.safetensors")
         judge = Judge(path, device, precision)
-        return Watch(judge, train_set, args.seed)
+        return TrainingScores(judge, train_set, args.seed)
 
     watch = ranks.together(watch_with_judge) if args.evaluate_every else None
     judge = watch.judge.digest if watch else None

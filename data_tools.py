@@ -35,9 +35,6 @@ DATASETS = ("auto", "cifar10", "shapes")
 DEFAULT_DATA_DIR = os.environ.get("CIFAR10_DIR", "data")
 
 
-# ------------------------------------------------------------------------------ loading
-
-
 def load_dataset(name, data_dir=DEFAULT_DATA_DIR, download=True):
     """(train, test) of `cifar10`, of the built-in `shapes`, or (`auto`) of the first to be had.
 
@@ -68,12 +65,11 @@ def epoch_order(count, seed, epoch):
 
 
 def preview(dataset, path):
-    """Write a figure of ten images of each class, one labelled column per class."""
+    """Write a picture of ten images of each class, one labelled column per class."""
     from engine.plots import save_image_grid  # here, since only this command draws
 
-    columns = [torch.nonzero(dataset.labels == k).flatten()[:10] for k in range(10)]
-    rows = torch.stack(columns, dim=1).flatten()
-    save_image_grid(dataset.images[rows], path, dataset.class_names, dataset.name)
+    images = dataset.images[dataset.one_of_each_class()]
+    save_image_grid(images, path, dataset.class_names, dataset.name)
 
 
 def main(argv=None):

@@ -6,55 +6,41 @@
 
 The judge is a classifier trained on real images (output/baseline). Every score stands beside those
 of images whose quality is known: test images, noisy training images, an untrained generator. Leaves
-evaluation.json and figures in evaluation/.
+evaluation.json and pictures in evaluation/.
 """
 
+import contextlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from torch_fidelity import __version__ as fidelity_version
 
 from data_tools import DATASETS, DataError, load_dataset
-from discriminator import Discriminator
 from engine import cli
-from engine.device import (
-    DeviceError,
-    autocast,
-    keep_freed_memory,
-    peak_memory,
-    pick_device,
-    pick_precision,
-    random_stream,
-)
+from engine.device import DeviceError, keep_freed_memory, peak_memory, pick_device, pick_precision
 from engine.files import write_atomically
 from engine.plots import save_image_grid
-from engine.progress import Progress
-from engine.weights import CheckpointError, load_model, own_or_published, published
-from generator import Generator
-from metrics import inception, memorization, sampling
-from metrics.classifier import predict
-from metrics.scores import MIN_SAMPLES, Judge, ScoreError, agreement, distances, manifold_scores
+from engine.weights import CheckpointError, find_weights, load_model, published
+from metrics import inception, sampling
+from metrics.classification_accuracy import classification_accuracy
+from metrics.controls import noisy, untrained_like
+from metrics.memorization import memorization_metrics, save_nearest
+from metrics.scores import (
+    MIN_SAMPLES,
+    Judge,
+    ScoreError,
+    class_consistency,
+    print_table,
+    score_table,
+)
 from training.augmentation import augment, sample_augmentation
 from training.run_folder import RunError
 
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, ScoreError)
 WEIGHTS = "discriminator.safetensors"  # of the judge, in a run's folder
 MAX_GRID = 1000  # images that a grid can show
-NOISE, CAS = 20, 21  # names of the random streams
-NOISE_LEVELS = 8  # standard deviation of the noisy training images, in levels of 0 to 255
-COLUMNS = {  # of the table: field, heading, format
-    "frechet_distance": ("Frechet", ".3f"),
-    "kernel_distance": ("kernel", ".5f"),
-    "kernel_distance_std": ("+-", ".5f"),
-    "precision": ("precision", ".3f"),
-    "recall": ("recall", ".3f"),
-    "density": ("density", ".3f"),
-    "coverage": ("coverage", ".3f"),
-    "class_consistency": ("class %", ".2f"),
-}
 
 
 def parse_args(argv=None):
@@ -120,11 +106,9 @@ def parse_args(argv=None):
 
 
 def draw_samples(args, model, labels, precision, title):
+    """uint8 (n, 3, 32, 32) of these classes, int64 (n,), on the CPU."""
     latents = sampling.latents_of(labels, model.latent_dim, args.seed)
-    progress = Progress(title, -(-len(labels) // args.batch_size), args.batch_size)
-    images = sampling.draw(model, latents, args.batch_size, precision, progress)
-    progress.close()
-    return images
+    return sampling.draw(model, latents, args.batch_size, precision, title)
 
 
 def class_names_of(metadata):
@@ -166,162 +150,103 @@ def sample_only(args, model, metadata, precision, folder):
 # ------------------------------------------------------------------------------ scores
 
 
-def noisy(images, seed):
-    """uint8 images plus normal noise of NOISE_LEVELS levels, rounded and clamped."""
-    stream = random_stream("cpu", seed, NOISE)
-    noise = NOISE_LEVELS * torch.randn(images.shape, generator=stream)
-    return (images + noise).round_().clamp_(0, 255).to(torch.uint8)
+def make_sets(args, model, train, test, precision):
+    """{name: Dataset} of the samples and of what they stand beside.
 
-
-def score_table(looks, reference, class_names, seed):
-    """{name of the set: its scores} for {name: (features, classes, labels)}."""
-    table = {}
-    for name, (features, classes, labels) in looks.items():
-        table[name] = distances(features, reference, seed)
-        table[name] |= manifold_scores(features, reference)
-        table[name]["images"] = len(features)
-        share, per_class = agreement(classes, labels, class_names)
-        table[name] |= {"class_consistency": share, "per_class_consistency": per_class}
-    return table
-
-
-def print_table(table):
-    width = max(map(len, table)) + 2
-    headings = "".join(f"{heading:>11}" for heading, _ in COLUMNS.values())
-    print(f"{'':<{width}}{'images':>8}{headings}")
-    for name, scores in table.items():
-        cells = "".join(
-            f"{format(scores[field], form):>11}" for field, (_, form) in COLUMNS.items()
-        )
-        print(f"{name:<{width}}{scores['images']:>8}{cells}")
-
-
-def save_walks(args, model, precision, names, folder):
-    within, between = (
-        sampling.draw(model, latents, args.batch_size, precision)
-        for latents in sampling.walks(model.latent_dim, args.seed)
-    )
-    title = "from one latent of a class to another"
-    captions = ["" if k % 10 else names[k // 10] for k in range(100)]
-    save_image_grid(within, folder / "walk_within_classes.png", (), title, captions)
-    title = "one noise in each row, from its class to the next one"
-    arrows = [f"{a} →" for a in names]
-    captions = ["" if k % 10 else arrows[k // 10] for k in range(100)]
-    save_image_grid(between, folder / "walk_between_classes.png", (), title, captions)
-
-
-def classification_accuracy(args, images, labels, test_set, device, precision, title):
-    """Train a classifier on these images only; its accuracy on real test images, in %.
-
-    Source: Ravuri and Vinyals 2019, Classification Accuracy Score for Conditional Generative
-    Models.
-    """
-    torch.manual_seed(args.seed)
-    model = Discriminator(args.cas_width).to(device)
-    steps = args.cas_epochs * (len(images) // 128)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    images, labels = images.to(device), labels.to(device)
-    progress = Progress(title, steps, 128)
-    for step in range(steps):
-        stream = random_stream(device, args.seed, CAS, step)
-        chosen = torch.randint(len(images), (128,), generator=stream, device=device)
-        batch = augment(images[chosen], sample_augmentation(128, stream))
-        with autocast(device, precision):
-            logits = model(batch)[1]
-        loss = F.cross_entropy(logits.float(), labels[chosen])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        progress.step()
-    progress.close()
-    found = predict(model, test_set.images.to(device), precision).argmax(1).cpu()
-    return round(100 * (found == test_set.labels).double().mean().item(), 2)
-
-
-# ------------------------------------------------------------------------------ the run
-
-
-def score(args, path, model, metadata, judge, train, test, device, precision, folder):
-    """All scores and figures but Inception's; returns them and the sets, {name: (images, labels)}.
-
-    Every set of the table has the same number of images: what is estimated depends on it.
+    Of the test images all are taken, for the judge's accuracy; the others are as many as the table
+    can hold of every set, but for the samples.
     """
     labels = sampling.sample_labels(args.samples)
+    count = min(args.samples, len(test), len(train))
     samples = draw_samples(args, model, labels, precision, "samples")
-    torch.manual_seed(args.seed)
-    fresh = Generator(model.width, model.latent_dim).to(device)
-    sampling.settle(fresh, sampling.latents_of(labels[:500], model.latent_dim, args.seed))
-    count = min(len(samples), len(test), len(train))
-    untrained = draw_samples(args, fresh, labels[:count], precision, "untrained generator")
-    sets = {
-        "test images": (test.images, test.labels),  # all, for the judge's accuracy
-        "noisy training images": (noisy(train.images[:count], args.seed), train.labels[:count]),
-        "samples": (samples, labels),
-        "untrained generator": (untrained, labels[:count]),
+    untrained = untrained_like(model, labels, args.seed)
+    drawn = draw_samples(args, untrained, labels[:count], precision, "untrained generator")
+    few = train.first(count)
+    return {
+        "test images": test,
+        "noisy training images": replace(few, images=noisy(few.images, args.seed)),
+        "samples": replace(train, images=samples, labels=labels),
+        "untrained generator": replace(train, images=drawn, labels=labels[:count]),
     }
 
-    def look(name, images):
-        progress = Progress(f"judge, {name}", -(-len(images) // args.batch_size), args.batch_size)
-        found = judge.look(images, args.batch_size, progress)
-        progress.close()
-        return found
 
-    reference, _ = look("training images", train.images)
-    looks = {name: (*look(name, images), of) for name, (images, of) in sets.items()}
-    table = score_table(
-        {name: [part[:count] for part in parts] for name, parts in looks.items()},
-        *(reference, train.class_names, args.seed),
-    )
-    accuracy, _ = agreement(looks["test images"][1], test.labels, test.class_names)
+def score(args, sets, train, judge, folder):
+    """All scores but Inception's, and the pictures of the samples beside them.
+
+    sets: of make_sets. Every set of the table has the same number of images: what is estimated
+    depends on it.
+    """
+
+    def features_and_classes(name, images):
+        return judge.features_and_classes(images, args.batch_size, f"judge, {name}")
+
+    reference, _ = features_and_classes("training images", train.images)
+    judged = {name: features_and_classes(name, part.images) for name, part in sets.items()}
+    test, samples = sets["test images"], sets["samples"]
+    accuracy, _ = class_consistency(judged["test images"][1], test.labels, test.class_names)
+    count = min(len(train), *map(len, sets.values()))
+    compared = {
+        name: (features[:count], classes[:count], sets[name].labels[:count])
+        for name, (features, classes) in judged.items()
+    }
+    table = score_table(compared, reference, train.class_names, args.seed)
     print_table(table)
     print(f"the judge's accuracy on real test images: {accuracy:.2f} %")
     print("class consistency of the samples, in %:")
     for name, share in table["samples"]["per_class_consistency"].items():
         print(f"  {name:<12} {share:6.2f}")
-    result = {
-        "generator": str(path),
-        "weights": metadata.get("weights"),
-        "step": metadata.get("step"),
-        "width": model.width,
-        "dataset": train.name,
-        "seed": args.seed,
-        "precision": precision,
-        "reference": f"{len(train):,} training images",
+    shown = samples.images[samples.one_of_each_class()]
+    save_image_grid(shown, folder / "samples.png", train.class_names)
+    of_samples, of_test = compared["samples"][0], compared["test images"][0]
+    save_nearest(samples.first(count), of_samples, train, reference, folder / "nearest.png")
+    path = folder / "nearest_distances.png"
+    nearest = memorization_metrics(of_samples, of_test, reference, path)
+    print(f"distance to the nearest training image, percentiles 1, 10, 50: {nearest}")
+    return {
         "judge": {"path": str(judge.path), "width": judge.model.width, "test_accuracy": accuracy},
         "arithmetic": f"torch-fidelity {fidelity_version}",
         "scores": table,
+        "nearest_training_images": nearest,
     }
-    shown = torch.stack([torch.nonzero(labels == k).flatten()[:10] for k in range(10)], 1)
-    save_image_grid(samples[shown.flatten()], folder / "samples.png", train.class_names)
-    save_walks(args, model, precision, train.class_names, folder)
-    result["nearest_training_images"] = memorization.look_for_copies(
-        *(folder, samples, labels, looks["samples"][0][:count]),
-        *(train, looks["test images"][0][:count], reference),
-    )
-    if args.cas:
-        as_many = train.images[: args.samples], train.labels[: args.samples]
-        result["classification_accuracy_score"] = {
-            name: classification_accuracy(args, *data, test, device, precision, f"CAS, {name}")
-            for name, data in {"samples": (samples, labels), "real images": as_many}.items()
-        }
-        print(f"classification accuracy score, in %: {result['classification_accuracy_score']}")
-    return result, sets
 
 
-def inception_part(args, sets, reference, device):
+def cas_of(args, samples, train, test, device, precision):
+    """The classification accuracy score of the samples, and of as many real images."""
+
+    def augmented(images, stream):
+        return augment(images, sample_augmentation(len(images), stream))
+
+    scores = {}
+    for name, part in {"samples": samples, "real images": train.first(args.samples)}.items():
+        scores[name] = classification_accuracy(
+            part.to(device),
+            test.to(device),
+            augmented,
+            width=args.cas_width,
+            epochs=args.cas_epochs,
+            seed=args.seed,
+            precision=precision,
+            title=f"CAS, {name}",
+        )
+    print(f"classification accuracy score, in %: {scores}")
+    return scores
+
+
+def inception_of(args, sets, reference, device):
     """The field's scores of every set, or the reason why there are none."""
     try:
         weights = args.inception or inception.obtain_weights()
     except inception.InceptionMissing as error:
         print(f"IS, FID and KID left out: {error}")
         return {"left_out": str(error)}
-    images = {name: pair[0] for name, pair in sets.items()}
-    found = inception.inception_scores(images, reference, weights, device, args.seed)
-    for name, scores in found.items():
-        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in scores.items()))
-    return found
+    images = {name: part.images for name, part in sets.items()}
+    scores = inception.inception_scores(images, reference, weights, device, args.seed)
+    for name, row in scores.items():
+        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in row.items()))
+    return scores
+
+
+# ------------------------------------------------------------------------------ the run
 
 
 def load_sets(args, metadata):
@@ -337,8 +262,18 @@ def load_sets(args, metadata):
     return train.first(args.limit_train), test.first(args.limit_test)
 
 
+@contextlib.contextmanager
+def writing_to(folder):
+    """Make the folder; raises RunError where it, or something in it, cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
 def run(args):
-    """Draw or score as the arguments ask; returns the figures, or the path of the samples.
+    """Draw or score as the arguments ask; returns the scores, or the path of the samples.
 
     Raises one of USER_ERRORS for what the user can mend.
     """
@@ -349,35 +284,46 @@ def run(args):
     if (folder / "config.json").exists():
         raise RunError(f"{folder} holds a training run; give another --output_dir")
     name = "generator_raw.safetensors" if args.raw else "generator.safetensors"
-    path = own_or_published(args.generator, "gan", name)
-    ours = args.generator is None and path == published("gan", name)
+    path = find_weights(args.generator, "gan", name)
     model, metadata = load_model(path, device, kind="generator")
     print(f"generator: {path}, width {model.width}, step {metadata.get('step')}")
-    if not args.sample:
-        if args.samples < MIN_SAMPLES:
-            raise ScoreError(f"--samples {args.samples}: the scores need at least {MIN_SAMPLES}")
-        # The published generator goes with the published judge: one's own may know other images.
-        given = published("baseline", WEIGHTS) if ours and args.judge is None else args.judge
-        judge = Judge(own_or_published(given, "baseline", WEIGHTS), device, precision)
-        train, test = load_sets(args, metadata)
-        judge.check_set(train.name)
-        if min(len(train), len(test)) < MIN_SAMPLES:
-            raise ScoreError(f"{min(len(train), len(test))} real images are too few for the scores")
-        if args.inception:  # looked at before an hour's work
-            inception.check_fit(inception.read_weights(args.inception)[0], args.inception)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if args.sample:
+    if args.sample:
+        with writing_to(folder):
             return sample_only(args, model, metadata, precision, folder)
-        result, sets = score(
-            *(args, path, model, metadata, judge, train, test, device, precision, folder)
-        )
+    if args.samples < MIN_SAMPLES:
+        raise ScoreError(f"--samples {args.samples}: the scores need at least {MIN_SAMPLES}")
+    # The published generator goes with the published judge: one's own may know other images.
+    theirs = args.generator is None and path == published("gan", name)
+    judge_path = find_weights(args.judge, "baseline", WEIGHTS, own_will_do=not theirs)
+    judge = Judge(judge_path, device, precision)
+    train, test = load_sets(args, metadata)
+    judge.check_set(train.name)
+    if min(len(train), len(test)) < MIN_SAMPLES:
+        raise ScoreError(f"{min(len(train), len(test))} real images are too few for the scores")
+    if args.inception:  # checked before an hour's work
+        inception.check_fit(inception.read_weights(args.inception)[0], args.inception)
+
+    result = {
+        "generator": str(path),
+        "weights": metadata.get("weights"),
+        "step": metadata.get("step"),
+        "width": model.width,
+        "dataset": train.name,
+        "seed": args.seed,
+        "precision": precision,
+        "reference": f"{len(train):,} training images",
+    }
+    with writing_to(folder):
+        sets = make_sets(args, model, train, test, precision)
+        result |= score(args, sets, train, judge, folder)
+        sampling.save_walks(model, args.seed, precision, train.class_names, folder)
+        if args.cas:
+            key = "classification_accuracy_score"
+            result[key] = cas_of(args, sets["samples"], train, test, device, precision)
         write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
         if args.inception is not None:
-            result["inception"] = inception_part(args, sets, train.images, device)
+            result["inception"] = inception_of(args, sets, train.images, device)
             write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from None
     print(f"figures: {folder / 'evaluation.json'} and pictures beside it")
     print(f"peak memory: {peak_memory(device) / 1e9:.2f} GB")
     return result

@@ -18,22 +18,23 @@ USER_ERRORS = (RunError,)
 LIMIT = 15 * 10**6  # bytes
 
 
+SOURCES = {  # flag: the file that says that one's own is there, and that of the published
+    "baseline": ("output/baseline/config.json", "baseline/summary.json"),
+    "gan": ("output/gan/config.json", "gan/summary.json"),
+    "visualization": ("visualization/summary.json", "visualization/summary.json"),
+    "evaluation": ("evaluation/evaluation.json", "evaluation/evaluation.json"),
+}
+
+
 def parse_args(argv=None):
     parser = cli.Parser(__doc__.split("\n\n")[0])
     parser.add_argument("--output", default="report.html", metavar="FILE", help="the page")
-    for flag, own, kept in SOURCES:
+    for flag, files in SOURCES.items():
+        own, kept = (Path(file).parent for file in files)
         parser.add_argument(
             f"--{flag}", metavar="FOLDER", help=f"(default: {own}, without one {kept} of results/)"
         )
     return parser.parse_args(argv)
-
-
-SOURCES = (
-    ("baseline", "output/baseline", "baseline"),
-    ("gan", "output/gan", "gan"),
-    ("visualization", "visualization", "visualization"),
-    ("evaluation", "evaluation", "evaluation"),
-)
 
 
 def find_folders(args):
@@ -42,21 +43,24 @@ def find_folders(args):
     A run that was given is one's own: published figures of other networks never stand beside it.
     Raises RunError for a folder that was given and is not there.
     """
-    own = {flag: Path(folder) for flag, folder, _ in SOURCES}
-    has_own = any(
-        getattr(args, flag) is not None or (own[flag] / "config.json").is_file()
-        for flag in ("baseline", "gan")
-    )
-    made = {"visualization": "summary.json", "evaluation": "evaluation.json"}
-    folders = {}
-    for flag, _, kept in SOURCES:
+    wanted = {}
+    for flag, (own, kept) in SOURCES.items():
         given = getattr(args, flag)
         if given is not None and not Path(given).is_dir():
             raise RunError(f"--{flag}: there is no folder {given}")
-        # With no run of one's own, one's own pictures show the published networks.
-        take_own = has_own or (flag in made and (own[flag] / made[flag]).is_file())
-        folders[flag] = Path(given) if given else own[flag] if take_own else weights.RESULTS / kept
-    return folders
+        asked_for = None if given is None else Path(given) / Path(own).name
+        wanted[flag] = (asked_for, Path(own), weights.RESULTS / kept)
+    files = weights.own_or_published({flag: wanted[flag] for flag in ("baseline", "gan")})
+    of_own_runs = any(
+        wanted[flag][0] is not None or path != wanted[flag][2] for flag, path in files.items()
+    )
+    # With no run of one's own, one's own pictures show the published networks.
+    pictures = {}
+    for flag in ("visualization", "evaluation"):
+        given, own, theirs = wanted[flag]
+        pictures[flag] = (given, own, None if of_own_runs else theirs)
+    files |= weights.own_or_published(pictures, mixed=True)
+    return {flag: file.parent for flag, file in files.items()}
 
 
 def run(args):

@@ -19,11 +19,11 @@ from discriminator import Discriminator
 from engine import cli
 from engine.device import DeviceError
 from engine.plots import save_image_grid
-from engine.weights import CheckpointError, own_or_published
+from engine.weights import CheckpointError, find_weights
 from generator import Generator, sample_latents
 from layers.double_backward import input_gradient
 from metrics.classifier import evaluate
-from metrics.scores import Judge, ScoreError, Watch
+from metrics.scores import Judge, ScoreError, TrainingScores
 from training import panels
 from training.augmentation import augment, move, sample_augmentation, sample_shift, shift
 from training.distributed import RanksDiffer
@@ -355,15 +355,17 @@ def save_samples(run, ema, dataset):
     run.attempt("the samples", save)
 
 
-def make_watch(run, args, dataset):
-    """What scores the generator during training; only rank 0 needs one."""
-    path = own_or_published(args.judge, "baseline", "discriminator.safetensors")
-    return Watch(Judge(path, run.device, run.precision), dataset, args.seed)
+def make_scores(run, args, dataset):
+    """What scores the generator during training; only rank 0 needs it."""
+    path = find_weights(args.judge, "baseline", "discriminator.safetensors")
+    return TrainingScores(Judge(path, run.device, run.precision), dataset, args.seed)
 
 
-def score(run, watch, ema):
+def score(run, training_scores, ema):
     """The average's scores; its weights are kept if no distance by this judge was smaller."""
-    scores, judge = run.from_main(lambda: (watch(ema.model), watch.judge.digest))
+    scores, judge = run.from_main(
+        lambda: (training_scores(ema.model), training_scores.judge.digest)
+    )
     if run.is_best(f"frechet_distance by {judge}", -scores["frechet_distance"]):
         best = {"weights": ema.name} | scores
         run.export({"generator_best.safetensors": (ema.model, best)})
@@ -377,7 +379,9 @@ def train(args):
     """
     with TrainingRun(args, "train_gan.py", panels.GAN) as run:
         train_set, test_set = run.load_data(drop_last=True)
-        watch = run.on_main(lambda: args.evaluate_every and make_watch(run, args, train_set))
+        training_scores = None
+        if args.evaluate_every:
+            training_scores = run.on_main(lambda: make_scores(run, args, train_set))
         torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
         discriminator = Discriminator(args.width).to(run.device)
         generator = Generator(args.width).to(run.device)
@@ -439,7 +443,7 @@ def train(args):
                     metrics = evaluate(discriminator, test_set, run.precision, run.ranks)
                     record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
                 if run.epoch_ends and args.evaluate_every and run.epoch % args.evaluate_every == 0:
-                    record |= score(run, watch, ema)
+                    record |= score(run, training_scores, ema)
                 run.log(record)
             if run.epoch_ends:
                 save_samples(run, ema, train_set)

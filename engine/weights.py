@@ -1,4 +1,7 @@
-"""Exported weights, safe to share: one network in a safetensors file, with what rebuilds it."""
+"""Exported weights, safe to share: one network in a safetensors file, with what rebuilds it.
+
+Below: writing an export, its form in 8 bits, reading it, and where a script takes it from.
+"""
 
 import hashlib
 import json
@@ -12,24 +15,25 @@ from discriminator import Discriminator
 from engine.files import write_atomically
 from generator import Generator
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent.parent / "results"  # the published runs
+_KINDS = {  # kind: class, the arguments that rebuild it
+    "discriminator": (Discriminator, ("width", "num_classes")),
+    "generator": (Generator, ("width", "latent_dim")),
+}
+_SCALE = ".scale"  # ends the name of a tensor of scales, in weights of 8 bits
 
 
 class CheckpointError(Exception):
     """A checkpoint or an export that cannot be used; the message says why and what to do."""
 
 
-_SCALE = ".scale"
-_KINDS = {
-    "discriminator": (Discriminator, ("width", "num_classes")),
-    "generator": (Generator, ("width", "latent_dim")),
-}
+# ------------------------------------------------------------------------------ writing
 
 
 def export_model(model, path, metadata, in_8_bits=False):
     """Write a Discriminator's or Generator's weights to a safetensors file, atomically.
 
-    metadata: a flat dict of what is worth knowing (recipe, figures); values that are no strings are
+    metadata: a flat dict of what is worth knowing (recipe, metrics); values that are no strings are
     kept as JSON. The kind and the sizes of the network are added. in_8_bits: as `to_8_bits` makes
     them; else in the type they have. Raises TypeError for a model that is neither.
     """
@@ -39,9 +43,12 @@ def export_model(model, path, metadata, in_8_bits=False):
     sizes = {name: getattr(model, name) for name in _KINDS[kind][1]}
     described = {"kind": kind, **sizes, **metadata}
     text = {key: v if isinstance(v, str) else json.dumps(v) for key, v in described.items()}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    tensors = to_8_bits(tensors) if in_8_bits else tensors
-    write_atomically(path, safetensors_bytes(tensors, text))
+    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    state = to_8_bits(state) if in_8_bits else state
+    write_atomically(path, safetensors_bytes(state, text))
+
+
+# ------------------------------------------------------------------------------ 8 bits
 
 
 def to_8_bits(state):
@@ -49,64 +56,32 @@ def to_8_bits(state):
 
     weight[i] is about NAME[i] (int8, -127 to 127) times NAME.scale[i] (float32).
     """
-    found = {}
+    rounded = {}
     for name, tensor in state.items():
         if tensor.ndim < 2:
-            found[name] = tensor
+            rounded[name] = tensor
             continue
         rows = tensor.float().flatten(1)
         scale = rows.abs().amax(1).clamp_min(1e-30) / 127
-        found[name] = (rows / scale[:, None]).round().to(torch.int8).view_as(tensor)
-        found[name + _SCALE] = scale
-    return found
+        rounded[name] = (rows / scale[:, None]).round().to(torch.int8).view_as(tensor)
+        rounded[name + _SCALE] = scale
+    return rounded
 
 
 def from_8_bits(state):
     """What `to_8_bits` was given, but for rounding; ValueError where the parts do not fit."""
-    found = {name: t for name, t in state.items() if not name.endswith(_SCALE)}
-    for name in state.keys() - found.keys():
-        scale, weight = state[name], found.get(name.removesuffix(_SCALE))
+    weights = {name: t for name, t in state.items() if not name.endswith(_SCALE)}
+    for scale_name in state.keys() - weights.keys():
+        name = scale_name.removesuffix(_SCALE)
+        scale, weight = state[scale_name], weights.get(name)
         fits = weight is not None and weight.dtype == torch.int8 and weight.ndim > 1
         if not fits or scale.shape != weight.shape[:1]:
-            raise ValueError(f"{name} has no weight that it fits")
-        found[name.removesuffix(_SCALE)] = (weight.flatten(1) * scale[:, None]).view_as(weight)
-    return found
+            raise ValueError(f"{scale_name} has no weight that it fits")
+        weights[name] = (weight.flatten(1) * scale[:, None]).view_as(weight)
+    return weights
 
 
-def digest(model):
-    """SHA-256 of a network's weights: the same for the same values, whatever the file."""
-    found = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
-
-
-def find_export(path, name):
-    """The weights file itself, or the one of that name where the path is a run's folder."""
-    path = Path(path)
-    return path / name if path.is_dir() else path
-
-
-def published(run, name):
-    """Path of a file of the runs that come with this repository, shown from the current folder."""
-    path = RESULTS / run / name
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def own_or_published(given, run, name):
-    """Where to take weights from: what was `given`, else the user's own run, else the published.
-
-    given: a path or None; run: `baseline` or `gan`, the folder in output/ and in results/; name: of
-    the file. Tells where it takes the published ones.
-    """
-    if given is not None:
-        return find_export(given, name)
-    own, ours = Path("output") / run / name, published(run, name)
-    if own.is_file() or not ours.is_file():
-        return own
-    print(f"no {own}: taking the published {ours}")
-    return ours
+# ------------------------------------------------------------------------------ reading
 
 
 def load_model(path, device="cpu", kind=None):
@@ -125,12 +100,12 @@ def load_model(path, device="cpu", kind=None):
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
-    found = metadata.get("kind")
-    if not isinstance(found, str) or found not in _KINDS:
-        raise CheckpointError(f"{path} was not exported by this program (its kind is {found!r})")
-    if kind not in (None, found):
-        raise CheckpointError(f"{path} holds a {found}; a {kind} is wanted here")
-    model_class, size_names = _KINDS[found]
+    own_kind = metadata.get("kind")
+    if not isinstance(own_kind, str) or own_kind not in _KINDS:
+        raise CheckpointError(f"{path} was not exported by this program (its kind is {own_kind!r})")
+    if kind not in (None, own_kind):
+        raise CheckpointError(f"{path} holds a {own_kind}; a {kind} is wanted here")
+    model_class, size_names = _KINDS[own_kind]
     sizes = {name: metadata.get(name) for name in size_names}
     if not all(type(size) is int and 0 < size <= 4096 for size in sizes.values()):
         raise CheckpointError(f"{path} states impossible sizes: {sizes}")
@@ -141,7 +116,7 @@ def load_model(path, device="cpu", kind=None):
     with torch.device("meta"):  # shapes are compared before any memory is taken for them
         expected = {name: _form(t) for name, t in model_class(**sizes).state_dict().items()}
     if {name: _form(t) for name, t in state.items()} != expected:
-        raise CheckpointError(f"the weights in {path} do not fit a {found} with {sizes}")
+        raise CheckpointError(f"the weights in {path} do not fit a {own_kind} with {sizes}")
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path} holds NaN or infinite weights in {name}")
@@ -157,7 +132,70 @@ def _form(tensor):
 
 
 def _parse(text):
+    """A value of the metadata: JSON where it is JSON, else the text itself."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def digest(model):
+    """SHA-256 of a network's weights: the same for the same values, whatever the file."""
+    sha256 = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        sha256.update(name.encode())
+        sha256.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()
+
+
+# ------------------------------------------------------------------------------ where they are
+
+
+def find_export(path, file):
+    """The weights file itself, or `file` in it where the path is a run's folder."""
+    path = Path(path)
+    return path / file if path.is_dir() else path
+
+
+def published(run, file):
+    """Path of a file of the runs that come with this repository, shown from the current folder."""
+    path = RESULTS / run / file
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def own_or_published(wanted, mixed=False):
+    """{name: path} of what the user gave, else has, else of what was published.
+
+    wanted: {name: (given, own, published)}, each the path of a file, or None for one that will not
+    do. Without `mixed` the names belong together: the published files stand in only where the user
+    gave none of them and has none. With it each name is decided by itself.
+    Where there is nothing at all it is the user's own path, for an error to name.
+    """
+    if mixed:
+        alone = (own_or_published({name: places}) for name, places in wanted.items())
+        return {name: path for chosen in alone for name, path in chosen.items()}
+
+    def is_there(path):
+        return path is not None and path.is_file()
+
+    has_own = any(given is not None or is_there(own) for given, own, _ in wanted.values())
+    has_published = any(is_there(theirs) for _, _, theirs in wanted.values())
+    if has_published and not has_own:
+        return {name: theirs or own for name, (_, own, theirs) in wanted.items()}
+    return {name: given or own or theirs for name, (given, own, theirs) in wanted.items()}
+
+
+def find_weights(given, run, file, own_will_do=True):
+    """Path of one network's weights by `own_or_published`; tells where it takes the published.
+
+    given: a path of a file or a run's folder, or None; run: `baseline` or `gan`, the folder in
+    output/ and in results/; file: of the weights in it; own_will_do: else the user's own run is
+    passed over, where the weights have to go with published ones.
+    """
+    given = None if given is None else find_export(given, file)
+    own = Path("output") / run / file if own_will_do else None
+    theirs = published(run, file)
+    path = own_or_published({run: (given, own, theirs)})[run]
+    if given is None and own_will_do and path == theirs:
+        print(f"no {own}: taking the published {theirs}")
+    return path

@@ -1,4 +1,4 @@
-"""CIFAR-10: found on the disk or downloaded, and checked file by file."""
+"""CIFAR-10: read from the disk or downloaded, and checked file by file."""
 
 import hashlib
 import os
@@ -17,8 +17,16 @@ from image_sets.dataset import DataError, DataMissing, Dataset
 CIFAR10_FOLDER = CIFAR10.base_folder  # cifar-10-batches-py
 CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 CIFAR10_CLASSES = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
 )
 DOWNLOAD_STALL_SECONDS = 20
 
@@ -49,11 +57,11 @@ def load_cifar10(data_dir, download=True):
     source = f"CIFAR-10 from {folder} (every file has its official MD5)"
     return tuple(
         Dataset(
-            "cifar10",
-            torch.from_numpy(part.data.transpose(0, 3, 1, 2).copy()),  # NHWC -> NCHW
-            torch.tensor(part.targets),
-            CIFAR10_CLASSES,
-            source,
+            name="cifar10",
+            images=torch.from_numpy(part.data.transpose(0, 3, 1, 2).copy()),  # NHWC -> NCHW
+            labels=torch.tensor(part.targets),
+            class_names=CIFAR10_CLASSES,
+            source=source,
         )
         for part in parts
     )

@@ -1,9 +1,10 @@
 """A set of labelled images in memory, and what can be wrong with it."""
 
-import base64
 from dataclasses import dataclass, replace
 
 import torch
+
+from image_sets.pixels import encode_mean_image
 
 
 class DataError(Exception):
@@ -34,11 +35,15 @@ class Dataset:
         """The first `count` images; None or a count past the end takes all."""
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
+    def one_of_each_class(self, rows=10):
+        """Indices of `rows` times one image of each class, the first ones: (rows * classes,)."""
+        columns = [torch.nonzero(self.labels == k)[:rows, 0] for k in range(len(self.class_names))]
+        return torch.stack(columns, 1).flatten()
+
     def facts(self):
         """What exported weights tell of the set that they were made with, as plain values.
 
-        mean_image: of the first 128 images, where maximisations start; see `mean_image`.
+        mean_image: of the first 128 images, where maximizations start; for `pixels.mean_image`.
         """
-        mean = self.images[:128].float().mean(0).round().to(torch.uint8)
-        text = base64.b64encode(mean.cpu().numpy().tobytes()).decode()
+        text = encode_mean_image(self.images[:128])
         return {"dataset": self.name, "class_names": list(self.class_names), "mean_image": text}

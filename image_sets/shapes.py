@@ -13,10 +13,6 @@ import torch
 
 from image_sets.dataset import Dataset
 
-CLASS_NAMES = (
-    *("disc", "ring", "square", "triangle", "star"),
-    *("cross", "heart", "crescent", "hourglass", "bars"),
-)
 SIZE = 32
 _SUPERSAMPLE = 2  # shapes are drawn at 64x64 and averaged, which smooths their edges
 SHAPES = 1  # spawn key of the random numbers that draw the set
@@ -57,6 +53,7 @@ _INSIDE = {
     "hourglass": lambda x, y: (np.abs(x) < np.abs(y) * 0.9 + 0.05) & (np.abs(y) < 0.9),
     "bars": lambda x, y: (np.abs(np.abs(y) - 0.55) < 0.27) & (np.abs(x) < 0.95),
 }
+CLASS_NAMES = tuple(_INSIDE)
 
 
 def draw_shapes(count, seed):
@@ -129,6 +126,6 @@ def load_shapes(num_train=20_000, num_test=2_000, seed=0):
     seeds = (np.random.SeedSequence(seed, spawn_key=(SHAPES, part)) for part in range(2))
     drawn = map(draw_shapes, (num_train, num_test), seeds)
     return tuple(
-        Dataset("shapes", torch.from_numpy(x), torch.from_numpy(y), CLASS_NAMES, source)
-        for x, y in drawn
+        Dataset("shapes", torch.from_numpy(images), torch.from_numpy(labels), CLASS_NAMES, source)
+        for images, labels in drawn
     )

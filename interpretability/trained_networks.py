@@ -7,7 +7,14 @@ import torch
 
 from data_tools import mean_image, to_signed
 from discriminator import Discriminator
-from engine.weights import CheckpointError, digest, find_export, load_model, published
+from engine.weights import (
+    CheckpointError,
+    digest,
+    find_export,
+    load_model,
+    own_or_published,
+    published,
+)
 
 WEIGHTS = "discriminator.safetensors"
 TRAININGS = {  # name: flag, folder of the run, script that makes it
@@ -63,20 +70,21 @@ def find_discriminators(given):
     given: {name: path or None}. The published ones stand in only where the user has neither and
     names neither: one's own may have been trained on other images.
     """
-    own = {name: Path("output") / run / WEIGHTS for name, (_, run, _) in TRAININGS.items()}
-    if not any(given.values()) and not any(path.is_file() for path in own.values()):
-        own = {name: published(run, WEIGHTS) for name, (_, run, _) in TRAININGS.items()}
-        if any(path.is_file() for path in own.values()):
-            print("no run in output/: taking the published networks in results/")
-    found = {}
+    wanted = {}
+    for name, (_, run, _) in TRAININGS.items():
+        asked_for = find_export(given[name], WEIGHTS) if given[name] else None
+        wanted[name] = (asked_for, Path("output") / run / WEIGHTS, published(run, WEIGHTS))
+    paths = own_or_published(wanted)
+    stand_in = any(paths[name] == theirs for name, (_, _, theirs) in wanted.items())
+    if stand_in and not any(given.values()):
+        print("no run in output/: taking the published networks in results/")
+    there = {}
     for name, (_, _, script) in TRAININGS.items():
-        if given[name]:
-            found[name] = find_export(given[name], WEIGHTS)
-        elif own[name].is_file():
-            found[name] = own[name]
+        if given[name] or paths[name].is_file():
+            there[name] = paths[name]
         else:
             print(f"no discriminator trained {name}: left out (make it: {script})")
-    return found
+    return there
 
 
 def load_networks(given, device):

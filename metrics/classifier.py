@@ -1,14 +1,10 @@
 """A discriminator's class head on a whole set: predictions, loss, accuracy."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 
 from data_tools import to_signed
-from engine.device import (
-    autocast,
-)
+from engine.device import autocast
 
 
 def predict(discriminator, images, precision="fp32", batch_size=500):
@@ -26,21 +22,23 @@ def predict(discriminator, images, precision="fp32", batch_size=500):
 def evaluate(discriminator, dataset, precision, ranks=None):
     """Loss, accuracy and accuracy per class (in %) on a set, every image counted once.
 
-    With `ranks`, each looks at its share of the images, and all return the figures of the whole.
+    A class without an image has no accuracy, and is left out of `per_class_accuracy`. With `ranks`,
+    each predicts its share of the images, and all return the metrics of the whole.
     """
     share = ranks.shard if ranks else lambda rows: rows
     labels = share(dataset.labels)
     logits = predict(discriminator, share(dataset.images), precision)
     losses = F.cross_entropy(logits, labels, reduction="none")
     correct = (logits.argmax(1) == labels).float()
-    classes = len(dataset.class_names)
+    num_classes = len(dataset.class_names)
     sums = torch.stack(
-        [torch.bincount(labels, w, minlength=classes) for w in (None, correct, losses)]
+        [torch.bincount(labels, w, minlength=num_classes) for w in (None, correct, losses)]
     ).double()  # images, correct ones and losses of each class
     images, correct, losses = (ranks.all_reduce(sums) if ranks else sums).cpu()
-    per_class = zip(dataset.class_names, (100 * correct / images).tolist(), strict=True)
+    accuracies = (100 * correct / images.clamp_min(1)).tolist()
+    rows = zip(dataset.class_names, images.tolist(), accuracies, strict=True)
     return {
         "test_loss": (losses.sum() / images.sum()).item(),
         "test_accuracy": round(100 * (correct.sum() / images.sum()).item(), 4),
-        "per_class_accuracy": {name: round(a, 4) for name, a in per_class if not math.isnan(a)},
+        "per_class_accuracy": {name: round(accuracy, 4) for name, count, accuracy in rows if count},
     }

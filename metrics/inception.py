@@ -16,7 +16,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 )
 
 from image_sets.cifar10 import DOWNLOAD_STALL_SECONDS
-from metrics.scores import KERNEL_SUBSET, KERNEL_SUBSETS, ScoreError
+from metrics.scores import KERNEL_SUBSET, KERNEL_SUBSETS, Rows, ScoreError
 
 HASH_PREFIX = URL_INCEPTION_V3.rpartition("-")[2].partition(".")[0]  # of the file's SHA-256
 HOW_TO_GET = (
@@ -26,17 +26,6 @@ HOW_TO_GET = (
 
 class InceptionMissing(Exception):
     """The weights are not there and could not be had; the message says how to get them."""
-
-
-class _Images(torch.utils.data.Dataset):
-    def __init__(self, images):
-        self.images = images
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        return self.images[index]
 
 
 def obtain_weights():
@@ -67,13 +56,12 @@ def read_weights(path):
     try:
         content = path.read_bytes()
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of odd pickle versions; the contents are checked below
+            # Of odd pickle versions; the contents are checked below.
+            warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a crafted file can raise anything
-        first = str(error).strip().partition("\n")[0]
-        raise ScoreError(f"{path} is no readable weights file: {first}") from None
+        line = str(error).strip().partition("\n")[0]
+        raise ScoreError(f"{path} is no readable weights file: {line}") from None
     if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
         raise ScoreError(f"{path} does not hold a network's weights")
     if "fc.weight" not in state or "Mixed_7c.branch_pool.conv.weight" not in state:
@@ -91,10 +79,9 @@ def check_fit(state, path):
                 "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(checked)
             )
         except (RuntimeError, KeyError) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise ScoreError(
-                f"{path} does not fit torch-fidelity's Inception-v3: {first}"
-            ) from None
+            line = str(error).strip().partition("\n")[0]
+            message = f"{path} does not fit torch-fidelity's Inception-v3: {line}"
+            raise ScoreError(message) from None
 
 
 def inception_scores(sets, reference, weights, device, seed=0, kernel_subset=KERNEL_SUBSET):
@@ -109,14 +96,14 @@ def inception_scores(sets, reference, weights, device, seed=0, kernel_subset=KER
     check_fit(state, weights)
     if min(map(len, (*sets.values(), reference))) < kernel_subset:
         raise ScoreError(f"these scores need at least {kernel_subset} images of each side")
-    found = {}
+    scores = {}
     with tempfile.TemporaryDirectory() as folder:
         checked = Path(folder) / "inception.pth"
         torch.save(state, checked)  # what was read safely, and nothing else
         for name, images in sets.items():
-            scores = torch_fidelity.calculate_metrics(
-                input1=_Images(images),
-                input2=_Images(reference),
+            metrics = torch_fidelity.calculate_metrics(
+                input1=Rows(images),
+                input2=Rows(reference),
                 input2_cache_name="reference",  # its features are computed once
                 cache_root=str(Path(folder) / "cache"),
                 isc=has_last_layer,
@@ -131,15 +118,15 @@ def inception_scores(sets, reference, weights, device, seed=0, kernel_subset=KER
                 verbose=False,
                 rng_seed=seed % 2**32,
             )
-            found[name] = {
-                "fid": scores[torch_fidelity.KEY_METRIC_FID],
-                "kid": scores[torch_fidelity.KEY_METRIC_KID_MEAN],
-                "kid_std": scores[torch_fidelity.KEY_METRIC_KID_STD],
+            scores[name] = {
+                "fid": metrics[torch_fidelity.KEY_METRIC_FID],
+                "kid": metrics[torch_fidelity.KEY_METRIC_KID_MEAN],
+                "kid_std": metrics[torch_fidelity.KEY_METRIC_KID_STD],
                 "images": len(images),
             }
             if has_last_layer:
-                found[name]["inception_score"] = scores[torch_fidelity.KEY_METRIC_ISC_MEAN]
-                found[name]["inception_score_std"] = scores[torch_fidelity.KEY_METRIC_ISC_STD]
+                scores[name]["inception_score"] = metrics[torch_fidelity.KEY_METRIC_ISC_MEAN]
+                scores[name]["inception_score_std"] = metrics[torch_fidelity.KEY_METRIC_ISC_STD]
     about = {
         "extractor": f"torch-fidelity {torch_fidelity.__version__}, inception-v3-compat",
         "weights_sha256": checksum,
@@ -147,4 +134,4 @@ def inception_scores(sets, reference, weights, device, seed=0, kernel_subset=KER
     }
     if not has_last_layer:
         about["inception_score_left_out"] = "the weights lack the network's last layer"
-    return {**found, "about": about}
+    return {**scores, "about": about}

@@ -1,18 +1,19 @@
-"""Images out of a trained generator, each a function of the seed and of its number alone."""
+"""Images out of a trained generator, each a function of the seed and of its index alone."""
 
 import re
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from data_tools import to_uint8
 from engine.device import autocast, random_stream
+from engine.plots import save_image_grid
+from engine.progress import Progress
 from generator import sample_latents
 
 BLOCK = 1000  # samples whose latents are drawn together
-LATENTS, WALKS, WATCHED = 10, 11, 12  # names of the random streams
+LATENTS, WALKS, TRAINING_SCORES = 10, 11, 12  # names of the random streams
 
 
 def sample_labels(count, classes=range(10)):
@@ -27,33 +28,24 @@ def latents_of(labels, latent_dim, seed, purpose=LATENTS):
     Sample i has the same noise whatever n, and whatever the classes of the others.
     """
     blocks = []
-    for number, block in enumerate(labels.split(BLOCK)):
-        stream = random_stream("cpu", seed, purpose, number)
+    for block_index, block in enumerate(labels.split(BLOCK)):
+        stream = random_stream("cpu", seed, purpose, block_index)
         whole = torch.cat([block, block.new_zeros(BLOCK - len(block))])
         blocks.append(sample_latents(whole, latent_dim, stream)[: len(block)])
     return torch.cat(blocks)
 
 
-def settle(generator, latents):
-    """Give an untrained generator the BatchNorm statistics of these latents, (n, latent_dim)."""
-    for module in generator.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.momentum = 1.0
-    generator.train()
-    with torch.no_grad():
-        generator(latents.to(next(generator.parameters()).device))
-    return generator.eval()
-
-
 @torch.no_grad()
-def draw(generator, latents, batch_size=500, precision="fp32", progress=None):
+def draw(generator, latents, batch_size=500, precision="fp32", title=""):
     """latents (n, latent_dim) -> uint8 (n, 3, 32, 32) on the CPU; the generator in eval mode.
 
-    On the CPU in float32 the images are the same, to the last bit, for any batch_size.
+    On the CPU in float32 the images are the same, to the last bit, for any batch_size. With a title
+    there is a progress bar.
     """
     device = next(generator.parameters()).device
     training = generator.training
     generator.eval()
+    progress = Progress(title, -(-len(latents) // batch_size), batch_size) if title else None
     images = []
     for batch in latents.split(batch_size):
         # One latent alone would go through other kernels, which round otherwise.
@@ -63,6 +55,8 @@ def draw(generator, latents, batch_size=500, precision="fp32", progress=None):
         images.append(to_uint8(drawn).cpu())
         if progress is not None:
             progress.step()
+    if progress is not None:
+        progress.close()
     generator.train(training)
     return torch.cat(images)
 
@@ -96,18 +90,31 @@ def slerp(a, b, t):
     return torch.where(angle < 1e-3, torch.lerp(a, b, t), arc)  # nearly parallel: a line will do
 
 
+def save_walks(generator, seed, precision, class_names, folder):
+    """Draw both kinds of `walks`: walk_within_classes.png and walk_between_classes.png."""
+    pictures = {
+        "walk_within_classes.png": ("from one latent of a class to another", ""),
+        "walk_between_classes.png": ("one noise in each row, from its class to the next one", " →"),
+    }
+    of_both = walks(generator.latent_dim, seed)
+    for latents, (file, (title, arrow)) in zip(of_both, pictures.items(), strict=True):
+        captions = [class_names[k // 10] + arrow if k % 10 == 0 else "" for k in range(100)]
+        images = draw(generator, latents, precision=precision)
+        save_image_grid(images, folder / file, title=title, captions=captions)
+
+
 def write_pngs(images, labels, class_names, folder):
-    """One PNG per image, in a folder per class: folder/3_cat/000017.png, named by its number.
+    """One PNG per image, in a folder per class: folder/3_cat/000017.png, named by its index.
 
     images: uint8 (n, 3, h, w); labels: int64 (n,).
     """
-    words = (re.sub(r"[^\w-]", "_", name) for name in class_names)
-    folders = [folder / f"{k}_{word}" for k, word in enumerate(words)]
+    safe_names = (re.sub(r"[^\w-]", "_", name) for name in class_names)
+    folders = [folder / f"{k}_{name}" for k, name in enumerate(safe_names)]
     for label in labels.unique().tolist():
         folders[label].mkdir(parents=True)
-    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+    for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
-        pixels.save(folders[label] / f"{number:06d}.png")
+        pixels.save(folders[label] / f"{index:06d}.png")
 
 
 def write_npz(images, labels, path):

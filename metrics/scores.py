@@ -11,6 +11,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from data_tools import to_signed
 from discriminator import NUM_LAYERS
 from engine.device import autocast
+from engine.progress import Progress
 from engine.weights import CheckpointError, digest, load_model
 from metrics import sampling
 
@@ -18,13 +19,23 @@ KERNEL_SUBSET = 1000  # samples of each side in one estimate of the kernel dista
 KERNEL_SUBSETS = 100
 MIN_SAMPLES = KERNEL_SUBSET  # fewer give no covariance worth the name either
 MANIFOLD_IMAGES = 10_000  # of each side, at most, for precision, recall, density and coverage
+COLUMNS = {  # of the table: field, heading, format
+    "frechet_distance": ("Frechet", ".3f"),
+    "kernel_distance": ("kernel", ".5f"),
+    "kernel_distance_std": ("+-", ".5f"),
+    "precision": ("precision", ".3f"),
+    "recall": ("recall", ".3f"),
+    "density": ("density", ".3f"),
+    "coverage": ("coverage", ".3f"),
+    "class_consistency": ("class %", ".2f"),
+}
 
 
 class ScoreError(Exception):
     """The scores asked for cannot be computed from what was given; the message says why."""
 
 
-class _Given(FeatureExtractorBase):
+class _GivenFeatures(FeatureExtractorBase):
     """torch-fidelity's view of features that were computed before."""
 
     def __init__(self, name, features_list, **_):
@@ -46,10 +57,12 @@ class _Given(FeatureExtractorBase):
         return (features,)
 
 
-torch_fidelity.register_feature_extractor("given-features", _Given)
+torch_fidelity.register_feature_extractor("given-features", _GivenFeatures)
 
 
-class _Rows(torch.utils.data.Dataset):
+class Rows(torch.utils.data.Dataset):
+    """A tensor's rows, as torch-fidelity takes them."""
+
     def __init__(self, rows):
         self.rows = rows
 
@@ -62,8 +75,8 @@ class _Rows(torch.utils.data.Dataset):
 
 def _fidelity(samples, reference, seed, **wanted):
     return torch_fidelity.calculate_metrics(
-        input1=_Rows(samples.double()),
-        input2=_Rows(reference.double()),
+        input1=Rows(samples.double()),
+        input2=Rows(reference.double()),
         **wanted,
         feature_extractor="given-features",
         kid_subsets=KERNEL_SUBSETS,
@@ -92,11 +105,11 @@ def distances(samples, reference, seed=0):
             f"{min(len(samples), len(reference))} images are too few for these statistics; "
             f"at least {MIN_SAMPLES} of each side"
         )
-    found = _fidelity(samples, reference, seed, fid=True, kid=True)
+    metrics = _fidelity(samples, reference, seed, fid=True, kid=True)
     return {
-        "frechet_distance": found[torch_fidelity.KEY_METRIC_FID],
-        "kernel_distance": found[torch_fidelity.KEY_METRIC_KID_MEAN],
-        "kernel_distance_std": found[torch_fidelity.KEY_METRIC_KID_STD],
+        "frechet_distance": metrics[torch_fidelity.KEY_METRIC_FID],
+        "kernel_distance": metrics[torch_fidelity.KEY_METRIC_KID_MEAN],
+        "kernel_distance_std": metrics[torch_fidelity.KEY_METRIC_KID_STD],
     }
 
 
@@ -109,7 +122,7 @@ def manifold_scores(samples, reference, neighbours=5):
     its radius now to the 5th neighbour (Naeem et al. 2020). At most MANIFOLD_IMAGES of each side.
     """
     samples, reference = samples[:MANIFOLD_IMAGES], reference[:MANIFOLD_IMAGES]
-    found = _fidelity(samples, reference, 0, prc=True)
+    metrics = _fidelity(samples, reference, 0, prc=True)
     radii = nearest(reference, reference, neighbours + 1)[0][:, -1]
     inside, covered = 0, torch.zeros(len(reference), dtype=torch.bool)
     for rows in samples.double().split(1000):
@@ -117,8 +130,8 @@ def manifold_scores(samples, reference, neighbours=5):
         inside += within.sum().item()
         covered |= within.any(0)
     return {
-        "precision": found[torch_fidelity.KEY_METRIC_PRECISION],
-        "recall": found[torch_fidelity.KEY_METRIC_RECALL],
+        "precision": metrics[torch_fidelity.KEY_METRIC_PRECISION],
+        "recall": metrics[torch_fidelity.KEY_METRIC_RECALL],
         "density": inside / (neighbours * len(samples)),
         "coverage": covered.double().mean().item(),
     }
@@ -129,10 +142,11 @@ def nearest(queries, pool, count=1, chunk=500):
 
     queries (n, d), pool (m, d) -> float64 (n, count) ascending, int64 (n, count).
     """
-    found = []
-    for rows in queries.split(chunk):
-        found.append(torch.cdist(rows.double(), pool.double()).topk(count, largest=False))
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    pool = pool.double()
+    parts = [
+        torch.cdist(rows.double(), pool).topk(count, largest=False) for rows in queries.split(chunk)
+    ]
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
 class Judge:
@@ -155,8 +169,12 @@ class Judge:
             )
 
     @torch.no_grad()
-    def look(self, images, batch_size=500, progress=None):
-        """uint8 (n, 3, 32, 32) -> features float64 (n, width), classes int64 (n,), on the CPU."""
+    def features_and_classes(self, images, batch_size=500, title=""):
+        """uint8 (n, 3, 32, 32) -> features float64 (n, width), classes int64 (n,), on the CPU.
+
+        With a title there is a progress bar.
+        """
+        progress = Progress(title, -(-len(images) // batch_size), batch_size) if title else None
         features, classes = [], []
         for batch in images.split(batch_size):
             with autocast(self.device, self.precision):
@@ -167,11 +185,17 @@ class Judge:
             classes.append(logits.argmax(1).cpu())
             if progress is not None:
                 progress.step()
+        if progress is not None:
+            progress.close()
         return torch.cat(features), torch.cat(classes)
 
 
-class Watch:
-    """The cheap scores of a generator, on the same latents every time, for use during training."""
+class TrainingScores:
+    """The scores of a generator that are cheap enough for use during its training.
+
+    They are taken on the same latents every time. In a run of several processes one of them is
+    enough to hold this: nothing here waits for another process.
+    """
 
     def __init__(self, judge, dataset, seed, samples=2000, reference=10_000):
         """dataset: the training set, of which the first `reference` images are compared with.
@@ -182,24 +206,27 @@ class Watch:
         self.judge, self.seed = judge, seed
         self.class_names = dataset.class_names
         self.labels = sampling.sample_labels(samples)
-        self.reference, _ = judge.look(dataset.images[:reference])
+        self.reference, _ = judge.features_and_classes(dataset.images[:reference])
         if len(self.reference) < MIN_SAMPLES:
             raise ScoreError(f"{len(self.reference)} training images are too few for the scores")
 
     def __call__(self, generator):
         """{"frechet_distance", "kernel_distance", "class_consistency" in %}."""
         latents = sampling.latents_of(
-            self.labels, generator.latent_dim, self.seed, sampling.WATCHED
+            self.labels, generator.latent_dim, self.seed, sampling.TRAINING_SCORES
         )
         samples = sampling.draw(generator, latents, precision=self.judge.precision)
-        features, classes = self.judge.look(samples)
-        found = distances(features, self.reference, self.seed)
-        share, _ = agreement(classes, self.labels, self.class_names)
-        fields = ("frechet_distance", "kernel_distance")
-        return {name: found[name] for name in fields} | {"class_consistency": share}
+        features, classes = self.judge.features_and_classes(samples)
+        metrics = distances(features, self.reference, self.seed)
+        consistency, _ = class_consistency(classes, self.labels, self.class_names)
+        return {
+            "frechet_distance": metrics["frechet_distance"],
+            "kernel_distance": metrics["kernel_distance"],
+            "class_consistency": consistency,
+        }
 
 
-def agreement(classes, labels, class_names):
+def class_consistency(classes, labels, class_names):
     """Share of images that the judge gives the label's class, in %: of all, and {class: share}.
 
     classes, labels: int64 (n,).
@@ -210,3 +237,34 @@ def agreement(classes, labels, class_names):
         if (labels == index).any():
             per_class[name] = round(100 * right[labels == index].mean().item(), 2)
     return round(100 * right.mean().item(), 2), per_class
+
+
+def score_table(judged, reference, class_names, seed):
+    """{name of the set: its scores} for {name: (features, classes, labels)}.
+
+    reference: the training images' features. Every set needs the same number of images: what is
+    estimated depends on it.
+    """
+    table = {}
+    for name, (features, classes, labels) in judged.items():
+        consistency, per_class = class_consistency(classes, labels, class_names)
+        table[name] = {
+            **distances(features, reference, seed),
+            **manifold_scores(features, reference),
+            "images": len(features),
+            "class_consistency": consistency,
+            "per_class_consistency": per_class,
+        }
+    return table
+
+
+def print_table(table):
+    """One row of COLUMNS for each set of a score_table."""
+    width = max(map(len, table)) + 2
+    headings = "".join(f"{heading:>11}" for heading, _ in COLUMNS.values())
+    print(f"{'':<{width}}{'images':>8}{headings}")
+    for name, scores in table.items():
+        cells = "".join(
+            f"{format(scores[field], form):>11}" for field, (_, form) in COLUMNS.items()
+        )
+        print(f"{name:<{width}}{scores['images']:>8}{cells}")

@@ -104,7 +104,7 @@ def cleaned_config(path):
 
 
 def rounded(path, data_dir, device):
-    """(the network with small weights, its metadata, of which the figures are those of now)."""
+    """(the network with small weights, its metadata with the metrics of these weights)."""
     model, metadata = load_model(path, device)
     if metadata["kind"] == "generator":
         return rounded_generator(model, metadata, path)
@@ -114,10 +114,10 @@ def rounded(path, data_dir, device):
     _, test_set = load_dataset(metadata["dataset"], data_dir)
     if model.num_classes != len(test_set.class_names):
         raise CheckpointError(f"{path} has {model.num_classes} classes, not those of its set")
-    figures = evaluate(model, test_set.to(device), "fp32")
+    metrics = evaluate(model, test_set.to(device), "fp32")
     before = metadata.get("test_accuracy")
-    print(f"{path}: test accuracy {before} %, in 16 bits {figures['test_accuracy']} %")
-    metadata |= {**figures, "precision": "fp32", "test_images": len(test_set)}
+    print(f"{path}: test accuracy {before} %, in 16 bits {metrics['test_accuracy']} %")
+    metadata |= {**metrics, "precision": "fp32", "test_images": len(test_set)}
     return model.half(), metadata
 
 

@@ -1,6 +1,7 @@
 import functools
 import hashlib
 import http.server
+import json
 import pickle
 import shutil
 import socket
@@ -231,10 +232,37 @@ def test_uint8_round_trip():
     assert torch.equal(data_tools.to_uint8(signed), every)
 
 
+def test_facts_hold_the_mean_image():
+    train, _ = data_tools.load_shapes()
+    facts = json.loads(json.dumps(train.facts()))  # as exported weights hold them
+    assert facts["dataset"] == "shapes"
+    assert facts["class_names"] == list(train.class_names)
+    mean = data_tools.mean_image(facts)
+    assert mean.dtype == torch.uint8
+    assert mean.shape == (1, 3, 32, 32)
+    assert (mean[0].double() - train.images[:128].double().mean(0)).abs().max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("text", [None, 7, "not base64", "AAAA"])
+def test_no_mean_image(text):
+    assert data_tools.mean_image({"mean_image": text}) is None
+    assert data_tools.mean_image({}) is None
+
+
+def test_one_of_each_class():
+    """The first ones, row by row, whatever the order of the set."""
+    train, _ = data_tools.load_shapes()
+    indices = train.one_of_each_class(rows=3)
+    assert train.labels[indices].tolist() == 3 * list(range(10))
+    for k in range(10):
+        first = [i for i, label in enumerate(train.labels.tolist()) if label == k][:3]
+        assert indices.view(3, 10)[:, k].tolist() == first
+
+
 # ------------------------------------------------------------------------------ the script
 
 
-def test_main_prints_figures_and_draws_a_preview(run_main, tmp_path):
+def test_main_prints_statistics_and_draws_a_preview(run_main, tmp_path):
     picture = tmp_path / "preview.png"
     code, out, _ = run_main(data_tools, "--dataset", "shapes", "--output", picture)
     assert code == 0

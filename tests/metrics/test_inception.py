@@ -1,4 +1,4 @@
-"""The Inception path on a stand-in with random weights: the real network and code, no figures."""
+"""The Inception path on a stand-in with random weights: the real network and code, odd scores."""
 
 import hashlib
 import pickle
@@ -43,14 +43,14 @@ CPU = torch.device("cpu")
 
 def test_scores_of_the_real_path(stand_in, images):
     sets = {"samples": images[:10], "the reference itself": images[2:]}
-    found = inception.inception_scores(sets, images[2:], stand_in, CPU, kernel_subset=4)
-    assert found["samples"]["fid"] > 1e-3
-    assert found["the reference itself"]["fid"] == pytest.approx(0, abs=1e-3)
+    scores = inception.inception_scores(sets, images[2:], stand_in, CPU, kernel_subset=4)
+    assert scores["samples"]["fid"] > 1e-3
+    assert scores["the reference itself"]["fid"] == pytest.approx(0, abs=1e-3)
     for name in sets:
-        assert found[name]["kid_std"] > 0
-        assert found[name]["inception_score"] >= 1
-        assert found[name]["images"] == 10
-    about = found["about"]
+        assert scores[name]["kid_std"] > 0
+        assert scores[name]["inception_score"] >= 1
+        assert scores[name]["images"] == 10
+    about = scores["about"]
     assert about["weights_sha256"] == hashlib.sha256(stand_in.read_bytes()).hexdigest()
     assert torch_fidelity.__version__ in about["extractor"]
 
@@ -59,11 +59,11 @@ def test_without_the_last_layer_there_is_no_inception_score(stand_in, images, tm
     state = torch.load(stand_in, weights_only=True)
     state["fc.weight"].zero_()
     torch.save(state, tmp_path / "trunk.pth")
-    found = inception.inception_scores(
+    scores = inception.inception_scores(
         {"samples": images[:5]}, images[7:], tmp_path / "trunk.pth", CPU, kernel_subset=4
     )
-    assert "inception_score" not in found["samples"]
-    assert "last layer" in found["about"]["inception_score_left_out"]
+    assert "inception_score" not in scores["samples"]
+    assert "last layer" in scores["about"]["inception_score_left_out"]
 
 
 def test_too_few_images(stand_in, images):

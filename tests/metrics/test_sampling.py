@@ -20,7 +20,7 @@ def test_labels_take_turns():
     assert sampling.sample_labels(5, [3, 7]).tolist() == [3, 7, 3, 7, 3]
 
 
-def test_latents_depend_on_the_seed_and_the_number_only():
+def test_latents_depend_on_the_seed_and_the_index_only():
     labels = sampling.sample_labels(2500)
     latents = sampling.latents_of(labels, 100, seed=1)
     assert latents.shape == (2500, 100)
@@ -78,12 +78,15 @@ def test_files(generator, tmp_path):
     sampling.write_pngs(images, labels, [f"c{k}" for k in range(10)], tmp_path / "png")
     files = sorted(str(p.relative_to(tmp_path / "png")) for p in tmp_path.rglob("*.png"))
     assert files == [
-        *("3_c3/000000.png", "3_c3/000002.png", "3_c3/000004.png"),
-        *("7_c7/000001.png", "7_c7/000003.png"),
+        "3_c3/000000.png",
+        "3_c3/000002.png",
+        "3_c3/000004.png",
+        "7_c7/000001.png",
+        "7_c7/000003.png",
     ]
     pixels = np.asarray(Image.open(tmp_path / "png" / "7_c7" / "000003.png"))
     assert np.array_equal(pixels, images[3].permute(1, 2, 0).numpy())
     sampling.write_npz(images, labels, tmp_path / "samples.npz")
-    with np.load(tmp_path / "samples.npz") as found:
-        assert np.array_equal(found["arr_0"], images.permute(0, 2, 3, 1).numpy())
-        assert found["arr_1"].tolist() == [3, 7, 3, 7, 3]
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert np.array_equal(arrays["arr_0"], images.permute(0, 2, 3, 1).numpy())
+        assert arrays["arr_1"].tolist() == [3, 7, 3, 7, 3]

@@ -1,14 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from data_tools import load_dataset
 from discriminator import Discriminator
-from engine.weights import CheckpointError, export_model
-from metrics import scores
+from engine.weights import CheckpointError, digest, export_model
+from generator import Generator
+from metrics import sampling, scores
 from metrics.scores import (
     Judge,
     ScoreError,
-    agreement,
+    TrainingScores,
+    class_consistency,
     distances,
     manifold_scores,
     nearest,
@@ -32,9 +37,9 @@ def test_frechet_distance_of_known_moments():
     """Diagonal covariances: |m1 - m2|^2 + sum (s1 - s2)^2."""
     m1, m2 = np.array([0.0, 1, 2, 0.5]), np.array([1.0, 1, 0, 0.25])
     s1, s2 = np.array([1.0, 2, 0.5, 1]), np.array([2.0, 2, 1.5, 0.1])
-    found = distances(normal(2000, m1, s1, 0), normal(1500, m2, s2, 1))
+    metrics = distances(normal(2000, m1, s1, 0), normal(1500, m2, s2, 1))
     expected = ((m1 - m2) ** 2).sum() + ((s1 - s2) ** 2).sum()
-    assert found["frechet_distance"] == pytest.approx(expected, rel=1e-6)
+    assert metrics["frechet_distance"] == pytest.approx(expected, rel=1e-6)
 
 
 def frechet_by_eigh(a, b):
@@ -51,27 +56,27 @@ def frechet_by_eigh(a, b):
 
 def kernel_by_hand(a, b, seed, subsets, size):
     """The unbiased squared MMD, averaged over the same draws."""
-    draws, found = np.random.RandomState(seed), []
+    draws, estimates = np.random.RandomState(seed), []
     for _ in range(subsets):
         x = a[draws.choice(len(a), size, replace=False)]
         y = b[draws.choice(len(b), size, replace=False)]
         xx, yy, xy = ((p @ q.T / p.shape[1] + 1) ** 3 for p, q in ((x, x), (y, y), (x, y)))
         off = size * (size - 1)
-        found.append(
+        estimates.append(
             (xx.sum() - np.trace(xx)) / off + (yy.sum() - np.trace(yy)) / off - 2 * xy.mean()
         )
-    return np.mean(found), np.std(found)
+    return np.mean(estimates), np.std(estimates)
 
 
 def test_distances_against_numpy():
     rng = np.random.default_rng(0)
     mix = rng.normal(size=(12, 12))
     a, b = rng.normal(size=(1200, 12)) @ mix, rng.gamma(2.0, size=(1100, 12))
-    found = distances(torch.from_numpy(a), torch.from_numpy(b), seed=3)
-    assert found["frechet_distance"] == pytest.approx(frechet_by_eigh(a, b), rel=1e-6)
+    metrics = distances(torch.from_numpy(a), torch.from_numpy(b), seed=3)
+    assert metrics["frechet_distance"] == pytest.approx(frechet_by_eigh(a, b), rel=1e-6)
     mean, std = kernel_by_hand(a, b, 3, scores.KERNEL_SUBSETS, scores.KERNEL_SUBSET)
-    assert found["kernel_distance"] == pytest.approx(mean, rel=1e-6)
-    assert found["kernel_distance_std"] == pytest.approx(std, rel=1e-6)
+    assert metrics["kernel_distance"] == pytest.approx(mean, rel=1e-6)
+    assert metrics["kernel_distance_std"] == pytest.approx(std, rel=1e-6)
 
 
 def test_distance_of_a_set_to_itself_is_zero():
@@ -81,15 +86,15 @@ def test_distance_of_a_set_to_itself_is_zero():
 
 def test_too_few_samples():
     few, many = torch.zeros(999, 4), torch.zeros(1000, 4)
-    for pair in ((few, many), (many, few)):
+    for samples, reference in ((few, many), (many, few)):
         with pytest.raises(ScoreError, match="999 images are too few"):
-            distances(*pair)
+            distances(samples, reference)
 
 
 def test_manifold_scores_by_brute_force():
     rng = np.random.default_rng(1)
     real, fake = rng.normal(size=(60, 3)), 0.7 * rng.normal(size=(50, 3)) + 0.8
-    found = manifold_scores(torch.from_numpy(fake), torch.from_numpy(real))
+    metrics = manifold_scores(torch.from_numpy(fake), torch.from_numpy(real))
 
     def distance(p, q):
         return float(np.sqrt(((p - q) ** 2).sum()))
@@ -111,7 +116,7 @@ def test_manifold_scores_by_brute_force():
     )
     expected = {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=1e-6), name
+        assert metrics[name] == pytest.approx(value, rel=1e-6), name
         assert 0 < value < 1 or name == "density"
 
 
@@ -122,9 +127,11 @@ def test_nearest():
     assert distance[:, 0].tolist() == [1, 1]
 
 
-def test_agreement():
+def test_class_consistency():
     labels, classes = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1])
-    assert agreement(classes, labels, ["a", "b", "c"]) == (75.0, {"a": 50.0, "b": 100.0})
+    share, per_class = class_consistency(classes, labels, ["a", "b", "c"])
+    assert share == 75
+    assert per_class == {"a": 50, "b": 100}
 
 
 @pytest.fixture
@@ -135,9 +142,9 @@ def judge(tmp_path):
     return Judge(path)
 
 
-def test_judge_sees_what_its_network_sees(judge):
+def test_judge_returns_what_its_network_computes(judge):
     images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
-    features, classes = judge.look(images, batch_size=3)
+    features, classes = judge.features_and_classes(images, batch_size=3)
     _, logits = judge.model(images.float() / 127.5 - 1)
     assert features.dtype == torch.float64
     assert torch.equal(classes, logits.argmax(1))
@@ -148,3 +155,60 @@ def test_judge_of_another_set(judge):
     judge.check_set("shapes")
     with pytest.raises(CheckpointError, match="trained on shapes, not on cifar10"):
         judge.check_set("cifar10")
+
+
+# ------------------------------------------------------------------------------ during training
+
+
+@pytest.fixture
+def generator():
+    torch.manual_seed(1)
+    return Generator(4)
+
+
+def test_training_scores_are_those_of_the_table(judge, generator):
+    """On latents of their own, the same at every call; the network's mode and weights stay."""
+    train, _ = load_dataset("shapes")
+    before = digest(generator)
+    training_scores = TrainingScores(judge, train, seed=5, samples=1000, reference=1100)
+    metrics = training_scores(generator)
+    assert metrics == training_scores(generator)
+    assert generator.training
+    assert digest(generator) == before
+
+    labels = sampling.sample_labels(1000)
+    latents = sampling.latents_of(labels, 100, 5, sampling.TRAINING_SCORES)
+    features, classes = judge.features_and_classes(sampling.draw(generator, latents))
+    reference, _ = judge.features_and_classes(train.images[:1100])
+    row = scores.score_table({"x": (features, classes, labels)}, reference, train.class_names, 5)
+    assert metrics.keys() == {"frechet_distance", "kernel_distance", "class_consistency"}
+    for name, value in metrics.items():
+        assert value == row["x"][name], name
+
+
+def test_training_scores_tell_their_judge_by_its_weights(judge):
+    train, _ = load_dataset("shapes")
+    training_scores = TrainingScores(judge, train, seed=0, samples=10, reference=1000)
+    assert training_scores.judge.digest == digest(judge.model)
+
+
+def test_training_scores_of_too_few_images_or_another_set(judge):
+    train, _ = load_dataset("shapes")
+    with pytest.raises(ScoreError, match="999 training images"):
+        TrainingScores(judge, train.first(999), seed=0)
+    with pytest.raises(CheckpointError, match="not on cifar10"):
+        TrainingScores(judge, replace(train, name="cifar10"), seed=0)
+
+
+def test_training_scores_wait_for_no_other_process(judge, generator, tmp_path, monkeypatch):
+    """In a run of several processes one alone builds and takes them."""
+    file = f"file://{tmp_path / 'rendezvous'}"
+    torch.distributed.init_process_group("gloo", init_method=file, rank=0, world_size=1)
+    try:
+        with monkeypatch.context() as patch:
+            for name in ("all_reduce", "all_gather", "broadcast", "barrier", "all_gather_object"):
+                patch.setattr(torch.distributed, name, None)  # a call of it would raise
+            train, _ = load_dataset("shapes")
+            TrainingScores(judge, train, seed=0, samples=1000, reference=1000)(generator)
+    finally:
+        torch.distributed.destroy_process_group()

@@ -13,11 +13,9 @@ from image_sets import shapes
 from metrics.classifier import evaluate
 from reporting import publish
 
-SMALL = [
-    *("--dataset", "shapes", "--limit_train", 60, "--limit_test", 60, "--width", 4),
-    *("--batch_size", 30, "--epochs", 1, "--device", "cpu", "--precision", "fp32"),
-]
 QUICK = ["--device", "cpu"]
+TINY = ["--dataset", "shapes", "--limit_train", 60, "--limit_test", 60, "--width", 4]
+SMALL = [*TINY, "--batch_size", 30, "--epochs", 1, *QUICK, "--precision", "fp32"]
 
 
 @pytest.fixture
@@ -32,7 +30,10 @@ def test_a_classifier(run_main, baseline, tmp_path):
     assert code == 0
     kept = tmp_path / "kept"
     assert {path.name for path in kept.iterdir()} == {
-        *("config.json", "metrics.jsonl", "curves.png", "summary.json"),
+        "config.json",
+        "metrics.jsonl",
+        "curves.png",
+        "summary.json",
         "discriminator.safetensors",
     }
     assert records(kept) == records(baseline)
@@ -50,10 +51,10 @@ def test_a_classifier(run_main, baseline, tmp_path):
         assert ours.dtype == torch.float32
         assert torch.equal(ours, theirs.half().float())
     _, test_set = data_tools.load_shapes()
-    figures = evaluate(model, test_set, "fp32")
+    metrics = evaluate(model, test_set, "fp32")
     assert metadata["test_images"] == len(test_set) == 2000
-    assert metadata["test_accuracy"] == figures["test_accuracy"]
-    assert metadata["test_loss"] == pytest.approx(figures["test_loss"])
+    assert metadata["test_accuracy"] == metrics["test_accuracy"]
+    assert metadata["test_loss"] == pytest.approx(metrics["test_loss"])
     assert data_tools.mean_image(metadata).shape == (1, 3, 32, 32)
 
 

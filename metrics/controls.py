@@ -1,0 +1,40 @@
+"""Images of known quality, whose scores stand beside those of samples."""
+
+import torch
+from torch import nn
+
+from engine.device import random_stream
+from generator import Generator
+from metrics.sampling import latents_of
+
+NOISE = 20  # the name of the random stream
+NOISE_LEVELS = 8  # standard deviation of the noise, in levels of 0 to 255
+
+
+def noisy(images, seed):
+    """uint8 images plus normal noise of NOISE_LEVELS levels, rounded and clamped."""
+    stream = random_stream("cpu", seed, NOISE)
+    noise = NOISE_LEVELS * torch.randn(images.shape, generator=stream)
+    return (images + noise).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def untrained_like(generator, labels, seed):
+    """A generator of the same sizes, untrained, with the BatchNorm statistics of 500 latents.
+
+    labels: int64 (n,), of which the first 500 are taken.
+    """
+    torch.manual_seed(seed)
+    untrained = Generator(generator.width, generator.latent_dim)
+    untrained.to(next(generator.parameters()).device)
+    return calibrate_batch_norm(untrained, latents_of(labels[:500], generator.latent_dim, seed))
+
+
+def calibrate_batch_norm(generator, latents):
+    """Give a generator the BatchNorm statistics of these latents, (n, latent_dim); eval mode."""
+    for module in generator.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = 1.0
+    generator.train()
+    with torch.no_grad():
+        generator(latents.to(next(generator.parameters()).device))
+    return generator.eval()

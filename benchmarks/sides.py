@@ -34,7 +34,7 @@ from engine.device import (
     random_stream,
 )
 from generator import Generator
-from interpretability.activation_maximization import feature_objective, maximise
+from interpretability.activation_maximization import feature_objective, maximize
 from layers import double_backward
 from metrics.classifier import evaluate
 from training import stopping
@@ -123,7 +123,7 @@ class Ours:
         objective = feature_objective(self.discriminator, LAYER, self.precision)
         self.discriminator.requires_grad_(False)
         double_backward.compile_for(None)  # as in visualization.py
-        maximise(objective, start, CLIMB_STEPS)
+        maximize(objective, start, CLIMB_STEPS)
         double_backward.compile_for(self.compiled_for)
         self.discriminator.requires_grad_(True)
         return len(start) * CLIMB_STEPS

@@ -20,8 +20,10 @@ from engine.device import DeviceError, keep_freed_memory, pick_device, pick_prec
 from engine.files import write_atomically
 from engine.plots import save_film
 from engine.weights import CheckpointError
-from interpretability import adversarial_figures, layer_figures, maximization_figures
+from interpretability import adversarial_figures
 from interpretability.attribution import attribution_section
+from interpretability.layer_figures import layer_section
+from interpretability.maximization_figures import Ascent, class_section, feature_section
 from interpretability.trained_networks import TRAININGS, load_networks
 from training.run_folder import RunError
 
@@ -168,7 +170,7 @@ def load_images(args, networks, device):
 
 
 def open_summary(path, networks):
-    """{name of the network: figures}, with those that an earlier command left of the same weights.
+    """{name of the network: metrics}, with those that an earlier command left of the same weights.
 
     Raises RunError where the folder belongs to a training run or cannot be written.
     """
@@ -213,7 +215,7 @@ def film(args, networks, path):
 
 
 def run(args):
-    """Make the pictures that the arguments ask for; returns every figure printed, as a dict.
+    """Make the pictures that the arguments ask for; returns every metric printed, as a dict.
 
     Raises one of USER_ERRORS for what the user can mend.
     """
@@ -222,9 +224,10 @@ def run(args):
     keep_freed_memory()
     given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
     networks = load_networks(given, device)
+    ascent = Ascent(method=args.method, steps=args.steps, lr=args.lr, decay=args.decay)
     train_set = test_set = None
     untold = any(network.start is None for network in networks)
-    examples = args.max_features and args.method == "robust"
+    examples = args.max_features and ascent.robust
     if untold or examples or any(getattr(args, section) for section in NEED_IMAGES):
         train_set, test_set = load_images(args, networks, device)
     if test_set is not None:
@@ -234,39 +237,46 @@ def run(args):
     summary_path = folder / "summary.json"
     summary = open_summary(summary_path, networks)
 
-    def keep(network, section, figures):
-        summary[network.name][section] = figures
+    def keep(network, section, metrics):
+        summary[network.name][section] = metrics
         write_atomically(summary_path, json.dumps(summary, indent=2).encode())
 
     for network in networks:
         print(f"discriminator trained {network.name}: {network.path}, width {network.model.width}")
     if args.perturb_images:
-        studied, found = test_set.first(args.study_images), {}
         for network in networks:
-            suffix = "" if network is networks[0] else f"_{network.slug}"
-            figures = adversarial_figures.one_step(
-                *(network, test_set, args.epsilon, precision, folder, suffix, args.batch_size)
+            metrics = adversarial_figures.one_step(
+                network,
+                test_set,
+                args.epsilon,
+                precision,
+                folder,
+                suffix="" if network is networks[0] else f"_{network.slug}",
+                batch_size=args.batch_size,
             )
-            keep(network, "perturbation", figures)
+            keep(network, "perturbation", metrics)
+        studied, studies = test_set.first(args.study_images), {}
         for network in networks:
-            found[network.name] = adversarial_figures.strength_study(
-                *(network, studied, precision, folder), batch_size=args.batch_size
+            studies[network.name] = adversarial_figures.strength_study(
+                network, studied, precision, folder, batch_size=args.batch_size
             )
-            keep(network, "strength_study", found[network.name])
-        adversarial_figures.draw_strength_study(found, folder / "robustness.png")
+            keep(network, "strength_study", studies[network.name])
+        adversarial_figures.draw_strength_study(studies, folder / "robustness.png")
     if args.max_classification_output:
         for network in networks:
-            figures = maximization_figures.classes(args, network, precision, folder)
-            keep(network, "max_classification_output", figures)
+            metrics = class_section(network, ascent, precision, folder)
+            keep(network, "max_classification_output", metrics)
     if args.max_features:
         for network in networks:
-            figures = maximization_figures.features(args, network, precision, folder, test_set)
+            metrics = feature_section(
+                network, args.max_features, ascent, precision, folder, test_set=test_set
+            )
             before = summary[network.name].get("max_features", {})
-            keep(network, "max_features", before | figures)
+            keep(network, "max_features", before | metrics)
     if args.compare_layers:
-        found = layer_figures.layer_section(networks, train_set, test_set, precision, folder)
+        metrics_of = layer_section(networks, train_set, test_set, precision, folder)
         for network in networks:
-            keep(network, "layers", found[network.name])
+            keep(network, "layers", metrics_of[network.name])
     if args.attribution:
         for network in networks:
             keep(network, "attribution", attribution_section(network, test_set, precision, folder))

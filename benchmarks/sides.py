@@ -34,7 +34,7 @@ from engine.device import (
     random_stream,
 )
 from generator import Generator
-from interpretability.activation_maximization import feature_objective, maximise
+from interpretability.activation_maximization import feature_objective, maximize
 from metrics.classifier import evaluate
 from training import panels
 from training.augmentation import augment, sample_augmentation
@@ -128,7 +128,7 @@ class Ours:
         start = torch.zeros(shown(self.args), 3, 32, 32, device=self.device)
         objective = feature_objective(self.discriminator, LAYER, self.precision)
         self.discriminator.eval().requires_grad_(False)  # as in visualization.py
-        maximise(objective, start, CLIMB_STEPS)
+        maximize(objective, start, CLIMB_STEPS)
         self.discriminator.train().requires_grad_(True)
         return len(start) * CLIMB_STEPS
 

@@ -1,7 +1,10 @@
 """Images climbed by gradient until they excite a class or a feature of a discriminator.
 
-`maximise` is gradient ascent on the pixels. It finds patterns that excite a network and mean
-nothing: move them by a pixel and the effect is gone. In `maximise_robustly` every step looks at the
+An objective says what is climbed: images (b, 3, 32, 32) in [-1, 1] -> values (b,), each image's
+value by itself.
+
+`maximize` is gradient ascent on the pixels. It finds patterns that excite a network and mean
+nothing: move them by a pixel and the effect is gone. In `maximize_robustly` every step sees the
 image through another random view, with other noise; the image is held as a Fourier spectrum, in
 which a step changes smooth patterns as easily as fine ones, and fine ones are held down more and
 more.
@@ -20,26 +23,7 @@ from layers.double_backward import input_gradient
 SIZE = 32
 FREE = 0.25  # share of the steps without total variation
 
-
-def maximise(objective, images, steps=200, lr=0.1, decay=0.001, progress=None):
-    """Gradient ascent on the images: x += lr d objective / d x - decay x |x|, clamped to [-1, 1].
-
-    objective: images (b, 3, 32, 32) -> values (b,), the value of each image by itself.
-    Returns (images, values before (b,), values after (b,)).
-    """
-    images = images.clone()
-    before = None
-    for _ in range(steps):
-        images.requires_grad_()
-        values = objective(images)
-        before = values.detach() if before is None else before
-        gradient = input_gradient(values.sum(), images)
-        images = images.detach()
-        images = (images + lr * gradient - decay * images * images.abs()).clamp(-1, 1)
-        if progress is not None:
-            progress.step()
-    with torch.no_grad():
-        return images, before, objective(images)
+# ------------------------------------------------------------------------------ objectives
 
 
 def class_objective(discriminator, precision="fp32"):
@@ -76,6 +60,27 @@ def feature_objective(discriminator, layer, precision="fp32", features=None, cen
         return pooled.gather(1, index[:, None]).squeeze(1)
 
     return values
+
+
+# ------------------------------------------------------------------------------ plain ascent
+
+
+def maximize(objective, images, steps=200, lr=0.1, decay=0.001, progress=None):
+    """Gradient ascent on the images: x += lr d objective / d x - decay x |x|, clamped to [-1, 1].
+
+    Returns new images; those given are left as they are.
+    """
+    for _ in range(steps):
+        images = images.detach().requires_grad_()
+        gradient = input_gradient(objective(images).sum(), images)
+        images = images.detach()
+        images = (images + lr * gradient - decay * images * images.abs()).clamp(-1, 1)
+        if progress is not None:
+            progress.step()
+    return images
+
+
+# ------------------------------------------------------------------------------ robust ascent
 
 
 class Spectra(torch.nn.Module):
@@ -135,7 +140,7 @@ def transform(images, maps):
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
-def look(images, views, generator=None):
+def random_view(images, views, generator=None):
     """Each image, (b, 3, 32, 32), through a random view of its own."""
     maps = sample_maps(len(images), views, generator, images.device)
     disturbance = torch.randn(images.shape, generator=generator, device=images.device)
@@ -153,12 +158,24 @@ def total_variation(images):
 def held_out(objective, images, views=VIEWS, seed=1, count=16):
     """Mean of the objective over `count` views of each image that no ascent has seen: (b,)."""
     stream = torch.Generator(images.device).manual_seed(seed)
-    return torch.stack([objective(look(images, views, stream)) for _ in range(count)]).mean(0)
+    return torch.stack([objective(random_view(images, views, stream)) for _ in range(count)]).mean(
+        0
+    )
 
 
-def maximise_robustly(
+def smoothness_at(step, steps, smoothness):
+    """The weight of the total variation at a step, 0 to steps - 1.
+
+    Nothing in the first quarter: a feature that does not answer yet would be smoothed to plain
+    grey. Then it grows in a straight line toward `smoothness`.
+    """
+    return smoothness * max(0, step / steps - FREE) / (1 - FREE)
+
+
+def maximize_robustly(
     objective,
     count,
+    *,
     steps=256,
     lr=0.05,
     smoothness=0.0,
@@ -170,9 +187,9 @@ def maximise_robustly(
 ):
     """Adam on the spectra, through another random view at every step.
 
-    objective: images (b, 3, 32, 32) -> values (b,), where image i asks for thing i % count.
-    smoothness: weight of the total variation, toward which it grows after a first quarter without
-    it. Of each thing's `restarts` images, the one that excites it most over held-out views is kept.
+    objective: image i's value is of thing i % count. smoothness: weight of the total variation, as
+    in smoothness_at. Of each thing's `restarts` images, the one that excites it most over held-out
+    views is kept.
     Returns images (count, 3, 32, 32) in [-1, 1].
     """
     stream = torch.Generator(device).manual_seed(seed)
@@ -180,9 +197,9 @@ def maximise_robustly(
     optimizer = torch.optim.Adam(spectra.parameters(), lr, fused=True)
     for step in range(steps):
         images = spectra()
-        # Not from the start: a feature that does not answer yet would be smoothed to plain grey.
-        weight = smoothness * max(0, step / steps - FREE) / (1 - FREE)
-        loss = -objective(look(images, views, stream)) + weight * total_variation(images)
+        weight = smoothness_at(step, steps, smoothness)
+        seen = random_view(images, views, stream)
+        loss = -objective(seen) + weight * total_variation(images)
         (spectra.spectrum.grad,) = torch.autograd.grad(loss.sum(), spectra.spectrum)
         optimizer.step()
         if progress is not None:

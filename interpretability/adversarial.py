@@ -10,10 +10,37 @@ from engine.device import autocast, random_stream
 from layers.double_backward import input_gradient
 
 
-def logits_of(discriminator, levels, precision="fp32"):
+def class_logits(discriminator, levels, precision="fp32"):
     """Class logits, float32 (b, classes), of images in levels: (b, 3, 32, 32) in [0, 255]."""
     with autocast(levels.device, precision):
         return discriminator(levels / 127.5 - 1)[1].float()
+
+
+@torch.no_grad()
+def predict(discriminator, levels, precision="fp32"):
+    """class_logits, for those who want no gradient."""
+    return class_logits(discriminator, levels, precision)
+
+
+def loss_gradient(discriminator, levels, classes, precision="fp32", margin=False):
+    """Gradient of the loss of `classes` in the pixels, and the class logits on the way to it.
+
+    Up the gradient leads away from the classes, down it toward them. The loss is the cross-entropy;
+    with `margin`, the largest other logit minus that of the class, whose gradient does not fade
+    where a network is sure.
+    levels: (b, 3, 32, 32) in [0, 255]; classes: int64 (b,). Returns float32 (b, 3, 32, 32) and
+    float32 (b, num_classes).
+    Source of the margin: Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural
+    Networks.
+    """
+    levels = levels.detach().requires_grad_()
+    logits = class_logits(discriminator, levels, precision)
+    if margin:
+        own = logits.gather(1, classes[:, None])
+        loss = (logits.scatter(1, classes[:, None], -torch.inf).amax(1) - own[:, 0]).sum()
+    else:
+        loss = F.cross_entropy(logits, classes, reduction="sum")
+    return input_gradient(loss, levels), logits.detach()
 
 
 def limits(images, epsilon):
@@ -32,24 +59,31 @@ def random_noise(images, epsilon, generator=None):
     return torch.where(signs, low, high)
 
 
-def signed_step(discriminator, images, labels, epsilon, targets=None, precision="fp32"):
-    """One step of size epsilon by the sign of the gradient.
+def signed_step(images, gradient, epsilon, targeted=False):
+    """One step of size epsilon by the sign of a loss's gradient.
 
-    images: uint8 (b, 3, 32, 32); labels: int64 (b,); epsilon: in levels; targets: int64 (b,), the
-    classes to move to, or None: away from the labels. Returns float32 levels in [0, 255].
+    Up the loss, away from the classes that it is of; `targeted`: down, toward them.
+    images: uint8 (b, 3, 32, 32); gradient: the same shape, of loss_gradient; epsilon: in levels.
+    Returns float32 levels in [0, 255].
     Source: Goodfellow et al. 2015, Explaining and Harnessing Adversarial Examples.
     """
     low, high = limits(images, epsilon)
-    gradient = _ascent(discriminator, images.float(), labels, targets, precision)
-    return (images.float() + epsilon * gradient.sign()).clamp(low, high)
+    step = -epsilon if targeted else epsilon
+    return (images.float() + step * gradient.sign()).clamp(low, high)
+
+
+def still_going(named, classes, targeted):
+    """Of each image, whether its attack goes on: named its class, or if targeted, another."""
+    return named != classes if targeted else named == classes
 
 
 def projected_gradient(
     discriminator,
     images,
-    labels,
+    classes,
     epsilon,
-    targets=None,
+    *,
+    targeted=False,
     steps=20,
     step_size=None,
     generator=None,
@@ -58,45 +92,32 @@ def projected_gradient(
 ):
     """Steps by the sign of the gradient from a random start, never further than epsilon.
 
-    An image is left alone once it is where it should be: with `targets`, named so, without, named
-    anything but its label. step_size: in levels, by default 2.5 epsilon / steps. The rest as
-    signed_step; `generator` draws the start. margin: climb the difference of two logits in place of
-    the cross-entropy, whose gradient fades where a network is sure.
-    Sources: Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks;
-    Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural Networks (the margin).
+    An image is left alone once it is where it should be: named anything but its class, or if
+    `targeted`, named so. That is decided in float32 whatever the precision of the gradients:
+    bfloat16 takes some images for misled that are not.
+    images: uint8 (b, 3, 32, 32); classes: int64 (b,), to leave or to reach; epsilon and step_size:
+    in levels, step_size by default 2.5 epsilon / steps; `generator` draws the start; margin: as in
+    loss_gradient. Returns float32 levels in [0, 255].
+    Source: Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks.
     """
     step_size = 2.5 * epsilon / steps if step_size is None else step_size
+    step = -step_size if targeted else step_size
     low, high = limits(images, epsilon)
     start = torch.rand(images.shape, generator=generator, device=images.device)
     levels = torch.lerp(low, high, start)
     going = torch.arange(len(images), device=images.device)
     for _ in range(steps):
-        wanted = None if targets is None else targets[going]
-        gradient, logits = _ascent(
-            *(discriminator, levels[going], labels[going], wanted, precision, margin), True
-        )
-        reached = logits.argmax(1)
-        going_on = reached == labels[going] if targets is None else reached != wanted
-        going, gradient = going[going_on], gradient[going_on]
+        current, wanted = levels[going], classes[going]
+        gradient, logits = loss_gradient(discriminator, current, wanted, precision, margin)
+        if precision != "fp32":
+            logits = predict(discriminator, current)
+        going_on = still_going(logits.argmax(1), wanted, targeted)
+        going = going[going_on]
         if len(going) == 0:
             break
-        moved = levels[going] + step_size * gradient.sign()
+        moved = current[going_on] + step * gradient[going_on].sign()
         levels[going] = moved.clamp(low[going], high[going])
     return levels
-
-
-def _ascent(discriminator, levels, labels, targets, precision, margin=False, with_logits=False):
-    """The direction that misleads: up the loss of the labels, or down the loss of the targets."""
-    levels = levels.detach().requires_grad_()
-    logits = logits_of(discriminator, levels, precision)
-    wanted = labels if targets is None else targets
-    if margin:
-        own = logits.gather(1, wanted[:, None])
-        loss = (logits.scatter(1, wanted[:, None], -torch.inf).amax(1) - own[:, 0]).sum()
-    else:
-        loss = F.cross_entropy(logits, wanted, reduction="sum")
-    gradient = input_gradient(loss if targets is None else -loss, levels)
-    return (gradient, logits.detach()) if with_logits else gradient
 
 
 ATTACKS = ("noise", "step", "pgd", "step_targeted", "pgd_targeted")
@@ -107,7 +128,8 @@ def study(
     images,
     labels,
     epsilons,
-    classes,
+    num_classes,
+    *,
     seed=0,
     batch_size=250,
     precision="fp32",
@@ -116,71 +138,78 @@ def study(
     """What each attack at each strength makes the network say.
 
     images: uint8 (n, 3, 32, 32); labels: int64 (n,); epsilons: levels, ascending, above 0. The
-    targeted attacks aim at (label + 1) % classes. precision: of the gradients; the names are always
-    given in float32, since bfloat16 rounds the smallest perturbations away.
+    targeted attacks aim at (label + 1) % num_classes. precision: of the gradients; the names are
+    always given in float32, since bfloat16 rounds the smallest perturbations away.
     Returns {attack: int64 (len(epsilons), n), the classes named} and the images of `pgd`, a list of
     float32 levels (n, 3, 32, 32) for each epsilon. Every name is that of the finished image, looked
     at again. PGD climbs the margin; at a larger epsilon it goes on only with the images that
     withstood the smaller ones: what misled within 2 levels is within 4.
     """
     named = {attack: [] for attack in ATTACKS}
-    found = []
+    pgd_levels = []
     batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    for number, (batch, batch_labels) in enumerate(batches):
-        stream = random_stream(images.device, seed, _STUDY, number)
-        targets = (batch_labels + 1) % classes
-        names, levels = _study_batch(
-            *(discriminator, batch, batch_labels, targets, epsilons, stream, precision, progress)
+    for batch_index, (batch, batch_labels) in enumerate(batches):
+        batch_named, batch_levels = _study_batch(
+            discriminator,
+            batch,
+            batch_labels,
+            targets=(batch_labels + 1) % num_classes,
+            epsilons=epsilons,
+            stream=random_stream(images.device, seed, _STUDY, batch_index),
+            precision=precision,
+            progress=progress,
         )
-        for attack, rows in names.items():
+        for attack, rows in batch_named.items():
             named[attack].append(rows)
-        found.append(levels)
+        pgd_levels.append(batch_levels)
     named = {attack: torch.cat(parts, dim=1) for attack, parts in named.items()}
-    return named, [torch.cat(parts) for parts in zip(*found, strict=True)]
+    return named, [torch.cat(parts) for parts in zip(*pgd_levels, strict=True)]
 
 
 _STUDY = 30  # the name of the random stream
 
 
-def _study_batch(discriminator, images, labels, targets, epsilons, stream, precision, progress):
-    @torch.no_grad()
+def _study_batch(discriminator, images, labels, *, targets, epsilons, stream, precision, progress):
     def name(levels):
-        return logits_of(discriminator, levels).argmax(1)
+        return predict(discriminator, levels).argmax(1)
 
-    goals = {"pgd": None, "pgd_targeted": targets}
-    clean = name(images.float())
-    levels = {attack: images.float() for attack in goals}
-    last = dict.fromkeys(goals, clean)
+    clean = images.float()
+    goals = {"pgd": (labels, False), "pgd_targeted": (targets, True)}
+    levels = dict.fromkeys(goals, clean)
+    latest = dict.fromkeys(goals, name(clean))
     named = {attack: [] for attack in ATTACKS}
-    shown = []
+    pgd_levels = []
     # A signed step's direction does not depend on its size.
-    signs = {
-        attack: _ascent(discriminator, images.float(), labels, wanted, precision).sign()
-        for attack, wanted in (("step", None), ("step_targeted", targets))
-    }
+    away, _ = loss_gradient(discriminator, clean, labels, precision)
+    toward, _ = loss_gradient(discriminator, clean, targets, precision)
     for epsilon in epsilons:
-        low, high = limits(images, epsilon)
-        named["noise"].append(name(random_noise(images, epsilon, stream)))
-        for attack, sign in signs.items():
-            named[attack].append(name((images.float() + epsilon * sign).clamp(low, high)))
-        for attack, wanted in goals.items():
-            withstands = last[attack] == labels if wanted is None else last[attack] != wanted
-            left = withstands.nonzero().flatten()
+        moved = {
+            "noise": random_noise(images, epsilon, stream),
+            "step": signed_step(images, away, epsilon),
+            "step_targeted": signed_step(images, toward, epsilon, targeted=True),
+        }
+        for attack, attacked in moved.items():
+            named[attack].append(name(attacked))
+        for attack, (classes, targeted) in goals.items():
+            left = still_going(latest[attack], classes, targeted).nonzero().flatten()
             if len(left):
                 levels[attack] = levels[attack].clone()
                 levels[attack][left] = projected_gradient(
-                    *(discriminator, images[left], labels[left], epsilon),
-                    targets=None if wanted is None else wanted[left],
+                    discriminator,
+                    images[left],
+                    classes[left],
+                    epsilon,
+                    targeted=targeted,
                     generator=stream,
                     precision=precision,
                     margin=True,
                 )
-                last[attack] = name(levels[attack])
-            named[attack].append(last[attack])
-        shown.append(levels["pgd"])
+                latest[attack] = name(levels[attack])
+            named[attack].append(latest[attack])
+        pgd_levels.append(levels["pgd"])
         if progress is not None:
             progress.step()
-    return {attack: torch.stack(rows) for attack, rows in named.items()}, shown
+    return {attack: torch.stack(rows) for attack, rows in named.items()}, pgd_levels
 
 
 def smallest_flip(right, epsilons):
@@ -189,24 +218,3 @@ def smallest_flip(right, epsilons):
     first = flipped.int().argmax(0)
     smallest = torch.tensor(epsilons, dtype=torch.float32)[first.cpu()]
     return torch.where(flipped.any(0).cpu(), smallest, torch.inf)
-
-
-def perturb(discriminator, images, labels, epsilon, precision="fp32"):
-    """One signed gradient step of each image toward the class after its own.
-
-    images: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); epsilon: in levels of 0 to 255.
-    Returns (perturbed images, gradients, class logits of the images): the first two like images,
-    the gradients those of the cross-entropy toward the alternate label (y + 1) % 10, which the step
-    lowers; the logits float32 (b, classes).
-    Source: Goodfellow et al. 2015, Explaining and Harnessing Adversarial Examples, toward a target.
-    """
-    images = images.detach().requires_grad_()
-    with autocast(images.device, precision):
-        _, class_logits = discriminator(images)
-    alternate = (labels + 1) % class_logits.shape[1]
-    class_logits = class_logits.float()
-    loss = F.cross_entropy(class_logits, alternate, reduction="sum")
-    gradients = input_gradient(loss, images)
-    step = 2 * epsilon / 255  # [-1, 1] is twice as wide as [0, 1]
-    perturbed = (images.detach() - step * gradients.sign()).clamp(-1, 1)
-    return perturbed, gradients, class_logits.detach()

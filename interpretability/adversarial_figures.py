@@ -6,11 +6,16 @@ to 16, for one step and for projected gradient descent, with noise of the same s
 
 import torch
 
-from data_tools import to_signed, to_uint8
-from engine.device import autocast
+from data_tools import to_uint8
 from engine.plots import save_charts, save_image_grid
 from engine.progress import Progress
-from interpretability.adversarial import logits_of, perturb, smallest_flip, study
+from interpretability.adversarial import (
+    loss_gradient,
+    predict,
+    signed_step,
+    smallest_flip,
+    study,
+)
 
 ROWS_SHOWN = 5  # images of each class in the perturbation grids
 EPSILONS = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]  # of the study, in levels of 0 to 255
@@ -35,55 +40,54 @@ def verdicts(probabilities, names):
 
 
 def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_size=250):
-    """Perturb every test image, count again, and draw the first few of each class.
+    """Move every test image by one step, count again, and draw the first few of each class.
 
-    Leaves real_images, gradient_image and jittered_images in `folder`; returns the figures.
+    Leaves real_images, gradient_image and jittered_images in `folder`; returns the metrics.
     """
     model, name = network.model, network.name
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
+    targets = (labels + 1) % len(names)
     changed, gradients, before, after = [], [], [], []
     progress = Progress(f"perturb, {name}", -(-len(labels) // batch_size), batch_size)
-    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    for batch, batch_labels in batches:
-        batch = to_signed(batch)
-        perturbed, gradient, logits = perturb(model, batch, batch_labels, epsilon, precision)
+    for batch, classes in zip(images.split(batch_size), targets.split(batch_size), strict=True):
+        gradient, logits = loss_gradient(model, batch.float(), classes, precision)
+        moved = signed_step(batch, gradient, epsilon, targeted=True)
         before.append(logits.softmax(1))
-        with torch.no_grad(), autocast(batch.device, precision):
-            after.append(model(perturbed)[1].float().softmax(1))
-        changed.append(to_uint8(perturbed))
+        after.append(predict(model, moved, precision).softmax(1))
+        changed.append(moved.round().byte())
         gradients.append(gradient)
         progress.step()
     progress.close()
     changed, gradients, before, after = map(torch.cat, (changed, gradients, before, after))
 
-    figures = {
+    metrics = {
         "epsilon": f"{epsilon:g}/255",
         "images": len(labels),
         "accuracy_before": percent(before.argmax(1) == labels),
         "accuracy_after": percent(after.argmax(1) == labels),
-        "became_alternate_label": percent(after.argmax(1) == (labels + 1) % len(names)),
+        "became_alternate_label": percent(after.argmax(1) == targets),
     }
     print(
-        f"{name}: accuracy on {len(labels)} images {figures['accuracy_before']:.2f} % -> "
-        f"{figures['accuracy_after']:.2f} % after {figures['epsilon']}; "
-        f"{figures['became_alternate_label']:.2f} % became the alternate label"
+        f"{name}: accuracy on {len(labels)} images {metrics['accuracy_before']:.2f} % -> "
+        f"{metrics['accuracy_after']:.2f} % after {metrics['epsilon']}; "
+        f"{metrics['became_alternate_label']:.2f} % became the alternate label"
     )
 
     shown = one_of_each_class(labels, ROWS_SHOWN, len(names))
     first, last = verdicts(before[shown], names), verdicts(after[shown], names)
     strength = gradients[shown].abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
-    moved = [f"{b}\n→ {a}" for b, a in zip(first, last, strict=True)]
+    verdict_pairs = [f"{b}\n→ {a}" for b, a in zip(first, last, strict=True)]
     files = {
         "real_images": (images[shown], first, "Test images and predictions"),
         "gradient_image": (
             to_uint8(gradients[shown] / strength),
-            moved,
+            verdict_pairs,
             "Gradient toward the next class, each scaled to its largest entry",
         ),
         "jittered_images": (
             changed[shown],
-            moved,
-            f"Perturbed by {figures['epsilon']}: prediction before → after",
+            verdict_pairs,
+            f"Perturbed by {metrics['epsilon']}: prediction before → after",
         ),
     }
     for file, (grid, captions, title) in files.items():
@@ -91,48 +95,56 @@ def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_siz
         title = f"{title}; columns by true class ({name})"
         save_image_grid(grid, path, names, title, captions, scale=4)
         print(f"  {path}")
-    return figures
+    return metrics
 
 
 def strength_study(network, test_set, precision, folder, seed=0, batch_size=250):
     """What each attack makes the network say at each strength, and images of each class, flipped.
 
     Leaves perturbed_..._epsilon....png and smallest_epsilon_....png in `folder`; returns the
-    figures, percentages in the order of EPSILONS.
+    metrics, percentages in the order of EPSILONS.
     """
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
     targets = (labels + 1) % len(names)
-    batches = -(-len(labels) // batch_size)
-    progress = Progress(f"attacks, {network.name}", len(EPSILONS) * batches, batch_size)
-    named, found = study(
-        *(network.model, images, labels, EPSILONS, len(names), seed, batch_size, precision),
+    units = len(EPSILONS) * -(-len(labels) // batch_size)
+    progress = Progress(f"attacks, {network.name}", units, batch_size)
+    named, pgd_levels = study(
+        network.model,
+        images,
+        labels,
+        EPSILONS,
+        len(names),
+        seed=seed,
+        batch_size=batch_size,
+        precision=precision,
         progress=progress,
     )
     progress.close()
-    clean = torch.cat([look(network, batch) for batch in images.float().split(batch_size)])
-    right = clean.argmax(1) == labels
-    figures = {
+    batches = images.split(batch_size)
+    clean = torch.cat([predict(network.model, batch.float()) for batch in batches]).argmax(1)
+    right = clean == labels
+    metrics = {
         "images": len(labels),
         "epsilons": EPSILONS,
         "precision_of_gradients": precision,
         "accuracy_clean": percent(right),
-        "named_next_class_clean": percent(clean.argmax(1) == targets),
+        "named_next_class_clean": percent(clean == targets),
     }
     for attack, rows in named.items():
-        figures[f"{attack}_accuracy"] = [percent(row == labels) for row in rows]
-        figures[f"{attack}_named_next_class"] = [percent(row == targets) for row in rows]
+        metrics[f"{attack}_accuracy"] = [percent(row == labels) for row in rows]
+        metrics[f"{attack}_named_next_class"] = [percent(row == targets) for row in rows]
     smallest = smallest_flip(named["pgd"] == labels, EPSILONS)
     smallest = torch.where(right.cpu(), smallest, 0.0)
     print(f"{network.name}, the first {len(labels)} test images, {percent(right):.2f} % right:")
     for index, epsilon in enumerate(EPSILONS):
         accuracies = ", ".join(
-            f"{attack} {figures[f'{attack}_accuracy'][index]:.1f}"
+            f"{attack} {metrics[f'{attack}_accuracy'][index]:.1f}"
             for attack in ("noise", "step", "pgd")
         )
         print(f"  {epsilon:>4g}/255: accuracy in % under {accuracies}")
 
     shown = one_of_each_class(labels, 1, len(names))
-    for epsilon, levels in zip((0.0, *EPSILONS), (images.float(), *found), strict=True):
+    for epsilon, levels in zip((0.0, *EPSILONS), (images.float(), *pgd_levels), strict=True):
         # What is named is what is drawn: whole levels.
         levels = levels[shown].round()
         path = folder / f"perturbed_{network.slug}_epsilon{epsilon:g}.png"
@@ -140,7 +152,7 @@ def strength_study(network, test_set, precision, folder, seed=0, batch_size=250)
             f"Projected gradient descent, up to {epsilon:g}/255, rounded to whole levels, trained "
             f"{network.name}"
         )
-        captions = verdicts(look(network, levels).softmax(1), names)
+        captions = verdicts(predict(network.model, levels).softmax(1), names)
         save_image_grid(levels.byte(), path, names, title, captions, scale=4)
 
     rows = one_of_each_class(labels, ROWS_SHOWN, len(names)).cpu()
@@ -152,13 +164,7 @@ def strength_study(network, test_set, precision, folder, seed=0, batch_size=250)
     )
     save_image_grid(images[rows.to(images.device)], path, names, title, captions, scale=4)
     print(f"  {path}")
-    return figures
-
-
-def look(network, levels):
-    """Class logits, in float32, of images in levels."""
-    with torch.no_grad():
-        return logits_of(network.model, levels)
+    return metrics
 
 
 def _in_words(epsilon):
@@ -174,19 +180,19 @@ _STYLES = {
 }
 
 
-def draw_strength_study(found, path):
-    """The curves of all networks in one figure. found: {name of the network: figures}."""
+def draw_strength_study(metrics_of, path):
+    """The curves of all networks in one picture. metrics_of: {name of the network: metrics}."""
     accuracy, reached = {}, {}
-    for number, (name, figures) in enumerate(found.items()):
-        colour = {"color": f"C{number}", "marker": "o", "markersize": 3}
-        xs = [0.0, *figures["epsilons"]]
+    for index, (name, metrics) in enumerate(metrics_of.items()):
+        colour = {"color": f"C{index}", "marker": "o", "markersize": 3}
+        xs = [0.0, *metrics["epsilons"]]
         for attack, (words, style) in _STYLES.items():
-            ys = [figures["accuracy_clean"], *figures[f"{attack}_accuracy"]]
+            ys = [metrics["accuracy_clean"], *metrics[f"{attack}_accuracy"]]
             accuracy[f"{name}: {words}"] = (xs, ys, colour | style)
             attack = attack if attack == "noise" else f"{attack}_targeted"
-            ys = [figures["named_next_class_clean"], *figures[f"{attack}_named_next_class"]]
+            ys = [metrics["named_next_class_clean"], *metrics[f"{attack}_named_next_class"]]
             reached[f"{name}: {words}"] = (xs, ys, colour | style)
-    images = next(iter(found.values()))["images"]
+    images = next(iter(metrics_of.values()))["images"]
     x = f"largest change of a pixel, levels of 255 ({images} test images)"
     charts = {
         "away from the label": {"y": "accuracy, %", "lines": accuracy},

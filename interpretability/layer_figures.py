@@ -24,7 +24,7 @@ def layer_section(networks, train_set, test_set, precision, folder):
     train_set, test_set = train_set.first(PROBE_IMAGES), test_set.first(PROBE_IMAGES)
     labels, test_labels = train_set.labels.cpu(), test_set.labels.cpu()
     classes = len(test_set.class_names)
-    found, features_of = {}, {}
+    metrics_of, features_of = {}, {}
     for network in networks:
         title = f"layers, {network.name}"
         batches = -(-len(train_set) // 500) - (-len(test_set) // 500)
@@ -34,30 +34,30 @@ def layer_section(networks, train_set, test_set, precision, folder):
             for part in (train_set, test_set)
         ]
         progress.close()
-        figures = {"probe_accuracy": [], "dead_share": [], "selective_share": []}
+        metrics = {"probe_accuracy": [], "dead_share": [], "selective_share": []}
         progress = Progress(f"probes, {network.name}", NUM_LAYERS, 1)
         for features, test_features in zip(*sets, strict=True):
             accuracy = probe_accuracy(features, labels, test_features, test_labels, classes)
             selective = (selectivity(test_features, test_labels, classes) > SELECTIVE).double()
-            figures["probe_accuracy"].append(round(accuracy, 2))
-            figures["dead_share"].append(round(dead_share(test_features), 2))
-            figures["selective_share"].append(round(100 * selective.mean().item(), 2))
+            metrics["probe_accuracy"].append(round(accuracy, 2))
+            metrics["dead_share"].append(round(dead_share(test_features), 2))
+            metrics["selective_share"].append(round(100 * selective.mean().item(), 2))
             progress.step()
         progress.close()
-        figures["receptive_field"] = [geometry(layer)[0] for layer in range(1, NUM_LAYERS + 1)]
-        figures["map_size"] = list(MAP_SIZES)
-        figures["images"] = [len(train_set), len(test_set)]
-        found[network.name], features_of[network.name] = figures, sets[1]
+        metrics["receptive_field"] = [geometry(layer)[0] for layer in range(1, NUM_LAYERS + 1)]
+        metrics["map_size"] = list(MAP_SIZES)
+        metrics["images"] = [len(train_set), len(test_set)]
+        metrics_of[network.name], features_of[network.name] = metrics, sets[1]
     if len(networks) == 2:
         pairs = zip(*features_of.values(), strict=True)
         similarity = [round(linear_cka(a, b), 4) for a, b in pairs]
-        for figures in found.values():
-            figures["cka"] = similarity
-    print_table(found)
+        for metrics in metrics_of.values():
+            metrics["cka"] = similarity
+    print_table(metrics_of)
     path = folder / "layers.png"
-    draw(found, path)
+    draw(metrics_of, path)
     print(f"  {path}")
-    return found
+    return metrics_of
 
 
 TABLE = {  # measure: heading, format
@@ -70,20 +70,20 @@ TABLE = {  # measure: heading, format
 }
 
 
-def print_table(found):
+def print_table(metrics_of):
     """The measures of all networks, one line for each layer."""
-    for name, figures in found.items():
-        columns = {key: about for key, about in TABLE.items() if key in figures}
+    for name, metrics in metrics_of.items():
+        columns = {key: about for key, about in TABLE.items() if key in metrics}
         print(f"layer by layer, trained {name}:")
         print("  ".join(["  layer"] + [heading for heading, _ in columns.values()]))
         for index in range(NUM_LAYERS):
             cells = [f"{index + 1:>7}"]
             for key, (heading, form) in columns.items():
-                cells.append(f"{figures[key][index]:>{len(heading)}{form}}")
+                cells.append(f"{metrics[key][index]:>{len(heading)}{form}}")
             print("  ".join(cells))
 
 
-def draw(found, path):
+def draw(metrics_of, path):
     """One chart for each measure, one line for each network."""
     layers = list(range(1, NUM_LAYERS + 1))
     titles = {
@@ -94,7 +94,7 @@ def draw(found, path):
     }
     charts = {}
     for key, (title, y, height) in titles.items():
-        holders = {name: figures[key] for name, figures in found.items() if key in figures}
+        holders = {name: metrics[key] for name, metrics in metrics_of.items() if key in metrics}
         if key == "cka" and holders:
             holders = {"without G, with G": next(iter(holders.values()))}
         lines = {name: (layers, values, {"marker": "o"}) for name, values in holders.items()}

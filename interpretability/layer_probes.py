@@ -14,16 +14,16 @@ from engine.device import autocast
 @torch.no_grad()
 def pooled_features(discriminator, images, precision="fp32", batch_size=500, progress=None):
     """uint8 (n, 3, 32, 32) -> one float32 (n, width) for each layer, 1 to 8, on the CPU."""
-    layers = [[] for _ in range(NUM_LAYERS)]
+    parts_of = [[] for _ in range(NUM_LAYERS)]
     for batch in images.split(batch_size):
         with autocast(batch.device, precision):
             x = to_signed(batch).contiguous(memory_format=torch.channels_last)
-            for found, block in zip(layers, discriminator.blocks, strict=True):
+            for parts, block in zip(parts_of, discriminator.blocks, strict=True):
                 x = block(x)
-                found.append(discriminator.pool(x).float().cpu())
+                parts.append(discriminator.pool(x).float().cpu())
         if progress is not None:
             progress.step()
-    return [torch.cat(found) for found in layers]
+    return [torch.cat(parts) for parts in parts_of]
 
 
 def fit_probe(features, labels, classes, decay=1e-3):

@@ -1,5 +1,7 @@
 """Images that maximise the output of a class, or the features of a layer."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
@@ -13,8 +15,8 @@ from interpretability.activation_maximization import (
     class_objective,
     feature_objective,
     held_out,
-    maximise,
-    maximise_robustly,
+    maximize,
+    maximize_robustly,
 )
 from interpretability.layer_probes import distinct, stand_out
 from interpretability.receptive_field import box, geometry
@@ -26,27 +28,49 @@ RESTARTS = {"class": 4, "feature": 2}  # of the robust method
 SMOOTHNESS = {"class": 10.0, "feature": 5.0}  # weight of the total variation
 
 
-def ascend(args, objective, start, count, title, kind, views=VIEWS):
-    """`count` images by args.method: classic begins at `start`, robust at nearly grey images.
+@dataclass(frozen=True)
+class Ascent:
+    """How images are climbed.
 
-    kind: `class` or `feature`.
+    method: `classic` begins at the mean image, `robust` at nearly grey ones; steps: of either; lr
+    and decay: of classic, as in maximize.
     """
-    restarts = 1 if args.method == "classic" else RESTARTS[kind]
-    progress = Progress(title, args.steps, restarts * count)
-    if args.method == "classic":
-        start = start.repeat(count, 1, 1, 1)
-        images, _, _ = maximise(objective, start, args.steps, args.lr, args.decay, progress)
-    else:
-        images = maximise_robustly(
-            *(objective, count, args.steps),
-            smoothness=SMOOTHNESS[kind],
-            restarts=restarts,
-            views=views,
-            device=start.device,
-            progress=progress,
-        )
-    progress.close()
-    return images
+
+    method: str = "robust"
+    steps: int = 200
+    lr: float = 0.1
+    decay: float = 0.001
+
+    @property
+    def robust(self):
+        return self.method == "robust"
+
+    def climb(self, objective, start, count, *, kind, views=VIEWS, title=""):
+        """`count` images, (count, 3, 32, 32). start: the mean image; kind: `class` or `feature`."""
+        restarts = RESTARTS[kind] if self.robust else 1
+        progress = Progress(title, self.steps, restarts * count)
+        if self.robust:
+            images = maximize_robustly(
+                objective,
+                count,
+                steps=self.steps,
+                smoothness=SMOOTHNESS[kind],
+                restarts=restarts,
+                views=views,
+                device=start.device,
+                progress=progress,
+            )
+        else:
+            images = maximize(
+                objective,
+                start.repeat(count, 1, 1, 1),
+                steps=self.steps,
+                lr=self.lr,
+                decay=self.decay,
+                progress=progress,
+            )
+        progress.close()
+        return images
 
 
 @torch.no_grad()
@@ -56,36 +80,37 @@ def values_of(objective, images, start, views=VIEWS):
     return objective(images), held_out(objective, images, views), of_start
 
 
-def classes(args, network, precision, folder):
-    """One image per class that maximises the class's logit; returns the figures of each class."""
+def class_section(network, ascent, precision, folder):
+    """One image per class that maximises the class's logit; returns {class: metrics}.
+
+    Leaves max_class_....png in `folder`.
+    """
     objective = class_objective(network.model, precision)
     names = network.class_names
-    images = ascend(
-        *(args, objective, network.start, len(names), f"classes, {network.name}"),
-        "class",
-    )
+    title = f"classes, {network.name}"
+    images = ascent.climb(objective, network.start, len(names), kind="class", title=title)
     columns = [v.tolist() for v in values_of(objective, images, network.start)]
     with torch.no_grad(), autocast(images.device, precision):
         columns.append(network.model(images)[1].float().softmax(1).diagonal().tolist())
     path = folder / f"max_class_{network.slug}.png"
-    reached = list(zip(names, *columns, strict=True))
+    rows = list(zip(names, *columns, strict=True))
     save_image_grid(
         to_uint8(images),
         path,
         title=f"Images that maximise a class's logit, discriminator trained {network.name}",
-        captions=[f"{name}\nlogit {v:.1f}, moved {m:.1f}" for name, v, m, _, _ in reached],
+        captions=[f"{name}\nlogit {v:.1f}, moved {m:.1f}" for name, v, m, _, _ in rows],
         columns=5,
         scale=6,
         gap=8,
     )
-    for name, value, moved, of_start, probability in reached:
+    for name, value, moved, of_start, probability in rows:
         print(
             f"  {name:<12} logit {value:7.2f}, over random views {moved:7.2f}, of the mean image "
             f"{of_start:7.2f}; probability {100 * probability:6.2f} %"
         )
     print(f"  {path}")
     keys = ("logit", "logit_moved", "logit_of_mean_image", "probability")
-    return {row[0]: dict(zip(keys, row[1:], strict=True)) for row in reached}
+    return {row[0]: dict(zip(keys, row[1:], strict=True)) for row in rows}
 
 
 @torch.no_grad()
@@ -94,41 +119,50 @@ def strongest_units(model, images, layers, precision, batch_size=500, progress=N
 
     {layer: (values, rows, columns)}, each float32 (n, width), on the CPU.
     """
-    found = {layer: [] for layer in layers}
+    parts_of = {layer: [] for layer in layers}
     for batch in images.split(batch_size):
         with autocast(batch.device, precision):
             x = to_signed(batch).contiguous(memory_format=torch.channels_last)
             for layer, block in enumerate(model.blocks[: max(layers)], start=1):
                 x = block(x)
-                if layer in found:
+                if layer in parts_of:
                     values, places = x.float().flatten(2).max(2)
                     rows, columns = places // x.shape[3], places % x.shape[3]
-                    found[layer].append(torch.stack([values, rows, columns]).cpu())
+                    parts_of[layer].append(torch.stack([values, rows, columns]).cpu())
         if progress is not None:
             progress.step()
-    return {layer: torch.cat(parts, dim=1) for layer, parts in found.items()}
+    return {layer: torch.cat(parts, dim=1) for layer, parts in parts_of.items()}
 
 
-def features(args, network, precision, folder, test_set=None):
-    """Images that maximise features of args.max_features; returns {layer: figures}.
+def feature_section(network, layers, ascent, precision, folder, test_set=None):
+    """Images that maximise features of these layers; returns {layer: metrics}.
 
     The classic method draws the first 100, and climbs the strongest unit of each, wherever it is.
     The robust one draws the features that stand out most, none of them much like another, and
     climbs the unit in the middle; what is shown is the part that it sees, beside the test images
     that excite the feature most, with the pixels that the strongest unit sees framed. Without a
     test set, it draws the first features.
+    Leaves max_features_..._layer....png in `folder`.
     """
     units = {}
-    if args.method == "robust" and test_set is not None:
+    if ascent.robust and test_set is not None:
         batches = -(-len(test_set) // 500)
         progress = Progress(f"features on test images, {network.name}", batches, 500)
         units = strongest_units(
-            network.model, test_set.images, args.max_features, precision, progress=progress
+            network.model, test_set.images, layers, precision, progress=progress
         )
         progress.close()
     return {
-        str(layer): one_layer(args, network, layer, precision, folder, test_set, units.get(layer))
-        for layer in args.max_features
+        str(layer): _one_layer(
+            network,
+            layer,
+            ascent,
+            precision,
+            folder=folder,
+            test_set=test_set,
+            units=units.get(layer),
+        )
+        for layer in layers
     }
 
 
@@ -137,30 +171,38 @@ def views_of(layer):
     return VIEWS._replace(shift=min(VIEWS.shift, geometry(layer)[1]))
 
 
-def one_layer(args, network, layer, precision, folder, test_set, units):
-    """The picture and the figures of one layer; units: of strongest_units, or None."""
+def _one_layer(network, layer, ascent, precision, *, folder, test_set, units):
+    """The picture and the metrics of one layer; units: of strongest_units, or None."""
     model, name = network.model, network.name
-    robust = args.method == "robust"
     chosen = torch.arange(min(CLASSIC_FEATURES, model.width))
     if units is not None:
         measure = stand_out(units[0])
         chosen = distinct(units[0], measure, FEATURES)
-    elif robust:
+    elif ascent.robust:
         chosen = chosen[: 2 * FEATURES]
-    objective = feature_objective(model, layer, precision, chosen, robust)
-    views = views_of(layer) if robust else VIEWS
-    images = ascend(
-        *(args, objective, network.start, len(chosen), f"layer {layer}, {name}"),
-        *("feature", views),
+    objective = feature_objective(model, layer, precision, features=chosen, centre=ascent.robust)
+    views = views_of(layer) if ascent.robust else VIEWS
+    title = f"layer {layer}, {name}"
+    images = ascent.climb(
+        objective, network.start, len(chosen), kind="feature", views=views, title=title
     )
     values, moved, of_start = values_of(objective, images, network.start, views)
     path = folder / f"max_features_{network.slug}_layer{layer}.png"
     if units is not None:
-        draw_beside_examples(network, layer, chosen, images, values, units, test_set, path)
+        draw_beside_examples(
+            images,
+            values,
+            path,
+            network=network,
+            layer=layer,
+            features=chosen,
+            units=units,
+            test_set=test_set,
+        )
     else:
         pairs = zip(chosen.tolist(), values.tolist(), strict=True)
         save_image_grid(
-            to_uint8(part_seen(images, layer)[0] if robust else images),
+            to_uint8(part_seen(images, layer)[0] if ascent.robust else images),
             path,
             title=f"Layer {layer}, trained {name}: each image maximises one feature",
             captions=[f"{feature}: {value:.1f}" for feature, value in pairs],
@@ -169,19 +211,19 @@ def one_layer(args, network, layer, precision, folder, test_set, units):
         f"  layer {layer}: mean activation {values.mean():.3f}, over random views "
         f"{moved.mean():.3f}, of the mean image {of_start.mean():.3f}; {path}"
     )
-    figures = {
-        "method": args.method,
+    metrics = {
+        "method": ascent.method,
         "features": chosen.tolist(),
         "activation": values.tolist(),
         "activation_moved": moved.tolist(),
         "activation_of_mean_image": of_start.tolist(),
     }
-    if robust:
-        figures |= {"views": views._asdict(), "smoothness": SMOOTHNESS["feature"]}
+    if ascent.robust:
+        metrics |= {"views": views._asdict(), "smoothness": SMOOTHNESS["feature"]}
     if units is not None:
-        figures["stand_out"] = [round(v, 2) for v in measure[chosen].tolist()]
-        figures["test_images"] = len(test_set)
-    return figures
+        metrics["stand_out"] = [round(v, 2) for v in measure[chosen].tolist()]
+        metrics["test_images"] = len(test_set)
+    return metrics
 
 
 def part_seen(images, layer, margin=2):
@@ -199,27 +241,32 @@ def part_seen(images, layer, margin=2):
     return enlarged.clamp(-1, 1), (edges[0], edges[0], edges[1], edges[1])
 
 
-def draw_beside_examples(network, layer, chosen, images, activations, units, test_set, path):
-    """Two features a row: the synthetic image, then the test images that excite it most."""
+def draw_beside_examples(images, activations, path, *, network, layer, features, units, test_set):
+    """Two features a row: the synthetic image, then the test images that excite it most.
+
+    images: (n, 3, 32, 32), one for each of `features`, and its activation; units: of
+    strongest_units.
+    """
     values, rows, columns = units
     parts, part_box = part_seen(images, layer)
     cells, captions, boxes = [], [], []
-    for index, feature in enumerate(chosen.tolist()):
+    for index, feature in enumerate(features.tolist()):
         cells.append(to_uint8(parts[index : index + 1]))
         captions.append(f"feature {feature}\n{activations[index]:.1f}")
         boxes.append(part_box)
         best = values[:, feature].argsort(descending=True, stable=True)[:EXAMPLES]
         cells.append(test_set.images[best.to(test_set.images.device)])
-        for image in best.tolist():
-            label = test_set.class_names[int(test_set.labels[image])]
-            captions.append(f"{label}\n{values[image, feature]:.1f}")
-            boxes.append(box(layer, int(rows[image, feature]), int(columns[image, feature])))
+        for example in best.tolist():
+            label = test_set.class_names[int(test_set.labels[example])]
+            captions.append(f"{label}\n{values[example, feature]:.1f}")
+            boxes.append(box(layer, int(rows[example, feature]), int(columns[example, feature])))
     title = (
         f"Layer {layer}, trained {network.name}: features that stand out most, each with the test "
         "images that excite it most"
     )
     save_image_grid(
-        *(torch.cat(cells), path),
+        torch.cat(cells),
+        path,
         title=title,
         captions=captions,
         columns=2 * (1 + EXAMPLES),

@@ -28,7 +28,7 @@ class Network:
     """A discriminator to look into.
 
     name: `without G` or `with G`; digest: SHA-256 of the weights; start: the mean image of a
-    batch, (1, 3, 32, 32) in [-1, 1], where maximisation starts; class_names: those of the set it
+    batch, (1, 3, 32, 32) in [-1, 1], where maximization starts; class_names: those of the set it
     was trained on. The last two are None where the weights do not tell.
     """
 
@@ -45,7 +45,7 @@ class Network:
         return self.name.replace(" ", "_")
 
     def about(self):
-        """What tells one network's figures from another's."""
+        """What tells one network's metrics from another's."""
         return {"weights": self.path, "sha256": self.digest, "width": self.model.width}
 
     def learn_from(self, test_set):
@@ -92,16 +92,16 @@ def load_networks(given, device):
 
     Raises CheckpointError where one that was asked for cannot be loaded, or none is there.
     """
-    found = []
+    networks = []
     for name, path in find_discriminators(given).items():
         model, metadata = load_model(path, device, kind="discriminator")
         start, names = start_and_names(metadata, classes=model.num_classes)
         start = None if start is None else start.to(device)
         model.requires_grad_(False)
-        found.append(Network(name, model, str(path), digest(model), metadata, start, names))
-    if not found:
+        networks.append(Network(name, model, str(path), digest(model), metadata, start, names))
+    if not networks:
         raise CheckpointError(
             "no trained discriminator; run train_discriminator.py or train_gan.py first, or give "
             "--discriminator_without_G or --discriminator_with_G"
         )
-    return found
+    return networks

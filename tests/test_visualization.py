@@ -14,8 +14,7 @@ from engine.weights import export_model, load_model
 from generator import Generator
 from image_sets import shapes
 from interpretability import maximization_figures
-from interpretability.activation_maximization import feature_objective, maximise
-from interpretability.adversarial import perturb
+from interpretability.activation_maximization import feature_objective, maximize
 from interpretability.layer_probes import distinct, stand_out
 from interpretability.trained_networks import WEIGHTS
 
@@ -77,9 +76,9 @@ def test_epsilon_is_in_pixel_levels():
 # ------------------------------------------------------------------------------ the script
 
 
-def shown_features(found, layer):
-    """The features of a layer that a picture has to show, of the weights that `found` names."""
-    model, _ = load_model(found["weights"])
+def shown_features(weights_path, layer):
+    """The features of a layer that a picture has to show."""
+    model, _ = load_model(weights_path)
     images = data_tools.load_shapes()[1].first(60).images
     values = maximization_figures.strongest_units(model, images, [layer], "fp32")[layer][0]
     measure = stand_out(values)
@@ -103,23 +102,23 @@ def test_all_sections(run_main, two_runs):
     assert {path.name for path in folder.iterdir()} == expected
     summary = json.loads((folder / "summary.json").read_text())
     assert summary.keys() == {"without G", "with G"}
-    for found in summary.values():
-        perturbation = found["perturbation"]
+    for metrics in summary.values():
+        perturbation = metrics["perturbation"]
         assert perturbation["images"] == 60
         assert f"{perturbation['accuracy_before']:.2f} %" in out
-        assert found["max_classification_output"].keys() == set(shapes.CLASS_NAMES)
-        for number in (2, 4, 6, 8):
-            layer = found["max_features"][str(number)]
-            assert layer["stand_out"] == sorted(layer["stand_out"], reverse=True)
-            assert len(layer["activation"]) == len(layer["features"])
-            assert layer["features"] == shown_features(found, number)
-        study = found["strength_study"]
+        assert metrics["max_classification_output"].keys() == set(shapes.CLASS_NAMES)
+        for layer in (2, 4, 6, 8):
+            of_layer = metrics["max_features"][str(layer)]
+            assert of_layer["stand_out"] == sorted(of_layer["stand_out"], reverse=True)
+            assert len(of_layer["activation"]) == len(of_layer["features"])
+            assert of_layer["features"] == shown_features(metrics["weights"], layer)
+        study = metrics["strength_study"]
         assert study["images"] == 60
         for attack in ("noise", "step", "pgd"):
             assert len(study[f"{attack}_accuracy"]) == len(study["epsilons"]) == 6
         assert study["accuracy_clean"] == perturbation["accuracy_before"]
-        assert len(found["layers"]["probe_accuracy"]) == 8
-        assert len(found["attribution"]["named"]) == 10
+        assert len(metrics["layers"]["probe_accuracy"]) == 8
+        assert len(metrics["attribution"]["named"]) == 10
     assert summary["without G"]["layers"]["cka"] == summary["with G"]["layers"]["cka"]
     assert "no film" in out
     assert (folder / "summary.json").read_text().count("Infinity") == 0
@@ -129,8 +128,8 @@ def test_film_asked_for_and_not_to_be_had(refused, two_runs):
     assert "sample grids" in refused(visualization, *QUICK, "--film")
     samples = two_runs / "output/gan/samples"
     samples.mkdir()
-    for number in range(2):
-        (samples / f"{number:03d}.png").write_bytes(b"no picture")
+    for epoch in range(2):
+        (samples / f"{epoch:03d}.png").write_bytes(b"no picture")
     assert "cannot make a film" in refused(visualization, *QUICK, "--film")
 
 
@@ -147,23 +146,24 @@ def test_classic_method_shows_the_first_features(run_main, two_runs):
     flags = ["--method", "classic", "--max_features", 1, "--max_classification_output"]
     assert run_main(visualization, *QUICK, *flags)[0] == 0
     summary = json.loads((two_runs / "visualization/summary.json").read_text())
-    found = summary["with G"]["max_features"]["1"]
-    assert (found["method"], found["features"]) == ("classic", list(range(12)))
-    assert sum(found["activation"]) > sum(found["activation_of_mean_image"])
+    metrics = summary["with G"]["max_features"]["1"]
+    assert (metrics["method"], metrics["features"]) == ("classic", list(range(12)))
+    assert sum(metrics["activation"]) > sum(metrics["activation_of_mean_image"])
     network, _ = load_model(two_runs / "output/gan/discriminator.safetensors")
     start = data_tools.to_signed(data_tools.load_shapes()[1].images[:60].float().mean(0).round())
+    start = start.repeat(12, 1, 1, 1)
     objective = feature_objective(network, 1)
-    _, before, after = maximise(objective, start.repeat(12, 1, 1, 1), steps=3)
-    assert found["activation_of_mean_image"] == pytest.approx(before.tolist(), abs=1e-4)
-    assert found["activation"] == pytest.approx(after.tolist(), abs=1e-4)
+    before, after = objective(start), objective(maximize(objective, start, steps=3))
+    assert metrics["activation_of_mean_image"] == pytest.approx(before.tolist(), abs=1e-4)
+    assert metrics["activation"] == pytest.approx(after.tolist(), abs=1e-4)
 
 
 def test_film_of_the_sample_grids(run_main, two_runs):
     samples = two_runs / "output/gan/samples"
     samples.mkdir()
-    for number, colour in enumerate((0, 90, 200)):
+    for epoch, colour in enumerate((0, 90, 200)):
         images = torch.full((10, 3, 32, 32), colour, dtype=torch.uint8)
-        save_image_grid(images, samples / f"{number:03d}.png", title=f"epoch {number}")
+        save_image_grid(images, samples / f"{epoch:03d}.png", title=f"epoch {epoch}")
     code, _, _ = run_main(visualization, *QUICK, "--film")
     assert code == 0
     with Image.open(two_runs / "visualization/training.gif") as film:
@@ -198,27 +198,6 @@ def test_explicit_sections_fail_and_implied_ones_are_left_out_without_data(
     }
 
 
-def test_accuracy_is_counted_over_the_perturbed_images(run_main, two_runs):
-    """The figures of the summary against a count of its own."""
-    path = two_runs / "output/baseline/discriminator.safetensors"
-    network, _ = load_model(path)
-    _, test_set = data_tools.load_shapes()
-    test_set = test_set.first(60)
-    x = data_tools.to_signed(test_set.images)
-    perturbed, _, _ = perturb(network, x, test_set.labels, 16)
-    run_main(visualization, *QUICK, "--perturb_images", "--epsilon", "16/255")
-    summary = json.loads((two_runs / "visualization/summary.json").read_text())
-    figures = summary["without G"]["perturbation"]
-    for images, key, wanted in (
-        (x, "accuracy_before", test_set.labels),
-        (perturbed, "accuracy_after", test_set.labels),
-        (perturbed, "became_alternate_label", (test_set.labels + 1) % 10),
-    ):
-        correct = (network(images)[1].argmax(1) == wanted).double().mean().item()
-        assert figures[key] == pytest.approx(100 * correct, abs=0.01)
-    assert figures["epsilon"] == "16/255"
-
-
 def test_one_network_missing_does_the_other_and_says_so(run_main, two_runs):
     (two_runs / "output/gan/discriminator.safetensors").unlink()
     code, out, _ = run_main(visualization, *QUICK, "--max_classification_output")
@@ -250,15 +229,15 @@ def test_bad_networks(refused, two_runs):
     assert not (two_runs / "visualization").exists()
 
 
-def test_figures_of_an_earlier_command_stay(run_main, two_runs):
+def test_metrics_of_an_earlier_command_stay(run_main, two_runs):
     path = two_runs / "visualization/summary.json"
     run_main(visualization, *QUICK, "--max_classification_output")
     run_main(visualization, *QUICK, "--max_features", 1)
-    figures = json.loads(path.read_text())["with G"]
-    assert figures.keys() >= {"max_classification_output", "max_features"}
+    metrics = json.loads(path.read_text())["with G"]
+    assert metrics.keys() >= {"max_classification_output", "max_features"}
     weights = two_runs / "output/gan/discriminator.safetensors"
     export_model(Discriminator(width=12), weights, {"dataset": "shapes", "step": 9})
-    run_main(visualization, *QUICK, "--max_features", 1)  # other weights: older figures go
+    run_main(visualization, *QUICK, "--max_features", 1)  # other weights: older metrics go
     assert "max_classification_output" not in json.loads(path.read_text())["with G"]
 
 
@@ -332,8 +311,10 @@ def test_published_networks_stand_in_and_need_no_data(run_main, published_pair, 
         network, _ = load_model(summary[name]["weights"])
         start = data_tools.to_signed(torch.full((1, 3, 32, 32), 100 + seed))
         logits = network(start)[1][0].tolist()
-        figures = summary[name]["max_classification_output"].values()
-        assert [f["logit_of_mean_image"] for f in figures] == pytest.approx(logits, abs=1e-4)
+        of_classes = summary[name]["max_classification_output"].values()
+        assert [metrics["logit_of_mean_image"] for metrics in of_classes] == pytest.approx(
+            logits, abs=1e-4
+        )
 
 
 def test_own_networks_come_before_the_published(run_main, published_pair, two_runs):

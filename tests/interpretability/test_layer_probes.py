@@ -29,9 +29,9 @@ def test_pooled_features_are_those_of_each_layer(images):
     torch.manual_seed(0)
     network = Discriminator(width=5)
     levels = data_tools.to_uint8(images)
-    found = pooled_features(network, levels, batch_size=3)
-    assert len(found) == 8
-    for layer, features in enumerate(found, start=1):
+    features_of_layers = pooled_features(network, levels, batch_size=3)
+    assert len(features_of_layers) == 8
+    for layer, features in enumerate(features_of_layers, start=1):
         expected = network.features(data_tools.to_signed(levels), layer).amax((2, 3))
         assert torch.allclose(features, expected, atol=1e-5)
 
@@ -73,8 +73,8 @@ def test_selectivity_by_hand():
     labels = torch.tensor([0, 0, 1, 2])
     features = torch.tensor([[1.0, 3, 0, 2], [1, 1, 0, -7], [1, 0, 0, 0], [1, 1, 0, 0]])
     # Feature 1: class 0 has the mean 2, the others (0 + 1) / 2. Feature 3: -7 counts as 0.
-    found = selectivity(features, labels, classes=3)
-    assert found.tolist() == pytest.approx([0, 1.5 / 2.5, 0, 1])
+    selective = selectivity(features, labels, classes=3)
+    assert selective.tolist() == pytest.approx([0, 1.5 / 2.5, 0, 1])
 
 
 def test_cka():
@@ -93,10 +93,10 @@ def test_cka():
 def test_stand_out():
     rare, even = torch.zeros(1000), torch.linspace(-1, 1, 1000)
     rare[:9] = 1
-    found = stand_out(torch.stack([rare, even, torch.full((1000,), 2.0)], dim=1))
-    assert found[0] > 8
-    assert found[1] == pytest.approx(3**0.5, abs=0.05)  # of a uniform distribution
-    assert found[2] == 0
+    measure = stand_out(torch.stack([rare, even, torch.full((1000,), 2.0)], dim=1))
+    assert measure[0] > 8
+    assert measure[1] == pytest.approx(3**0.5, abs=0.05)  # of a uniform distribution
+    assert measure[2] == 0
 
 
 def test_distinct_leaves_out_what_goes_together():

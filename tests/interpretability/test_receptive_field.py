@@ -26,8 +26,8 @@ def test_boxes_equal_the_footprint_of_the_gradient(layer):
         image = torch.rand(1, 3, 32, 32, requires_grad=True)
         network.features(image, layer)[0, 0, row, column].backward()
         rows, columns = image.grad.abs().sum((0, 1)).nonzero().T
-        found = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
-        assert tuple(map(int, found)) == box(layer, row, column)
+        footprint = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+        assert tuple(map(int, footprint)) == box(layer, row, column)
 
 
 @pytest.mark.parametrize("layer", [0, 9])

@@ -174,7 +174,8 @@ def test_hostile_and_damaged_files(run_main, runs):
 
 def test_json_cannot_end_the_script_element_it_stands_in(run_main, runs, monkeypatch):
     evil = "</script><!--<script>'&"
-    monkeypatch.setattr(panels, "CLASSIFIER", {evil: {"test_accuracy": evil}})
+    hostile = panels.CLASSIFIER._replace(curves={evil: {"test_accuracy": evil}})
+    monkeypatch.setattr(panels, "CLASSIFIER", hostile)
     page, _ = made(run_main)
     assert page.count("<script") == page.count("</script>") == 3
     assert "<!--" not in page

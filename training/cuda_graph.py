@@ -1,69 +1,123 @@
-"""A training step recorded once as a CUDA graph and then replayed."""
+"""A training step captured once as a CUDA graph and then replayed."""
 
+import functools
 import sys
 
 import torch
 
-WARM_UP = 3  # calls before the recording, in which libraries choose their kernels
+WARM_UP = 3  # calls before the capture, in which libraries choose their kernels
 
 
-class Recorded:
-    """A function of tensors that a CUDA device records at its fourth call and replays then.
+class CapturedStep:
+    """A function of tensors that a CUDA device captures at its fourth call and replays then.
 
     A step is some thousands of small kernels, and starting each from Python takes longer than it
-    runs. The recording starts all of them at once; they are the same kernels on the same memory.
-    So the function must leave every decision to the device, reading no value back, and may change
-    only tensors that stay where they are: weights, gradients, states of optimizers.
+    runs. The graph starts all of them at once; they are the same kernels on the same memory. So the
+    function must leave every decision to the device, reading no value back, and may change only
+    tensors that stay where they are: weights, gradients, states of optimizers.
 
-    update = Recorded(update, enabled=device.type == "cuda")
+    update = CapturedStep(update, enabled=device.type == "cuda")
 
-    A call copies the arguments to where the recording reads them. What it returns is overwritten
-    by the next call. Arguments of other shapes, as of a last, smaller batch, and everything where
-    not `enabled`, go to the plain function. So does everything, after a notice, where CUDA refuses
-    the recording.
+    An argument is a tensor, a NamedTuple of such arguments, or None; by place or by name. A call
+    copies the tensors to where the graph reads them. What it returns is overwritten by the next
+    call. Arguments of another form (other shapes, as of a last, smaller batch, other types, None in
+    a tensor's place), and everything where not `enabled`, go to the plain function. So does
+    everything, after a notice, where CUDA refuses the capture.
+    capturer: what captures and runs beside the graph, CUDA's own where it is None.
+    Raises TypeError for another argument: the graph would repeat its first value for ever.
     """
 
-    def __init__(self, function, enabled):
+    def __init__(self, function, enabled, capturer=None):
         self.function, self.enabled = function, enabled
-        self.graph = self.shapes = None
-        self.calls = 0  # in a row with these shapes
-        self.stream = torch.cuda.Stream() if enabled else None
+        self.capturer = CudaCapturer() if enabled and capturer is None else capturer
+        self.graph = self.form = None
+        self.calls = 0  # in a row with arguments of this form
 
-    def __call__(self, *tensors):
+    def __call__(self, *args, **kwargs):
+        names, values = list(kwargs), [*args, *kwargs.values()]
+        form = [(type(value), _map_tensors(_shape_and_type, value)) for value in values], names
         if not self.enabled:
-            return self.function(*tensors)
-        shapes = [(t.shape, t.dtype) for t in tensors]
+            return self.function(*args, **kwargs)
         if self.graph is None:
-            self.calls = self.calls + 1 if shapes == self.shapes else 1
-            self.shapes = shapes
+            self.calls = self.calls + 1 if form == self.form else 1
+            self.form = form
             if self.calls > WARM_UP:
-                self._record(tensors)
-        if self.graph is None or shapes != self.shapes:
-            return self._aside(tensors)
-        for place, tensor in zip(self.inputs, tensors, strict=True):
+                self._capture(values, names)
+        if self.graph is None or form != self.form:
+            return self.capturer.call(functools.partial(self.function, *args, **kwargs))
+        for place, tensor in zip(self.inputs, _tensors_in(values), strict=True):
             place.copy_(tensor)
         self.graph.replay()
         return self.outputs
 
-    def _aside(self, tensors):
-        """The plain call, on the stream of the recording, so that the two keep their order."""
+    def _capture(self, values, names):
+        values = [_map_tensors(torch.clone, value) for value in values]
+        self.inputs = _tensors_in(values)
+        by_place = len(values) - len(names)
+        args, kwargs = values[:by_place], dict(zip(names, values[by_place:], strict=True))
+        try:
+            self.graph, self.outputs = self.capturer.capture(
+                functools.partial(self.function, *args, **kwargs)
+            )
+        except RuntimeError as error:
+            first = error.__context__ or error
+            reason = (str(first).splitlines() or [repr(first)])[0]
+            print(f"note: no CUDA graph of {_name_of(self.function)}: {reason}", file=sys.stderr)
+            self.enabled = False
+
+
+class CudaCapturer:
+    """Captures what a function has the current CUDA device do, on a stream of its own."""
+
+    def __init__(self):
+        self.stream = torch.cuda.Stream()
+
+    def call(self, function):
+        """function(), on the stream of the capture, so that the two keep their order."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            outputs = self.function(*tensors)
+            outputs = function()
         torch.cuda.current_stream().wait_stream(self.stream)
         return outputs
 
-    def _record(self, tensors):
-        self.inputs = [t.clone() for t in tensors]
+    def capture(self, function):
+        """(graph, outputs): graph.replay() does what function() would and fills the outputs anew.
+
+        Nothing is done yet. Raises RuntimeError where CUDA refuses.
+        """
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, stream=self.stream):
-                self.outputs = self.function(*self.inputs)
-        except RuntimeError as error:
-            torch.cuda.set_stream(stream)  # a recording that fails at its end leaves its own
-            first = error.__context__ or error
-            reason = (str(first).splitlines() or [repr(first)])[0]
-            print(f"note: no CUDA graph of {self.function.__name__}: {reason}", file=sys.stderr)
-            self.enabled = False
-            return
-        self.graph = graph
+                outputs = function()
+        except RuntimeError:
+            torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own
+            raise
+        return graph, outputs
+
+
+def _map_tensors(transform, value):
+    """`value`, a tensor, None or a NamedTuple of such values, with every tensor transformed."""
+    if value is None:
+        return None
+    if isinstance(value, torch.Tensor):
+        return transform(value)
+    if hasattr(value, "_fields"):
+        return value._make(_map_tensors(transform, field) for field in value)
+    raise TypeError(f"a step takes tensors, NamedTuples of tensors and None, not {value!r}")
+
+
+def _tensors_in(values):
+    tensors = []
+    for value in values:
+        _map_tensors(tensors.append, value)
+    return tensors
+
+
+def _shape_and_type(tensor):
+    return tensor.shape, tensor.dtype
+
+
+def _name_of(function):
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)

@@ -23,7 +23,7 @@ from engine.plots import save_curves
 from engine.progress import Progress
 from engine.weights import export_model
 from layers.modules import prepare_for_cuda
-from training.cuda_graph import Recorded
+from training.cuda_graph import CapturedStep
 from training.distributed import Ranks
 from training.optimizers import Combined, keep_learning_rates_on
 from training.run_folder import RunFolder
@@ -118,7 +118,7 @@ class TrainingRun:
 
     def captured(self, update):
         """The update, a function of tensors, as a step that a CUDA device captures and replays."""
-        return Recorded(update, self.compiled)
+        return CapturedStep(update, self.compiled)
 
     def prepare(self, *parts):
         """Have networks and optimizers among the parts be as captured steps need them."""

@@ -113,8 +113,10 @@ def parse_args(argv=None):
     cli.add_device_arguments(parser)
     cli.add_run_arguments(parser, "output/baseline")
     args = cli.fill_in_recipe(
-        *(parser, parser.parse_args(argv), RECIPES),
-        (
+        parser,
+        parser.parse_args(argv),
+        RECIPES,
+        conditions=(
             (MUON_ONLY, "--optimizer muon", lambda args: args.optimizer == "muon"),
             (["lr_drop_epochs"], "--schedule drops", lambda args: args.schedule == "drops"),
             (["warmup"], "--schedule triangle", lambda args: args.schedule == "triangle"),

@@ -133,8 +133,10 @@ def parse_args(argv=None):
         "the published results/baseline)",
     )
     args = cli.fill_in_recipe(
-        *(parser, parser.parse_args(argv), RECIPES),
-        [(("kernel_lr", "momentum"), "--d_optimizer or --g_optimizer muon", takes_muon)],
+        parser,
+        parser.parse_args(argv),
+        RECIPES,
+        conditions=[(("kernel_lr", "momentum"), "--d_optimizer or --g_optimizer muon", takes_muon)],
     )
     if args.judge is not None and not args.evaluate_every:
         parser.error("--judge does nothing here: it goes with --evaluate_every")

@@ -4,7 +4,7 @@
 
 Each combination of script, recipe, precision and number of processes runs at that commit and in the
 working tree, on the CPU with one thread, for two epochs of 1,280 images: once whole, and once
-stopped after its first step and taken up again. Compared are the exported weights and the figures
+stopped after its first step and taken up again. Compared are the exported weights and the records
 of metrics.jsonl, but for speed, memory and fields that were added since. Rounding differs between
 machines, so nothing is kept but what this machine made: under output/golden, by commit. Exit code 1
 where anything differs.
@@ -67,12 +67,12 @@ def train(tree, script, flags, processes):
 
 def weights_digest(path):
     """SHA-256 of the names and values of the tensors in a safetensors file."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with safe_open(path, framework="pt") as file:
         for name in sorted(file.keys()):
-            found.update(name.encode())
-            found.update(file.get_tensor(name).contiguous().numpy().tobytes())
-    return found.hexdigest()
+            digest.update(name.encode())
+            digest.update(file.get_tensor(name).contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def comparable(record):
@@ -99,19 +99,19 @@ def result_of(tree, data_dir, combination):
         if any(train(tree, script, flags, processes)):
             return None
         lines = (run / "metrics.jsonl").read_text().splitlines()
-        found = {path.name: weights_digest(path) for path in sorted(run.glob("*.safetensors"))}
-        return found | {"metrics.jsonl": [comparable(json.loads(line)) for line in lines]}
+        weights = {path.name: weights_digest(path) for path in sorted(run.glob("*.safetensors"))}
+        return weights | {"metrics.jsonl": [comparable(json.loads(line)) for line in lines]}
 
 
 def results_of(tree, data_dir, combinations):
     """{combination in words: its result}; two processes at a time."""
-    found = {}
+    results = {}
     for processes in (1, 2):
         chosen = [c for c in combinations if c[3] == processes]
         with ThreadPoolExecutor(2 // processes) as pool:
-            results = pool.map(lambda c: result_of(tree, data_dir, c), chosen)
-            found |= {" ".join(map(str, c)): r for c, r in zip(chosen, results, strict=True)}
-    return found
+            made = pool.map(lambda c: result_of(tree, data_dir, c), chosen)
+            results |= {" ".join(map(str, c)): r for c, r in zip(chosen, made, strict=True)}
+    return results
 
 
 def expected_of(revision, data_dir, combinations):
@@ -134,22 +134,22 @@ def expected_of(revision, data_dir, combinations):
     return known
 
 
-def differences(expected, found):
-    """Lines that say what of `expected` is not so in `found`."""
-    if expected is None or found is None:
+def differences(expected, now):
+    """Lines that say what of `expected` is not so now."""
+    if expected is None or now is None:
         return ["a run did not come to its end"]
     lines = [
         f"{name} differs"
         for name in expected
-        if name != "metrics.jsonl" and found.get(name) != expected[name]
+        if name != "metrics.jsonl" and now.get(name) != expected[name]
     ]
-    before, now = expected["metrics.jsonl"], found["metrics.jsonl"]
-    if len(before) != len(now):
-        return [*lines, f"metrics.jsonl has {len(now)} lines, not {len(before)}"]
-    for number, (old, new) in enumerate(zip(before, now, strict=True), start=1):
+    records, records_now = expected["metrics.jsonl"], now["metrics.jsonl"]
+    if len(records) != len(records_now):
+        return [*lines, f"metrics.jsonl has {len(records_now)} lines, not {len(records)}"]
+    for line, (old, new) in enumerate(zip(records, records_now, strict=True), start=1):
         for field in old:
             if new.get(field) != old[field]:
-                lines.append(f"line {number}: {field} was {old[field]}, now {new.get(field)}")
+                lines.append(f"line {line}: {field} was {old[field]}, now {new.get(field)}")
     return lines
 
 
@@ -163,11 +163,11 @@ def main(argv=None):
     chosen = [c for c in COMBINATIONS if set(words) <= set(map(str, c))]
     data_dir = Path(args.data_dir).resolve()
     expected = expected_of(args.revision, data_dir, chosen)
-    found = results_of(ROOT, data_dir, chosen)
+    now = results_of(ROOT, data_dir, chosen)
     bad = 0
     for combination in chosen:
         name = " ".join(map(str, combination))
-        lines = differences(expected[name], found[name])
+        lines = differences(expected[name], now[name])
         bad += bool(lines)
         print(f"{name}: {'; '.join(lines) or 'equal'}")
     print(f"{len(chosen) - bad} of {len(chosen)} equal")

@@ -26,7 +26,7 @@ from data_tools import DataError, load_dataset
 from engine import cli
 from engine.device import DeviceError, pick_device, pick_precision
 
-FIGURES = ["critic_gap", "gradient_penalty", "class_loss_real", "class_loss_fake", "generator_loss"]
+METRICS = ["critic_gap", "gradient_penalty", "class_loss_real", "class_loss_fake", "generator_loss"]
 
 
 SAME = (  # flags that both trainings are given
@@ -75,9 +75,9 @@ def shipped_gan(args, seed):
 
 
 def last_third(log):
-    """{figure: mean over the last third of a log with a line for each step}."""
+    """{metric: mean over the last third of a log with a line for each step}."""
     kept = log[-(len(log) // 3) :]
-    return {name: statistics.fmean(parts[name] for parts in kept) for name in FIGURES}
+    return {name: statistics.fmean(parts[name] for parts in kept) for name in METRICS}
 
 
 def plain_sets(args, device):
@@ -87,11 +87,18 @@ def plain_sets(args, device):
     if args.batch_size > len(train_set):
         raise DataError(f"--batch_size {args.batch_size} is larger than the set ({len(train_set)})")
     train = plain.loader(
-        *(train_set.images, train_set.labels, plain.TRAIN_TRANSFORM, args.batch_size),
+        train_set.images,
+        train_set.labels,
+        transform=plain.TRAIN_TRANSFORM,
+        batch_size=args.batch_size,
         drop_last=args.what == "gan",
     )
     test = plain.loader(
-        *(test_set.images, test_set.labels, plain.TEST_TRANSFORM, args.batch_size), shuffle=False
+        test_set.images,
+        test_set.labels,
+        transform=plain.TEST_TRANSFORM,
+        batch_size=args.batch_size,
+        shuffle=False,
     )
 
     def endless():
@@ -114,7 +121,7 @@ def plain_classifier(args, seed, device):
 
 
 def plain_gan(args, seed, device):
-    """{figure: mean over the last third of the steps}."""
+    """{metric: mean over the last third of the steps}."""
     torch.manual_seed(seed)
     batches, _, _ = plain_sets(args, device)
     networks = [n(args.width).to(device) for n in (plain.PlainDiscriminator, plain.PlainGenerator)]
@@ -137,10 +144,10 @@ def run(args):
             results[name].append(training(args, seed, *([device] if name == "plain" else [])))
             print(f"seed {seed}, {name}: {time.perf_counter() - start:.0f} s", flush=True)
     print(f"{'':<18}{'plain':>20}{'shipped':>20}")
-    for figure in results["plain"][0]:
-        print(f"{figure:<18}", end="")
-        for found in results.values():
-            values = [figures[figure] for figures in found]
+    for metric in results["plain"][0]:
+        print(f"{metric:<18}", end="")
+        for of_seeds in results.values():
+            values = [metrics[metric] for metrics in of_seeds]
             spread = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             print(f"{statistics.fmean(values):>{20 - len(spread)}.3f}{spread}", end="")
         print()

@@ -158,9 +158,8 @@ class Plain:
 
     def gan_step(self):
         images, labels = next(self.batches)
-        plain.gan_step(
-            *(self.discriminator, self.generator, self.d_adam, self.g_adam), *(images, labels)
-        )
+        networks = self.discriminator, self.generator
+        plain.gan_step(*networks, self.d_adam, self.g_adam, images, labels)
         return len(images)
 
     def augmentation(self):
@@ -207,16 +206,16 @@ def one_thread():
 
 def limits(device):
     """What the machine can do at most, each figure measured now."""
-    found = {
+    limit = {
         "fp32_matmul_flops": matmul_limit(device, torch.float32),
         "bf16_matmul_flops": matmul_limit(device, torch.bfloat16),
         "bytes_per_s": memory_bandwidth(device),
     }
     with one_thread():
-        found["one_thread_fp32_flops"] = matmul_limit(torch.device("cpu"), torch.float32)
+        limit["one_thread_fp32_flops"] = matmul_limit(torch.device("cpu"), torch.float32)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()  # the operands above are not the training's
-    return found
+    return limit
 
 
 def matmul_limit(device, dtype):

@@ -93,10 +93,10 @@ def interleaved(sides, part, repeats, warm_ups):
     """
     rates = [[] for _ in sides]
     for repeat in range(-warm_ups, repeats):
-        for side, found in zip(sides, rates, strict=True):
+        for side, of_side in zip(sides, rates, strict=True):
             answer = side.ask(part)
             if repeat >= 0:
-                found.append(answer["images"] / answer["seconds"])
+                of_side.append(answer["images"] / answer["seconds"])
     return rates
 
 

@@ -142,7 +142,7 @@ def add_run_arguments(parser, output_dir):
         "--log_every_steps",
         type=at_least(0),
         default=0,
-        help="also log the training figures every N steps (0: at the end of each epoch only)",
+        help="also log the training metrics every N steps (0: at the end of each epoch only)",
     )
 
 

@@ -40,10 +40,10 @@ def pick_device(name):
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if match is None:
         raise DeviceError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(match[1] or 0) >= found:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(match[1] or 0) >= count:
         raise DeviceError(
-            f"--device {name}, but this machine has {found} usable CUDA device(s); "
+            f"--device {name}, but this machine has {count} usable CUDA device(s); "
             "take --device auto or --device cpu"
         )
     torch.cuda.set_device(int(match[1] or 0))
@@ -68,8 +68,8 @@ def _cpu_multiplies_bf16():
     """Whether the CPU has AVX512-BF16 or AMX; without them bf16 is emulated and slower."""
     get = getattr(torch.cpu, "get_capabilities", None)
     if get is not None:
-        found = get()
-        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+        can = get()
+        return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 

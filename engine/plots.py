@@ -109,7 +109,8 @@ def save_film(frames, path, most=40, width=640, seconds=0.3, last_seconds=2.0):
     durations = [int(1000 * seconds)] * (len(images) - 1) + [int(1000 * last_seconds)]
     buffer = io.BytesIO()
     images[0].save(
-        *(buffer, "GIF"),
+        buffer,
+        format="GIF",
         save_all=True,
         append_images=images[1:],
         duration=durations,

@@ -131,8 +131,8 @@ def test_bad_input_of_parity(refused, flags, message):
 
 
 def test_last_third():
-    log = [dict.fromkeys(parity.FIGURES, float(step)) for step in range(10)]
-    assert parity.last_third(log) == dict.fromkeys(parity.FIGURES, 8.0)
+    log = [dict.fromkeys(parity.METRICS, float(step)) for step in range(10)]
+    assert parity.last_third(log) == dict.fromkeys(parity.METRICS, 8.0)
 
 
 @pytest.mark.parametrize("what", ["classifier", "gan"])
@@ -141,7 +141,7 @@ def test_parity_prints_both_sides(run_main, what):
     flags += ["--batch_size", 8, "--epochs", 1, "--steps", 3, "--seeds", 2, "--device", "cpu"]
     code, out, _ = run_main(parity, what, *flags)
     assert code == 0
-    figures = ["test_accuracy"] if what == "classifier" else parity.FIGURES
+    figures = ["test_accuracy"] if what == "classifier" else parity.METRICS
     for name in figures:
         (line,) = (row for row in out.splitlines() if row.startswith(f"{name} "))
         assert line.count("+-") == 2

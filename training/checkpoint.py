@@ -49,8 +49,8 @@ def not_finite(state, name=""):
 
 def list_checkpoints(folder):
     """Paths of the checkpoints in a folder, newest first."""
-    found = [path for path in Path(folder).glob("step_*.pt") if _NAME.fullmatch(path.name)]
-    return sorted(found, reverse=True)
+    paths = [path for path in Path(folder).glob("step_*.pt") if _NAME.fullmatch(path.name)]
+    return sorted(paths, reverse=True)
 
 
 def checkpoint_step(path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine import cli, weights
 from engine.files import write_atomically
-from reporting.page import render
+from reporting.page import contents_of, render
 from training.run_folder import RunError
 
 USER_ERRORS = (RunError,)
@@ -66,7 +66,8 @@ def find_folders(args):
 def run(args):
     """Write the page; returns its path. Raises RunError for what the user can mend."""
     folders = find_folders(args)
-    page = render(folders).encode(errors="replace")
+    contents = contents_of(folders)
+    page = render(contents).encode(errors="replace")
     output = Path(args.output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +76,8 @@ def run(args):
         raise RunError(f"cannot write {output}: {error.strerror or error}") from None
     for flag, folder in folders.items():
         print(f"{flag}: {folder}{'' if folder.is_dir() else ' (not there)'}")
+    for name, value in contents["cards"]:
+        print(f"{name}: {value}")
     print(f"report: {output}, {len(page) / 1e6:.1f} MB")
     if len(page) > LIMIT:
         print(f"warning: larger than {LIMIT / 1e6:.0f} MB; phones may be slow to open it")

@@ -31,8 +31,11 @@ SCORES = {  # of evaluate_gan.py: {key: heading of its column}
 }
 
 
-def render(folders):
-    """The page as a string. folders: {"baseline", "gan", "visualization", "evaluation": Path}."""
+def contents_of(folders):
+    """What the page shows, as plain data: the variables of its template.
+
+    folders: {"baseline", "gan", "visualization", "evaluation": Path}.
+    """
     summary = read_json(folders["visualization"] / "summary.json")
     evaluation = read_json(folders["evaluation"] / "evaluation.json")
     baseline = read_run(folders["baseline"], "The classifier", "train_discriminator.py")
@@ -42,22 +45,23 @@ def render(folders):
         # A chart's place in the list is how the page's script finds its lines.
         run["charts"] = list(enumerate(chart_data(run["records"], drawn_together), len(charts)))
         charts += [chart for _, chart in run["charts"]]
-    return _template().render(
-        cards=cards(baseline, gan, summary, evaluation),
-        runs=[baseline, gan],
-        charts=charts,
-        sliders={
+    return {
+        "cards": cards(baseline, gan, summary, evaluation),
+        "runs": [baseline, gan],
+        "charts": charts,
+        "sliders": {
             "epoch": sample_frames(folders["gan"]),
             "epsilon": epsilon_frames(folders["visualization"]),
         },
-        scores=score_table(evaluation),
-        samples=pictures(folders["evaluation"], SAMPLES),
-        pictures=pictures(folders["visualization"], PICTURES),
-        layers=layer_tables(summary),
-    )
+        "scores": score_table(evaluation),
+        "samples": pictures(folders["evaluation"], SAMPLES),
+        "pictures": pictures(folders["visualization"], PICTURES),
+        "layers": layer_tables(summary),
+    }
 
 
-def _template():
+def render(contents):
+    """The page as a string."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -65,7 +69,7 @@ def _template():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html")
+    return environment.get_template("page.html").render(contents)
 
 
 # ------------------------------------------------------------------------------ what the runs left

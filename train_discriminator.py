@@ -214,7 +214,7 @@ def train(args):
             if run.log_due:
                 record = run.record()
                 if run.epoch_ends:
-                    metrics = evaluate(ema.model, test_set, run.precision, run.ranks)
+                    metrics = evaluate(ema.model, test_set, run.precision, run)
                     record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
                 run.log(record)
             if run.epoch_ends and run.is_best("test_accuracy", metrics["test_accuracy"]):
@@ -223,7 +223,7 @@ def train(args):
             run.save_if_due(exports)
             run.stop_if_asked()
 
-        metrics = metrics or evaluate(ema.model, test_set, run.precision, run.ranks)
+        metrics = metrics or evaluate(ema.model, test_set, run.precision, run)
         best_accuracy = run.best("test_accuracy")
         summary = run.finish(exports, {"best_test_accuracy": best_accuracy, **metrics})
         accuracy = metrics["test_accuracy"]

@@ -442,7 +442,7 @@ def train(args):
             if run.log_due:
                 record = run.record()
                 if run.epoch_ends:
-                    metrics = evaluate(discriminator, test_set, run.precision, run.ranks)
+                    metrics = evaluate(discriminator, test_set, run.precision, run)
                     record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
                 if run.epoch_ends and args.evaluate_every and run.epoch % args.evaluate_every == 0:
                     record |= score(run, training_scores, ema)
@@ -452,7 +452,7 @@ def train(args):
             run.save_if_due(exports)
             run.stop_if_asked()
 
-        metrics = metrics or evaluate(discriminator, test_set, run.precision, run.ranks)
+        metrics = metrics or evaluate(discriminator, test_set, run.precision, run)
         summary = run.finish(exports, run.last_record() | metrics)
         print(f"test accuracy of the discriminator {metrics['test_accuracy']:.2f} %")
         print(f"samples: {run.folder.path / 'samples'}")

@@ -196,6 +196,10 @@ class TrainingRun:
         """This process's rows of a tensor or of every field of a NamedTuple, see Ranks.shard."""
         return self.ranks.shard(batch)
 
+    def all_reduce(self, tensor):
+        """The sum of a tensor over the processes, on every one."""
+        return self.ranks.all_reduce(tensor)
+
     def autocast(self):
         """The context in which a network's forward pass runs."""
         return autocast(self.device, self.precision)

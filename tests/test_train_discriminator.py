@@ -1,7 +1,5 @@
 import json
-import os
 import shutil
-import signal
 
 import pytest
 import torch
@@ -9,10 +7,9 @@ import torch.nn.functional as F
 
 import data_tools
 import train_discriminator
-from compare import assert_equal, assert_same_export, records
+from compare import assert_equal, records
 from discriminator import Discriminator
 from engine import cli
-from engine.progress import Progress
 from engine.weights import load_model
 from image_sets import cifar10
 from metrics.classifier import evaluate, predict
@@ -66,45 +63,6 @@ def test_the_same_command_again_does_nothing(small_run, tmp_path):
         assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize(
-    ("recipe", "precision"), [("classic", "fp32"), ("muon", "fp32"), ("muon", "bf16")]
-)
-def test_two_epochs_equal_one_and_one_resumed(small_run, tmp_path, recipe, precision):
-    flags = ["--epochs", 2, "--recipe", recipe, "--precision", precision]
-    small_run(*flags, folder="whole")
-    small_run(*flags, "--max_steps", 4, folder="parts")
-    code, out, _ = small_run(*flags, folder="parts")
-    assert code == 0
-    assert "resumed after step 4" in out
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert records(whole) == records(parts)
-    assert (whole / "summary.json").read_bytes() == (parts / "summary.json").read_bytes()
-    for name in ("discriminator.safetensors", "discriminator_best.safetensors"):
-        assert_same_export(whole / name, parts / name)
-    states = [checkpoint.load_latest(folder / "checkpoints") for folder in (whole, parts)]
-    assert_equal(*states)
-
-
-def test_a_run_stopped_by_a_signal_in_mid_epoch_resumes_exactly(small_run, tmp_path, monkeypatch):
-    small_run("--epochs", 2, folder="whole")
-
-    class Interrupted(Progress):
-        def step(self):
-            super().step()
-            if self.done == 6:
-                os.kill(os.getpid(), signal.SIGUSR1)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(train_discriminator, "Progress", Interrupted)
-        code, out, _ = small_run("--epochs", 2, folder="parts")
-    assert code == 128 + signal.SIGUSR1
-    assert "step_000000006.pt" in out
-    assert "resumed after step 6" in small_run("--epochs", 2, folder="parts")[1]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert records(whole) == records(parts)
-    assert_equal(*(checkpoint.load_latest(folder / "checkpoints") for folder in (whole, parts)))
-
-
 def test_a_diverged_run_stops_and_keeps_its_checkpoint(small_run, tmp_path):
     code, out, _ = small_run("--epochs", 30, "--lr", "1e36")
     assert code == cli.DIVERGED
@@ -140,15 +98,6 @@ def test_other_settings_are_refused(small_run, refused, tmp_path):
     assert "epochs was 1, now 2" in refused(*again, 2)  # the rates depend on them
 
 
-def test_the_classic_recipe_can_be_given_more_epochs(small_run, tmp_path):
-    small_run("--epochs", 2, "--recipe", "classic", folder="whole")
-    small_run("--epochs", 1, "--recipe", "classic")
-    code, out, _ = small_run("--epochs", 2, "--recipe", "classic")
-    assert code == 0
-    assert "resumed after step 4" in out
-    assert records(tmp_path / "whole") == records(tmp_path / "run")
-
-
 def test_what_is_tested_and_exported_is_the_average(small_run, tmp_path):
     small_run("--epochs", 1)
     state = checkpoint.load_latest(tmp_path / "run" / "checkpoints")
@@ -156,13 +105,6 @@ def test_what_is_tested_and_exported_is_the_average(small_run, tmp_path):
     assert_equal(exported.state_dict(), state["average"])
     with pytest.raises(AssertionError):
         assert_equal(exported.state_dict(), state["model"])
-
-
-def test_the_rate_rises_and_falls(small_run, tmp_path):
-    small_run("--epochs", 2, "--log_every_steps", 1, "--warmup", "0.25", "--kernel_lr", "0.1")
-    rates = [line["lr"] for line in records(tmp_path / "run")]  # of the kernels
-    expected = [0.025, 0.075] + [0.1 * (8 - step - 0.5) / 6 for step in range(2, 8)]
-    assert rates == pytest.approx(expected)
 
 
 def test_logits_reach_the_loss_without_softmax(images):

@@ -50,7 +50,7 @@ def survive(script, tmp_path, kills, epochs, seed, ranks=1):
 
 
 def test_killed_at_random_moments(tmp_path):
-    survive("train_gan.py", tmp_path, kills=5, epochs=8, seed=0)
+    survive("train_gan.py", tmp_path, kills=2, epochs=4, seed=0)
 
 
 def test_killed_inside_a_save(tmp_path):

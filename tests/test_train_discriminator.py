@@ -1,7 +1,6 @@
+import contextlib
 import json
-import os
 import shutil
-import signal
 
 import pytest
 import torch
@@ -9,14 +8,16 @@ import torch.nn.functional as F
 
 import data_tools
 import train_discriminator
-from compare import assert_equal, assert_same_export, records
+from compare import assert_equal, records
 from discriminator import Discriminator
 from engine import cli
-from engine.progress import Progress
 from engine.weights import load_model
 from image_sets import cifar10
 from metrics.classifier import evaluate, predict
-from training import checkpoint
+from training import checkpoint, panels
+from training.ema import EMA
+from training.optimizers import make_optimizer
+from training.run import TrainingRun
 
 SMALL = [
     *("--dataset", "shapes", "--limit_train", 120, "--limit_test", 60, "--width", 4),
@@ -66,45 +67,6 @@ def test_the_same_command_again_does_nothing(small_run, tmp_path):
         assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize(
-    ("recipe", "precision"), [("classic", "fp32"), ("muon", "fp32"), ("muon", "bf16")]
-)
-def test_two_epochs_equal_one_and_one_resumed(small_run, tmp_path, recipe, precision):
-    flags = ["--epochs", 2, "--recipe", recipe, "--precision", precision]
-    small_run(*flags, folder="whole")
-    small_run(*flags, "--max_steps", 4, folder="parts")
-    code, out, _ = small_run(*flags, folder="parts")
-    assert code == 0
-    assert "resumed after step 4" in out
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert records(whole) == records(parts)
-    assert (whole / "summary.json").read_bytes() == (parts / "summary.json").read_bytes()
-    for name in ("discriminator.safetensors", "discriminator_best.safetensors"):
-        assert_same_export(whole / name, parts / name)
-    states = [checkpoint.load_latest(folder / "checkpoints") for folder in (whole, parts)]
-    assert_equal(*states)
-
-
-def test_a_run_stopped_by_a_signal_in_mid_epoch_resumes_exactly(small_run, tmp_path, monkeypatch):
-    small_run("--epochs", 2, folder="whole")
-
-    class Interrupted(Progress):
-        def step(self):
-            super().step()
-            if self.done == 6:
-                os.kill(os.getpid(), signal.SIGUSR1)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(train_discriminator, "Progress", Interrupted)
-        code, out, _ = small_run("--epochs", 2, folder="parts")
-    assert code == 128 + signal.SIGUSR1
-    assert "step_000000006.pt" in out
-    assert "resumed after step 6" in small_run("--epochs", 2, folder="parts")[1]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert records(whole) == records(parts)
-    assert_equal(*(checkpoint.load_latest(folder / "checkpoints") for folder in (whole, parts)))
-
-
 def test_a_diverged_run_stops_and_keeps_its_checkpoint(small_run, tmp_path):
     code, out, _ = small_run("--epochs", 30, "--lr", "1e36")
     assert code == cli.DIVERGED
@@ -140,61 +102,71 @@ def test_other_settings_are_refused(small_run, refused, tmp_path):
     assert "epochs was 1, now 2" in refused(*again, 2)  # the rates depend on them
 
 
-def test_the_classic_recipe_can_be_given_more_epochs(small_run, tmp_path):
-    small_run("--epochs", 2, "--recipe", "classic", folder="whole")
-    small_run("--epochs", 1, "--recipe", "classic")
-    code, out, _ = small_run("--epochs", 2, "--recipe", "classic")
-    assert code == 0
-    assert "resumed after step 4" in out
-    assert records(tmp_path / "whole") == records(tmp_path / "run")
-
-
 def test_what_is_tested_and_exported_is_the_average(small_run, tmp_path):
     small_run("--epochs", 1)
     state = checkpoint.load_latest(tmp_path / "run" / "checkpoints")
     exported, _ = load_model(tmp_path / "run" / "discriminator.safetensors")
-    assert_equal(exported.state_dict(), state["average"])
+    assert_equal(exported.state_dict(), state["parts"]["ema"])
     with pytest.raises(AssertionError):
-        assert_equal(exported.state_dict(), state["model"])
+        assert_equal(exported.state_dict(), state["parts"]["model"])
 
 
-def test_the_rate_rises_and_falls(small_run, tmp_path):
-    small_run("--epochs", 2, "--log_every_steps", 1, "--warmup", "0.25", "--kernel_lr", "0.1")
-    rates = [line["lr"] for line in records(tmp_path / "run")]  # of the kernels
-    expected = [0.025, 0.075] + [0.1 * (8 - step - 0.5) / 6 for step in range(2, 8)]
-    assert rates == pytest.approx(expected)
+@pytest.fixture
+def make_update(images):
+    """make_update(model, *flags) -> a function that takes one step and returns the metrics."""
+    with contextlib.ExitStack() as runs:
+
+        def make(model, *flags):
+            plain = ["--recipe", "classic", "--device", "cpu", "--precision", "fp32"]
+            args = train_discriminator.parse_args([*plain, *map(str, flags)])
+            run = runs.enter_context(TrainingRun(args, "train_discriminator.py", panels.CLASSIFIER))
+            optimizer = make_optimizer("adam", model, lr=args.lr, kernel_lr=0.0)
+            step = torch.tensor(0)
+
+            def update():
+                step.add_(1)
+                return train_discriminator.update_classifier(
+                    run,
+                    args,
+                    model,
+                    EMA(model, 0.0),
+                    optimizer,
+                    step,
+                    share=torch.tensor(1.0),
+                    images=images,
+                    labels=torch.arange(8),
+                )
+
+            return update
+
+        yield make
 
 
-def test_logits_reach_the_loss_without_softmax(images):
+def test_logits_reach_the_loss_without_softmax(make_update, images):
     model, labels = Discriminator(width=4), torch.arange(8)
-    loss, correct = train_discriminator.classifier_backward(model, images, labels, "fp32")
     logits = model(images)[1].double()
+    metrics = make_update(model, "--lr", 0)()
     expected = (logits.logsumexp(1) - logits[torch.arange(8), labels]).mean()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    smooth, _ = train_discriminator.classifier_backward(model, images, labels, "fp32", 0.1)
+    assert metrics["train_loss"].item() / 8 == pytest.approx(expected.item(), rel=1e-5)
+    assert metrics["train_accuracy"] == 100 * (logits.argmax(1) == labels).sum()
+    smooth = make_update(model, "--lr", 0, "--label_smoothing", 0.1)()["train_loss"] / 8
     uniform = (logits.logsumexp(1) - logits.mean(1)).mean()
     assert smooth.item() == pytest.approx((0.9 * expected + 0.1 * uniform).item(), rel=1e-5)
-    assert correct == (logits.argmax(1) == labels).sum()
 
 
-def test_a_few_steps_lower_the_loss(images):
+def test_a_few_steps_lower_the_loss(make_update):
     torch.manual_seed(0)
-    model, labels = Discriminator(width=8), torch.arange(8)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(25):
-        loss, _ = train_discriminator.classifier_backward(model, images, labels, "fp32")
-        losses.append(loss.item())
-        optimizer.step()
+    update = make_update(Discriminator(width=8), "--lr", "3e-3")
+    losses = [update()["train_loss"].item() for _ in range(25)]
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_bf16_step_agrees_with_fp32(images):
+def test_bf16_step_agrees_with_fp32(make_update):
     gradients = []
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
         model = Discriminator(width=16)
-        train_discriminator.classifier_backward(model, images, torch.arange(8), precision)
+        make_update(model, "--precision", precision)()
         assert model.critic_head.weight.grad is None  # no part of the classifier's loss
         gradients.append(torch.cat([p.grad.flatten() for p in model.blocks.parameters()]))
     assert all(g.dtype == torch.float32 for g in gradients)

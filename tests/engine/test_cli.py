@@ -7,6 +7,7 @@ import train_discriminator
 import train_gan
 import visualization
 from engine import cli
+from engine.device import DeviceError
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", "nan", ""])
@@ -114,3 +115,29 @@ def test_shared_flags_have_help_and_mean_the_same(script, capsys):
 )
 def test_bad_values_are_one_line(refused, script, flags):
     assert flags[0] in refused(script, *flags)
+
+
+def test_exit_codes(capsys):
+    def stopped(_):
+        raise cli.Stopped(143, "stopped; saved")
+
+    def wrong(_):
+        raise DeviceError("no such device")
+
+    def broken(_):
+        raise KeyError("a bug")
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    errors = (DeviceError,)
+    assert cli.exit_code_of(interrupted, None, errors) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert cli.exit_code_of(lambda _: None, None, errors) == 0
+    assert cli.exit_code_of(stopped, None, errors) == 143
+    assert cli.exit_code_of(wrong, None, errors) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "stopped; saved\n"
+    assert captured.err == "error: no such device\n"
+    with pytest.raises(KeyError):  # a bug keeps its traceback
+        cli.exit_code_of(broken, None, errors)

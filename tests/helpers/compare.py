@@ -16,6 +16,11 @@ def records(folder):
     return lines
 
 
+def kernel_rate(record):
+    """The learning rate of the convolution kernels in a log line: of Muon, or the only one."""
+    return record.get("kernel_lr", record["lr"])
+
+
 def assert_equal(a, b):
     """Equality to the last bit, through dicts, lists and tensors."""
     assert type(a) is type(b)

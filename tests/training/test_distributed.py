@@ -1,53 +1,82 @@
+import json
+
 import pytest
 import torch
 
+import rank_worker
+import train_discriminator
 import train_gan
 from compare import assert_same_export, records
 from discriminator import Discriminator
+from engine.weights import load_model
 from generator import Generator, sample_latents
 from processes import SMALL, run
+from training import panels
+from training.run import TrainingRun
 
 
 def test_two_ranks_give_the_gradients_of_one(tmp_path, images):
     labels, fake_labels = torch.arange(8), torch.arange(8).flip(0)
-    latents = sample_latents(fake_labels, generator=torch.Generator().manual_seed(0))
-    mix = train_gan.sample_mix(8, "cpu", torch.Generator().manual_seed(1))
-    batch = [images, labels, latents, fake_labels, mix]
+    z = sample_latents(fake_labels, generator=torch.Generator().manual_seed(0))
+    alpha = train_gan.sample_alpha(8, "cpu", torch.Generator().manual_seed(1))
+    batch = [images, labels, z, fake_labels, alpha]
     torch.save(batch, tmp_path / "batch.pt")
-    done = run(
-        "tests/helpers/rank_worker.py", [tmp_path / "batch.pt", tmp_path / "found.pt"], ranks=2
-    )
+    files = [tmp_path / "batch.pt", tmp_path / "of_two.pt"]
+    done = run("tests/helpers/rank_worker.py", files, ranks=2)
     assert done.returncode == 0, done.stderr
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    of_two = torch.load(tmp_path / "of_two.pt", weights_only=True)
 
     torch.manual_seed(100)  # the weights of rank 0
     discriminator, generator = Discriminator(width=4), Generator(width=4).eval()
-    parts = train_gan.discriminator_backward(
-        discriminator, generator, images, labels, latents, fake_labels, mix, 10.0, "fp32"
-    )
-    assert found["loss"].item() == pytest.approx(parts["discriminator_loss"].item(), rel=1e-5)
+    args = train_gan.parse_args(rank_worker.FLAGS)
+    with TrainingRun(args, "train_gan.py", panels.GAN) as alone:
+        metrics = rank_worker.update(alone, args, discriminator, generator, batch)
+    assert of_two["loss"].item() == pytest.approx(metrics["discriminator_loss"].item(), rel=1e-5)
     for name, parameter in discriminator.named_parameters():
-        error = (found["gradients"][name] - parameter.grad).abs().max()
+        error = (of_two["gradients"][name] - parameter.grad).abs().max()
         scale = max(1.0, parameter.grad.abs().max())
         assert error <= 1e-5 * scale, name
 
 
-def test_the_classifier_is_the_same_with_two_ranks(tmp_path):
-    """No BatchNorm: the whole run agrees, the uneven last batch and the split test set included."""
-    flags = [*SMALL, "--epochs", 2, "--batch_size", 32, "--limit_test", 41]
-    for ranks in (1, 2):
-        done = run("train_discriminator.py", [*flags, "--output_dir", tmp_path / str(ranks)], ranks)
-        assert done.returncode == 0, done.stderr
-    one, two = records(tmp_path / "1"), records(tmp_path / "2")
+def assert_close_records(one, two):
+    """The same steps and fields; without BatchNorm the figures too, but for rounding."""
     for a, b in zip(one, two, strict=True):
         assert a == pytest.approx(b, rel=1e-3)
         assert a["step"] == b["step"]
         assert a["test_accuracy"] == b["test_accuracy"]
 
 
-@pytest.mark.parametrize(
-    "script", ["train_gan.py", pytest.param("train_discriminator.py", marks=pytest.mark.slow)]
-)
+def test_the_classifier_is_the_same_with_two_ranks(run_main, tmp_path):
+    """No BatchNorm: the whole run agrees, the uneven last batch and the split test set included."""
+    flags = [*SMALL, "--epochs", 2, "--batch_size", 32, "--limit_test", 41, "--output_dir"]
+    assert run_main(train_discriminator, *flags, tmp_path / "1")[0] == 0
+    done = run("train_discriminator.py", [*flags, tmp_path / "2"], ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert_close_records(records(tmp_path / "1"), records(tmp_path / "2"))
+
+
+@pytest.mark.parametrize("script", [train_gan, train_discriminator])
+def test_a_run_of_one_rank_is_taken_up_by_two(run_main, tmp_path, script):
+    """It stops after step 1 of 10. The sums of the epoch that was cut are not counted twice."""
+    flags = [*SMALL, "--epochs", 2, "--output_dir"]
+    code, out, _ = run_main(script, *flags, tmp_path / "run", "--max_minutes", 0)
+    assert code == 0
+    assert "time is up after step 1" in out
+    done = run(f"{script.__name__}.py", [*flags, tmp_path / "run"], ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("resumed after step 1\n") == 1
+    after = records(tmp_path / "run")
+    assert [record["step"] for record in after] == [5, 10]
+    for path in (tmp_path / "run").glob("*.safetensors"):
+        assert load_model(path)[1]["step"] == 10 or path.name == "discriminator_best.safetensors"
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["step"] == 10
+    if script is train_discriminator:
+        assert run_main(script, *flags, tmp_path / "whole")[0] == 0
+        assert_close_records(records(tmp_path / "whole"), after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train_gan.py", "train_discriminator.py"])
 def test_two_ranks_stopped_in_mid_epoch_resume_exactly(tmp_path, script):
     """The GAN stops between two generator steps; then a run of one rank goes on from there."""
     more = ["--epochs", 2] + (["--gen_train", 2] if script == "train_gan.py" else [])

@@ -14,10 +14,13 @@ import processes
 import train_discriminator
 import train_gan
 from compare import assert_equal, assert_same_export, records
+from discriminator import Discriminator
 from engine import cli
-from engine.progress import Progress
+from faults import fill, no_room_for
+from generator import Generator
 from processes import SMALL
-from training import checkpoint, run_folder, stopping
+from steps import at_pass, nan_input
+from training import checkpoint
 
 # Every step is saved, so a kill often lands inside a save.
 EVERY_STEP = ["--save_every_minutes", "0"]
@@ -47,7 +50,7 @@ def survive(script, tmp_path, kills, epochs, seed, ranks=1):
 
 
 def test_killed_at_random_moments(tmp_path):
-    survive("train_gan.py", tmp_path, kills=5, epochs=8, seed=0)
+    survive("train_gan.py", tmp_path, kills=2, epochs=4, seed=0)
 
 
 def test_killed_inside_a_save(tmp_path):
@@ -176,23 +179,11 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_does_not_end_the_training(run_main, small_disk, tmp_path, monkeypatch):
+def test_a_full_disk_does_not_end_the_training(run_main, small_disk, tmp_path):
+    """It fills up at step 7: after the first checkpoint, before the second."""
     flags = [*SMALL, "--epochs", "3", "--output_dir"]
     assert run_main(train_gan, *flags, tmp_path / "whole")[0] == 0
-
-    class Filling(Progress):
-        def step(self):
-            super().step()
-            if self.done == 7:  # after the first checkpoint, before the second
-                with open(small_disk / "filler", "wb", buffering=0) as file:
-                    try:
-                        while True:
-                            file.write(bytes(4096))
-                    except OSError:
-                        pass
-
-    with monkeypatch.context() as patched:
-        patched.setattr(train_gan, "Progress", Filling)
+    with at_pass(Generator, {7: lambda: fill(small_disk / "filler")}):
         code, out, err = run_main(train_gan, *flags, small_disk / "run")
     assert code == cli.SAVE_FAILED
     assert "No space left on device" in err
@@ -205,61 +196,65 @@ def test_a_full_disk_does_not_end_the_training(run_main, small_disk, tmp_path, m
     assert_same_run(tmp_path / "whole", small_disk / "run")
 
 
-@pytest.mark.parametrize("script", [train_gan, train_discriminator])
-def test_nan_is_stopped_before_the_step(run_main, tmp_path, monkeypatch, script):
-    """NaN images at step 8: the step is not taken, and the run can go on from step 7."""
+@pytest.mark.parametrize(
+    ("script", "network", "kind"),
+    [
+        (train_gan, Discriminator, Generator),
+        (train_gan, Generator, Generator),
+        (train_discriminator, Discriminator, Discriminator),
+    ],
+)
+def test_nan_is_stopped_before_the_step(run_main, tmp_path, script, network, kind):
+    """NaN images, or latents, at step 8: the step is not taken, the run can go on from step 7."""
     flags = [*SMALL, *EVERY_STEP, "--epochs", "2", "--output_dir"]
     assert run_main(script, *flags, tmp_path / "whole")[0] == 0
-    calls = []
-    name = "shift" if script is train_gan else "augmented"
-    augment = getattr(script, name)
-
-    def poisoned(*args):
-        calls.append(1)
-        images = augment(*args)
-        return images * float("nan") if len(calls) == 8 else images
-
-    with monkeypatch.context() as patched:
-        patched.setattr(script, name, poisoned)
+    with nan_input(network, kind, after=7):
         code, out, _ = run_main(script, *flags, tmp_path / "parts")
     assert code == cli.DIVERGED
     assert "diverged at step 8: " in out
     assert "step_000000007.pt" in out
     state = checkpoint.load_latest(tmp_path / "parts" / "checkpoints")
     assert state["step"] == 7
-    weights = state["discriminator" if script is train_gan else "model"]
-    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert not checkpoint.not_finite(state)
     assert run_main(script, *flags, tmp_path / "parts")[0] == 0
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_stop_that_cannot_save_does_not_report_success(run_main, tmp_path, monkeypatch):
+@pytest.mark.parametrize("script", [train_gan, train_discriminator])
+def test_a_stop_that_cannot_save_does_not_report_success(run_main, tmp_path, script):
     flags = [*SMALL, "--epochs", "3", "--max_minutes", "0", "--output_dir", tmp_path / "run"]
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(run_folder, "save_checkpoint", full)
-    code, out, _ = run_main(train_gan, *flags)
+    with no_room_for("step_*.pt"):
+        code, out, _ = run_main(script, *flags)
     assert code == cli.SAVE_FAILED
     assert "after step 1, which could not be saved" in out
+    assert not checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")
 
 
-def test_an_export_that_failed_is_made_good_by_the_same_command(run_main, tmp_path, monkeypatch):
-    flags = [*SMALL, "--epochs", "1", "--output_dir", tmp_path / "run"]
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(train_gan, "export_model", full)
-        code, _, _ = run_main(train_gan, *flags)
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [
+        (train_gan, "generator.safetensors"),
+        (train_gan, "discriminator.safetensors"),
+        (train_discriminator, "discriminator.safetensors"),
+    ],
+)
+def test_an_export_that_failed_is_made_good_by_the_same_command(run_main, tmp_path, script, name):
+    """A folder stands where the file belongs."""
+    run = tmp_path / "run"
+    flags = [*SMALL, "--epochs", "1", "--output_dir", run]
+    (run / name / "in the way").mkdir(parents=True)
+    code, out, err = run_main(script, *flags)
     assert code == cli.SAVE_FAILED
-    assert not (tmp_path / "run" / "summary.json").exists()
-    code, out, _ = run_main(train_gan, *flags)
+    assert f"could not write {name}" in err
+    assert f"the run ended, but could not write {name}" in out
+    assert not (run / "summary.json").exists()
+    (run / name / "in the way").rmdir()
+    (run / name).rmdir()
+    code, out, _ = run_main(script, *flags)
     assert code == 0
     assert "finished already" not in out
-    assert (tmp_path / "run" / "generator.safetensors").exists()
+    assert (run / name).is_file()
+    assert (run / "summary.json").exists()
 
 
 @pytest.mark.parametrize("script", [train_gan, train_discriminator])
@@ -288,20 +283,3 @@ def test_crafted_states_with_a_right_checksum_are_refused(refused, run_main, tmp
     for what, state in crafted.items():
         checkpoint.save_checkpoint(folder, 2, state)
         assert "checkpoint" in refused(script, *flags), what
-
-
-def test_guard_looks_seldom_and_still_takes_no_step_after_a_bad_one():
-    """As on a GPU: the flag is read every 50 steps, the steps in between are not taken."""
-    weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)
-    guard = stopping.FiniteGuard(torch.device("cpu"))
-    guard.every = 50
-    for number in range(1, 60):
-        weight.grad = torch.full((3,), float("inf") if number == 4 else 1.0)
-        guard.step(optimizer, torch.tensor(0.0), number)
-        if number == 3:
-            good = weight.detach().clone()
-        assert guard.bad_step(number) == (4 if number == 50 else 0)
-    assert torch.equal(weight, good)
-    assert guard.bad_step(None) == 4
-    assert optimizer.state[weight]["step"] == 3

@@ -1,0 +1,115 @@
+"""A run that was cut and resumed equals one in one piece, to the last bit; in this process."""
+
+import signal
+
+import pytest
+from matplotlib.image import imread
+
+import train_discriminator
+import train_gan
+from compare import assert_equal, assert_same_export, records
+from discriminator import Discriminator
+from generator import Generator
+from processes import SMALL
+from steps import signal_at_pass
+from training import checkpoint
+
+# Five steps an epoch: train_gan.py leaves the last, smaller batch out, the other takes it.
+IMAGES = {train_gan: 85, train_discriminator: 78}
+# The network of which one pass a step learns.
+ONE_PASS_A_STEP = {train_gan: Generator, train_discriminator: Discriminator}
+both_scripts = pytest.mark.parametrize("script", ONE_PASS_A_STEP)
+
+
+@pytest.fixture
+def train(run_main, tmp_path):
+    """Train in a folder of tmp_path. Returns what run_main does."""
+
+    def call(script, folder, *flags):
+        own = ["--limit_train", IMAGES[script], "--output_dir", tmp_path / folder]
+        return run_main(script, *SMALL, *own, *flags)
+
+    return call
+
+
+def same_run(a, b):
+    assert records(a) == records(b)
+    assert_equal(*(checkpoint.load_latest(folder / "checkpoints") for folder in (a, b)))
+    names = {path.relative_to(a) for path in a.rglob("*") if path.suffix != ".pt"}
+    assert names == {path.relative_to(b) for path in b.rglob("*") if path.suffix != ".pt"}
+    for name in names:
+        if name.suffix == ".safetensors":
+            assert_same_export(a / name, b / name)
+        if name.parent.name == "samples":
+            assert (imread(a / name) == imread(b / name)).all()
+
+
+@pytest.mark.parametrize(
+    ("script", "recipe", "precision"),
+    [
+        (train_gan, "classic", "fp32"),
+        (train_gan, "muon", "fp32"),
+        (train_gan, "classic", "bf16"),
+        (train_gan, "muon", "bf16"),
+        (train_discriminator, "classic", "fp32"),
+        (train_discriminator, "muon", "fp32"),
+        (train_discriminator, "muon", "bf16"),
+    ],
+)
+def test_two_epochs_equal_one_and_one_resumed(train, tmp_path, script, recipe, precision):
+    flags = ["--recipe", recipe, "--epochs", 2, "--precision", precision, "--batch_size", 16]
+    assert train(script, "whole", *flags)[0] == 0
+    assert train(script, "parts", *flags, "--max_steps", 5)[0] == 0
+    code, out, _ = train(script, "parts", *flags)
+    assert code == 0
+    assert "resumed after step 5" in out
+    same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("script", "signal_number"),
+    [
+        (train_gan, signal.SIGTERM),
+        (train_discriminator, signal.SIGUSR1),
+        (train_discriminator, signal.SIGINT),
+    ],
+)
+def test_a_signal_in_mid_epoch_stops_after_that_step(train, tmp_path, script, signal_number):
+    train(script, "whole", "--epochs", 2)
+    with signal_at_pass(ONE_PASS_A_STEP[script], 7, signal_number):
+        code, out, _ = train(script, "parts", "--epochs", 2)
+    assert code == 128 + signal_number
+    assert f"stopped by {signal_number.name} after step 7" in out
+    assert "step_000000007.pt" in out
+    assert not (tmp_path / "parts" / "summary.json").exists()
+    code, out, _ = train(script, "parts", "--epochs", 2)
+    assert code == 0
+    assert "resumed after step 7" in out
+    same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@both_scripts
+def test_after_a_run_the_signals_are_the_callers_again(train, script):
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    with signal_at_pass(ONE_PASS_A_STEP[script], 1, signal.SIGTERM):
+        train(script, "run", "--epochs", 1)
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == before
+
+
+def test_resume_between_generator_steps(train, tmp_path):
+    """gen_train 2 and five steps an epoch: epoch 2 begins between two generator steps."""
+    flags = ["--epochs", 2, "--gen_train", 2]
+    train(train_gan, "whole", *flags)
+    for more in (["--max_steps", 5], []):
+        train(train_gan, "parts", *flags, *more)
+    same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@both_scripts
+def test_the_classic_recipe_can_be_given_more_epochs(train, tmp_path, script):
+    train(script, "whole", "--epochs", 2, "--recipe", "classic")
+    train(script, "parts", "--epochs", 1, "--recipe", "classic")
+    code, out, _ = train(script, "parts", "--epochs", 2, "--recipe", "classic")
+    assert code == 0
+    assert "resumed after step 5" in out
+    same_run(tmp_path / "whole", tmp_path / "parts")

@@ -1,0 +1,85 @@
+"""--save_every_epochs: what lies in the folder when, and that it changes nothing else."""
+
+import pytest
+
+import train_discriminator
+import train_gan
+from compare import assert_equal, assert_same_export, records
+from discriminator import Discriminator
+from engine.weights import load_model
+from generator import Generator
+from processes import SMALL
+from steps import at_pass
+from training import checkpoint
+
+EPOCHS, STEPS = 5, 5  # and steps in an epoch
+
+
+@pytest.fixture
+def watched_run(run_main, tmp_path):
+    """Train for EPOCHS epochs; returns the folder and what lay in it after each of them.
+
+    {epoch: (steps of the checkpoints, step of the checkpoint best.pt, {export: its step})}
+    """
+
+    def call(script, kind, *flags):
+        folder = tmp_path / "_".join(map(str, ("run", *flags)))
+        seen = {}
+
+        def view(epoch):
+            checkpoints = folder / "checkpoints"
+            seen[epoch] = (
+                {
+                    checkpoint.checkpoint_step(path)
+                    for path in checkpoint.list_checkpoints(checkpoints)
+                },
+                checkpoint.load_checkpoint(checkpoints / "best.pt")["step"],
+                {path.name: load_model(path)[1]["step"] for path in folder.glob("*.safetensors")},
+            )
+
+        # What an epoch leaves is there before the first pass of the next.
+        actions = {epoch * STEPS + 1: lambda epoch=epoch: view(epoch) for epoch in range(1, EPOCHS)}
+        arguments = [*SMALL, "--epochs", EPOCHS, "--output_dir", folder, *flags]
+        with at_pass(kind, actions):
+            assert run_main(script, *arguments)[0] == 0
+        view(EPOCHS)
+        return folder, seen
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"), [(train_gan, Generator), (train_discriminator, Discriminator)]
+)
+def test_every_second_epoch_is_saved_and_the_run_is_the_same(watched_run, script, kind):
+    """Saved: epochs 2, 4, the last, and any that is the best so far; exported: 2, 4, the last."""
+    folder, seen = watched_run(script, kind, "--save_every_epochs", 2)
+    accuracies = [record["test_accuracy"] for record in records(folder)]
+    bests = [e for e in range(1, EPOCHS + 1) if accuracies[e - 1] > max([-1, *accuracies[: e - 1]])]
+    assert len(bests) < EPOCHS  # else nothing would be left out
+    for epoch, (steps, best, exports) in seen.items():
+        done = range(1, epoch + 1)
+        saved = [e for e in done if e % 2 == 0 or e == EPOCHS or e in bests]
+        assert steps == {STEPS * e for e in saved[-2:]}
+        assert best == STEPS * max(e for e in bests if e <= epoch)
+        exported = [e for e in done if e % 2 == 0 or e == EPOCHS]
+        best_export = exports.pop("discriminator_best.safetensors", None)
+        if script is train_discriminator:
+            assert best_export == best
+        names = {"discriminator.safetensors"}
+        if script is train_gan:
+            names |= {"generator.safetensors", "generator_raw.safetensors"}
+        assert exports == (dict.fromkeys(names, STEPS * exported[-1]) if exported else {})
+
+    often, seen = watched_run(script, kind)
+    for epoch, (steps, _, exports) in seen.items():
+        assert steps == {STEPS * e for e in range(max(1, epoch - 1), epoch + 1)}
+        assert exports["discriminator.safetensors"] == STEPS * epoch
+    assert records(folder) == records(often)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in often.iterdir()}
+    for path in folder.glob("*.safetensors"):
+        assert_same_export(path, often / path.name)
+    newest = [checkpoint.list_checkpoints(run / "checkpoints")[0].name for run in (folder, often)]
+    for name in (newest[0], "best.pt"):
+        states = [checkpoint.load_checkpoint(r / "checkpoints" / name) for r in (folder, often)]
+        assert_equal(*states)

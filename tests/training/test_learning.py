@@ -56,8 +56,8 @@ def test_samples_show_the_class_that_was_asked_for(run_main, data_dir, tmp_path)
 
     Four seeds: 57 to 94 % by the picture.
     """
-    flags = [*CPU, "--dataset", "cifar10", "--data_dir", data_dir, "--width", 8]
-    flags += ["--batch_size", 40, "--epochs", 4, "--output_dir", tmp_path / "judge"]
+    flags = [*CPU, "--dataset", "cifar10", "--data_dir", data_dir, "--width", 16]
+    flags += ["--batch_size", 40, "--epochs", 8, "--output_dir", tmp_path / "judge"]
     assert run_main(train_discriminator, *flags)[0] == 0
     assert records(tmp_path / "judge")[-1]["test_accuracy"] > 95
     judge = tmp_path / "judge" / "discriminator.safetensors"

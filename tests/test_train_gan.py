@@ -299,44 +299,6 @@ def test_shifts_move_the_fakes_that_both_networks_see(make_pair):
     assert still["critic_gap"] != metrics["critic_gap"]
 
 
-@pytest.mark.parametrize("augmentation", ["crop", "flip", "shift"])
-def test_the_run_augments_as_asked(small_run, monkeypatch, augmentation):
-    """What reaches the two updates: the real images changed, the fakes shifted or not."""
-    changed, seen = [], []
-
-    def spy(name, note):
-        original = getattr(train_gan, name)
-
-        def noting(*args):
-            found = original(*args)
-            note(args, found)
-            return found
-
-        monkeypatch.setattr(train_gan, name, noting)
-
-    for name in ("augment", "shift"):
-        spy(name, lambda args, found, name=name: changed.append((name, args[1], found)))
-    spy("discriminator_backward", lambda args, _: seen.append(("D", args[2], args[-1])))
-    spy("generator_backward", lambda args, _: seen.append(("G", None, args[-1])))
-    small_run("--epochs", 1, "--max_steps", 2, "--augmentation", augmentation)
-    assert [name for name, _, _ in changed] == [
-        "augment" if augmentation == "crop" else "shift"
-    ] * 2
-    assert [name for name, _, _ in seen] == ["D", "G"] * 2
-    for (_, drawn, images), (_, real, _) in zip(changed, seen[::2], strict=True):
-        assert real is images
-        if augmentation != "crop":
-            assert bool(drawn.down.any()) == (augmentation == "shift")
-            assert drawn.flip.any()
-    fakes = [shifts for _, _, shifts in seen]
-    if augmentation == "shift":
-        assert all(shifts.down.abs().max() > 0 for shifts in fakes)
-        drawn = {tuple(shifts.right.tolist()) for shifts in fakes}
-        assert len(drawn | {tuple(d.right.tolist()) for _, d, _ in changed}) == 6
-    else:
-        assert fakes == [None] * 4
-
-
 # ------------------------------------------------------------------------------ the script
 
 

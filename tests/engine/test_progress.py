@@ -1,5 +1,7 @@
 import time
 
+import pytest
+
 from engine import progress
 from engine.progress import Progress
 
@@ -31,15 +33,19 @@ def test_a_report_has_the_same_columns_each_time(capsys):
     assert first.index("images/s") == second.index("images/s")
 
 
-def test_time_left_in_words(monkeypatch):
+@pytest.mark.parametrize(
+    ("done", "seconds", "words"),
+    [
+        (10, 5, "? left"),
+        (12, 1, "44 s left"),  # two of ninety steps in a second
+        (11, 9, "13 min left"),
+        (11, 90, "2 h 14 min left"),
+        (100, 5, "done"),
+    ],
+)
+def test_time_left_in_words(monkeypatch, done, seconds, words):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     bar = Progress("title", total=100, unit_size=1, done=10)
-    assert bar.time_left() == "? left"
-    for seconds, words in ((1, "88 s left"), (9, "13 min left"), (90, "2 h 12 min left")):
-        bar.done, now[0] = 11, seconds
-        bar.done += 1 if seconds == 1 else 0
-        expected = {1: "44 s left", 9: words, 90: words}[seconds]
-        assert bar.time_left() == expected
-    bar.done = 100
-    assert bar.time_left() == "done"
+    bar.done, now[0] = done, float(seconds)
+    assert bar.time_left() == words

@@ -19,7 +19,7 @@ EPOCHS, STEPS = 5, 5  # and steps in an epoch
 def watched_run(run_main, tmp_path):
     """Train for EPOCHS epochs; returns the folder and what lay in it after each of them.
 
-    {epoch: (steps of the checkpoints, step of the checkpoint best.pt, {export: its step})}
+    {epoch: (steps of the checkpoints, {export: its step})}
     """
 
     def call(script, kind, *flags):
@@ -33,7 +33,6 @@ def watched_run(run_main, tmp_path):
                     checkpoint.checkpoint_step(path)
                     for path in checkpoint.list_checkpoints(checkpoints)
                 },
-                checkpoint.load_checkpoint(checkpoints / "best.pt")["step"],
                 {path.name: load_model(path)[1]["step"] for path in folder.glob("*.safetensors")},
             )
 
@@ -52,34 +51,27 @@ def watched_run(run_main, tmp_path):
     ("script", "kind"), [(train_gan, Generator), (train_discriminator, Discriminator)]
 )
 def test_every_second_epoch_is_saved_and_the_run_is_the_same(watched_run, script, kind):
-    """Saved: epochs 2, 4, the last, and any that is the best so far; exported: 2, 4, the last."""
+    """Saved and exported: epochs 2, 4 and the last; the classifier's best whenever it comes."""
     folder, seen = watched_run(script, kind, "--save_every_epochs", 2)
     accuracies = [record["test_accuracy"] for record in records(folder)]
     bests = [e for e in range(1, EPOCHS + 1) if accuracies[e - 1] > max([-1, *accuracies[: e - 1]])]
-    assert len(bests) < EPOCHS  # else nothing would be left out
-    for epoch, (steps, best, exports) in seen.items():
-        done = range(1, epoch + 1)
-        saved = [e for e in done if e % 2 == 0 or e == EPOCHS or e in bests]
+    for epoch, (steps, exports) in seen.items():
+        saved = [e for e in range(1, epoch + 1) if e % 2 == 0 or e == EPOCHS]
         assert steps == {STEPS * e for e in saved[-2:]}
-        assert best == STEPS * max(e for e in bests if e <= epoch)
-        exported = [e for e in done if e % 2 == 0 or e == EPOCHS]
         best_export = exports.pop("discriminator_best.safetensors", None)
         if script is train_discriminator:
-            assert best_export == best
+            assert best_export == STEPS * max(e for e in bests if e <= epoch)
         names = {"discriminator.safetensors"}
         if script is train_gan:
             names |= {"generator.safetensors", "generator_raw.safetensors"}
-        assert exports == (dict.fromkeys(names, STEPS * exported[-1]) if exported else {})
+        assert exports == (dict.fromkeys(names, STEPS * saved[-1]) if saved else {})
 
     often, seen = watched_run(script, kind)
-    for epoch, (steps, _, exports) in seen.items():
+    for epoch, (steps, exports) in seen.items():
         assert steps == {STEPS * e for e in range(max(1, epoch - 1), epoch + 1)}
         assert exports["discriminator.safetensors"] == STEPS * epoch
     assert records(folder) == records(often)
     assert {path.name for path in folder.iterdir()} == {path.name for path in often.iterdir()}
     for path in folder.glob("*.safetensors"):
         assert_same_export(path, often / path.name)
-    newest = [checkpoint.list_checkpoints(run / "checkpoints")[0].name for run in (folder, often)]
-    for name in (newest[0], "best.pt"):
-        states = [checkpoint.load_checkpoint(r / "checkpoints" / name) for r in (folder, often)]
-        assert_equal(*states)
+    assert_equal(*(checkpoint.load_latest(run / "checkpoints") for run in (folder, often)))

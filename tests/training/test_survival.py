@@ -75,7 +75,6 @@ def test_killed_inside_a_save(tmp_path):
     processes.wait_until(lambda: mark.exists() or process.poll() is not None)
     processes.kill(process)
     left = sorted(path.name for path in (tmp_path / "parts" / "checkpoints").iterdir())
-    left.remove("best.pt")
     assert left == [".step_000000007.pt.tmp", "step_000000005.pt", "step_000000006.pt"]
     done = processes.run("train_gan.py", [*flags, tmp_path / "parts"])
     assert done.returncode == 0
@@ -267,17 +266,25 @@ def test_crafted_states_with_a_right_checksum_are_refused(refused, run_main, tmp
     weights = "discriminator" if script is train_gan else "model"
     name = "critic_head.weight"
     optimizer = "d_optimizer" if script is train_gan else "optimizer"
-    states = good[optimizer]["states"]
+    parts = good["parts"]
+    states = parts[optimizer]["states"]
+
+    def with_part(name, state):
+        return good | {"parts": parts | {name: state}}
+
     index = next(iter(states[0]))
     small = {key: torch.zeros(()) for key in states[0][index]}
     crafted = {
-        "small moments": good | {optimizer: {"states": [{index: small}, *states[1:]]}},
+        "small moments": with_part(optimizer, {"states": [{index: small}, *states[1:]]}),
         "no totals": {k: v for k, v in good.items() if k != "totals"},
-        "no weights": good | {weights: {}},
-        "another shape": good | {weights: good[weights] | {name: torch.zeros(2, 2)}},
-        "NaN": good | {weights: good[weights] | {name: torch.full((1, 4), float("nan"))}},
-        "extra weights": good | {weights: good[weights] | {"extra": torch.zeros(1)}},
-        "a string": good | {weights: "weights"},
+        "no step": {k: v for k, v in good.items() if k != "step"},
+        "a step of another type": good | {"step": "1"},
+        "no weights": with_part(weights, {}),
+        "another shape": with_part(weights, parts[weights] | {name: torch.zeros(2, 2)}),
+        "NaN": with_part(weights, parts[weights] | {name: torch.full((1, 4), float("nan"))}),
+        "extra weights": with_part(weights, parts[weights] | {"extra": torch.zeros(1)}),
+        "a string": with_part(weights, "weights"),
+        "no format": {k: v for k, v in good.items() if k != "format"},
         "another script": good | {"of": {"script": "evil.py", "width": 4}},
     }
     for what, state in crafted.items():

@@ -11,7 +11,7 @@ import pytest
 import processes
 from processes import ENVIRONMENT, ROOT, SMALL, command
 
-SCRIPTS = ("train_gan.py", "train_discriminator.py")
+SCRIPTS = ("train_gan.py", pytest.param("train_discriminator.py", marks=pytest.mark.slow))
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_time_is_up_fifty_times(start_two, tmp_path):
         assert codes == [0, 0], (attempt, written)
 
 
-@pytest.mark.parametrize("receiver", [0, 1])
+@pytest.mark.parametrize("receiver", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_signal_to_one_stops_both(start_two, tmp_path, receiver):
     run = tmp_path / "run"
     flags = [*SMALL, "--epochs", 200, "--save_every_minutes", 0, "--output_dir", run]
@@ -117,8 +117,8 @@ def test_an_error_of_both(start_two, tmp_path):
     ("of_rank_1", "message"),
     [
         (["--device", "cuda:99"], "--device cuda:99 puts all processes on one GPU"),
-        (["--precision", "int4"], "--precision must be"),
-        (["--batch_size", 81], "--batch_size 81 is larger than the set"),
+        pytest.param(["--precision", "int4"], "--precision must be", marks=pytest.mark.slow),
+        pytest.param(["--batch_size", 81], "81 is larger than the set", marks=pytest.mark.slow),
         (["--seed", 5], "seed is 0 on rank 0, 5 on 1"),
     ],
 )
@@ -130,6 +130,7 @@ def test_an_error_of_rank_1_ends_both_and_is_told_once(start_two, tmp_path, of_r
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_each_tells_its_own_error(start_two, tmp_path):
     flags = [*SMALL, "--device", "cuda:98", "--output_dir", tmp_path / "run"]
     codes, written = ends(start_two("train_gan.py", flags, ["--device", "abacus"]))

@@ -68,6 +68,7 @@ RECIPES = {
 MUON_ONLY = ("kernel_lr", "normalise", "weight_decay")  # flags that do nothing with adam
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksDiffer)
 AUGMENTATION = 0  # the name of the random stream
+BEST = "discriminator_best.safetensors"
 
 
 def parse_args(argv=None):
@@ -217,14 +218,14 @@ def train(args):
                     metrics = evaluate(ema.model, test_set, run.precision, run)
                     record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
                 run.log(record)
-            if run.epoch_ends and run.is_best("test_accuracy", metrics["test_accuracy"]):
-                best = {"weights": ema.name} | metrics
-                run.export({"discriminator_best.safetensors": (ema.model, best)})
+            if run.epoch_ends:
+                best, accuracy = {"weights": ema.name} | metrics, metrics["test_accuracy"]
+                run.keep_best(BEST, "test_accuracy", accuracy, ema.model, best)
             run.save_if_due(exports)
             run.stop_if_asked()
 
         metrics = metrics or evaluate(ema.model, test_set, run.precision, run)
-        best_accuracy = run.best("test_accuracy")
+        best_accuracy = run.best_value(BEST, "test_accuracy", metrics["test_accuracy"])
         summary = run.finish(exports, {"best_test_accuracy": best_accuracy, **metrics})
         accuracy = metrics["test_accuracy"]
         print(f"test accuracy {accuracy:.2f} % (best epoch {best_accuracy:.2f} %)")

@@ -71,7 +71,7 @@ RECIPES = {
         "ema_decay": 0.999,
     },
 }
-USER_ERRORS = (*(DeviceError, DataError, CheckpointError, RunError, RanksDiffer, ScoreError),)
+USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksDiffer, ScoreError)
 NUM_CLASSES = 10
 REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
 
@@ -368,9 +368,9 @@ def score(run, training_scores, ema):
     scores, judge = run.from_main(
         lambda: (training_scores(ema.model), training_scores.judge.digest)
     )
-    if run.is_best(f"frechet_distance by {judge}", -scores["frechet_distance"]):
-        best = {"weights": ema.name} | scores
-        run.export({"generator_best.safetensors": (ema.model, best)})
+    what, best = f"frechet_distance by {judge}", {"weights": ema.name} | scores
+    closeness = -scores["frechet_distance"]
+    run.keep_best("generator_best.safetensors", what, closeness, ema.model, best)
     return scores
 
 

@@ -181,8 +181,11 @@ class Stopped(Exception):
     """The run ended before its end was reached, or without all its files; the message says why."""
 
     def __init__(self, exit_code, message):
-        super().__init__(message)
-        self.exit_code = exit_code
+        super().__init__(exit_code, message)  # both, or it could not travel between processes
+        self.exit_code, self.message = exit_code, message
+
+    def __str__(self):
+        return self.message
 
 
 class _Tolerant:

@@ -93,6 +93,3 @@ def load_latest(folder, device="cpu"):
             f"no checkpoint in {folder} is whole; delete the folder to start anew"
         )
     return None
-
-
-# ------------------------------------------------------------------------------ exports

@@ -67,7 +67,8 @@ class Ranks:
         """What `action` returns here. An error on any rank is raised on all, so that none waits.
 
         A rank that has an error raises its own, the others the first one's. `told_elsewhere` on an
-        error marks those whose message an earlier rank has to tell.
+        error marks those whose message another rank has to tell: rank 0 its own or the first one's,
+        since a launcher that sees it end may end the others, and these what nobody told before.
         """
         if self.world == 1:
             return action()
@@ -82,7 +83,8 @@ class Ranks:
         if first is None:
             return result
         error = error or errors[first]
-        error.told_elsewhere = messages.index(str(error)) != self.rank
+        told = str(error) == messages[first] or messages.index(str(error)) != self.rank
+        error.told_elsewhere = told and not self.main
         raise error
 
     def main_first(self, action):

@@ -62,7 +62,7 @@ class TrainingRun:
         self.clock = Clock(args.save_every_minutes, args.max_minutes)
         self.step = 0
         self._totals = {}  # {metric: its sum since the last record and of how many}
-        self._best = {}  # {what is compared: its highest value}
+        self._best = {}  # {exported file: (what was compared, its highest value)}
         self._order = None  # (epoch, the order of its images)
         with contextlib.ExitStack() as undo:
             self.ranks = undo.enter_context(Ranks())
@@ -150,22 +150,23 @@ class TrainingRun:
             return summary
         if state is not None:
             ranks.from_main(lambda: folder.check_format(state))
-            with folder.restoring():
-                self._restore(state)
+            ranks.together(lambda: self._restore(state))
             print(f"resumed after step {self.step}")
         ranks.together(lambda: folder.begin(self.step, describe_device(self.device)))
         ranks.broadcast(*(part for part in parts.values() if isinstance(part, nn.Module)))
         self.progress = Progress(
             folder.path.name, self.total_steps, self.args.batch_size, self.panels.line, self.step
         )
+        self._undo.callback(self.progress.close)
         return None
 
     def _restore(self, state):
-        for name, part in self._parts.items():
-            part.load_state_dict(state["parts"][name])
-        self.step, self._best = state["step"], dict(state["best"])
-        for name, total in state["totals"].items():
-            self._totals[name] = self.ranks.unstack(total).to(self.device)
+        with self.folder.restoring():
+            for name, part in self._parts.items():
+                part.load_state_dict(state["parts"][name])
+            self.step, self._best = state["step"], dict(state["best"])
+            for name, total in state["totals"].items():
+                self._totals[name] = self.ranks.unstack(total).to(self.device)
 
     def on_main(self, make):
         """What `make` returns on rank 0, None elsewhere; what it raises there is raised on all."""
@@ -232,7 +233,7 @@ class TrainingRun:
 
     @property
     def epoch(self):
-        """The epoch that the step just taken belongs to, from 1."""
+        """The epoch that the step just taken belongs to, from 1; 0 before the first step."""
         return -(-self.step // self.steps_per_epoch)
 
     @property
@@ -260,21 +261,30 @@ class TrainingRun:
         return record
 
     def log(self, record):
-        """Append a record to metrics.jsonl, and tell it."""
+        """Append a record to metrics.jsonl, tell it, and draw the curves now and then."""
         self.folder.log(record)
         self.progress.report(record)
         if self.epoch_ends and self.clock.curves_due():
             self._draw_curves()
         self.progress.start_lap()
 
-    def is_best(self, what, value):
-        """Whether the value is above all before under that name, those before a resume included."""
-        best = value > self._best.get(what, -math.inf)
-        self._best[what] = value if best else self._best[what]
-        return best
+    def keep_best(self, file, what, value, network, metadata):
+        """Export the network, if the value is above all before of the same `what`.
 
-    def best(self, what):
-        return self._best.get(what, -math.inf)
+        A record of another `what` counts no longer; one whose file could not be written never did.
+        """
+        if value > self._best_of(file, what):
+            written = self.from_main(lambda: self.export({file: (network, metadata)}))
+            if written:
+                self._best[file] = what, value
+
+    def best_value(self, file, what, value):
+        """The larger of the value and of that which `file` was kept for."""
+        return max(value, self._best_of(file, what))
+
+    def _best_of(self, file, what):
+        best_what, value = self._best.get(file, (what, -math.inf))
+        return value if best_what == what else -math.inf
 
     def last_record(self):
         return (self.folder.records() or [{}])[-1]
@@ -284,13 +294,17 @@ class TrainingRun:
         return self.folder.attempt(what, action, *args)
 
     def export(self, networks):
-        """Write weights to the run's folder. networks: {file name: (network, metadata)}."""
+        """Write weights to the run's folder. networks: {file name: (network, metadata)}.
+
+        Returns whether all could be written; what could not is told and remembered.
+        """
         for name, (network, metadata) in networks.items():
             about = self._about | {"step": self.step} | metadata
             self.attempt(name, export_model, network, self.folder.path / name, about)
+        return not networks.keys() & self.folder.failed.keys()
 
     def save_if_due(self, exports):
-        """Write a checkpoint where one is due, and at the end of an epoch the exports too.
+        """Write a checkpoint where one is due, and every --save_every_epochs the exports too.
 
         exports: a function without arguments that returns what `export` takes. Whether a save is
         due, and whether the run is to stop, all processes decide together.
@@ -308,7 +322,7 @@ class TrainingRun:
                 "totals": {name: self.ranks.stack(t) for name, t in self._totals.items()},
                 "best": self._best,
             }
-            self._saved = self.folder.save_state(self.step, state)
+            self._saved = self.ranks.together(lambda: self.folder.save_state(self.step, state))
         if epoch_due:
             self.export(exports())
         if self.epoch_ends:
@@ -330,10 +344,11 @@ class TrainingRun:
         self.progress.close()
         self._draw_curves()
         self.export(exports())
-        self.folder.raise_if_anything_failed()  # before the summary, which marks a finished run
+        # Before the summary, which marks a finished run, and after it.
+        self.ranks.together(self.folder.raise_if_anything_failed)
         summary = metrics | {"step": self.step}
         self.folder.write_summary(summary)
-        self.folder.raise_if_anything_failed()
+        self.ranks.together(self.folder.raise_if_anything_failed)
         print(f"curves: {self.folder.path / 'curves.png'}")
         print(f"peak memory: {peak_memory(self.device) / 1e9:.2f} GB")
         return summary

@@ -196,9 +196,10 @@ class RunFolder:
     def check_format(self, state):
         """Raises RunError where a run is to go on from a state of another version's format."""
         if state.get("format") != FORMAT:
+            commit = (self.config or {}).get("git_commit", "unknown")
             raise RunError(
                 f"the checkpoint in {self.checkpoints} was written by another version of this "
-                f"program (config.json: commit {self.config.get('git_commit', 'unknown')}), which "
+                f"program (config.json: commit {commit}), which "
                 "has to finish the run; give another --output_dir to begin a new one"
             )
 

@@ -36,8 +36,8 @@ demo: $(INSTALLED)
 	python visualization.py --discriminator_without_G results/baseline \
 		--discriminator_with_G results/gan --max_classification_output --output_dir $(DEMO)/published
 	set -o pipefail; export OMP_NUM_THREADS=$(HALF_OF_THE_CORES); \
-	python train_discriminator.py --width 32 --epochs 4 --hole 0 --limit_train 20000 \
-		--output_dir $(DEMO)/baseline 2>&1 | cat & \
+	(python train_discriminator.py --width 32 --epochs 4 --hole 0 --limit_train 20000 \
+		--output_dir $(DEMO)/baseline 2>&1 | cat) & \
 	python train_gan.py --width 32 --epochs 5 --ema_decay 0.99 --limit_train 20000 \
 		--output_dir $(DEMO)/gan 2>&1 | cat && wait $$!
 	python visualization.py --discriminator_without_G $(DEMO)/baseline \

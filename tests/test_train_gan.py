@@ -141,14 +141,14 @@ class Pair:
             shifts=shifts,
         )
 
-    def update_generator(self, generator=None, shifts=None):
+    def update_generator(self, generator=None, shifts=None, ema=None):
         self.step += 1
         return train_gan.update_generator(
             self.run,
             self.args,
             self.discriminator,
             generator or self.generator,
-            EMA(self.generator, 0.0),
+            ema or EMA(self.generator, 0.0),
             self.g_optimizer,
             self.step,
             z=self.z,
@@ -232,22 +232,11 @@ def test_the_average_follows_the_generator_one_update_in_gen_train_steps(make_pa
     pair = make_pair("--gen_train", 2)
     ema, before = EMA(pair.generator, 0.5), parameters(pair.generator)
     pair.step += 1  # the generator's first update comes at the discriminator's second step
-    ema_of_call = ema
-    train_gan.update_generator(
-        pair.run,
-        pair.args,
-        pair.discriminator,
-        pair.generator,
-        ema_of_call,
-        pair.g_optimizer,
-        pair.step + 1,
-        z=pair.z,
-        labels=pair.fake_labels,
-    )
+    pair.update_generator(ema=ema)
     # No update before: d = 1/10.
     expected = [0.1 * a + 0.9 * b for a, b in zip(before, pair.generator.parameters(), strict=True)]
-    for found, value in zip(ema.model.parameters(), expected, strict=True):
-        assert torch.allclose(found, value, atol=1e-6)
+    for average, value in zip(ema.model.parameters(), expected, strict=True):
+        assert torch.allclose(average, value, atol=1e-6)
 
 
 def test_discriminator_steps_lower_its_loss(pair):

@@ -2,7 +2,7 @@
 
     python evaluate_gan.py                                 # scores 10,000 samples of output/gan
     python evaluate_gan.py --sample 50000 --format png     # only draws them
-    python evaluate_gan.py --inception --samples 50000     # FID and IS too: for a GPU
+    python evaluate_gan.py --inception                     # FID, KID and IS too: hours on a CPU
 
 The judge is a classifier trained on real images (output/baseline). Every score stands beside those
 of images whose quality is known: test images, noisy training images, an untrained generator. Leaves
@@ -81,8 +81,21 @@ def parse_args(argv=None):
         nargs="?",
         const="",
         metavar="FILE",
-        help="also IS, FID and KID with the standard Inception network (slow without a GPU), from "
-        "this weights file or, without one, torch-fidelity's download",
+        help="also IS, FID and KID with the standard Inception network, from this weights file or, "
+        "without one, torch-fidelity's download: as many samples as training images against "
+        "those, as many as test images against those. Slow without a GPU; stopped, it goes on",
+    )
+    group.add_argument(
+        "--inception_precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of that network; bf16 is faster and no longer the standard score",
+    )
+    group.add_argument(
+        "--feature_cache",
+        default="output/features",
+        metavar="DIR",
+        help="where that network's features are kept, 8 MB for 1,000 images",
     )
     group.add_argument(
         "--cas",
@@ -109,6 +122,16 @@ def draw_samples(args, model, labels, precision, title):
     """uint8 (n, 3, 32, 32) of these classes, int64 (n,), on the CPU."""
     latents = sampling.latents_of(labels, model.latent_dim, args.seed)
     return sampling.draw(model, latents, args.batch_size, precision, title)
+
+
+def epochs_of(path, metadata):
+    """How long a generator was trained, in epochs, or None where neither file tells."""
+    summary = {}
+    with contextlib.suppress(OSError, ValueError):  # older exports do not say it themselves
+        summary = json.loads(path.with_name("summary.json").read_text())
+    if not isinstance(summary, dict) or summary.get("step") != metadata.get("step"):
+        summary = {}
+    return metadata.get("epochs_done", summary.get("epochs_done"))
 
 
 def class_names_of(metadata):
@@ -232,18 +255,27 @@ def cas_of(args, samples, train, test, device, precision):
     return scores
 
 
-def inception_of(args, sets, reference, device):
-    """The field's scores of every set, or the reason why there are none."""
+def find_inception(args, device):
+    """(the Inception network, or None; what evaluation.json says of it).
+
+    Raises ScoreError for a file that is none: before an hour's work.
+    """
+    if args.inception is None:
+        return None, {}
     try:
         weights = args.inception or inception.obtain_weights()
     except inception.InceptionMissing as error:
         print(f"IS, FID and KID left out: {error}")
-        return {"left_out": str(error)}
-    images = {name: part.images for name, part in sets.items()}
-    scores = inception.inception_scores(images, reference, weights, device, args.seed)
-    for name, row in scores.items():
-        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in row.items()))
-    return scores
+        return None, {"inception": {"left_out": str(error)}}
+    network = inception.Inception(weights, device, args.inception_precision, args.feature_cache)
+    return network, {"inception": network.about()}
+
+
+def inception_scores(args, network, model, train, test, precision):
+    """The field's scores of as many samples as there are images to compare them with."""
+    labels = sampling.sample_labels(max(len(train), len(test)))
+    samples = draw_samples(args, model, labels, precision, "samples for Inception")
+    return inception.both_protocols(network, samples, train.images, test.images, args.seed)
 
 
 # ------------------------------------------------------------------------------ the run
@@ -300,18 +332,19 @@ def run(args):
     judge.check_set(train.name)
     if min(len(train), len(test)) < MIN_SAMPLES:
         raise ScoreError(f"{min(len(train), len(test))} real images are too few for the scores")
-    if args.inception:  # checked before an hour's work
-        inception.check_fit(inception.read_weights(args.inception)[0], args.inception)
+    network, of_inception = find_inception(args, device)
 
     result = {
         "generator": str(path),
         "weights": metadata.get("weights"),
         "step": metadata.get("step"),
+        "epochs_done": epochs_of(path, metadata),
         "width": model.width,
         "dataset": train.name,
         "seed": args.seed,
         "precision": precision,
         "reference": f"{len(train):,} training images",
+        **of_inception,
     }
     with writing_to(folder):
         sets = make_sets(args, model, train, test, precision)
@@ -321,8 +354,9 @@ def run(args):
             key = "classification_accuracy_score"
             result[key] = cas_of(args, sets["samples"], train, test, device, precision)
         write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
-        if args.inception is not None:
-            result["inception"] = inception_of(args, sets, train.images, device)
+        if network is not None:
+            scores = inception_scores(args, network, model, train, test, precision)
+            result["inception"] |= {"scores": scores}
             write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
     print(f"figures: {folder / 'evaluation.json'} and pictures beside it")
     print(f"peak memory: {peak_memory(device) / 1e9:.2f} GB")

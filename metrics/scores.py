@@ -73,7 +73,8 @@ class Rows(torch.utils.data.Dataset):
         return self.rows[index]
 
 
-def _fidelity(samples, reference, seed, **wanted):
+def fidelity(samples, reference, seed, **wanted):
+    """torch-fidelity's metrics of features that are there, (n, d) and (m, d), in float64."""
     return torch_fidelity.calculate_metrics(
         input1=Rows(samples.double()),
         input2=Rows(reference.double()),
@@ -105,7 +106,7 @@ def distances(samples, reference, seed=0):
             f"{min(len(samples), len(reference))} images are too few for these statistics; "
             f"at least {MIN_SAMPLES} of each side"
         )
-    metrics = _fidelity(samples, reference, seed, fid=True, kid=True)
+    metrics = fidelity(samples, reference, seed, fid=True, kid=True)
     return {
         "frechet_distance": metrics[torch_fidelity.KEY_METRIC_FID],
         "kernel_distance": metrics[torch_fidelity.KEY_METRIC_KID_MEAN],
@@ -122,7 +123,7 @@ def manifold_scores(samples, reference, neighbours=5):
     its radius now to the 5th neighbour (Naeem et al. 2020). At most MANIFOLD_IMAGES of each side.
     """
     samples, reference = samples[:MANIFOLD_IMAGES], reference[:MANIFOLD_IMAGES]
-    metrics = _fidelity(samples, reference, 0, prc=True)
+    metrics = fidelity(samples, reference, 0, prc=True)
     radii = nearest(reference, reference, neighbours + 1)[0][:, -1]
     inside, covered = 0, torch.zeros(len(reference), dtype=torch.bool)
     for rows in samples.double().split(1000):

@@ -12,6 +12,7 @@ from engine.weights import export_model, load_model
 from generator import Generator
 from metrics import inception, sampling, scores
 from metrics.scores import Judge
+from random_inception import write_random_weights
 
 MACHINE = ["--device", "cpu", "--precision", "fp32"]
 
@@ -152,6 +153,38 @@ def test_parts_asked_for_by_flag(evaluate, weights, monkeypatch):
     assert all(0 < accuracy < 100 for accuracy in accuracies.values())
 
 
+def test_inception_by_both_protocols(evaluate, weights, monkeypatch):
+    """As many samples as there are images to compare with; and what was compared with what."""
+    monkeypatch.setattr(evaluate_gan, "MIN_SAMPLES", 20)
+    monkeypatch.setattr(scores, "MIN_SAMPLES", 20)
+    monkeypatch.setattr(scores, "KERNEL_SUBSET", 20)
+    write_random_weights(weights / "inception.pth")
+    (weights / "run" / "summary.json").write_text('{"step": 7, "epochs_done": 3.5}')
+    cache = weights / "features"
+    few = ["--samples", 20, "--limit_train", 24, "--limit_test", 20]
+    flags = ["--inception", weights / "inception.pth", "--feature_cache", cache]
+    code, out, err = evaluate(*few, *flags)
+    assert code == 0, err
+    assert "samples against training images: " in out
+    result = json.loads((weights / "evaluation" / "evaluation.json").read_text())
+    assert result["epochs_done"] == 3.5
+    about = result["inception"]
+    assert about["precision"] == "fp32"
+    assert len(about["weights_sha256"]) == 64
+    rows = about["scores"]
+    assert {name: (row["images"], row["reference_images"]) for name, row in rows.items()} == {
+        "samples against test images": (20, 20),
+        "test images against training images": (20, 24),
+        "samples against training images": (24, 24),
+    }
+    for row in rows.values():
+        assert row["fid"] > 1
+        assert np.isfinite([row["kid"], row["kid_std"], row["inception_score"]]).all()
+    drawn = samples_of(weights, sampling.sample_labels(24))
+    kept = inception.Inception(weights / "inception.pth", cache=cache).cache
+    assert kept.features(drawn, extract=None, batch_size=4, title="samples").shape == (24, 2048)
+
+
 def test_bad_input(refused, weights):
     def call(*flags):
         where = ["--generator", weights / "run", "--judge", weights / "judge.safetensors"]
@@ -180,6 +213,9 @@ def test_bad_input(refused, weights):
     assert "at least 1000" in call("--samples", 999)
     assert "too few" in call("--samples", 1000, "--limit_test", 999)
     assert "no readable weights file" in call("--inception", weights / "bad.pth")
+    write_random_weights(weights / "inception.pth")
+    cache = ["--inception", weights / "inception.pth", "--feature_cache", judge]
+    assert "cannot make" in call(*cache)
     assert "holds a training run" in call("--output_dir", weights / "training")
     (weights / "evaluation" / "samples").mkdir(parents=True)
     (weights / "evaluation" / "samples" / "old.png").touch()

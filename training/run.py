@@ -246,10 +246,13 @@ class TrainingRun:
         every = self.args.log_every_steps
         return self.epoch_ends or bool(every and self.step % every == 0)
 
+    def _reached(self):
+        return {"step": self.step, "epochs_done": round(self.step / self.steps_per_epoch, 4)}
+
     def record(self):
         """What the log says of the steps since the last record: means, rates, speed, memory."""
         self._stop_if_diverged()
-        record = {"step": self.step, "epochs_done": round(self.step / self.steps_per_epoch, 4)}
+        record = self._reached()
         for name, total in self._totals.items():
             total, count = self.ranks.all_reduce(total).tolist()
             record[name] = total / count
@@ -299,7 +302,7 @@ class TrainingRun:
         Returns whether all could be written; what could not is told and remembered.
         """
         for name, (network, metadata) in networks.items():
-            about = self._about | {"step": self.step} | metadata
+            about = self._about | self._reached() | metadata
             self.attempt(name, export_model, network, self.folder.path / name, about)
         return not networks.keys() & self.folder.failed.keys()
 

@@ -8,67 +8,94 @@ import torch
 import torch_fidelity
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from metrics import inception
+from metrics import inception, scores
 from metrics.scores import ScoreError
+from random_inception import write_random_weights
 
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory):
-    """A weights file of the right form: random, so built without the download."""
-    folder = tmp_path_factory.mktemp("inception")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url",
-            lambda *_, **__: None,
-        )
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_, **__: None)
-        torch.manual_seed(0)
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-        for module in network.modules():
-            if isinstance(module, torch.nn.Conv2d):  # so that the signal reaches the last layer
-                torch.nn.init.kaiming_normal_(module.weight)
-    path = folder / "weights.pth"
-    torch.save(network.state_dict(), path)
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    write_random_weights(path)
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def images():
     stream = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (12, 3, 32, 32), generator=stream, dtype=torch.uint8)
 
 
-CPU = torch.device("cpu")
+@pytest.fixture
+def network(stand_in, tmp_path, monkeypatch):
+    """The extractor, for as few images as a test can wait for."""
+    monkeypatch.setattr(scores, "KERNEL_SUBSET", 4)
+    monkeypatch.setattr(scores, "MIN_SAMPLES", 4)
+    return inception.Inception(stand_in, cache=tmp_path / "features")
 
 
-def test_scores_of_the_real_path(stand_in, images):
-    sets = {"samples": images[:10], "the reference itself": images[2:]}
-    scores = inception.inception_scores(sets, images[2:], stand_in, CPU, kernel_subset=4)
-    assert scores["samples"]["fid"] > 1e-3
-    assert scores["the reference itself"]["fid"] == pytest.approx(0, abs=1e-3)
-    for name in sets:
-        assert scores[name]["kid_std"] > 0
-        assert scores[name]["inception_score"] >= 1
-        assert scores[name]["images"] == 10
-    about = scores["about"]
+def test_folding_changes_rounding_alone(stand_in, network, images):
+    theirs = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(stand_in))
+    expected = theirs(images)[0]
+    assert expected.std() > 0.1
+    assert torch.allclose(network.features(images, "images"), expected, rtol=0, atol=1e-4)
+
+
+def test_the_scores_are_those_of_torch_fidelity(stand_in, network, images):
+    theirs = torch_fidelity.calculate_metrics(
+        input1=scores.Rows(images),
+        input2=scores.Rows(images[3:]),
+        isc=True,
+        fid=True,
+        kid=True,
+        kid_subsets=scores.KERNEL_SUBSETS,
+        kid_subset_size=4,
+        feature_extractor_weights_path=str(stand_in),
+        save_cpu_ram=True,
+        cuda=False,
+        cache=False,
+        verbose=False,
+        rng_seed=0,
+    )
+    features = network.features(images, "images")
+    ours = network.scores(features, features[3:])
+    assert (ours["images"], ours["reference_images"]) == (12, 9)
+    for field, key in {
+        "fid": torch_fidelity.KEY_METRIC_FID,
+        "kid": torch_fidelity.KEY_METRIC_KID_MEAN,
+        "kid_std": torch_fidelity.KEY_METRIC_KID_STD,
+        "inception_score": torch_fidelity.KEY_METRIC_ISC_MEAN,
+        "inception_score_std": torch_fidelity.KEY_METRIC_ISC_STD,
+    }.items():
+        assert ours[field] == pytest.approx(theirs[key], rel=1e-3, abs=1e-4), field
+    about = network.about()
     assert about["weights_sha256"] == hashlib.sha256(stand_in.read_bytes()).hexdigest()
     assert torch_fidelity.__version__ in about["extractor"]
 
 
-def test_without_the_last_layer_there_is_no_inception_score(stand_in, images, tmp_path):
+def test_without_the_last_layer_there_is_no_inception_score(stand_in, network, images, tmp_path):
     state = torch.load(stand_in, weights_only=True)
     state["fc.weight"].zero_()
     torch.save(state, tmp_path / "trunk.pth")
-    scores = inception.inception_scores(
-        {"samples": images[:5]}, images[7:], tmp_path / "trunk.pth", CPU, kernel_subset=4
-    )
-    assert "inception_score" not in scores["samples"]
-    assert "last layer" in scores["about"]["inception_score_left_out"]
+    trunk = inception.Inception(tmp_path / "trunk.pth", cache=tmp_path / "features")
+    features = trunk.features(images[:5], "images")
+    assert "inception_score" not in trunk.scores(features, features)
+    assert "last layer" in trunk.about()["inception_score_left_out"]
+    assert trunk.cache.maker != network.cache.maker  # other weights, other features
 
 
-def test_too_few_images(stand_in, images):
-    with pytest.raises(ScoreError, match="1000"):
-        inception.inception_scores({"samples": images}, images, stand_in, CPU)
+def test_bf16_is_kept_apart(stand_in, network, images, tmp_path):
+    rough = inception.Inception(stand_in, precision="bf16", cache=tmp_path / "features")
+    exact = network.features(images[:4], "images")
+    features = rough.features(images[:4], "images")
+    assert features.dtype == torch.float32
+    assert 0 < (features - exact).abs().max() < 0.2 * exact.std()
+
+
+def test_too_few_images(network, images):
+    features = network.features(images[:3], "images")
+    with pytest.raises(ScoreError, match="at least 4"):
+        network.scores(features, features)
 
 
 class Gadget:
@@ -97,10 +124,10 @@ def test_unreadable_files(tmp_path):
 
 def test_weights_of_another_form(stand_in, tmp_path):
     state = torch.load(stand_in, weights_only=True)
-    inception.check_fit(state, stand_in)
     del state["Conv2d_1a_3x3.conv.weight"]
+    torch.save(state, tmp_path / "less.pth")
     with pytest.raises(ScoreError, match="does not fit"):
-        inception.check_fit(state, "less.pth")
+        inception.Inception(tmp_path / "less.pth", cache=tmp_path / "features")
 
 
 def test_the_checksum_of_the_download_is_known():

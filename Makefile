@@ -1,12 +1,13 @@
 # make demo    a look into the published networks, then both trainings in small and all pictures,
 #              in minutes, without a GPU
 # make full    the whole experiment from nothing into results/, for a GPU; stopped, the same
-#              command goes on. GAN_EPOCHS=100 is the published run; TRAIN_FLAGS go to both trainings
+#              command goes on. TRAIN_FLAGS go to both trainings
 # make rehearsal   the same in five minutes, networks of width 12, into output/rehearsal
 # make test    the default test suite
 # make lint    style
 # make data    download and verify CIFAR-10, draw a preview
 # make bench   speed against the plain recipe and the machine's limit
+# make tables  write the tables of figures in README.md and docs/ anew out of results/
 #
 # The packages go to .venv; VENV=/elsewhere takes or makes another one. What only the tests and the
 # style need (requirements-dev.txt) comes with the first `make test` or `make lint`.
@@ -20,7 +21,7 @@ DEMO := output/demo
 HALF_OF_THE_CORES = $(shell echo $$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)))
 FULL := output/full
 RESULTS := results
-GAN_EPOCHS := 200
+GAN_EPOCHS := 100
 TRAIN_FLAGS :=
 
 # Apple's make 3.81 hands PATH on to a shell that it is told of only.
@@ -28,18 +29,19 @@ SHELL := /bin/bash
 # So that the commands below are the ones to type, once the venv is active.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo full rehearsal settings test lint data bench install
+.PHONY: demo full rehearsal settings test lint data bench tables install
 
-# The two trainings run side by side, each with half of the cores: small networks gain little from
+# The GAN trains beside the rest, each side with half of the cores: small networks gain little from
 # more threads, which wait for each other. The pipes keep two progress bars out of one terminal.
 demo: $(INSTALLED)
-	python visualization.py --discriminator_without_G results/baseline \
-		--discriminator_with_G results/gan --max_classification_output --output_dir $(DEMO)/published
 	set -o pipefail; export OMP_NUM_THREADS=$(HALF_OF_THE_CORES); \
-	(python train_discriminator.py --width 32 --epochs 4 --hole 0 --limit_train 20000 \
-		--output_dir $(DEMO)/baseline 2>&1 | cat) & \
-	python train_gan.py --width 32 --epochs 5 --ema_decay 0.99 --limit_train 20000 \
-		--output_dir $(DEMO)/gan 2>&1 | cat && wait $$!
+	(python visualization.py --discriminator_without_G results/baseline \
+		--discriminator_with_G results/gan --max_classification_output \
+		--output_dir $(DEMO)/published && \
+	python train_discriminator.py --width 32 --epochs 4 --hole 0 --limit_train 20000 \
+		--output_dir $(DEMO)/baseline) 2>&1 | cat & \
+	python train_gan.py --width 32 --batch_size 64 --epochs 5 --ema_decay 0.99 \
+		--limit_train 20000 --output_dir $(DEMO)/gan 2>&1 | cat && wait $$!
 	python visualization.py --discriminator_without_G $(DEMO)/baseline \
 		--discriminator_with_G $(DEMO)/gan --output_dir $(DEMO)/visualization
 	python report.py --baseline $(DEMO)/baseline --gan $(DEMO)/gan \
@@ -77,7 +79,7 @@ $(FULL)/baseline/summary.json: | $(INSTALLED) settings
 	@test -f $@ || { echo "stopped before its end: the same command goes on" >&2; exit 1; }
 
 $(FULL)/gan/summary.json: | $(FULL)/baseline/summary.json
-	python train_gan.py --dataset cifar10 $(TRAIN_FLAGS) --epochs $(GAN_EPOCHS) --batch_size 128 \
+	python train_gan.py --dataset cifar10 $(TRAIN_FLAGS) --epochs $(GAN_EPOCHS) \
 		--evaluate_every 20 --save_every_epochs 10 \
 		--judge $(FULL)/baseline --output_dir $(FULL)/gan
 	@test -f $@ || { echo "stopped before its end: the same command goes on" >&2; exit 1; }
@@ -114,6 +116,9 @@ data: $(INSTALLED)
 
 bench: $(INSTALLED)
 	python benchmarks/throughput.py
+
+tables: $(INSTALLED)
+	python -m reporting.tables
 
 install: $(INSTALLED)
 

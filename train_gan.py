@@ -54,8 +54,8 @@ RECIPES = {
     },
     # How it was chosen: benchmarks/recipes.md.
     "muon": {
-        "epochs": 200,
-        "batch_size": 64,
+        "epochs": 100,
+        "batch_size": 128,
         "width": 196,
         "augmentation": "shift",
         "d_optimizer": "muon",

@@ -73,6 +73,14 @@ def parse_args(argv=None):
             help=f"exported weights, or a run's folder, of the discriminator trained {which} a "
             f"generator (default: output/{folder}; with neither, the published ones in results/)",
         )
+    group.add_argument(
+        "--control",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="further discriminators, named by their folder, beside the pair in the perturbations, "
+        "the classes and the layers: what of a difference is the generator's doing?",
+    )
     group = parser.add_argument_group("perturbation")
     group.add_argument(
         "--epsilon",
@@ -223,7 +231,8 @@ def run(args):
     precision = pick_precision(args.precision, device)
     keep_freed_memory()
     given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
-    networks = load_networks(given, device)
+    networks = load_networks(given, device, args.control)
+    pair = [network for network in networks if not network.is_control]
     ascent = Ascent(method=args.method, steps=args.steps, lr=args.lr, decay=args.decay)
     train_set = test_set = None
     untold = any(network.start is None for network in networks)
@@ -242,7 +251,7 @@ def run(args):
         write_atomically(summary_path, json.dumps(summary, indent=2).encode())
 
     for network in networks:
-        print(f"discriminator trained {network.name}: {network.path}, width {network.model.width}")
+        print(f"discriminator {network.words}: {network.path}, width {network.model.width}")
     if args.perturb_images:
         for network in networks:
             metrics = adversarial_figures.one_step(
@@ -261,13 +270,14 @@ def run(args):
                 network, studied, precision, folder, batch_size=args.batch_size
             )
             keep(network, "strength_study", studies[network.name])
-        adversarial_figures.draw_strength_study(studies, folder / "robustness.png")
+        controls = [network.name for network in networks if network.is_control]
+        adversarial_figures.draw_strength_study(studies, folder / "robustness.png", controls)
     if args.max_classification_output:
         for network in networks:
             metrics = class_section(network, ascent, precision, folder)
             keep(network, "max_classification_output", metrics)
     if args.max_features:
-        for network in networks:
+        for network in pair:
             metrics = feature_section(
                 network, args.max_features, ascent, precision, folder, test_set=test_set
             )
@@ -278,7 +288,7 @@ def run(args):
         for network in networks:
             keep(network, "layers", metrics_of[network.name])
     if args.attribution:
-        for network in networks:
+        for network in pair:
             keep(network, "attribution", attribution_section(network, test_set, precision, folder))
     if args.film:
         film(args, networks, folder / "training.gif")

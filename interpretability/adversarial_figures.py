@@ -92,7 +92,7 @@ def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_siz
     }
     for file, (grid, captions, title) in files.items():
         path = folder / f"{file}{suffix}.png"
-        title = f"{title}; columns by true class ({name})"
+        title = f"{title}; columns by true class ({network.words})"
         save_image_grid(grid, path, names, title, captions, scale=4)
         print(f"  {path}")
     return metrics
@@ -149,8 +149,8 @@ def strength_study(network, test_set, precision, folder, seed=0, batch_size=250)
         levels = levels[shown].round()
         path = folder / f"perturbed_{network.slug}_epsilon{epsilon:g}.png"
         title = (
-            f"Projected gradient descent, up to {epsilon:g}/255, rounded to whole levels, trained "
-            f"{network.name}"
+            f"Projected gradient descent, up to {epsilon:g}/255, rounded to whole levels, "
+            f"{network.words}"
         )
         captions = verdicts(predict(network.model, levels).softmax(1), names)
         save_image_grid(levels.byte(), path, names, title, captions, scale=4)
@@ -160,7 +160,7 @@ def strength_study(network, test_set, precision, folder, seed=0, batch_size=250)
     path = folder / f"smallest_epsilon_{network.slug}.png"
     title = (
         f"The first of {', '.join(f'{e:g}' for e in EPSILONS)} levels at which projected gradient "
-        f"descent flips each image, trained {network.name}"
+        f"descent flips each image, {network.words}"
     )
     save_image_grid(images[rows.to(images.device)], path, names, title, captions, scale=4)
     print(f"  {path}")
@@ -180,13 +180,19 @@ _STYLES = {
 }
 
 
-def draw_strength_study(metrics_of, path):
-    """The curves of all networks in one picture. metrics_of: {name of the network: metrics}."""
+def draw_strength_study(metrics_of, path, without_step=()):
+    """The curves of all networks in one picture.
+
+    metrics_of: {name of the network: metrics}; without_step: names of those whose curves of one
+    signed step are left out, to keep the picture readable.
+    """
     accuracy, reached = {}, {}
     for index, (name, metrics) in enumerate(metrics_of.items()):
         colour = {"color": f"C{index}", "marker": "o", "markersize": 3}
         xs = [0.0, *metrics["epsilons"]]
         for attack, (words, style) in _STYLES.items():
+            if attack == "step" and name in without_step:
+                continue
             ys = [metrics["accuracy_clean"], *metrics[f"{attack}_accuracy"]]
             accuracy[f"{name}: {words}"] = (xs, ys, colour | style)
             attack = attack if attack == "noise" else f"{attack}_targeted"

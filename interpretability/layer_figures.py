@@ -1,5 +1,7 @@
 """Layer by layer: what a linear probe reads from each, dead and selective features, similarity."""
 
+import itertools
+
 from discriminator import MAP_SIZES, NUM_LAYERS
 from engine.plots import save_charts
 from engine.progress import Progress
@@ -19,7 +21,7 @@ PROBE_IMAGES = 5000  # of either set
 def layer_section(networks, train_set, test_set, precision, folder):
     """Measure every layer of every network; returns {name: {measure: one value for each layer}}.
 
-    Leaves layers.png in `folder`.
+    `cka` is {name of another network: one value for each layer}. Leaves layers.png in `folder`.
     """
     train_set, test_set = train_set.first(PROBE_IMAGES), test_set.first(PROBE_IMAGES)
     labels, test_labels = train_set.labels.cpu(), test_set.labels.cpu()
@@ -47,13 +49,13 @@ def layer_section(networks, train_set, test_set, precision, folder):
         metrics["receptive_field"] = [geometry(layer)[0] for layer in range(1, NUM_LAYERS + 1)]
         metrics["map_size"] = list(MAP_SIZES)
         metrics["images"] = [len(train_set), len(test_set)]
+        metrics["cka"] = {}
         metrics_of[network.name], features_of[network.name] = metrics, sets[1]
-    if len(networks) == 2:
-        pairs = zip(*features_of.values(), strict=True)
+    for one, other in itertools.combinations(features_of, 2):
+        pairs = zip(features_of[one], features_of[other], strict=True)
         similarity = [round(linear_cka(a, b), 4) for a, b in pairs]
-        for metrics in metrics_of.values():
-            metrics["cka"] = similarity
-    print_table(metrics_of)
+        metrics_of[one]["cka"][other] = metrics_of[other]["cka"][one] = similarity
+    print_tables(networks, metrics_of)
     path = folder / "layers.png"
     draw(metrics_of, path)
     print(f"  {path}")
@@ -66,21 +68,20 @@ TABLE = {  # measure: heading, format
     "probe_accuracy": ("probe %", ".2f"),
     "dead_share": ("dead %", ".1f"),
     "selective_share": ("selective %", ".1f"),
-    "cka": ("CKA", ".2f"),
 }
 
 
-def print_table(metrics_of):
+def print_tables(networks, metrics_of):
     """The measures of all networks, one line for each layer."""
-    for name, metrics in metrics_of.items():
-        columns = {key: about for key, about in TABLE.items() if key in metrics}
-        print(f"layer by layer, trained {name}:")
-        print("  ".join(["  layer"] + [heading for heading, _ in columns.values()]))
+    for network in networks:
+        metrics = metrics_of[network.name]
+        columns = [(heading, form, metrics[key]) for key, (heading, form) in TABLE.items()]
+        columns += [(f"CKA, {other}", ".2f", values) for other, values in metrics["cka"].items()]
+        print(f"layer by layer, {network.words}:")
+        print("  ".join(["  layer"] + [heading for heading, _, _ in columns]))
         for index in range(NUM_LAYERS):
-            cells = [f"{index + 1:>7}"]
-            for key, (heading, form) in columns.items():
-                cells.append(f"{metrics[key][index]:>{len(heading)}{form}}")
-            print("  ".join(cells))
+            cells = [f"{values[index]:>{len(heading)}{form}}" for heading, form, values in columns]
+            print("  ".join([f"{index + 1:>7}", *cells]))
 
 
 def draw(metrics_of, path):
@@ -90,13 +91,15 @@ def draw(metrics_of, path):
         "probe_accuracy": ("A linear probe reads the class", "accuracy on test images, %", 100),
         "selective_share": ("Features for one class", f"selectivity above {SELECTIVE}, %", 10),
         "dead_share": ("Dead features", "never above 0 on test images, %", 10),
-        "cka": ("Do both networks see alike?", "linear CKA", 1),
+        "cka": ("Do two networks see alike?", "linear CKA", 1),
     }
     charts = {}
     for key, (title, y, height) in titles.items():
-        holders = {name: metrics[key] for name, metrics in metrics_of.items() if key in metrics}
-        if key == "cka" and holders:
-            holders = {"without G, with G": next(iter(holders.values()))}
+        if key == "cka":
+            pairs = itertools.combinations(metrics_of, 2)
+            holders = {f"{one}, {other}": metrics_of[one][key][other] for one, other in pairs}
+        else:
+            holders = {name: metrics[key] for name, metrics in metrics_of.items()}
         lines = {name: (layers, values, {"marker": "o"}) for name, values in holders.items()}
         if lines:
             charts[title] = {"x": "layer", "y": y, "height": height, "lines": lines}

@@ -97,7 +97,7 @@ def class_section(network, ascent, precision, folder):
     save_image_grid(
         to_uint8(images),
         path,
-        title=f"Images that maximise a class's logit, discriminator trained {network.name}",
+        title=f"Images that maximise a class's logit, discriminator {network.words}",
         captions=[f"{name}\nlogit {v:.1f}, moved {m:.1f}" for name, v, m, _, _ in rows],
         columns=5,
         scale=6,

@@ -1,5 +1,6 @@
 """Which trained discriminators there are to look into: one's own, or the published ones."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +28,9 @@ TRAININGS = {  # name: flag, folder of the run, script that makes it
 class Network:
     """A discriminator to look into.
 
-    name: `without G` or `with G`; digest: SHA-256 of the weights; start: the mean image of a
-    batch, (1, 3, 32, 32) in [-1, 1], where maximization starts; class_names: those of the set it
-    was trained on. The last two are None where the weights do not tell.
+    name: `without G`, `with G`, or that of a control; digest: SHA-256 of the weights; start: the
+    mean image of a batch, (1, 3, 32, 32) in [-1, 1], where maximization starts; class_names: those
+    of the set it was trained on. The last two are None where the weights do not tell.
     """
 
     name: str
@@ -42,7 +43,18 @@ class Network:
 
     @property
     def slug(self):
-        return self.name.replace(" ", "_")
+        """The name in a file's name."""
+        return re.sub(r"[^\w.-]", "_", self.name)
+
+    @property
+    def is_control(self):
+        """Whether it stands beside the pair, to tell what of a difference is the generator's."""
+        return self.name not in TRAININGS
+
+    @property
+    def words(self):
+        """What a title calls it."""
+        return self.name if self.is_control else f"trained {self.name}"
 
     def about(self):
         """What tells one network's metrics from another's."""
@@ -87,18 +99,37 @@ def find_discriminators(given):
     return there
 
 
-def load_networks(given, device):
-    """The Networks that are there, `without G` first.
+def load_network(name, path, device):
+    """The Network of an export. Raises CheckpointError where it cannot be loaded."""
+    model, metadata = load_model(path, device, kind="discriminator")
+    start, names = start_and_names(metadata, classes=model.num_classes)
+    start = None if start is None else start.to(device)
+    model.requires_grad_(False)
+    return Network(name, model, str(path), digest(model), metadata, start, names)
 
-    Raises CheckpointError where one that was asked for cannot be loaded, or none is there.
+
+def find_controls(given):
+    """{name: path of the weights} of further discriminators, named by their folder or file.
+
+    given: paths of files or of runs' folders. Raises CheckpointError where two share a name.
     """
-    networks = []
-    for name, path in find_discriminators(given).items():
-        model, metadata = load_model(path, device, kind="discriminator")
-        start, names = start_and_names(metadata, classes=model.num_classes)
-        start = None if start is None else start.to(device)
-        model.requires_grad_(False)
-        networks.append(Network(name, model, str(path), digest(model), metadata, start, names))
+    paths = {}
+    for path in (find_export(path, WEIGHTS) for path in given):
+        name = path.resolve().parent.name if path.name == WEIGHTS else path.stem
+        if name in paths or name in TRAININGS:
+            raise CheckpointError(f"two networks are named {name!r}; rename a folder or a file")
+        paths[name] = path
+    return paths
+
+
+def load_networks(given, device, controls=()):
+    """The Networks that are there, `without G` first, the controls last.
+
+    given: {name: path or None}; controls: paths. Raises CheckpointError where one that was asked
+    for cannot be loaded, or none is there.
+    """
+    found = find_discriminators(given) | find_controls(controls)
+    networks = [load_network(name, path, device) for name, path in found.items()]
     if not networks:
         raise CheckpointError(
             "no trained discriminator; run train_discriminator.py or train_gan.py first, or give "

@@ -30,6 +30,8 @@ SCORES = {  # of evaluate_gan.py: {key: heading of its column}
     "class_consistency": "class consistency %",
 }
 
+INCEPTION = {"images": "images", "reference_images": "reference", "fid": "FID", "kid": "KID"}
+
 
 def contents_of(folders):
     """What the page shows, as plain data: the variables of its template.
@@ -54,6 +56,7 @@ def contents_of(folders):
             "epsilon": epsilon_frames(folders["visualization"]),
         },
         "scores": score_table(evaluation),
+        "inception": inception_table(evaluation),
         "samples": pictures(folders["evaluation"], SAMPLES),
         "pictures": pictures(folders["visualization"], PICTURES),
         "layers": layer_tables(summary),
@@ -197,11 +200,17 @@ def pictures(folder, sections):
     for section in sections:
         images = [
             {"source": source, "alt": alt_of(section.heading, file)}
-            for file in section.files
+            for file in files_of(folder, section)
             if (source := webp(folder / file)) is not None
         ]
         filled.append(section._asdict() | {"images": images})
     return filled
+
+
+def files_of(folder, section):
+    """Names of a section's pictures that are there, in its order."""
+    found = [path.name for pattern in section.files for path in sorted(folder.glob(pattern))]
+    return list(dict.fromkeys(found))
 
 
 def alt_of(heading, file):
@@ -209,6 +218,8 @@ def alt_of(heading, file):
     parts = [heading]
     if match := re.search(r"(with|without)_G", file):
         parts.append(f"network trained {match[1]} a generator")
+    elif match := re.fullmatch(r"max_class_(.*)\.png", file):
+        parts.append(f"control {match[1]}")
     if match := re.search(r"layer(\d)", file):
         parts.append(f"layer {match[1]}")
     return ", ".join(parts)
@@ -265,15 +276,18 @@ def layer_tables(summary):
     tables = []
     for network in summary:
         layers = _dict_in(_dict_in(summary, network), "layers")
-        columns = {k: about for k, about in LAYER_TABLE.items() if isinstance(layers.get(k), list)}
+        columns = [(*about, layers.get(measure)) for measure, about in LAYER_TABLE.items()]
+        alike = _dict_in(layers, "cka")
+        columns += [(f"CKA, {other}", ".2f", values) for other, values in alike.items()]
+        columns = [column for column in columns if isinstance(column[2], list)]
         if not columns:
             continue
-        headings, forms = zip(*columns.values(), strict=True)
+        headings, forms, values_of = zip(*columns, strict=True)
         rows = [
             (layer, [_cell(value, form) for value, form in zip(row, forms, strict=True)])
-            for layer, row in enumerate(zip(*(layers[k] for k in columns), strict=False), start=1)
+            for layer, row in enumerate(zip(*values_of, strict=False), start=1)
         ]
-        label = f"Measures of each layer, trained {network}"
+        label = f"Measures of each layer, {network}"
         tables.append((network, {"label": label, "columns": ["layer", *headings], "rows": rows}))
     return tables
 
@@ -297,6 +311,21 @@ def score_table(evaluation):
     return {"label": "Scores of the samples", "columns": columns, "rows": rows}
 
 
+def inception_table(evaluation):
+    """FID and KID, one row for each comparison; None where there are none."""
+    scores = _dict_in(_dict_in(evaluation, "inception"), "scores")
+    rows = [
+        (name, [_score(row.get(key)) for key in INCEPTION])
+        for name, row in scores.items()
+        if isinstance(row, dict)
+    ]
+    columns = ["what against what", *INCEPTION.values()]
+    label = "FID and KID, by the Inception network"
+    return {"label": label, "columns": columns, "rows": rows} if rows else None
+
+
 def _score(value):
+    if isinstance(value, int) and _is_number(value):
+        return f"{value:,}"
     # + 0.0 turns the -0.0 of a rounded small negative into 0.0.
     return f"{round(value, 3) + 0.0:.4g}" if _is_number(value) else ""

@@ -4,7 +4,10 @@ from typing import NamedTuple
 
 
 class Section(NamedTuple):
-    """Pictures under one heading, how to read them and the command that makes them."""
+    """Pictures under one heading, how to read them and the command that makes them.
+
+    files: names or patterns; what several of them find is shown once, at the first.
+    """
 
     heading: str
     files: list
@@ -15,7 +18,7 @@ class Section(NamedTuple):
 PICTURES = (  # of visualization.py
     Section(
         heading="Images that maximise a class",
-        files=["max_class_without_G.png", "max_class_with_G.png"],
+        files=["max_class_without_G.png", "max_class_with_G.png", "max_class_*.png"],
         explanation="Each image was climbed until its class's logit, given below it, was high; "
         '"moved" is its mean over shifted, turned, scaled and noisy views. What you recognise, '
         "the network relies on.",

@@ -119,9 +119,34 @@ def test_all_sections(run_main, two_runs):
         assert study["accuracy_clean"] == perturbation["accuracy_before"]
         assert len(metrics["layers"]["probe_accuracy"]) == 8
         assert len(metrics["attribution"]["named"]) == 10
-    assert summary["without G"]["layers"]["cka"] == summary["with G"]["layers"]["cka"]
+    assert summary["without G"]["layers"]["cka"].keys() == {"with G"}
     assert "no film" in out
     assert (folder / "summary.json").read_text().count("Infinity") == 0
+
+
+def test_controls_stand_beside_the_pair(run_main, refused, two_runs):
+    """In the perturbations, the classes and the layers, each by the name of its folder."""
+    for seed, folder in enumerate(("seed 1", "augmented")):
+        torch.manual_seed(10 + seed)
+        (two_runs / folder).mkdir()
+        export_model(Discriminator(width=8), two_runs / folder / WEIGHTS, {"dataset": "shapes"})
+    controls = ["--control", two_runs / "seed 1", two_runs / "augmented" / WEIGHTS]
+    code, out, _ = run_main(visualization, *QUICK, *controls)
+    assert code == 0
+    summary = json.loads((two_runs / "visualization" / "summary.json").read_text())
+    assert list(summary) == ["without G", "with G", "seed 1", "augmented"]
+    for name in ("seed 1", "augmented"):
+        metrics = summary[name]
+        assert metrics["layers"]["cka"].keys() == summary.keys() - {name}
+        assert {"perturbation", "strength_study", "max_classification_output"} < metrics.keys()
+        assert not {"max_features", "attribution"} & metrics.keys()
+    files = {path.name for path in (two_runs / "visualization").iterdir()}
+    assert {"max_class_seed_1.png", "max_class_augmented.png"} < files
+    assert "layer by layer, seed 1:" in out
+    assert "layer by layer, trained with G:" in out
+    twice = ["--control", two_runs / "augmented", two_runs / "augmented" / WEIGHTS]
+    assert "two networks are named 'augmented'" in refused(visualization, *QUICK, *twice)
+    assert "no weights at" in refused(visualization, *QUICK, "--control", two_runs / "absent")
 
 
 def test_film_asked_for_and_not_to_be_had(refused, two_runs):

@@ -27,8 +27,9 @@ def test_each_measure_is_of_its_own_layer_network_and_set(trained, tmp_path, cap
         dead = [dead_share(test_features) for _, test_features in pairs]
         assert metrics["dead_share"] == pytest.approx(dead, abs=0.01)
         assert metrics["images"] == [300, 200]
-    assert metrics_of["without G"]["cka"] == metrics_of["with G"]["cka"]
-    assert max(metrics_of["with G"]["cka"]) < 0.999
+    alike = metrics_of["with G"]["cka"]["without G"]
+    assert metrics_of["without G"]["cka"] == {"with G": alike}
+    assert max(alike) < 0.999
     assert (tmp_path / "layers.png").exists()
     out = capsys.readouterr().out
     assert out.count("layer  sees (pixels)  map  probe %") == 2
@@ -37,8 +38,11 @@ def test_each_measure_is_of_its_own_layer_network_and_set(trained, tmp_path, cap
 def test_a_network_is_like_itself(trained, tmp_path):
     train, test = (part.first(100) for part in data_tools.load_shapes())
     networks = [as_network(trained, "without G"), as_network(trained, "with G")]
+    networks.append(as_network(Discriminator(width=12), "other"))
     metrics_of = layer_section(networks, train, test, "fp32", tmp_path)
-    assert metrics_of["with G"]["cka"] == pytest.approx([1.0] * 8)
+    assert metrics_of["with G"]["cka"]["without G"] == pytest.approx([1.0] * 8)
+    assert metrics_of["other"]["cka"].keys() == {"without G", "with G"}
+    assert max(metrics_of["other"]["cka"]["with G"]) < 0.999
 
 
 def test_deeper_layers_tell_the_classes_better(trained, tmp_path):
@@ -46,6 +50,6 @@ def test_deeper_layers_tell_the_classes_better(trained, tmp_path):
     networks = [as_network(trained, "without G")]
     metrics_of = layer_section(networks, train.first(1000), test.first(500), "fp32", tmp_path)
     metrics = metrics_of["without G"]
-    assert "cka" not in metrics
+    assert metrics["cka"] == {}
     assert metrics["probe_accuracy"][7] > metrics["probe_accuracy"][0] + 10
     assert metrics["probe_accuracy"][7] > 70

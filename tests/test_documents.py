@@ -1,0 +1,175 @@
+"""What README, docs/ and the other pages say: commands that parse, tables that are not stale."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+import evaluate_gan
+import report
+import train_discriminator
+import train_gan
+import visualization
+from reporting import publish, tables
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(path for pattern in tables.DOCUMENTS for path in ROOT.glob(pattern))
+SCRIPTS = {
+    module.__name__: module
+    for module in (evaluate_gan, report, train_discriminator, train_gan, visualization)
+}
+RUN = re.compile(r"python ((?:-m )?[\w.]+?)(?:\.py)?((?: [^`#|\n]+)?)(?=[`#|\n])")
+
+
+def commands():
+    """(page, script, arguments) of every command of ours on a page, in blocks and in sentences."""
+    found = []
+    for page in PAGES:
+        for script, arguments in RUN.findall(page.read_text()):
+            if script in SCRIPTS:
+                found.append((page.name, script, arguments.strip()))
+    for path in sorted((ROOT / "results" / "trials").glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            trial = json.loads(line)
+            found.append((path.name, trial["script"].removesuffix(".py"), trial["flags"]))
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize(("page", "script", "arguments"), commands())
+def test_commands_are_understood(page, script, arguments):
+    SCRIPTS[script].parse_args(shlex.split(arguments))
+
+
+def test_the_commands_are_found():
+    found = {(script, arguments) for _, script, arguments in commands()}
+    assert ("visualization", "--max_features 4") in found
+    assert ("train_gan", "--recipe classic") in found  # in a block, before a comment
+    assert ("train_gan", "--evaluate_every 20") in found  # in a sentence
+    assert ("evaluate_gan", "--sample 50000 --format png") in found
+    assert {script for script, _ in found} == SCRIPTS.keys()
+
+
+@pytest.mark.parametrize("folder", tables.RUNS)
+def test_the_command_is_that_of_the_published_run(folder):
+    """Every setting that makes the recipe, and the default ones above all."""
+    script, *arguments = shlex.split(tables.RUNS[folder][1])
+    settings = json.loads((ROOT / "results" / folder / "config.json").read_text())["settings"]
+    assert script == settings["script"]
+    module = SCRIPTS[script.removesuffix(".py")]
+    args = vars(module.parse_args(arguments))
+    recipe = module.RECIPES[settings["recipe"]]
+    for name in ("recipe", "seed", "limit_train", "max_steps", *recipe):
+        assert args[name] == settings[name], name
+
+
+def test_no_table_is_stale(capsys):
+    assert tables.run(tables.parse_args(["--check"])) == {}
+
+
+def test_every_table_has_a_place():
+    text = "".join(page.read_text() for page in PAGES)
+    used = {name for _, name, _, _ in tables.TABLE.findall(text)}
+    trials = {f"trials {path.stem}" for path in (ROOT / "results" / "trials").glob("*.jsonl")}
+    assert used == tables.TABLES.keys() | trials
+    assert text.count("<!-- table:") == len(tables.TABLE.findall(text))
+
+
+def test_the_readme_can_be_taken_in():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 200
+    assert not [line for line in lines if len(line) > 100]
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A copy of the pages and what their tables are made of."""
+    for page in PAGES:
+        copied = tmp_path / page.relative_to(ROOT)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(page, copied)
+    for path in (ROOT / "results").rglob("*.json*"):
+        copied = tmp_path / path.relative_to(ROOT)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copied)
+    return tmp_path
+
+
+def check(root):
+    return tables.run(tables.parse_args(["--check"]), root)
+
+
+def test_a_figure_altered_by_hand_is_found_and_mended(root):
+    readme = root / "README.md"
+    good = readme.read_text()
+    readme.write_text(good.replace("| 93.79 |", "| 94.79 |", 1))
+    with pytest.raises(tables.TableError, match=r"README\.md: runs"):
+        check(root)
+    assert tables.run(tables.parse_args([]), root) == {"README.md": ["runs"]}
+    assert readme.read_text() == good
+    assert check(root) == {}
+
+
+def test_new_results_make_a_table_stale(root):
+    path = root / "results" / "visualization" / "summary.json"
+    path.write_text(path.read_text().replace('"accuracy_clean": 9', '"accuracy_clean": 8'))
+    with pytest.raises(tables.TableError, match="robustness"):
+        check(root)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda root: (root / "results/gan/config.json").unlink(), "config.json cannot be read"),
+        (lambda root: (root / "results/gan/metrics.jsonl").write_text("{"), "metrics.jsonl"),
+        (lambda root: (root / "results/evaluation/evaluation.json").write_text("{}"), "'scores'"),
+        (
+            lambda root: (root / "README.md").write_text(
+                "<!-- table: none -->\n<!-- end of table -->"
+            ),
+            "no table 'none'",
+        ),
+    ],
+)
+def test_what_cannot_be_made_is_told(root, damage, told):
+    damage(root)
+    with pytest.raises(tables.TableError, match=told):
+        check(root)
+
+
+def test_trials_of_several_seeds_share_a_row(tmp_path):
+    (tmp_path / "trials").mkdir()
+    trial = {"script": "train_gan.py", "flags": "--width 4 --lr 1", "seed": 0}
+    trial["test_accuracy"] = 50.0
+    trials = [
+        trial,
+        trial | {"test_accuracy": 51.25, "seed": 1},
+        trial | {"flags": "--width 4"},
+        trial | {"change": "something else", "note": "why"},
+    ]
+    (tmp_path / "trials" / "some.jsonl").write_text("\n".join(map(json.dumps, trials)))
+    heading, _, *rows = tables.make_table("trials some", tmp_path).splitlines()
+    assert heading == "| `python train_gan.py --width 4` and | seeds | test accuracy, % |  |"
+    assert rows == [
+        "| `--lr 1` | 0, 1 | 50.00, 51.25 |  |",
+        "| (none) | 0 | 50.00 |  |",
+        "| `--lr 1`; something else | 0 | 50.00 | why |",
+    ]
+
+
+def test_durations_in_words():
+    assert tables.in_words(66) == "1.1 min"
+    assert tables.in_words(7834) == "2 h 10 min"
+
+
+def test_main(run_main, capsys):
+    assert run_main(tables, "--check")[0] == 0
+    assert publish.parse_args(["a", "b"]).sample_epochs == []

@@ -23,6 +23,7 @@ FULL := output/full
 RESULTS := results
 GAN_EPOCHS := 100
 TRAIN_FLAGS :=
+SCORES := --inception
 
 # Apple's make 3.81 hands PATH on to a shell that it is told of only.
 SHELL := /bin/bash
@@ -35,11 +36,11 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 # more threads, which wait for each other. The pipes keep two progress bars out of one terminal.
 demo: $(INSTALLED)
 	set -o pipefail; export OMP_NUM_THREADS=$(HALF_OF_THE_CORES); \
-	(python visualization.py --discriminator_without_G results/baseline \
+	((python visualization.py --discriminator_without_G results/baseline \
 		--discriminator_with_G results/gan --max_classification_output \
 		--output_dir $(DEMO)/published && \
 	python train_discriminator.py --width 32 --epochs 4 --hole 0 --limit_train 20000 \
-		--output_dir $(DEMO)/baseline) 2>&1 | cat & \
+		--output_dir $(DEMO)/baseline) 2>&1 | cat) & \
 	python train_gan.py --width 32 --batch_size 64 --epochs 5 --ema_decay 0.99 \
 		--limit_train 20000 --output_dir $(DEMO)/gan 2>&1 | cat && wait $$!
 	python visualization.py --discriminator_without_G $(DEMO)/baseline \
@@ -67,6 +68,7 @@ full: $(FULL)/visualized $(FULL)/evaluated
 	cp $(addprefix $(FULL)/visualization/,$(SHOWN)) $(RESULTS)/visualization
 	python report.py --baseline $(FULL)/baseline --gan $(FULL)/gan --evaluation $(FULL)/evaluation \
 		--visualization $(FULL)/visualization --output $(FULL)/report.html
+	test $(RESULTS) != results || python -m reporting.tables
 
 settings:
 	@mkdir -p $(FULL)
@@ -90,7 +92,7 @@ $(FULL)/published: $(FULL)/baseline/summary.json $(FULL)/gan/summary.json
 	touch $@
 
 $(FULL)/evaluated: $(FULL)/published
-	python evaluate_gan.py --generator $(RESULTS)/gan --judge $(RESULTS)/baseline \
+	python evaluate_gan.py --generator $(RESULTS)/gan --judge $(RESULTS)/baseline $(SCORES) \
 		--output_dir $(FULL)/evaluation
 	touch $@
 
@@ -101,7 +103,7 @@ $(FULL)/visualized: $(FULL)/published
 
 rehearsal:
 	$(MAKE) full FULL=output/rehearsal RESULTS=output/rehearsal/results GAN_EPOCHS=20 \
-		TRAIN_FLAGS="--width 12 --limit_train 1280"
+		TRAIN_FLAGS="--width 12 --limit_train 1280" SCORES=
 
 # Two at a time, with one thread each: most tests wait for one core.
 test: $(INSTALLED_DEV)

@@ -2,7 +2,7 @@
 
     python evaluate_gan.py                                 # scores 10,000 samples of output/gan
     python evaluate_gan.py --sample 50000 --format png     # only draws them
-    python evaluate_gan.py --inception                     # FID, KID and IS too: hours on a CPU
+    python evaluate_gan.py --inception                     # FID, KID and IS too
 
 The judge is a classifier trained on real images (output/baseline). Every score stands beside those
 of images whose quality is known: test images, noisy training images, an untrained generator. Leaves
@@ -22,7 +22,7 @@ from engine import cli
 from engine.device import DeviceError, keep_freed_memory, peak_memory, pick_device, pick_precision
 from engine.files import write_atomically
 from engine.plots import save_image_grid
-from engine.weights import CheckpointError, find_weights, load_model, published
+from engine.weights import CheckpointError, digest, find_weights, load_model, published
 from metrics import inception, sampling
 from metrics.classification_accuracy import classification_accuracy
 from metrics.controls import noisy, untrained_like
@@ -112,6 +112,9 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.labels and not args.sample:
         parser.error("--labels goes with --sample: scores are taken over all classes")
+    for name in ("inception_precision", "feature_cache"):
+        if args.inception is None and getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name} goes with --inception")
     return args
 
 
@@ -255,20 +258,30 @@ def cas_of(args, samples, train, test, device, precision):
     return scores
 
 
-def find_inception(args, device):
-    """(the Inception network, or None; what evaluation.json says of it).
+def earlier_scores(args, generator):
+    """What an earlier command left of Inception's scores of the same generator."""
+    try:
+        before = json.loads((Path(args.output_dir) / "evaluation.json").read_text())
+        same = before["sha256"] == digest(generator)
+        return {"inception": before["inception"]} if same else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def find_inception(args, generator, device):
+    """(the Inception network, or None; what evaluation.json says of it until it has scored).
 
     Raises ScoreError for a file that is none: before an hour's work.
     """
     if args.inception is None:
-        return None, {}
+        return None, earlier_scores(args, generator)
     try:
         weights = args.inception or inception.obtain_weights()
     except inception.InceptionMissing as error:
         print(f"IS, FID and KID left out: {error}")
         return None, {"inception": {"left_out": str(error)}}
     network = inception.Inception(weights, device, args.inception_precision, args.feature_cache)
-    return network, {"inception": network.about()}
+    return network, earlier_scores(args, generator)
 
 
 def inception_scores(args, network, model, train, test, precision):
@@ -332,10 +345,11 @@ def run(args):
     judge.check_set(train.name)
     if min(len(train), len(test)) < MIN_SAMPLES:
         raise ScoreError(f"{min(len(train), len(test))} real images are too few for the scores")
-    network, of_inception = find_inception(args, device)
+    network, of_inception = find_inception(args, model, device)
 
     result = {
         "generator": str(path),
+        "sha256": digest(model),
         "weights": metadata.get("weights"),
         "step": metadata.get("step"),
         "epochs_done": epochs_of(path, metadata),
@@ -356,7 +370,7 @@ def run(args):
         write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
         if network is not None:
             scores = inception_scores(args, network, model, train, test, precision)
-            result["inception"] |= {"scores": scores}
+            result["inception"] = network.about() | {"scores": scores}
             write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
     print(f"figures: {folder / 'evaluation.json'} and pictures beside it")
     print(f"peak memory: {peak_memory(device) / 1e9:.2f} GB")

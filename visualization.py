@@ -19,7 +19,7 @@ from engine import cli
 from engine.device import DeviceError, keep_freed_memory, pick_device, pick_precision
 from engine.files import write_atomically
 from engine.plots import save_film
-from engine.weights import CheckpointError
+from engine.weights import CheckpointError, digest, load_model
 from interpretability import adversarial_figures
 from interpretability.attribution import attribution_section
 from interpretability.layer_figures import layer_section
@@ -177,9 +177,19 @@ def load_images(args, networks, device):
     return train.to(device), test.to(device)
 
 
+def still_there(about):
+    """Whether the weights that metrics of an earlier command are of can still be loaded."""
+    try:
+        model, _ = load_model(about["weights"], kind="discriminator")
+    except (CheckpointError, KeyError, TypeError):
+        return False
+    return digest(model) == about.get("sha256")
+
+
 def open_summary(path, networks):
     """{name of the network: metrics}, with those that an earlier command left of the same weights.
 
+    Those of networks that this command does not look at stay too, while their weights are there.
     Raises RunError where the folder belongs to a training run or cannot be written.
     """
     if (path.parent / "config.json").exists():
@@ -197,6 +207,9 @@ def open_summary(path, networks):
             kept.get(key) == value for key, value in about.items()
         )
         summary[network.name] = kept if same else about
+    for name in before:
+        if name not in summary and still_there(before[name]):
+            summary[name] = before[name]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(summary, indent=2).encode())

@@ -24,6 +24,10 @@ TRAININGS = {  # name: flag, folder of the run, script that makes it
 }
 
 
+def slug_of(name):
+    return re.sub(r"[^\w.-]", "_", name)
+
+
 @dataclass
 class Network:
     """A discriminator to look into.
@@ -43,8 +47,8 @@ class Network:
 
     @property
     def slug(self):
-        """The name in a file's name."""
-        return re.sub(r"[^\w.-]", "_", self.name)
+        """The name in the names of its pictures."""
+        return slug_of(self.name)
 
     @property
     def is_control(self):
@@ -111,13 +115,15 @@ def load_network(name, path, device):
 def find_controls(given):
     """{name: path of the weights} of further discriminators, named by their folder or file.
 
-    given: paths of files or of runs' folders. Raises CheckpointError where two share a name.
+    given: paths of files or of runs' folders. Raises CheckpointError where the pictures of two
+    would have the same names.
     """
-    paths = {}
+    paths, taken = {}, {slug_of(name) for name in TRAININGS}
     for path in (find_export(path, WEIGHTS) for path in given):
         name = path.resolve().parent.name if path.name == WEIGHTS else path.stem
-        if name in paths or name in TRAININGS:
+        if slug_of(name) in taken:
             raise CheckpointError(f"two networks are named {name!r}; rename a folder or a file")
+        taken.add(slug_of(name))
         paths[name] = path
     return paths
 

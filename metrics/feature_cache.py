@@ -5,6 +5,8 @@ the features were made by, so that it serves every set that has this block, and 
 """
 
 import hashlib
+import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -79,8 +81,11 @@ class FeatureCache:
 
     def _write(self, path, features):
         content = safetensors_bytes({"features": features}, {"sha256": _checksum(features)})
+        # Another evaluation may write the same block at the same time: in a folder of its own.
         try:
-            write_atomically(path, content)
+            with tempfile.TemporaryDirectory(prefix=".", dir=self.folder) as own:
+                write_atomically(Path(own) / path.name, content)
+                os.replace(Path(own) / path.name, path)
         except OSError as error:
             raise self._cannot("write", path, error) from None
 

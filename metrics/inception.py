@@ -75,8 +75,9 @@ def read_weights(path):
         raise ScoreError(f"{path} is no readable weights file: {line}") from None
     if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
         raise ScoreError(f"{path} does not hold a network's weights")
-    if "fc.weight" not in state or "Mixed_7c.branch_pool.conv.weight" not in state:
+    if "Mixed_7c.branch_pool.conv.weight" not in state:
         raise ScoreError(f"{path} does not hold the weights of torch-fidelity's Inception-v3")
+    state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)} | state
     return state, hashlib.sha256(content).hexdigest(), bool(state["fc.weight"].any())
 
 
@@ -109,10 +110,10 @@ class Inception:
         state, self.checksum, self.has_last_layer = read_weights(weights)
         self.last_layer = state["fc.weight"].float()
         self.device, self.precision = torch.device(device), precision
-        with tempfile.TemporaryDirectory() as folder:
-            checked = Path(folder) / "inception.pth"
-            torch.save(state, checked)  # what was read safely, and nothing else
-            try:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                checked = Path(folder) / "inception.pth"
+                torch.save(state, checked)  # what was read safely, and nothing else
                 self.network = create_feature_extractor(
                     EXTRACTOR,
                     ["2048"],
@@ -120,11 +121,12 @@ class Inception:
                     feature_extractor_weights_path=str(checked),
                     verbose=False,
                 )
-            except (RuntimeError, KeyError) as error:
-                line = str(error).strip().partition("\n")[0]
-                message = f"{weights} does not fit torch-fidelity's Inception-v3: {line}"
-                raise ScoreError(message) from None
-        self.cache = FeatureCache(cache, f"{EXTRACTOR} {self.checksum} {precision}")
+        except (RuntimeError, KeyError, OSError) as error:
+            line = str(error).strip().partition("\n")[0]
+            message = f"{weights} does not fit torch-fidelity's Inception-v3: {line}"
+            raise ScoreError(message) from None
+        maker = f"{EXTRACTOR} of {torch_fidelity.__version__}, {self.checksum}, {precision}"
+        self.cache = FeatureCache(cache, maker)
 
     def features(self, images, title):
         """uint8 (n, 3, h, w) -> float32 (n, 2048), of the last pooling."""

@@ -30,7 +30,14 @@ SCORES = {  # of evaluate_gan.py: {key: heading of its column}
     "class_consistency": "class consistency %",
 }
 
-INCEPTION = {"images": "images", "reference_images": "reference", "fid": "FID", "kid": "KID"}
+INCEPTION = {  # the same, of the Inception network
+    "images": "images",
+    "reference_images": "reference",
+    "fid": "FID",
+    "kid": "1000 x KID",
+    "kid_std": "±",
+    "inception_score": "IS",
+}
 
 
 def contents_of(folders):
@@ -314,11 +321,13 @@ def score_table(evaluation):
 def inception_table(evaluation):
     """FID and KID, one row for each comparison; None where there are none."""
     scores = _dict_in(_dict_in(evaluation, "inception"), "scores")
-    rows = [
-        (name, [_score(row.get(key)) for key in INCEPTION])
-        for name, row in scores.items()
-        if isinstance(row, dict)
-    ]
+    rows = []
+    for name, row in scores.items():
+        if isinstance(row, dict):
+            scaled = {
+                key: 1000 * row[key] for key in ("kid", "kid_std") if _is_number(row.get(key))
+            }
+            rows.append((name, [_score((row | scaled).get(key)) for key in INCEPTION]))
     columns = ["what against what", *INCEPTION.values()]
     label = "FID and KID, by the Inception network"
     return {"label": label, "columns": columns, "rows": rows} if rows else None

@@ -6,7 +6,6 @@
 A table stands between two lines, `<!-- table: NAME -->` and `<!-- end of table -->`.
 """
 
-import itertools
 import json
 import re
 import statistics
@@ -47,6 +46,8 @@ def markdown(headings, rows):
     """A table in GitHub's Markdown; what is None is left empty."""
     lines = []
     for row in (headings, ["---"] * len(headings), *rows):
+        if len(row) != len(headings):
+            raise ValueError(f"{len(row)} cells under {len(headings)} headings")
         cells = ("" if cell is None else str(cell) for cell in row)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -86,20 +87,27 @@ class Run:
 
 # Folder in results/, what it is, the command that made it. A test compares command and settings.
 RUNS = {
-    "baseline": ("**classifier**", "train_discriminator.py"),
-    "gan": ("**critic of the GAN**", "train_gan.py"),
-    "baseline_64_epochs": ("classifier, for longer", "train_discriminator.py --epochs 64"),
+    "baseline": ("**classifier**", "python train_discriminator.py"),
+    "gan": ("**critic of the GAN**", "python train_gan.py"),
+    "baseline_64_epochs": ("classifier, for longer", "python train_discriminator.py --epochs 64"),
     "classic_32_epochs": (
         "the homework's recipe",
-        "train_discriminator.py --recipe classic --epochs 32",
+        "python train_discriminator.py --recipe classic --epochs 32",
     ),
 }
 
 
-def runs(results):
-    rows = [Run(results / folder).row(*RUNS[folder]) for folder in RUNS]
-    headings = ["network", "test accuracy, %", "seed", "epochs", "training steps took", "on"]
+PUBLISHED = ("baseline", "gan")  # those whose weights are in results/
+
+
+def runs(results, folders=RUNS):
+    rows = [Run(results / folder).row(*RUNS[folder]) for folder in folders]
+    headings = ["network", "test accuracy, %", "seed", "epochs", "training took", "on"]
     return markdown([*headings, "command"], rows)
+
+
+def published(results):
+    return runs(results, PUBLISHED)
 
 
 def elsewhere(results):
@@ -128,34 +136,43 @@ def gan_log(results):
 # ------------------------------------------------------------------------------ the samples
 
 
+def evaluation(results):
+    return read_json(results / "evaluation" / "evaluation.json")
+
+
 def scores(results):
-    table = read_json(results / "evaluation" / "evaluation.json")["scores"]
     rows = [
         [
             f"**{name}**" if name == "samples" else name,
+            f"{row['images']:,}",
             f"{row['frechet_distance']:.2f}",
             f"{row['kernel_distance']:.2f} ± {row['kernel_distance_std']:.2f}",
             *(f"{row[field]:.2f}" for field in ("precision", "recall", "density", "coverage")),
             f"{row['class_consistency']:.1f} %",
         ]
-        for name, row in table.items()
+        for name, row in evaluation(results)["scores"].items()
     ]
     fields = ["Frechet", "kernel", "precision", "recall", "density", "coverage"]
-    return markdown(["10,000 images each", *fields, "class consistency"], rows)
+    return markdown(["", "images", *fields, "class consistency"], rows)
+
+
+def memorization(results):
+    """Distances of images to the nearest training image, in the judge's features."""
+    found = evaluation(results)["nearest_training_images"]
+    percentiles = (1, 10, 50)
+    rows = [
+        [name.replace("_", " "), *(f"{found[name][f'percentile_{p}']:.2f}" for p in percentiles)]
+        for name in ("samples", "test_images")
+    ]
+    return markdown(["distance, percentile", *percentiles], rows)
 
 
 def fid(results):
-    of_inception = read_json(results / "evaluation" / "evaluation.json").get("inception", {})
-    rows = [
-        [
-            name,
-            f"{row['images']:,}",
-            f"{row['reference_images']:,}",
-            f"{row['fid']:.2f}",
-            f"{1000 * row['kid']:.2f} ± {1000 * row['kid_std']:.2f}",
-        ]
-        for name, row in of_inception.get("scores", {}).items()
-    ]
+    rows = []
+    for name, row in evaluation(results)["inception"]["scores"].items():
+        kid, spread = 1000 * row["kid"], 1000 * row["kid_std"]
+        sizes = [f"{row['images']:,}", f"{row['reference_images']:,}"]
+        rows.append([name, *sizes, f"{row['fid']:.2f}", f"{kid:.2f} ± {spread:.2f}"])
     return markdown(["what against what", "images", "reference", "FID", "1000 x KID"], rows)
 
 
@@ -170,54 +187,52 @@ def fid_elsewhere(results):
 # ------------------------------------------------------------------------------ the pictures
 
 
-def networks(results):
-    """{name: what visualization.py found} of both published networks."""
-    return read_json(results / "visualization" / "summary.json")
+def pair(results):
+    """[what visualization.py found of the classifier, of the critic]: both published networks."""
+    summary = read_json(results / "visualization" / "summary.json")
+    return [summary["without G"], summary["with G"]]
 
 
 def layers(results):
-    found = {name: network["layers"] for name, network in networks(results).items()}
-    without, with_g = found["without G"], found["with G"]
+    classifier, critic = found = [network["layers"] for network in pair(results)]
     rows = [
         [
             index + 1,
-            f"{without['receptive_field'][index]} x {without['receptive_field'][index]}",
-            *(f"{of['probe_accuracy'][index]:.0f}" for of in (without, with_g)),
-            *(f"{of['selective_share'][index]:.0f}" for of in (without, with_g)),
-            f"{without['cka']['with G'][index]:.2f}",
+            f"{sees} x {sees}",
+            *(f"{of['probe_accuracy'][index]:.0f}" for of in found),
+            *(f"{of['selective_share'][index]:.0f}" for of in found),
+            f"{critic['cka']['without G'][index]:.2f}",
         ]
-        for index in range(len(without["receptive_field"]))
+        for index, sees in enumerate(classifier["receptive_field"])
     ]
-    headings = ["layer", "a unit sees", "linear probe, %: classifier", "critic"]
-    headings += ["features for one class, %: classifier", "critic", "alike (linear CKA)"]
+    headings = ["layer", "unit sees", "probe, %: classifier", "critic"]
+    headings += ["for one class, %: classifier", "critic", "CKA"]
     return markdown(headings, rows)
 
 
 def robustness(results):
-    studies = [network["strength_study"] for network in networks(results).values()]
+    studies = [network["strength_study"] for network in pair(results)]
     fields = ("noise_accuracy", "step_accuracy", "pgd_accuracy")
     rows = [
-        [
-            f"{epsilon:g}",
-            *(f"{study[field][index]:.0f}" for field in fields for study in studies),
-        ]
+        [f"{epsilon:g}", *(f"{s[field][index]:.0f}" for field in fields for s in studies)]
         for index, epsilon in enumerate(studies[0]["epsilons"])
     ]
     rows = [[0, *(f"{study['accuracy_clean']:.0f}" for _ in fields for study in studies)], *rows]
-    headings = ["noise: classifier", "critic", "one step: classifier", "critic"]
+    headings = ["noise: classifier", "critic", "step: classifier", "critic"]
     headings += ["20 steps: classifier", "critic"]
-    return markdown(["levels of 255", *headings], rows)
+    return markdown(["levels", *headings], rows)
 
 
 def perturbation(results):
+    names = ("classifier", "critic")
     rows = [
         [
-            {"without G": "classifier", "with G": "critic"}[name],
+            name,
             f"{network['perturbation']['accuracy_before']:.2f}",
             f"{network['perturbation']['accuracy_after']:.2f}",
             f"{network['perturbation']['became_alternate_label']:.1f}",
         ]
-        for name, network in networks(results).items()
+        for name, network in zip(names, pair(results), strict=True)
     ]
     return markdown(["accuracy, %", "before", "after", "named as the class aimed at"], rows)
 
@@ -230,8 +245,14 @@ FIGURES = {  # a trial's fields: heading, format
     "test_accuracy": ("test accuracy, %", ".2f"),
     "frechet_distance": ("Frechet", ".0f"),
     "class_consistency": ("class consistency, %", ".1f"),
+    "class_accuracy_real": ("class head on training images, %", ".1f"),
     "minutes": ("minutes", ".3g"),
 }
+
+
+def flags_of(trial):
+    """A trial's flags, each with its values: ["--lr 1", "--max_features 2 4"]."""
+    return re.findall(r"--.*?(?= --|$)", trial["flags"])
 
 
 def trials(results, file):
@@ -241,35 +262,36 @@ def trials(results, file):
     for record in records:
         key = record["flags"], record.get("change"), record.get("epoch")
         groups.setdefault(key, []).append(record)
-    commands = [[record["script"], *record["flags"].split()] for record in records]
-    columns = itertools.takewhile(lambda words: len(set(words)) == 1, zip(*commands, strict=False))
-    common = [words[0] for words in columns]
+    common = [f for f in flags_of(records[0]) if all(f in flags_of(r) for r in records)]
     shown = [field for field in FIGURES if any(field in record for record in records)]
     noted = any("note" in record for record in records)
+    differ = len({key[:2] for key in groups}) > 1
     rows = []
-    for (flags, change, _), group in groups.items():
-        own = " ".join(flags.split()[len(common) - 1 :])
-        differs = [part for part in (f"`{own}`" if own else None, change) if part]
+    for group in groups.values():
+        own = " ".join(flag for flag in flags_of(group[0]) if flag not in common)
+        what = [part for part in (f"`{own}`" if own else None, group[0].get("change")) if part]
         figures = [
             ", ".join(format(r[field], FIGURES[field][1]) for r in group if field in r)
             for field in shown
         ]
         note = [next((r["note"] for r in group if "note" in r), None)] if noted else []
         seeds = ", ".join(str(record["seed"]) for record in group)
-        rows.append(["; ".join(differs) or "(none)", seeds, *figures, *note])
-    headings = [f"`python {' '.join(common)}` and", "seeds", *(FIGURES[f][0] for f in shown)]
-    return markdown([*headings, *([""] if noted else [])], rows)
+        first = ["; ".join(what) or "(nothing)"] if differ else []
+        rows.append([*first, seeds, *figures, *note])
+    script = records[0]["script"]
+    told = f"`python {' '.join([script, *common])}`" + (" and, in a row:" if differ else ":")
+    headings = ["flags"] if differ else []
+    headings += ["seeds", *(FIGURES[field][0] for field in shown), *([""] if noted else [])]
+    return f"{told}\n\n{markdown(headings, rows)}"
 
 
 def seeds(results):
     """Every classifier of results/seeds by itself, then mean and standard deviation."""
-    found = {path.name: Run(path) for path in sorted((results / "seeds").iterdir())}
-    if len(found) < 2:
-        raise TableError(f"{results / 'seeds'} holds fewer than two runs")
-    accuracies = [run.summary["test_accuracy"] for run in found.values()]
+    found = [Run(path) for path in sorted((results / "seeds").glob("*"))]
+    accuracies = [run.summary["test_accuracy"] for run in found]
     rows = [
         [run.settings["seed"], f"{run.summary['test_accuracy']:.2f}", in_words(run.seconds())]
-        for run in found.values()
+        for run in found
     ]
     spread = f"**{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}**"
     headings = ["seed", "test accuracy, %", "training steps took"]
@@ -281,10 +303,10 @@ def seeds(results):
 
 TABLES = {
     "runs": runs,
-    "seeds": seeds,
+    "published": published,
     "elsewhere": elsewhere,
     "scores": scores,
-    "fid": fid,
+    "memorization": memorization,
     "fid elsewhere": fid_elsewhere,
     "layers": layers,
     "robustness": robustness,
@@ -299,14 +321,12 @@ def make_table(name, results):
     Raises TableError.
     """
     kind, _, file = name.partition(" ")
-    if kind == "trials":
-        return trials(results, f"{file}.jsonl")
-    if name not in TABLES:
+    if kind != "trials" and name not in TABLES:
         raise TableError(f"there is no table {name!r}")
     try:
-        return TABLES[name](results)
-    except (KeyError, IndexError, TypeError) as error:
-        raise TableError(f"table {name!r}: {results} lacks {error}") from None
+        return trials(results, f"{file}.jsonl") if kind == "trials" else TABLES[name](results)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise TableError(f"table {name!r} cannot be made from {results}: {error!r}") from None
 
 
 def rewritten(text, results):
@@ -337,14 +357,20 @@ def run(args, root=ROOT):
     Raises TableError.
     """
     documents = sorted(path for pattern in DOCUMENTS for path in root.glob(pattern))
-    found = {path: rewritten(path.read_text(), root / "results") for path in documents}
+    try:
+        found = {path: rewritten(path.read_text(), root / "results") for path in documents}
+    except OSError as error:
+        raise TableError(f"cannot read {error.filename}: {error.strerror}") from None
     stale = {str(path.relative_to(root)): names for path, (_, names) in found.items() if names}
     told = "; ".join(f"{document}: {', '.join(names)}" for document, names in stale.items())
     if args.check and stale:
         raise TableError(f"stale tables in {told}; run python -m reporting.tables")
     for path, (text, names) in found.items():
-        if names:
-            write_atomically(path, text.encode())
+        try:
+            if names:
+                write_atomically(path, text.encode())
+        except OSError as error:
+            raise TableError(f"cannot write {path}: {error.strerror}") from None
     print(f"tables written anew: {told}" if stale else "all tables are as results/ has them")
     return stale
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import data_tools
 import evaluate_gan
 import report
 import train_discriminator
@@ -19,9 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path for pattern in tables.DOCUMENTS for path in ROOT.glob(pattern))
 SCRIPTS = {
     module.__name__: module
-    for module in (evaluate_gan, report, train_discriminator, train_gan, visualization)
+    for module in (
+        *(data_tools, evaluate_gan, report, train_discriminator, train_gan, visualization),
+        *(publish, tables),
+    )
 }
-RUN = re.compile(r"python ((?:-m )?[\w.]+?)(?:\.py)?((?: [^`#|\n]+)?)(?=[`#|\n])")
+RUN = re.compile(
+    r"(?:python|torchrun --nproc_per_node=\d+) (?:-m )?"
+    r"([\w.]+?)(?:\.py)?((?: [^`#|\n]+)?)(?=[`#|\n])"
+)
 
 
 def commands():
@@ -49,13 +56,20 @@ def test_the_commands_are_found():
     assert ("train_gan", "--recipe classic") in found  # in a block, before a comment
     assert ("train_gan", "--evaluate_every 20") in found  # in a sentence
     assert ("evaluate_gan", "--sample 50000 --format png") in found
-    assert {script for script, _ in found} == SCRIPTS.keys()
+    assert {script for script, _ in found} == SCRIPTS.keys() - {"data_tools"}
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = "".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"(?:^    |`)make (\w+)", text, re.MULTILINE))
+    assert {"demo", "test", "full", "tables"} <= named <= targets
 
 
 @pytest.mark.parametrize("folder", tables.RUNS)
 def test_the_command_is_that_of_the_published_run(folder):
     """Every setting that makes the recipe, and the default ones above all."""
-    script, *arguments = shlex.split(tables.RUNS[folder][1])
+    _, script, *arguments = shlex.split(tables.RUNS[folder][1])
     settings = json.loads((ROOT / "results" / folder / "config.json").read_text())["settings"]
     assert script == settings["script"]
     module = SCRIPTS[script.removesuffix(".py")]
@@ -65,7 +79,7 @@ def test_the_command_is_that_of_the_published_run(folder):
         assert args[name] == settings[name], name
 
 
-def test_no_table_is_stale(capsys):
+def test_no_table_is_stale():
     assert tables.run(tables.parse_args(["--check"])) == {}
 
 
@@ -110,19 +124,30 @@ def check(root):
 def test_a_figure_altered_by_hand_is_found_and_mended(root):
     readme = root / "README.md"
     good = readme.read_text()
-    readme.write_text(good.replace("| 93.79 |", "| 94.79 |", 1))
-    with pytest.raises(tables.TableError, match=r"README\.md: runs"):
+    figure = re.search(r"table: published -->.*?\| (\d\d)\.\d\d \|", good, re.DOTALL)
+    altered = f"{int(figure[1]) + 1}"
+    readme.write_text(good[: figure.start(1)] + altered + good[figure.end(1) :])
+    with pytest.raises(tables.TableError, match=r"README\.md: published"):
         check(root)
-    assert tables.run(tables.parse_args([]), root) == {"README.md": ["runs"]}
+    assert tables.run(tables.parse_args([]), root) == {"README.md": ["published"]}
     assert readme.read_text() == good
     assert check(root) == {}
 
 
 def test_new_results_make_a_table_stale(root):
     path = root / "results" / "visualization" / "summary.json"
-    path.write_text(path.read_text().replace('"accuracy_clean": 9', '"accuracy_clean": 8'))
+    summary = json.loads(path.read_text())
+    summary["with G"]["strength_study"]["accuracy_clean"] -= 1
+    path.write_text(json.dumps(summary))
     with pytest.raises(tables.TableError, match="robustness"):
         check(root)
+
+
+def test_controls_change_no_table_of_the_pair(root):
+    path = root / "results" / "visualization" / "summary.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps({"control": summary["with G"]} | summary))
+    assert check(root) == {}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +155,9 @@ def test_new_results_make_a_table_stale(root):
     [
         (lambda root: (root / "results/gan/config.json").unlink(), "config.json cannot be read"),
         (lambda root: (root / "results/gan/metrics.jsonl").write_text("{"), "metrics.jsonl"),
+        (lambda root: (root / "results/evaluation/evaluation.json").write_text("[]"), "'scores'"),
         (lambda root: (root / "results/evaluation/evaluation.json").write_text("{}"), "'scores'"),
+        (lambda root: (root / "results/trials/gan_average.jsonl").write_text("{}"), "gan_average"),
         (
             lambda root: (root / "README.md").write_text(
                 "<!-- table: none -->\n<!-- end of table -->"
@@ -147,21 +174,22 @@ def test_what_cannot_be_made_is_told(root, damage, told):
 
 def test_trials_of_several_seeds_share_a_row(tmp_path):
     (tmp_path / "trials").mkdir()
-    trial = {"script": "train_gan.py", "flags": "--width 4 --lr 1", "seed": 0}
+    trial = {"script": "train_gan.py", "flags": "--width 4 --lr 1 --gp_weight 2", "seed": 0}
     trial["test_accuracy"] = 50.0
     trials = [
         trial,
         trial | {"test_accuracy": 51.25, "seed": 1},
-        trial | {"flags": "--width 4"},
+        trial | {"flags": "--lr 12 --width 4"},
         trial | {"change": "something else", "note": "why"},
     ]
     (tmp_path / "trials" / "some.jsonl").write_text("\n".join(map(json.dumps, trials)))
-    heading, _, *rows = tables.make_table("trials some", tmp_path).splitlines()
-    assert heading == "| `python train_gan.py --width 4` and | seeds | test accuracy, % |  |"
+    told, _, heading, _, *rows = tables.make_table("trials some", tmp_path).splitlines()
+    assert told == "`python train_gan.py --width 4` and, in a row:"
+    assert heading == "| flags | seeds | test accuracy, % |  |"
     assert rows == [
-        "| `--lr 1` | 0, 1 | 50.00, 51.25 |  |",
-        "| (none) | 0 | 50.00 |  |",
-        "| `--lr 1`; something else | 0 | 50.00 | why |",
+        "| `--lr 1 --gp_weight 2` | 0, 1 | 50.00, 51.25 |  |",
+        "| `--lr 12` | 0 | 50.00 |  |",
+        "| `--lr 1 --gp_weight 2`; something else | 0 | 50.00 | why |",
     ]
 
 
@@ -170,6 +198,8 @@ def test_durations_in_words():
     assert tables.in_words(7834) == "2 h 10 min"
 
 
-def test_main(run_main, capsys):
+def test_main(run_main, refused, monkeypatch, root):
     assert run_main(tables, "--check")[0] == 0
-    assert publish.parse_args(["a", "b"]).sample_epochs == []
+    (root / "results/gan/config.json").write_text("{}")
+    monkeypatch.setattr(tables.run, "__defaults__", (root,))
+    assert "cannot be made" in refused(tables)

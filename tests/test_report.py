@@ -272,13 +272,13 @@ def test_on_a_phone_nothing_sticks_out(browse, scheme):
 
 
 def test_fid_and_controls(run_main, runs):
-    row = {"images": 50000, "reference_images": 10000, "fid": 12.3456, "kid": 0.00789}
+    row = {"images": 50000, "reference_images": 10000, "fid": 12.3456, "kid": 0.000789}
     content = {"inception": {"scores": {"samples against test images": row, "odd": 7}}}
     write(runs / "evaluation/evaluation.json", content)
     grid(runs / "visualization/max_class_seed_1.png", 100)
     page = made(run_main)[0]
     row = re.search(r'<th scope="row">samples against test images</th>(.*)</tr>', page)[1]
-    assert re.findall("<td>(.*?)</td>", row) == ["50,000", "10,000", "12.35", "0.008"]
+    assert re.findall("<td>(.*?)</td>", row) == ["50,000", "10,000", "12.35", "0.789", "", ""]
     assert page.count('alt="Images that maximise a class, control seed_1"') == 1
     assert page.count('alt="Images that maximise a class, network trained with a generator"') == 1
 

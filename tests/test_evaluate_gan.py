@@ -177,12 +177,18 @@ def test_inception_by_both_protocols(evaluate, weights, monkeypatch):
         "test images against training images": (20, 24),
         "samples against training images": (24, 24),
     }
-    for row in rows.values():
-        assert row["fid"] > 1
-        assert np.isfinite([row["kid"], row["kid_std"], row["inception_score"]]).all()
     drawn = samples_of(weights, sampling.sample_labels(24))
     kept = inception.Inception(weights / "inception.pth", cache=cache).cache
     assert kept.features(drawn, extract=None, batch_size=4, title="samples").shape == (24, 2048)
+    for row in rows.values():
+        assert row["fid"] > 1
+        assert np.isfinite([row["kid"], row["kid_std"], row["inception_score"]]).all()
+    assert evaluate(*few)[0] == 0  # without --inception: the scores of the same weights stay
+    path = weights / "evaluation" / "evaluation.json"
+    assert json.loads(path.read_text())["inception"] == about
+    export_model(Generator(4), weights / "run" / "generator.safetensors", {"dataset": "shapes"})
+    assert evaluate(*few)[0] == 0
+    assert "inception" not in json.loads(path.read_text())
 
 
 def test_bad_input(refused, weights):
@@ -216,6 +222,7 @@ def test_bad_input(refused, weights):
     write_random_weights(weights / "inception.pth")
     cache = ["--inception", weights / "inception.pth", "--feature_cache", judge]
     assert "cannot make" in call(*cache)
+    assert "goes with --inception" in call("--inception_precision", "bf16")
     assert "holds a training run" in call("--output_dir", weights / "training")
     (weights / "evaluation" / "samples").mkdir(parents=True)
     (weights / "evaluation" / "samples" / "old.png").touch()

@@ -177,6 +177,31 @@ def test_the_gan_is_trained_by_the_bare_command(make_full):
     assert {name for name in made if made[name] != bare[name]} == harmless
 
 
+FAILS = """#!/bin/sh
+echo "$*" >> "$NOTES"
+case "$*" in *$CRASH*) exit 1 ;; train_gan*) sleep 0.5 ;; esac
+"""
+
+
+@pytest.mark.parametrize(
+    "crash", ["demo/published", "train_discriminator.py", "train_gan.py", "nothing"]
+)
+def test_the_demo_ends_where_a_part_fails(tmp_path, crash):
+    """Also where it failed long before the GAN, beside which it ran, was done."""
+    stand_in = tmp_path / "venv" / "bin" / "python"
+    stand_in.parent.mkdir(parents=True)
+    stand_in.write_text(FAILS)
+    stand_in.chmod(0o755)
+    (tmp_path / "venv" / ".installed").touch()
+    notes = tmp_path / "notes"
+    command = ["make", "demo", f"VENV={tmp_path / 'venv'}", f"DEMO={tmp_path / 'demo'}"]
+    environment = outside_make() | {"NOTES": str(notes), "CRASH": crash}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
+    assert result.returncode != 0  # at the latest where the pictures are named: there are none
+    reached = any(line.startswith("report.py") for line in notes.read_text().splitlines())
+    assert reached == (crash == "nothing")
+
+
 RUN, DEV = "requirements.txt", "requirements-dev.txt"
 
 

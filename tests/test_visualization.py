@@ -131,7 +131,9 @@ def test_controls_stand_beside_the_pair(run_main, refused, two_runs):
         (two_runs / folder).mkdir()
         export_model(Discriminator(width=8), two_runs / folder / WEIGHTS, {"dataset": "shapes"})
     controls = ["--control", two_runs / "seed 1", two_runs / "augmented" / WEIGHTS]
-    code, out, _ = run_main(visualization, *QUICK, *controls)
+    sections = ["--perturb_images", "--max_classification_output", "--compare_layers"]
+    sections += ["--attribution", "--max_features", 2, "--study_images", 30]
+    code, out, _ = run_main(visualization, *QUICK, *sections, *controls)
     assert code == 0
     summary = json.loads((two_runs / "visualization" / "summary.json").read_text())
     assert list(summary) == ["without G", "with G", "seed 1", "augmented"]
@@ -144,8 +146,16 @@ def test_controls_stand_beside_the_pair(run_main, refused, two_runs):
     assert {"max_class_seed_1.png", "max_class_augmented.png"} < files
     assert "layer by layer, seed 1:" in out
     assert "layer by layer, trained with G:" in out
-    twice = ["--control", two_runs / "augmented", two_runs / "augmented" / WEIGHTS]
-    assert "two networks are named 'augmented'" in refused(visualization, *QUICK, *twice)
+    code, _, _ = run_main(visualization, *QUICK, "--max_classification_output")
+    assert code == 0
+    path = two_runs / "visualization" / "summary.json"
+    after = json.loads(path.read_text())
+    assert after["seed 1"] == summary["seed 1"]  # not looked at, and still there
+    (two_runs / "augmented" / WEIGHTS).rename(two_runs / "seed_1.safetensors")
+    assert run_main(visualization, *QUICK, "--max_classification_output")[0] == 0
+    assert "augmented" not in json.loads(path.read_text())
+    twice = ["--control", two_runs / "seed 1", two_runs / "seed_1.safetensors"]
+    assert "two networks are named 'seed_1'" in refused(visualization, *QUICK, *twice)
     assert "no weights at" in refused(visualization, *QUICK, "--control", two_runs / "absent")
 
 

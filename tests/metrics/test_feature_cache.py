@@ -119,6 +119,21 @@ def test_what_is_no_cache(tmp_path, images):
         features_of(cache, images[:10], Extractor())
 
 
+def test_two_evaluations_write_the_same_blocks(tmp_path, images):
+    """Each finds the block missing, and both write it: neither stumbles over the other."""
+    caches = [FeatureCache(tmp_path, "v1"), FeatureCache(tmp_path, "v1")]
+
+    def meanwhile(batch):
+        if caches:
+            features_of(caches.pop(), images, meanwhile)
+        return Extractor()(batch)
+
+    features = features_of(caches.pop(), images, meanwhile)
+    assert torch.equal(features, Extractor()(images).float())
+    assert len(list(tmp_path.iterdir())) == 3
+    assert features_of(FeatureCache(tmp_path, "v1"), images, Extractor(lives=0)).shape == (25, 2)
+
+
 def test_a_full_disk(tmp_path, images, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -75,13 +75,24 @@ def test_the_scores_are_those_of_torch_fidelity(stand_in, network, images):
 
 def test_without_the_last_layer_there_is_no_inception_score(stand_in, network, images, tmp_path):
     state = torch.load(stand_in, weights_only=True)
-    state["fc.weight"].zero_()
-    torch.save(state, tmp_path / "trunk.pth")
-    trunk = inception.Inception(tmp_path / "trunk.pth", cache=tmp_path / "features")
-    features = trunk.features(images[:5], "images")
+    zeros = {name: torch.zeros_like(state[name]) for name in ("fc.weight", "fc.bias")}
+    none = {name: state[name] for name in state if name not in zeros}
+    features = network.features(images[:5], "images")
+    for name, content in {"zeros.pth": state | zeros, "none.pth": none}.items():
+        torch.save(content, tmp_path / name)
+        trunk = inception.Inception(tmp_path / name, cache=tmp_path / "features")
+        assert "last layer" in trunk.about()["inception_score_left_out"]
+        assert torch.equal(trunk.features(images[:5], "images"), features)
     assert "inception_score" not in trunk.scores(features, features)
-    assert "last layer" in trunk.about()["inception_score_left_out"]
-    assert trunk.cache.maker != network.cache.maker  # other weights, other features
+
+
+def test_other_weights_find_nothing_in_the_cache(stand_in, network, images, tmp_path):
+    exact = network.features(images[:2], "images")
+    state = torch.load(stand_in, weights_only=True)
+    state["Mixed_7c.branch_pool.conv.weight"] *= 2
+    torch.save(state, tmp_path / "other.pth")
+    other = inception.Inception(tmp_path / "other.pth", cache=tmp_path / "features")
+    assert not torch.equal(other.features(images[:2], "images"), exact)
 
 
 def test_bf16_is_kept_apart(stand_in, network, images, tmp_path):

@@ -37,7 +37,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 demo: $(INSTALLED)
 	set -o pipefail; export OMP_NUM_THREADS=$(HALF_OF_THE_CORES); \
 	((python visualization.py --discriminator_without_G results/baseline \
-		--discriminator_with_G results/gan --max_classification_output \
+		--discriminator_with_G results/gan --max_classification_output --steps 100 \
 		--output_dir $(DEMO)/published && \
 	python train_discriminator.py --width 32 --epochs 4 --hole 0 --limit_train 20000 \
 		--output_dir $(DEMO)/baseline) 2>&1 | cat) & \

@@ -87,6 +87,7 @@ def test_profile_finds_the_work():
     assert 50 < shares["aten::mm"] <= 100
 
 
+@pytest.mark.slow
 def test_the_table(tmp_path):
     flags = ["--width", 4, "--batch_size", 4, "--images", 8, "--repeats", 1, "--device", "cpu"]
     command = [sys.executable, SCRIPT, *flags, "--json", tmp_path / "table.json"]

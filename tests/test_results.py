@@ -42,11 +42,15 @@ def test_no_path_of_a_machine_is_told(path):
 
 @pytest.mark.cifar10
 @pytest.mark.parametrize("path", DISCRIMINATORS, ids=name_of)
-def test_the_stated_accuracy_is_reached(path, cifar10_dir):
-    """On all 10,000 test images, in float32 as when it was published."""
+@pytest.mark.parametrize(
+    ("images", "tolerance"),
+    # All of them, in float32 as when it was published; of 1,000 the standard error is about 0.9.
+    [(1000, 3), pytest.param(10_000, 0.03, marks=pytest.mark.slow)],
+)
+def test_the_stated_accuracy_is_reached(path, cifar10_dir, images, tolerance):
     model, metadata = load_model(path)
     _, test_set = data_tools.load_dataset("cifar10", cifar10_dir)
-    figures = evaluate(model, test_set, "fp32")
-    assert figures["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=0.03)
+    figures = evaluate(model, test_set.first(images), "fp32")
+    assert figures["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=tolerance)
     summary = json.loads((path.parent / "summary.json").read_text())
     assert summary["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=0.1)

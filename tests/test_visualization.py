@@ -132,7 +132,7 @@ def test_controls_stand_beside_the_pair(run_main, refused, two_runs):
         export_model(Discriminator(width=8), two_runs / folder / WEIGHTS, {"dataset": "shapes"})
     controls = ["--control", two_runs / "seed 1", two_runs / "augmented" / WEIGHTS]
     sections = ["--perturb_images", "--max_classification_output", "--compare_layers"]
-    sections += ["--attribution", "--max_features", 2, "--study_images", 30]
+    sections += ["--attribution", "--max_features", 2]
     code, out, _ = run_main(visualization, *QUICK, *sections, *controls)
     assert code == 0
     summary = json.loads((two_runs / "visualization" / "summary.json").read_text())

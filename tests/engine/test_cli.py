@@ -37,7 +37,7 @@ def test_recipe_fills_only_what_was_left_out():
     assert (args.augmentation, args.schedule, args.d_optimizer) == ("crop", "constant", "adam")
     assert (args.g_optimizer, args.d_fake_class_weight, args.g_class_weight) == ("adam", 1.0, 1.0)
     args = train_gan.parse_args(["--kernel_lr", "0.01"])
-    assert (args.recipe, args.batch_size, args.augmentation) == ("muon", 64, "shift")
+    assert (args.recipe, args.batch_size, args.augmentation) == ("muon", 128, "shift")
     assert (args.schedule, args.kernel_lr, args.lr) == ("linear", 0.01, 5e-4)
     args = train_discriminator.parse_args(["--recipe", "classic", "--lr_drop_epochs"])
     assert (args.epochs, args.lr_drop_epochs) == (100, [])

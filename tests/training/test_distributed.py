@@ -55,7 +55,9 @@ def test_the_classifier_is_the_same_with_two_ranks(run_main, tmp_path):
     assert_close_records(records(tmp_path / "1"), records(tmp_path / "2"))
 
 
-@pytest.mark.parametrize("script", [train_gan, train_discriminator])
+@pytest.mark.parametrize(
+    "script", [train_gan, pytest.param(train_discriminator, marks=pytest.mark.slow)]
+)
 def test_a_run_of_one_rank_is_taken_up_by_two(run_main, tmp_path, script):
     """It stops after step 1 of 10. The sums of the epoch that was cut are not counted twice."""
     flags = [*SMALL, "--epochs", 2, "--output_dir"]
@@ -100,6 +102,7 @@ def test_two_ranks_stopped_in_mid_epoch_resume_exactly(tmp_path, script):
     assert records(parts)[:1] == records(whole)
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     flags = [*SMALL, "--batch_size", 15, "--output_dir", tmp_path / "run"]
     done = run("train_gan.py", flags, ranks=2)

@@ -55,7 +55,8 @@ def ends(processes):
     return [process.returncode for process in processes], "".join(sum(written, ()))
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train_gan.py", "train_discriminator.py"])
 def test_the_end_of_the_run(start_two, tmp_path, script):
     flags = [*SMALL, "--epochs", 1, "--output_dir", tmp_path / "run"]
     codes, written = ends(start_two(script, flags))
@@ -105,6 +106,7 @@ def test_divergence(start_two, tmp_path):
     assert written.count("diverged at step") == 1
 
 
+@pytest.mark.slow
 def test_an_error_of_both(start_two, tmp_path):
     (tmp_path / "file").write_text("")
     flags = [*SMALL, "--output_dir", tmp_path / "file" / "run"]

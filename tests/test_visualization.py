@@ -13,7 +13,7 @@ from engine.plots import save_image_grid
 from engine.weights import export_model, load_model
 from generator import Generator
 from image_sets import shapes
-from interpretability import maximization_figures
+from interpretability import adversarial_figures, maximization_figures
 from interpretability.activation_maximization import feature_objective, maximize
 from interpretability.layer_probes import distinct, stand_out
 from interpretability.trained_networks import WEIGHTS
@@ -124,8 +124,9 @@ def test_all_sections(run_main, two_runs):
     assert (folder / "summary.json").read_text().count("Infinity") == 0
 
 
-def test_controls_stand_beside_the_pair(run_main, refused, two_runs):
+def test_controls_stand_beside_the_pair(run_main, refused, two_runs, monkeypatch):
     """In the perturbations, the classes and the layers, each by the name of its folder."""
+    monkeypatch.setattr(adversarial_figures, "EPSILONS", [4.0])
     for seed, folder in enumerate(("seed 1", "augmented")):
         torch.manual_seed(10 + seed)
         (two_runs / folder).mkdir()

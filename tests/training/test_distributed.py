@@ -46,6 +46,7 @@ def assert_close_records(one, two):
         assert a["test_accuracy"] == b["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_the_classifier_is_the_same_with_two_ranks(run_main, tmp_path):
     """No BatchNorm: the whole run agrees, the uneven last batch and the split test set included."""
     flags = [*SMALL, "--epochs", 2, "--batch_size", 32, "--limit_test", 41, "--output_dir"]
@@ -111,6 +112,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_error_of_one_rank_ends_all_with_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     flags = [*SMALL, "--output_dir", tmp_path / "file" / "run"]

@@ -47,10 +47,10 @@ def same_run(a, b):
 @pytest.mark.parametrize(
     ("script", "recipe", "precision"),
     [
-        (train_gan, "classic", "fp32"),
+        pytest.param(train_gan, "classic", "fp32", marks=pytest.mark.slow),
         (train_gan, "muon", "fp32"),
         (train_gan, "classic", "bf16"),
-        (train_gan, "muon", "bf16"),
+        pytest.param(train_gan, "muon", "bf16", marks=pytest.mark.slow),
         (train_discriminator, "classic", "fp32"),
         (train_discriminator, "muon", "fp32"),
         (train_discriminator, "muon", "bf16"),

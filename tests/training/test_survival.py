@@ -50,7 +50,7 @@ def survive(script, tmp_path, kills, epochs, seed, ranks=1):
 
 
 def test_killed_at_random_moments(tmp_path):
-    survive("train_gan.py", tmp_path, kills=2, epochs=4, seed=0)
+    survive("train_gan.py", tmp_path, kills=1, epochs=2, seed=0)
 
 
 def test_killed_inside_a_save(tmp_path):
@@ -98,7 +98,11 @@ def test_killed_many_times(tmp_path, script, ranks, kills, epochs):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 128 + signal.SIGUSR1)],
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 128 + signal.SIGUSR1, marks=pytest.mark.slow),
+    ],
 )
 def test_real_signals(tmp_path, number, code):
     run = tmp_path / "run"
@@ -113,6 +117,7 @@ def test_real_signals(tmp_path, number, code):
     assert processes.newest_step(run) == step
 
 
+@pytest.mark.slow
 def test_sigterm_to_torchrun_saves(tmp_path):
     """torchrun hands SIGTERM on; its own exit code differs, the checkpoint is what counts."""
     run = tmp_path / "run"

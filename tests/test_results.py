@@ -44,8 +44,8 @@ def test_no_path_of_a_machine_is_told(path):
 @pytest.mark.parametrize("path", DISCRIMINATORS, ids=name_of)
 @pytest.mark.parametrize(
     ("images", "tolerance"),
-    # All of them, in float32 as when it was published; of 1,000 the standard error is about 0.9.
-    [(1000, 3), pytest.param(10_000, 0.03, marks=pytest.mark.slow)],
+    # All of them, in float32 as when it was published; of 400 the standard error is about 1.5.
+    [(400, 5), pytest.param(10_000, 0.03, marks=pytest.mark.slow)],
 )
 def test_the_stated_accuracy_is_reached(path, cifar10_dir, images, tolerance):
     model, metadata = load_model(path)

@@ -97,6 +97,7 @@ def test_a_resumed_run_keeps_the_best_of_both_parts(scored_run, tmp_path):
     assert_same_export(whole / name, parts / name)
 
 
+@pytest.mark.slow
 def test_scores_do_not_change_the_training(scored_run, tmp_path):
     scored_run("--epochs", 2)
     scored_run("--epochs", 2, "--evaluate_every", 2, folder="seldom")

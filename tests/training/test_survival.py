@@ -49,10 +49,6 @@ def survive(script, tmp_path, kills, epochs, seed, ranks=1):
     assert_same_run(tmp_path / "whole", parts)
 
 
-def test_killed_at_random_moments(tmp_path):
-    survive("train_gan.py", tmp_path, kills=1, epochs=2, seed=0)
-
-
 def test_killed_inside_a_save(tmp_path):
     """The process stands still between writing the temporary file and renaming it; then SIGKILL."""
     flags = [*SMALL, *EVERY_STEP, "--epochs", "2", "--output_dir"]

@@ -99,6 +99,7 @@ def test_a_signal_to_one_stops_both(start_two, tmp_path, receiver):
     assert written.count("stopped by SIGTERM after step") == 1
 
 
+@pytest.mark.slow
 def test_divergence(start_two, tmp_path):
     flags = [*SMALL, "--epochs", 30, "--lr", "1e36", "--output_dir", tmp_path / "run"]
     codes, written = ends(start_two("train_discriminator.py", flags))

@@ -8,7 +8,6 @@ A table stands between two lines, `<!-- table: NAME -->` and `<!-- end of table 
 
 import json
 import re
-import statistics
 from pathlib import Path
 
 from engine import cli
@@ -95,8 +94,6 @@ RUNS = {
         "python train_discriminator.py --recipe classic --epochs 32",
     ),
 }
-
-
 PUBLISHED = ("baseline", "gan")  # those whose weights are in results/
 
 
@@ -165,15 +162,6 @@ def memorization(results):
         for name in ("samples", "test_images")
     ]
     return markdown(["distance, percentile", *percentiles], rows)
-
-
-def fid(results):
-    rows = []
-    for name, row in evaluation(results)["inception"]["scores"].items():
-        kid, spread = 1000 * row["kid"], 1000 * row["kid_std"]
-        sizes = [f"{row['images']:,}", f"{row['reference_images']:,}"]
-        rows.append([name, *sizes, f"{row['fid']:.2f}", f"{kid:.2f} ± {spread:.2f}"])
-    return markdown(["what against what", "images", "reference", "FID", "1000 x KID"], rows)
 
 
 def fid_elsewhere(results):
@@ -283,19 +271,6 @@ def trials(results, file):
     headings = ["flags"] if differ else []
     headings += ["seeds", *(FIGURES[field][0] for field in shown), *([""] if noted else [])]
     return f"{told}\n\n{markdown(headings, rows)}"
-
-
-def seeds(results):
-    """Every classifier of results/seeds by itself, then mean and standard deviation."""
-    found = [Run(path) for path in sorted((results / "seeds").glob("*"))]
-    accuracies = [run.summary["test_accuracy"] for run in found]
-    rows = [
-        [run.settings["seed"], f"{run.summary['test_accuracy']:.2f}", in_words(run.seconds())]
-        for run in found
-    ]
-    spread = f"**{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}**"
-    headings = ["seed", "test accuracy, %", "training steps took"]
-    return markdown(headings, [*rows, ["mean and standard deviation", spread, None]])
 
 
 # ------------------------------------------------------------------------------ the documents

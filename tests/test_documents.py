@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import data_tools
 import evaluate_gan
 import report
 import train_discriminator
@@ -21,7 +20,7 @@ PAGES = sorted(path for pattern in tables.DOCUMENTS for path in ROOT.glob(patter
 SCRIPTS = {
     module.__name__: module
     for module in (
-        *(data_tools, evaluate_gan, report, train_discriminator, train_gan, visualization),
+        *(evaluate_gan, report, train_discriminator, train_gan, visualization),
         *(publish, tables),
     )
 }
@@ -56,7 +55,7 @@ def test_the_commands_are_found():
     assert ("train_gan", "--recipe classic") in found  # in a block, before a comment
     assert ("train_gan", "--evaluate_every 20") in found  # in a sentence
     assert ("evaluate_gan", "--sample 50000 --format png") in found
-    assert {script for script, _ in found} == SCRIPTS.keys() - {"data_tools"}
+    assert {script for script, _ in found} == SCRIPTS.keys()
 
 
 def test_make_targets_exist():

@@ -41,15 +41,19 @@ if script != os.environ.get("FAIL") and "--output_dir" in flags:
 """
 
 
+def put_python(venv, program):
+    """Make a venv that counts as installed, with this program as its python."""
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").write_text(program)
+    (venv / "bin" / "python").chmod(0o755)
+    (venv / ".installed").touch()
+
+
 @pytest.fixture
 def make_full(tmp_path):
     """make_full(*variables, fail="") -> (exit code, [(script, args)], stderr)."""
     shown = sorted(path.name for path in (ROOT / "results" / "visualization").iterdir())
-    stand_in = tmp_path / "venv" / "bin" / "python"
-    stand_in.parent.mkdir(parents=True)
-    stand_in.write_text(STAND_IN)
-    stand_in.chmod(0o755)
-    (tmp_path / "venv" / ".installed").touch()
+    put_python(tmp_path / "venv", STAND_IN)
     notes = tmp_path / "notes"
     environment = outside_make() | {
         "NOTES": str(notes),
@@ -188,11 +192,7 @@ case "$*" in *$CRASH*) exit 1 ;; train_gan*) sleep 0.5 ;; esac
 )
 def test_the_demo_ends_where_a_part_fails(tmp_path, crash):
     """Also where it failed long before the GAN, beside which it ran, was done."""
-    stand_in = tmp_path / "venv" / "bin" / "python"
-    stand_in.parent.mkdir(parents=True)
-    stand_in.write_text(FAILS)
-    stand_in.chmod(0o755)
-    (tmp_path / "venv" / ".installed").touch()
+    put_python(tmp_path / "venv", FAILS)
     notes = tmp_path / "notes"
     command = ["make", "demo", f"VENV={tmp_path / 'venv'}", f"DEMO={tmp_path / 'demo'}"]
     environment = outside_make() | {"NOTES": str(notes), "CRASH": crash}

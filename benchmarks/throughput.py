@@ -150,6 +150,8 @@ def compare(args):
             "ours_images_per_s": rate,
             "plain_images_per_s": plain_rate,
             "ratio": rate / plain_rate,
+            "lowest_ratio": min(ratios),
+            "highest_ratio": max(ratios),
             "share_of_limit": rate * work_of[part] / limits[of],
             "limit": of,
             "flops_per_image": work_of[part],

@@ -107,14 +107,6 @@ def published(results):
     return runs(results, PUBLISHED)
 
 
-def elsewhere(results):
-    rows = [
-        [r["run"], r["without_G"], r["with_G"], r["time"]]
-        for r in read_lines(results / "elsewhere" / "accuracy.jsonl")
-    ]
-    return markdown(["run", "without G, %", "with G, %", "time"], rows)
-
-
 def gan_log(results):
     """The records of the published GAN's log that hold scores."""
     rows = [
@@ -162,14 +154,6 @@ def memorization(results):
         for name in ("samples", "test_images")
     ]
     return markdown(["distance, percentile", *percentiles], rows)
-
-
-def fid_elsewhere(results):
-    rows = [
-        [r["model"], r["protocol"], r["fid"], r["source"]]
-        for r in read_lines(results / "elsewhere" / "fid.jsonl")
-    ]
-    return markdown(["model", "protocol", "FID", "source"], rows)
 
 
 # ------------------------------------------------------------------------------ the pictures
@@ -245,7 +229,7 @@ def flags_of(trial):
 
 def trials(results, file):
     """The trials of one file, those that differ by their seed alone in one row."""
-    records = read_lines(results / "trials" / file)
+    records = read_lines(results / "trials" / f"{file}.jsonl")
     groups = {}
     for record in records:
         key = record["flags"], record.get("change"), record.get("epoch")
@@ -273,33 +257,72 @@ def trials(results, file):
     return f"{told}\n\n{markdown(headings, rows)}"
 
 
+# ------------------------------------------------------------------------------ other files
+
+
+SOURCE = ("transcribed", "note", "commit", "device", "command")  # where a figure is from
+
+
+def lines(results, file):
+    """The records of a file as they stand, a column for each field but the SOURCE."""
+    records = read_lines(results / f"{file}.jsonl")
+    fields = [field for field in records[0] if field not in SOURCE]
+    return markdown(fields, [[record[field] for field in fields] for record in records])
+
+
+def speed(results, file):
+    """What `benchmarks/throughput.py --json` wrote."""
+    table = read_json(results / "speed" / f"{file}.json")
+    rows = [
+        [
+            part.replace("_", " "),
+            *(f"{row[f'{side}_images_per_s']:,.0f}" for side in ("ours", "plain")),
+            f"{row['ratio']:.2g}",
+            f"{row['lowest_ratio']:.2g}, {row['highest_ratio']:.2g}",
+            f"{row['flops_per_image'] / 1e9:.2g}",
+            row["share_of_limit"] and f"{100 * row['share_of_limit']:.0f} %",
+        ]
+        for part, row in table.items()
+        if part != "machine"
+    ]
+    headings = ["part", "ours", "plain", "ratio", "lowest, highest", "GFLOP", "of limit"]
+    machine = table["machine"]
+    limit = machine[f"{machine['precision']}_matmul_flops"] / 1e12
+    told = [f"{machine['device']}, torch {machine['torch']}"]
+    told.append(f"the limit {limit:.3g} TFLOP/s in {machine['precision']}")
+    if "ours_peak_memory_bytes" in machine:
+        memory = (machine[f"{side}_peak_memory_bytes"] / 1e9 for side in ("ours", "plain"))
+        told.append("peak memory {:.1f} GB, plain {:.1f} GB".format(*memory))
+    return f"{markdown(headings, rows)}\n\n{'; '.join(told)}."
+
+
 # ------------------------------------------------------------------------------ the documents
 
 
 TABLES = {
     "runs": runs,
     "published": published,
-    "elsewhere": elsewhere,
     "scores": scores,
     "memorization": memorization,
-    "fid elsewhere": fid_elsewhere,
     "layers": layers,
     "robustness": robustness,
     "perturbation": perturbation,
     "gan log": gan_log,
 }
+TABLES_OF_A_FILE = {"trials": trials, "lines": lines, "speed": speed}
 
 
 def make_table(name, results):
-    """The Markdown of one table by its name; `trials FILE` are those of results/trials/FILE.
+    """The Markdown of one table by its name: one of TABLES, or `trials FILE` and the like.
 
     Raises TableError.
     """
     kind, _, file = name.partition(" ")
-    if kind != "trials" and name not in TABLES:
+    if kind not in TABLES_OF_A_FILE and name not in TABLES:
         raise TableError(f"there is no table {name!r}")
     try:
-        return trials(results, f"{file}.jsonl") if kind == "trials" else TABLES[name](results)
+        of_a_file = TABLES_OF_A_FILE.get(kind)
+        return of_a_file(results, file) if of_a_file else TABLES[name](results)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise TableError(f"table {name!r} cannot be made from {results}: {error!r}") from None
 

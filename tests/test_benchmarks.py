@@ -98,6 +98,7 @@ def test_the_table(tmp_path):
     for part in sides.PARTS:
         row = table[part]
         assert row["ratio"] == row["ours_images_per_s"] / row["plain_images_per_s"]
+        assert row["lowest_ratio"] <= row["ratio"] <= row["highest_ratio"]
         limit = table["machine"][row["limit"]]
         share = row["ours_images_per_s"] * row["flops_per_image"] / limit
         assert row["share_of_limit"] == pytest.approx(share)

@@ -85,8 +85,12 @@ def test_no_table_is_stale():
 def test_every_table_has_a_place():
     text = "".join(page.read_text() for page in PAGES)
     used = {name for _, name, _, _ in tables.TABLE.findall(text)}
-    trials = {f"trials {path.stem}" for path in (ROOT / "results" / "trials").glob("*.jsonl")}
-    assert used == tables.TABLES.keys() | trials
+    results = ROOT / "results"
+    of_files = {f"trials {path.stem}" for path in (results / "trials").glob("*.jsonl")}
+    of_files |= {f"lines elsewhere/{path.stem}" for path in (results / "elsewhere").glob("*.jsonl")}
+    of_files |= {f"lines speed/{path.stem}" for path in (results / "speed").glob("*.jsonl")}
+    of_files |= {f"speed {path.stem}" for path in (results / "speed").glob("*.json")}
+    assert used == tables.TABLES.keys() | of_files
     assert text.count("<!-- table:") == len(tables.TABLE.findall(text))
 
 
@@ -190,6 +194,18 @@ def test_trials_of_several_seeds_share_a_row(tmp_path):
         "| `--lr 12` | 0 | 50.00 |  |",
         "| `--lr 1 --gp_weight 2`; something else | 0 | 50.00 | why |",
     ]
+
+
+def test_what_says_where_a_figure_is_from_is_no_column(tmp_path):
+    records = [{"model": "a", "FID": 1.5, "transcribed": True, "note": "b"}, {"model": "c"}]
+    (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, records[:1])))
+    assert tables.make_table("lines some", tmp_path).splitlines()[0::2] == [
+        "| model | FID |",
+        "| a | 1.5 |",
+    ]
+    (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, records)))
+    with pytest.raises(tables.TableError, match="FID"):
+        tables.make_table("lines some", tmp_path)
 
 
 def test_durations_in_words():

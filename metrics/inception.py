@@ -5,6 +5,7 @@ kept on disk.
 """
 
 import hashlib
+import io
 import socket
 import tempfile
 import warnings
@@ -71,10 +72,10 @@ def read_weights(path):
         with warnings.catch_warnings():
             # Of odd pickle versions; the contents are checked below.
             warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a crafted file can raise anything
-        line = str(error).strip().partition("\n")[0]
-        raise ScoreError(f"{path} is no readable weights file: {line}") from None
+        why = getattr(error, "strerror", None) or type(error).__name__  # torch's words are advice
+        raise ScoreError(f"{path} is no readable weights file: {why}") from None
     if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
         raise ScoreError(f"{path} does not hold a network's weights")
     if "Mixed_7c.branch_pool.conv.weight" not in state:

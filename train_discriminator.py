@@ -21,7 +21,7 @@ from engine.weights import CheckpointError
 from metrics.classifier import evaluate
 from training import panels
 from training.augmentation import augment, sample_augmentation, sample_shift, shift
-from training.distributed import RanksDiffer
+from training.distributed import RanksError
 from training.ema import EMA
 from training.optimizers import make_optimizer
 from training.run import TrainingRun
@@ -66,7 +66,7 @@ RECIPES = {
     },
 }
 MUON_ONLY = ("kernel_lr", "normalise", "weight_decay")  # flags that do nothing with adam
-USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksDiffer)
+USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksError)
 AUGMENTATION = 0  # the name of the random stream
 BEST = "discriminator_best.safetensors"
 

@@ -26,7 +26,7 @@ from metrics.classifier import evaluate
 from metrics.scores import Judge, ScoreError, TrainingScores
 from training import panels
 from training.augmentation import augment, move, sample_augmentation, sample_shift, shift
-from training.distributed import RanksDiffer
+from training.distributed import RanksError
 from training.ema import EMA
 from training.optimizers import make_optimizer
 from training.run import TrainingRun
@@ -71,7 +71,7 @@ RECIPES = {
         "ema_decay": 0.999,
     },
 }
-USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksDiffer, ScoreError)
+USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksError, ScoreError)
 NUM_CLASSES = 10
 REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
 

@@ -26,16 +26,35 @@ class DeviceError(Exception):
     """The device or precision asked for is not to be had here."""
 
 
+def launched():
+    """(rank, number of processes, index on this machine or None), as torchrun or its like set them.
+
+    Without WORLD_SIZE there is one process, and what else may be set is left over from something.
+    Raises DeviceError for numbers that do not fit.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return 0, 1, None
+    found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    told = ", ".join(f"{name}={value}" for name, value in found.items() if value is not None)
+    try:
+        rank, world, local = (value if value is None else int(value) for value in found.values())
+    except ValueError:
+        raise DeviceError(f"the environment has {told}: whole numbers are wanted") from None
+    if rank is None or not 0 <= rank < world or (local is not None and local < 0):
+        raise DeviceError(f"the environment has {told}: RANK goes from 0 to WORLD_SIZE - 1")
+    return rank, world, local
+
+
 def pick_device(name):
     """torch.device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises DeviceError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    local = name == "cuda" and os.environ.get("LOCAL_RANK")  # set by torchrun: one GPU each
-    if local:
-        name = f"cuda:{local}"
     if name == "cpu":
         return torch.device("cpu")
-    if name != "cuda" and int(os.environ.get("WORLD_SIZE", 1)) > 1 and not local:
+    _, world, local = launched()
+    if name == "cuda" and local is not None:
+        name = f"cuda:{local}"  # one GPU for each process
+    elif name != "cuda" and world > 1:
         raise DeviceError(f"--device {name} puts all processes on one GPU; take --device cuda")
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if match is None:

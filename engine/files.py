@@ -1,27 +1,46 @@
 """Files that are whole, whenever the machine stops."""
 
+import errno
 import os
+import secrets
 from pathlib import Path
+
+# Of a file system whose folders cannot be flushed, or a folder that may be written and not read.
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 
 
 def write_atomically(path, data):
     """Put bytes at `path` so that a crash at any moment leaves the old file or the new one.
 
     Written to a temporary file in the same folder (a rename across file systems is not atomic),
-    flushed to the disk, renamed over the target; then the folder, which holds the name, is flushed.
+    flushed to the disk, renamed over the target; then the folder, which holds the name, is flushed
+    where that can be done. A link at `path` is replaced, not followed. Raises OSError, also where
+    something other than a file is there, a device say.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "there is something that is no regular file", str(path))
+    # A name that no other writer has, and nobody can have put a link at.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
-        with open(temporary, "wb") as file:
+        with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush_folder(path.parent)
+
+
+def _flush_folder(path):
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise

@@ -7,6 +7,7 @@ are drawn for the whole batch on every rank and sharded like the images, so that
 does not change them.
 """
 
+import contextlib
 import datetime
 import os
 import sys
@@ -14,11 +15,23 @@ import sys
 import torch
 import torch.distributed as dist
 
+from engine.device import launched
+
 TIMEOUT = datetime.timedelta(minutes=10)
 
 
-class RanksDiffer(Exception):
-    """The processes of one run have not got the same data or settings; the message says which."""
+class RanksError(Exception):
+    """The processes of one run do not find each other, or differ; the message says how."""
+
+
+@contextlib.contextmanager
+def _talking(trouble="lost each other"):
+    """Where the ranks talk to each other: raises RanksError where another one has gone."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # whatever the backend makes of it
+        reason = str(error).strip().partition("\n")[0]
+        raise RanksError(f"the processes of this run {trouble}: {reason}") from None
 
 
 class Ranks:
@@ -30,23 +43,25 @@ class Ranks:
     the training by the backend of the device that `use` names.
 
     Leaving the context ends the process group. A process that ends with the group alive may be
-    aborted by its communication threads, whatever its exit code was to be.
+    aborted by its communication threads, whatever its exit code was to be. Raises DeviceError for
+    an environment that does not fit, RanksError, as every method may, where another rank is gone.
     """
 
     def __init__(self):
-        self.rank = int(os.environ.get("RANK", 0))
-        self.world = int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.world, _ = launched()
         self.main = self.rank == 0
         self._device_group = None  # None: the default group
         if self.world > 1:
-            dist.init_process_group("gloo", timeout=TIMEOUT)
+            with _talking("do not find each other (MASTER_ADDR and MASTER_PORT tell where)"):
+                dist.init_process_group("gloo", timeout=TIMEOUT)
             if not self.main:
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the script's end)
 
     def use(self, device):
         """Have the tensors of the training travel by NCCL where they are on GPUs."""
         if self.world > 1 and device.type == "cuda":
-            self._device_group = dist.new_group(backend="nccl", timeout=TIMEOUT)
+            with _talking():
+                self._device_group = dist.new_group(backend="nccl", timeout=TIMEOUT)
 
     def __enter__(self):
         return self
@@ -99,11 +114,12 @@ class Ranks:
         """
         made = [self.together(lambda: make() if self.main else None)]
         if self.world > 1:
-            dist.broadcast_object_list(made, 0)
+            with _talking():
+                dist.broadcast_object_list(made, 0)
         return made[0]
 
     def check_same(self, facts):
-        """Raises RanksDiffer where a dict of plain values is not the same on every rank."""
+        """Raises RanksError where a dict of plain values is not the same on every rank."""
         gathered = self._gather(facts)
         for rank, theirs in enumerate(gathered):
             if theirs != gathered[0]:
@@ -112,7 +128,7 @@ class Ranks:
                     for name in gathered[0]
                     if gathered[0][name] != theirs[name]
                 ]
-                error = RanksDiffer(f"the processes do not agree: {'; '.join(differences)}")
+                error = RanksError(f"the processes do not agree: {'; '.join(differences)}")
                 error.told_elsewhere = not self.main
                 raise error
 
@@ -121,7 +137,8 @@ class Ranks:
         if self.world == 1:
             return numbers
         tensor = torch.tensor(numbers)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        with _talking():
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tuple(tensor.tolist())
 
     def stack(self, tensor):
@@ -138,7 +155,8 @@ class Ranks:
     def _gather(self, value):
         gathered = [value] * self.world
         if self.world > 1:
-            dist.all_gather_object(gathered, value)
+            with _talking():
+                dist.all_gather_object(gathered, value)
         return gathered
 
     # ---------------------------------------------------------------- tensors of the training
@@ -149,14 +167,16 @@ class Ranks:
             for module in modules:
                 for tensor in module.state_dict().values():
                     dense = tensor.contiguous()  # channels_last weights are not, for the backends
-                    dist.broadcast(dense, 0, group=self._device_group)
+                    with _talking():
+                        dist.broadcast(dense, 0, group=self._device_group)
                     tensor.copy_(dense)
 
     def all_reduce(self, tensor):
         """The sum of a tensor over the ranks, on every rank."""
         if self.world > 1:
             tensor = tensor.clone()
-            dist.all_reduce(tensor, group=self._device_group)
+            with _talking():
+                dist.all_reduce(tensor, group=self._device_group)
         return tensor
 
     def all_reduce_gradients(self, module, loss, share):
@@ -169,7 +189,8 @@ class Ranks:
         if self.world > 1:
             tensors = [p.grad for p in module.parameters() if p.grad is not None] + [loss]
             flat = torch.cat([t.flatten() for t in tensors]).mul_(share)
-            dist.all_reduce(flat, group=self._device_group)
+            with _talking():
+                dist.all_reduce(flat, group=self._device_group)
             parts = flat.split([t.numel() for t in tensors])
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))

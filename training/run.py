@@ -88,7 +88,7 @@ class TrainingRun:
         """(train, test) on the device; and opens the run's folder, where settings are compared.
 
         drop_last: leave out an epoch's last, smaller batch, and give every process as many images
-        of a batch, at least 2 (BatchNorm needs them). Raises DataError, RunError, RanksDiffer.
+        of a batch, at least 2 (BatchNorm needs them). Raises DataError, RunError, RanksError.
         """
         args, world = self.args, self.ranks.world
         sets = self.ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))

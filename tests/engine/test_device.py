@@ -7,6 +7,7 @@ import torch
 from engine.device import (
     DeviceError,
     autocast,
+    launched,
     pick_compile,
     pick_device,
     pick_precision,
@@ -35,6 +36,62 @@ def test_cuda_asked_for_and_absent(monkeypatch):
     for name in ("cuda", "cuda:1", "cuda:300"):
         with pytest.raises(DeviceError, match="0 usable CUDA"):
             pick_device(name)
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """environment({name: value}): what a launcher may have set, and nothing else of it."""
+
+    def call(values):
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({}, (0, 1, None)),
+        ({"RANK": "1"}, (0, 1, None)),
+        ({"RANK": "x", "LOCAL_RANK": "7"}, (0, 1, None)),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, (3, 4, 1)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, (0, 1, None)),
+    ],
+)
+def test_the_place_that_a_launcher_gave(environment, values, place):
+    environment(values)
+    assert launched() == place
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "2", "RANK": "2"},
+        {"WORLD_SIZE": "2", "RANK": "-1"},
+        {"WORLD_SIZE": "0", "RANK": "0"},
+        {"WORLD_SIZE": "", "RANK": "0"},
+        {"WORLD_SIZE": "two", "RANK": "0"},
+        {"WORLD_SIZE": "2", "RANK": "0.5"},
+        {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "none"},
+        {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "-1"},
+    ],
+)
+def test_a_place_that_does_not_fit(environment, values):
+    environment(values)
+    with pytest.raises(DeviceError, match="WORLD_SIZE="):
+        launched()
+
+
+def test_more_processes_than_gpus(environment, monkeypatch):
+    environment({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(DeviceError, match="cuda:1, but this machine has 1 usable CUDA"):
+        pick_device("cuda")
 
 
 def test_unknown_precision():

@@ -1,4 +1,7 @@
+import errno
 import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -25,3 +28,62 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_planted_link_is_not_followed(tmp_path):
+    """Neither one at a name that a temporary file has had, nor one at the target itself."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    for name in (".file.tmp", "file"):
+        (tmp_path / name).symlink_to(victim)
+    write_atomically(tmp_path / "file", b"new")
+    assert victim.read_bytes() == b"precious"
+    assert not (tmp_path / "file").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_many_writers_do_not_meet(tmp_path):
+    target = tmp_path / "file"
+    contents = [bytes([index]) * 10_000 for index in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: write_atomically(target, content), contents))
+    assert target.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_replaced(tmp_path, make):
+    target = tmp_path / "target"
+    make(target)
+    kind = stat.S_IFMT(target.stat().st_mode)
+    with pytest.raises(OSError, match="no regular file"):
+        write_atomically(target, b"new")
+    assert stat.S_IFMT(target.stat().st_mode) == kind
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_new_file_is_as_readable_as_any_other(tmp_path):
+    write_atomically(tmp_path / "file", b"")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("number", "fails"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)]
+)
+def test_a_folder_that_cannot_be_flushed(tmp_path, monkeypatch, number, fails):
+    """Some file systems refuse it: the file is there all the same."""
+    flush = os.fsync
+
+    def refuse_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    if fails:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            write_atomically(tmp_path / "file", b"new")
+    else:
+        write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"

@@ -38,6 +38,34 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path, images):
         assert error <= 1e-5 * scale, name
 
 
+def test_a_rank_left_over_from_something_else(run_main, tmp_path, monkeypatch):
+    """Without WORLD_SIZE this is the only process: it writes, and takes whole batches."""
+    flags = [*SMALL, "--max_steps", 2, "--log_every_steps", 1, "--output_dir"]
+    assert run_main(train_discriminator, *flags, tmp_path / "plain")[0] == 0
+    monkeypatch.setenv("RANK", "1")
+    assert run_main(train_discriminator, *flags, tmp_path / "left")[0] == 0
+    left, plain = (records(tmp_path / name) for name in ("left", "plain"))
+    assert [r["train_loss"] for r in left] == [r["train_loss"] for r in plain]
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "5"}, "RANK goes from 0"),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, "whole numbers"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_ADDR"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "x", "MASTER_PORT": "y"}, "MASTER_PORT"),
+    ],
+)
+def test_an_environment_that_does_not_fit(refused, monkeypatch, tmp_path, environment, told):
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert told in refused(train_gan, *SMALL, "--output_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def assert_close_records(one, two):
     """The same steps and fields; without BatchNorm the figures too, but for rounding."""
     for a, b in zip(one, two, strict=True):

@@ -99,6 +99,22 @@ def test_a_signal_to_one_stops_both(start_two, tmp_path, receiver):
     assert written.count("stopped by SIGTERM after step") == 1
 
 
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_one_that_dies_ends_the_other(start_two, tmp_path, victim):
+    run = tmp_path / "run"
+    flags = [*SMALL, "--epochs", 200, "--save_every_minutes", 0, "--output_dir", run]
+    pair = start_two("train_gan.py", flags)
+    processes.wait_until(
+        lambda: processes.newest_step(run) or any(p.poll() is not None for p in pair)
+    )
+    pair[victim].kill()
+    codes, written = ends(pair)
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] == 2, written
+    assert written.count("error: the processes of this run lost each other") == 1
+    assert "Traceback" not in written
+
+
 @pytest.mark.slow
 def test_divergence(start_two, tmp_path):
     flags = [*SMALL, "--epochs", 30, "--lr", "1e36", "--output_dir", tmp_path / "run"]

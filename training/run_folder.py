@@ -26,6 +26,7 @@ from training.checkpoint import (
 )
 
 FORMAT = 1  # of the state in a checkpoint; before there was a number, it held other keys
+_MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 class RunError(Exception):
@@ -94,7 +95,8 @@ class RunFolder:
             return
         path = self.path / ".lock"
         try:
-            lock = open(path, "a+")  # noqa: SIM115 (stays open, and so held, until close)
+            # It stays open, and so held, until close.
+            lock = open(path, "a+", opener=_open_no_link)  # noqa: SIM115
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from None
         try:
@@ -111,9 +113,20 @@ class RunFolder:
                 "for it, or give another --output_dir"
             ) from None
         self._lock = lock
+        if not self._lock_is_there():
+            self.close()
+            raise RunError(f"{self.path} was removed just now; start again")
         with contextlib.suppress(OSError):  # the name is a courtesy, the lock itself holds
             os.ftruncate(lock.fileno(), 0)
             os.write(lock.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+    def _lock_is_there(self):
+        """Whether the lock held is that of the folder, which may have been removed since."""
+        try:
+            named = os.stat(self.path / ".lock", follow_symlinks=False)
+            return os.path.samestat(os.fstat(self._lock.fileno()), named)
+        except OSError:
+            return False
 
     def close(self):
         """Give the lock back."""
@@ -129,6 +142,8 @@ class RunFolder:
         if not self.writer:
             return None
         try:
+            if self._lock is not None and not self._lock_is_there():
+                raise OSError(f"{self.path} is no longer this run's: it was removed or replaced")
             result = action(*args)
         except OSError as error:
             self.failed[what] = error.strerror or str(error)
@@ -187,7 +202,7 @@ class RunFolder:
                 f"the checkpoint in {self.checkpoints} is of another network or script than "
                 f"{self._identity()}; give another --output_dir"
             )
-        if type(state.get("step")) is not int:
+        if type(state.get("step")) is not int or state["step"] < 0:
             raise CheckpointError(f"the checkpoint in {self.checkpoints} does not tell its step")
         if bad := not_finite(state):
             raise CheckpointError(f"the checkpoint in {self.checkpoints} is not finite in {bad[0]}")
@@ -231,6 +246,7 @@ class RunFolder:
             entry["changed"] = {k: v for k, v in self.settings.items() if before.get(k) != v}
             config = config | {"resumed": [*config.get("resumed", []), entry]}
         try:
+            log = self._read_log()  # first: where it cannot be read, nothing is changed
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             if self.config is None and self.config_path.exists():
@@ -242,7 +258,7 @@ class RunFolder:
                     path.rename(path.with_name(path.name + ".damaged"))
             (self.path / "summary.json").unlink(missing_ok=True)  # of a run that now goes on
             write_atomically(self.config_path, json.dumps(config, indent=2).encode())
-            self._rewind(step)
+            self._rewind(step, *log)
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from None
 
@@ -268,21 +284,31 @@ class RunFolder:
         self._unwritten = b""
 
     def records(self):
-        """Every line of metrics.jsonl, oldest first; a last line that was cut short is left out."""
-        if not self.metrics_path.exists():
-            return []
-        records = []
-        for line in self.metrics_path.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-        return records
+        """The records of metrics.jsonl, oldest first; lines that are damaged are left out."""
+        return self._read_log()[0]
 
-    def _rewind(self, step):
+    def _read_log(self):
+        """(the records, whether whole lines are damaged: not a last one that was cut short)."""
+        try:
+            *lines, last = self.metrics_path.read_bytes().split(b"\n")
+        except _MISSING:
+            return [], False
+        records, damaged = [], False
+        for line in filter(None, (*lines, last)):
+            record = _parse(line)
+            if isinstance(record, dict) and type(record.get("step")) is int:
+                records.append(record)
+            else:
+                damaged |= line is not last
+        return records, damaged
+
+    def _rewind(self, step, records, damaged):
         # Forget what was logged after `step`: a resumed run goes through those steps again.
-        kept = [record for record in self.records() if record["step"] <= step]
-        lines = "".join(json.dumps(record) + "\n" for record in kept)
+        if damaged:
+            kept = self.metrics_path.with_name(self.metrics_path.name + ".damaged")
+            write_atomically(kept, self.metrics_path.read_bytes())
+            print(f"warning: lines of {self.metrics_path} are damaged; it stays as {kept}")
+        lines = "".join(json.dumps(r) + "\n" for r in records if r["step"] <= step)
         write_atomically(self.metrics_path, lines.encode())
 
     def write_summary(self, summary):
@@ -291,24 +317,51 @@ class RunFolder:
         self.attempt("summary.json", write_atomically, self.path / "summary.json", data)
 
     def finished_summary(self, step, total_steps):
-        """The final metrics where the run has come to its end already, else None."""
-        path = self.path / "summary.json"
-        if step < total_steps or not path.exists():
+        """The final metrics where the run has come to its end already, else None.
+
+        Raises RunError where they cannot be read; damaged ones are as none.
+        """
+        if step < total_steps:
             return None
-        summary = json.loads(path.read_text())
-        return summary if summary.get("step") == step else None
+        summary = None
+        with contextlib.suppress(*_MISSING):
+            summary = _read_json(self.path / "summary.json")
+        whole = isinstance(summary, dict) and isinstance(summary.get("test_accuracy"), int | float)
+        return summary if whole and summary.get("step") == step else None
+
+
+def _open_no_link(path, flags):
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _parse(text):
+    """What JSON says, or None."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read_json(path):
+    """What a file says, None where it says nothing. Raises one of _MISSING, RunError."""
+    try:
+        return _parse(path.read_bytes())
+    except _MISSING:
+        raise
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _read_config(path):
     try:
-        config = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
+        config = _read_json(path)
+    except _MISSING:
         return None
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
-    except ValueError:
-        config = None
-    if not isinstance(config, dict) or not isinstance(config.get("settings", {}), dict):
+    kinds = {"settings": dict, "resumed": list}
+    well_formed = isinstance(config, dict) and all(
+        isinstance(config.get(name, kind()), kind) for name, kind in kinds.items()
+    )
+    if not well_formed:
         raise RunError(f"{path} is damaged; give another --output_dir")
     return config
 
@@ -316,8 +369,9 @@ def _read_config(path):
 def _environment():
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10)
+        commit = done.stdout.strip()
+    except (OSError, ValueError, subprocess.SubprocessError):
         commit = "unknown"
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     return {"git_commit": commit, "versions": {**versions, "numpy": np.__version__}}

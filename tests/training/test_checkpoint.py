@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +69,81 @@ def test_all_damaged_is_an_error(tmp_path):
     checkpoint.save_checkpoint(tmp_path, 1, state(1)).write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="start anew"):
         checkpoint.load_latest(tmp_path)
+
+
+def test_one_that_cannot_be_read_is_no_damaged_one(tmp_path, monkeypatch):
+    """The one before is not taken for it: the error may pass."""
+    for step in (1, 2):
+        checkpoint.save_checkpoint(tmp_path, step, state(step))
+    read = Path.read_bytes
+
+    def stale(path):
+        if path.name == "step_000000002.pt":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        checkpoint.load_latest(tmp_path)
+
+
+def write_with_checksum(path, content):
+    """As anybody could: torch's file, then its SHA-256."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest())
+    return path
+
+
+def test_tensors_get_memory_of_their_own(tmp_path):
+    """Fused Adam writes to as many places as a moment has elements, whatever lies there."""
+    one = torch.ones(1)
+    path = write_with_checksum(
+        tmp_path / "a", {"moment": one.expand(4), "channels_last": one.expand(2, 3, 4, 5)[:, :1]}
+    )
+    loaded = checkpoint.load_checkpoint(path)
+    for tensor in loaded.values():
+        assert tensor.untyped_storage().nbytes() == 4 * tensor.numel()
+    assert torch.equal(loaded["moment"], torch.ones(4))
+    maps = torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    loaded = checkpoint.load_checkpoint(write_with_checksum(tmp_path / "b", [maps]))
+    assert loaded[0].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(loaded[0], maps)
+
+
+def in_itself(container, put):
+    put(container)
+    return container
+
+
+def doubled(levels):
+    part = []
+    for _ in range(levels):
+        part = [part, part]
+    return part
+
+
+CRAFTED = {
+    "one number in 10^12 places": torch.ones(1).expand(10**6, 10**6),
+    "one tensor a thousand times": [torch.ones(1000)] * 1000,
+    "sparse": torch.eye(3).to_sparse(),
+    "without memory": torch.empty(3, device="meta"),
+    "a dict in itself": in_itself({}, lambda d: d.update(again=d)),
+    "a list in itself": in_itself([], lambda x: x.append(x)),
+    "a list doubled 60 times": doubled(60),
+    "a type": torch.float32,
+    "a tensor as a key": {torch.ones(1): 1},
+}
+
+
+@pytest.mark.parametrize("kind", CRAFTED)
+def test_a_crafted_state_is_refused(tmp_path, kind):
+    """In one line, and without the memory or the time that it asks for."""
+    path = write_with_checksum(tmp_path / "step_000000001.pt", {"parts": CRAFTED[kind]})
+    with pytest.raises(CheckpointError, match="does not hold a checkpoint") as caught:
+        checkpoint.load_latest(tmp_path)
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 class Gadget:

@@ -1,8 +1,10 @@
+import errno
 import json
 import os
 import resource
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,12 +77,53 @@ def test_resume_never_refuses_a_run(start, tmp_path):
         RunFolder(tmp_path, SETTINGS, resume="never")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00", '{"settings": 3}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[1]", b"\x00", b"\xff", b"null", b"[" * 100_000),
+        *(b'{"settings": 3}', b'{"settings": {}, "resumed": 5}'),
+    ],
+)
 def test_a_damaged_config_is_refused(start, tmp_path, content):
-    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(RunError, match="damaged"):
         start(tmp_path)
-    assert (tmp_path / "config.json").read_text() == content
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "summary.json", "metrics.jsonl", "step_000000005.pt"]
+)
+def test_what_cannot_be_read_just_now_is_not_taken_for_absent(start, tmp_path, monkeypatch, name):
+    """Nor for damaged: nothing is changed."""
+    folder = start(tmp_path)
+    folder.log({"step": 5})
+    folder.save_state(5, {})
+    folder.write_summary({"step": 5, "test_accuracy": 1.0})
+    folder.close()
+    before = files_of(tmp_path)
+    read = Path.read_bytes
+
+    def stale(path):
+        if path.name == name:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return read(path)
+
+    def go_on():
+        folder = RunFolder(tmp_path, SETTINGS)
+        folder.load_state()
+        folder.finished_summary(5, 5)
+        folder.begin(5, "a device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", stale)
+        with pytest.raises((RunError, CheckpointError), match=os.strerror(errno.ESTALE)):
+            go_on()
+    assert files_of(tmp_path) == before
 
 
 def test_a_folder_that_cannot_be_written(start, tmp_path):
@@ -106,6 +149,23 @@ def test_log_and_rewind(start, tmp_path):
     assert folder.records()[-1]["loss"] == 5
 
 
+@pytest.mark.parametrize(
+    "line", [b"{", b"[1]", b'{"step": "x"}', b"5", b"\xff\xfe", b"[" * 100_000]
+)
+def test_a_damaged_line_of_the_log_costs_that_line_alone(start, tmp_path, capsys, line):
+    folder = start(tmp_path)
+    for step in (10, 20):
+        folder.log({"step": step})
+    first, second = folder.metrics_path.read_bytes().splitlines(keepends=True)
+    damaged = first + line + b"\n" + second
+    folder.metrics_path.write_bytes(damaged)
+    assert [record["step"] for record in folder.records()] == [10, 20]
+    folder = start(tmp_path, 20)
+    assert folder.metrics_path.read_bytes() == first + second
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == damaged
+    assert capsys.readouterr().out.count("lines of") == 1
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_divergence_names_the_step_the_figures_and_the_last_checkpoint(start, tmp_path, bad):
     folder = start(tmp_path)
@@ -126,6 +186,34 @@ def test_one_run_one_writer(start, tmp_path):
     start(tmp_path)
     with pytest.raises(RunError, match="in use"):
         second.begin(0, "a device")
+
+
+def test_the_lock_of_a_folder_that_was_made_anew(start, tmp_path, capsys):
+    """The first run holds a lock that is no longer there; the second one writes alone."""
+    path = tmp_path / "run"
+    first = start(path)
+    shutil.rmtree(path)
+    second = RunFolder(path, SETTINGS)
+    second.begin(0, "a device")
+    second.log({"step": 1})
+    before = files_of(path)
+    first.log({"step": 2})
+    first.save_state(2, {})
+    assert "removed or replaced" in capsys.readouterr().err
+    assert files_of(path) == before
+    with pytest.raises(Stopped, match="removed or replaced"):
+        first.raise_if_anything_failed()
+    second.close()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(start, tmp_path):
+    victim, run = tmp_path / "victim", tmp_path / "run"
+    victim.write_bytes(b"precious")
+    run.mkdir()
+    (run / ".lock").symlink_to(victim)
+    with pytest.raises(RunError, match="cannot write"):
+        start(run)
+    assert victim.read_bytes() == b"precious"
 
 
 def test_a_write_that_fails_is_told_and_tried_again(start, tmp_path, capsys, monkeypatch):
@@ -235,10 +323,19 @@ def test_results_without_checkpoints_are_not_written_over(start, tmp_path):
 def test_finished_summary(start, tmp_path):
     folder = start(tmp_path)
     assert folder.finished_summary(5, 5) is None
-    folder.write_summary({"step": 5, "accuracy": 1.0})
-    assert folder.finished_summary(5, 5)["accuracy"] == 1.0
+    folder.write_summary({"step": 5, "test_accuracy": 1.0})
+    assert folder.finished_summary(5, 5)["test_accuracy"] == 1.0
     assert folder.finished_summary(5, 6) is None  # more epochs were asked for
     assert folder.finished_summary(6, 6) is None  # ended, but not summed up again
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[5]", "5", '{"step": 5}', '{"step": 5, "test_accuracy": []}']
+)
+def test_a_damaged_summary_is_as_none(start, tmp_path, content):
+    folder = start(tmp_path)
+    (tmp_path / "summary.json").write_text(content)
+    assert folder.finished_summary(5, 5) is None
 
 
 def test_a_state_of_another_format_is_refused_to_go_on(start, tmp_path):

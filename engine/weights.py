@@ -21,6 +21,7 @@ _KINDS = {  # kind: class, the arguments that rebuild it
     "generator": (Generator, ("width", "latent_dim")),
 }
 _SCALE = ".scale"  # ends the name of a tensor of scales, in weights of 8 bits
+_LARGEST = 1e10  # of a weight: no layer's output then leaves float32
 
 
 class CheckpointError(Exception):
@@ -69,15 +70,12 @@ def to_8_bits(state):
 
 
 def from_8_bits(state):
-    """What `to_8_bits` was given, but for rounding; ValueError where the parts do not fit."""
+    """What `to_8_bits` was given, but for rounding; weights without scales stay as they are."""
     weights = {name: t for name, t in state.items() if not name.endswith(_SCALE)}
     for scale_name in state.keys() - weights.keys():
         name = scale_name.removesuffix(_SCALE)
-        scale, weight = state[scale_name], weights.get(name)
-        fits = weight is not None and weight.dtype == torch.int8 and weight.ndim > 1
-        if not fits or scale.shape != weight.shape[:1]:
-            raise ValueError(f"{scale_name} has no weight that it fits")
-        weights[name] = (weight.flatten(1) * scale[:, None]).view_as(weight)
+        rows = weights[name].flatten(1) * state[scale_name][:, None]
+        weights[name] = rows.view_as(weights[name])
     return weights
 
 
@@ -97,9 +95,26 @@ def load_model(path, device="cpu", kind=None):
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = {key: _parse(value) for key, value in (file.metadata() or {}).items()}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            model_class, sizes = _network_of(metadata, path, kind)
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            forms = {name: (tuple(p.get_shape()), p.get_dtype()) for name, p in parts.items()}
+            if not _fits(forms, model_class, sizes):
+                raise CheckpointError(f"the weights in {path} do not fit a {metadata['kind']}")
+            state = from_8_bits({name: file.get_tensor(name) for name in forms})
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+    for name, tensor in state.items():
+        if not (tensor.abs() <= _LARGEST).all():
+            raise CheckpointError(f"{path} holds NaN, infinite or huge weights in {name}")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise CheckpointError(f"{path} holds negative variances in {name}")
+    model = model_class(**sizes)
+    model.load_state_dict(state)
+    return model.to(device).eval(), metadata
+
+
+def _network_of(metadata, path, kind):
+    """(class, the arguments that rebuild it) by an export's metadata. Raises CheckpointError."""
     own_kind = metadata.get("kind")
     if not isinstance(own_kind, str) or own_kind not in _KINDS:
         raise CheckpointError(f"{path} was not exported by this program (its kind is {own_kind!r})")
@@ -109,26 +124,27 @@ def load_model(path, device="cpu", kind=None):
     sizes = {name: metadata.get(name) for name in size_names}
     if not all(type(size) is int and 0 < size <= 4096 for size in sizes.values()):
         raise CheckpointError(f"{path} states impossible sizes: {sizes}")
-    try:
-        state = from_8_bits(state)
-    except ValueError as error:
-        raise CheckpointError(f"the weights in {path} are damaged: {error}") from None
-    with torch.device("meta"):  # shapes are compared before any memory is taken for them
-        expected = {name: _form(t) for name, t in model_class(**sizes).state_dict().items()}
-    if {name: _form(t) for name, t in state.items()} != expected:
-        raise CheckpointError(f"the weights in {path} do not fit a {own_kind} with {sizes}")
-    for name, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path} holds NaN or infinite weights in {name}")
-    model = model_class(**sizes)
-    model.load_state_dict(state)
-    return model.to(device).eval(), metadata
+    return model_class, sizes
 
 
-def _form(tensor):
-    """Shape and type; weights may be stored in 16 bit."""
-    in_16_bit = tensor.dtype in (torch.float16, torch.bfloat16)
-    return tensor.shape, torch.float32 if in_16_bit else tensor.dtype
+def _fits(forms, model_class, sizes):
+    """Whether tensors of these forms, {name: (shape, type)}, are the network's.
+
+    Asked before any memory is taken for them. Weights may be stored in 16 bits, or in 8 as
+    `to_8_bits` makes them.
+    """
+    forms = dict(forms)
+    with torch.device("meta"):
+        expected = model_class(**sizes).state_dict()
+    for name, tensor in expected.items():
+        shape, stored = forms.pop(name, (None, None))
+        if shape != tuple(tensor.shape):
+            return False
+        if stored == "I8" and len(shape) > 1:
+            stored = "F32" if forms.pop(name + _SCALE, None) == (shape[:1], "F32") else None
+        if stored not in (("F32", "F16", "BF16") if tensor.is_floating_point() else ("I64",)):
+            return False
+    return not forms
 
 
 def _parse(text):

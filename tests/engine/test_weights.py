@@ -1,3 +1,5 @@
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from discriminator import Discriminator
+from engine.device import peak_memory
 from engine.weights import (
     CheckpointError,
     export_model,
@@ -66,6 +69,7 @@ METADATA = {"kind": "discriminator", "width": "2", "num_classes": "10"}
         (lambda t: t.update({"critic_head.bias": torch.zeros(2)}), METADATA, "do not fit"),
         (lambda t: None, METADATA | {"width": "3"}, "do not fit"),
         (lambda t: t["critic_head.bias"].fill_(float("nan")), METADATA, "NaN"),
+        (lambda t: t["critic_head.bias"].fill_(1e38), METADATA, "huge"),
         (lambda t: None, METADATA | {"width": "999999999"}, "impossible sizes"),
         (lambda t: None, METADATA | {"width": "__import__('os')"}, "impossible sizes"),
         (lambda t: None, METADATA | {"kind": "resnet"}, "not exported"),
@@ -106,6 +110,35 @@ def test_wrong_kind_missing_and_truncated(exported, tmp_path):
     exported.write_bytes((2**62).to_bytes(8, "little") + content[8:])
     with pytest.raises(CheckpointError):
         load_model(exported)
+
+
+def test_negative_variances_are_refused(tmp_path):
+    model = Generator(width=2)
+    next(b for name, b in model.named_buffers() if name.endswith("running_var")).fill_(-1)
+    export_model(model, tmp_path / "g.safetensors", {})
+    with pytest.raises(CheckpointError, match="negative variances"):
+        load_model(tmp_path / "g.safetensors")
+
+
+def test_a_small_file_that_claims_much_is_refused_by_its_header(tmp_path):
+    """Its 8 GiB are a hole in the file; a scale would make 32 of them."""
+    header = {
+        "__metadata__": METADATA,
+        "features.weight": {"dtype": "I8", "shape": [2**16, 2**17], "data_offsets": [0, 2**33]},
+        "features.weight.scale": {
+            "dtype": "F32",
+            "shape": [2**16],
+            "data_offsets": [2**33, 2**33 + 2**18],
+        },
+    }
+    content = json.dumps(header).encode()
+    path = tmp_path / "d.safetensors"
+    path.write_bytes(len(content).to_bytes(8, "little") + content)
+    os.truncate(path, 8 + len(content) + 2**33 + 2**18)
+    before = peak_memory(torch.device("cpu"))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_model(path)
+    assert peak_memory(torch.device("cpu")) < before + 1e9
 
 
 # ------------------------------------------------------------------------------ weights in 8 bits

@@ -8,7 +8,6 @@ bits; by how much its images then differ is told. Paths of this machine are left
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -57,38 +56,55 @@ def run(args):
     source, target = Path(args.run), Path(args.target)
     if not (source / "summary.json").is_file():
         raise RunError(f"{source} holds no finished run")
-    if target.resolve() == source.resolve():
-        raise RunError("give a folder other than the run's own")
-    grids = [source / "samples" / f"{epoch:03d}.png" for epoch in args.sample_epochs]
-    missing = [str(path) for path in grids if not path.is_file()]
-    if missing:
-        raise RunError(f"no sample grid {', '.join(missing)}")
+    check_target(target, source)
+    grids = [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
     config = cleaned_config(source / "config.json")
+    files = {name: content_of(source / name) for name in (*COPIED, *grids)}
+    files["config.json"] = json.dumps(config, indent=2).encode() + b"\n"
     weights = {
         name: rounded(source / name, args.data_dir, device)
         for name in NETWORKS
         if (source / name).is_file()
     }
     try:
-        shutil.rmtree(target / "samples", ignore_errors=True)
-        target.mkdir(parents=True, exist_ok=True)
-        write_atomically(target / "config.json", json.dumps(config, indent=2).encode() + b"\n")
-        for name in COPIED:
-            shutil.copyfile(source / name, target / name)
-        for path in grids:
-            (target / "samples").mkdir(exist_ok=True)
-            shutil.copyfile(path, target / "samples" / path.name)
-        for name in NETWORKS:
-            if name in weights:
-                network, metadata = weights[name]
-                small = metadata["kind"] == "generator"
-                export_model(network, target / name, metadata, in_8_bits=small)
-            else:
-                (target / name).unlink(missing_ok=True)
+        for name, content in files.items():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target / name, content)
+        for name, (network, metadata) in weights.items():
+            small = metadata["kind"] == "generator"
+            export_model(network, target / name, metadata, in_8_bits=small)
+        for stale in (*NETWORKS, *(f"samples/{p.name}" for p in target.glob("samples/*.png"))):
+            if stale not in files | weights:
+                (target / stale).unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"cannot copy to {target}: {error.strerror or error}") from None
     print(f"published: {target}")
     return {name: metadata for name, (_, metadata) in weights.items()}
+
+
+def check_target(target, source):
+    """Raises RunError where what is published would take the place of a run, or leave its folder.
+
+    Of the user's own run, where the two folders were given the other way round.
+    """
+    if target.resolve() == source.resolve():
+        raise RunError("give a folder other than the run's own")
+    if any((target / name).exists() for name in ("checkpoints", ".lock")):
+        raise RunError(f"{target} holds a run of your own, which would be written over")
+    sources = (source, *(source / name for name in NETWORKS))
+    for path in (*sources, target, *target.glob("*")):
+        if path.is_symlink():
+            raise RunError(f"{path} is a link: give the folder itself, without links in it")
+
+
+def content_of(path):
+    """The bytes of a file to publish. Raises RunError."""
+    if path.is_symlink() or not path.is_file():
+        raise RunError(f"{path} is missing or no file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def cleaned_config(path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -103,5 +104,37 @@ def test_publishing_again_leaves_nothing_of_the_last(run_main, baseline, tmp_pat
     (kept / "samples/007.png").touch()
     (kept / "generator.safetensors").touch()
     assert run_main(publish, baseline, kept, *QUICK)[0] == 0
-    assert not (kept / "samples").exists()
+    assert not list((kept / "samples").iterdir())
     assert not (kept / "generator.safetensors").exists()
+
+
+def test_a_folder_with_a_run_is_not_written_over(refused, baseline, tmp_path):
+    """The arguments the wrong way round: a published folder first, one's own run second."""
+    published = tmp_path / "published"
+    shutil.copytree(baseline, published, ignore=shutil.ignore_patterns("checkpoints", ".lock"))
+    before = {path: path.read_bytes() for path in baseline.rglob("*") if path.is_file()}
+    assert "holds a run of your own" in refused(publish, published, baseline, *QUICK)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("place", ["run", "run/metrics.jsonl", "kept", "kept/config.json"])
+def test_links_are_not_followed(refused, baseline, tmp_path, place):
+    elsewhere, link = tmp_path / "elsewhere", tmp_path / place
+    if place == "kept":
+        elsewhere.mkdir()
+    else:
+        link.parent.mkdir(exist_ok=True)
+        link.rename(elsewhere) if link.exists() else elsewhere.write_text("precious")
+    link.symlink_to(elsewhere)
+    told = refused(publish, baseline, tmp_path / "kept", *QUICK)
+    assert str(link) in told
+    if place.startswith("kept"):
+        assert not elsewhere.is_dir() or not list(elsewhere.iterdir())
+        assert elsewhere.is_dir() or elsewhere.read_text() == "precious"
+
+
+@pytest.mark.parametrize("missing", ["metrics.jsonl", "curves.png"])
+def test_nothing_is_written_where_a_source_is_missing(refused, baseline, tmp_path, missing):
+    (baseline / missing).unlink()
+    assert missing in refused(publish, baseline, tmp_path / "kept", *QUICK)
+    assert not (tmp_path / "kept").exists()

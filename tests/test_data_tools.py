@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import hashlib
 import http.server
@@ -7,6 +8,7 @@ import shutil
 import socket
 import tarfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,16 +93,16 @@ def test_another_process_that_was_faster(small_archive, serve, tmp_path, monkeyp
     """Its data are used and not touched."""
     serve(small_archive.parent)
     target = tmp_path / "new"
-    extract = cifar10.extract_archive
+    extract = tarfile.TarFile.extractall
 
-    def other_first(*args):
-        extract(*args)
+    def other_first(*args, **options):
+        extract(*args, **options)
         shutil.copytree(
             small_archive.parent / cifar10.CIFAR10_FOLDER, target / cifar10.CIFAR10_FOLDER
         )
         (target / cifar10.CIFAR10_FOLDER / "mark").touch()
 
-    monkeypatch.setattr(cifar10, "extract_archive", other_first)
+    monkeypatch.setattr(tarfile.TarFile, "extractall", other_first)
     train, _ = data_tools.load_dataset("cifar10", target)
     assert len(train) == 50
     assert (target / cifar10.CIFAR10_FOLDER / "mark").exists()
@@ -201,13 +203,62 @@ def test_an_archive_that_climbs_out_of_its_folder_is_not_unpacked(small_archive,
     assert list(target.iterdir()) == [evil]
 
 
-def test_a_download_without_data_is_given_up(tmp_path, monkeypatch):
+@pytest.mark.parametrize("trickles", [False, True])
+def test_a_download_that_stalls_is_given_up(tmp_path, monkeypatch, trickles):
+    """Whether no data come at all, or a few bytes again and again, for hours if need be."""
     monkeypatch.setattr(cifar10, "DOWNLOAD_STALL_SECONDS", 1)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/{CIFAR10.filename}"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ended = threading.Event()
+
+        def answer():
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 170498071\r\n\r\n")
+                while not ended.wait(0.01):
+                    connection.sendall(b"x" * 1000)
+
+        thread = threading.Thread(target=answer)
+        if trickles:
+            thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/{CIFAR10.filename}"
         monkeypatch.setattr(CIFAR10, "url", url)
-        with pytest.raises(DataMissing, match="no data came for 1 s"):
-            data_tools.load_dataset("cifar10", tmp_path, download=True)
+        try:
+            with pytest.raises(DataMissing, match="bytes came in 1 s"):
+                data_tools.load_dataset("cifar10", tmp_path, download=True)
+        finally:
+            ended.set()
+            if trickles:
+                thread.join()
+
+
+def test_what_a_killed_download_left_is_removed(small_cifar10):
+    """But nothing that a process is at work on."""
+    data_dir = small_cifar10.parent
+    abandoned, in_use = (data_dir / f"{cifar10.WORKPLACE}{name}" for name in "ab")
+    for folder in (abandoned, in_use):
+        folder.mkdir()
+        (folder / CIFAR10.filename).write_bytes(b"half")
+    with cifar10._locked(in_use):
+        data_tools.load_dataset("cifar10", data_dir, download=False)
+    assert not abandoned.exists()
+    assert in_use.exists()
+
+
+def test_what_is_unpickled_is_what_was_checked(small_cifar10, monkeypatch):
+    """A file that is exchanged after its check has no effect."""
+    opened = []
+    read = Path.read_bytes
+
+    def exchanged_afterwards(path):
+        content = read(path)
+        opened.append(path.name)
+        path.write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", exchanged_afterwards)
+    train, test = data_tools.load_dataset("cifar10", small_cifar10.parent, download=False)
+    assert (len(train), len(test)) == (50, 10)
+    assert len(opened) == len(set(opened)) == 7
 
 
 # ------------------------------------------------------------------------------ order

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from image_sets.cifar10 import load_cifar10
-from image_sets.dataset import DataError, DataMissing, Dataset
+from image_sets.dataset import DataError, DataMissing, Dataset, are_names
 from image_sets.pixels import mean_image, to_signed, to_uint8
 from image_sets.shapes import load_shapes
 
@@ -23,6 +23,7 @@ __all__ = [
     "DataError",
     "DataMissing",
     "Dataset",
+    "are_names",
     "epoch_order",
     "load_dataset",
     "load_shapes",
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 DATASETS = ("auto", "cifar10", "shapes")
-DEFAULT_DATA_DIR = os.environ.get("CIFAR10_DIR", "data")
+DEFAULT_DATA_DIR = os.environ.get("CIFAR10_DIR") or "data"
 
 
 def load_dataset(name, data_dir=DEFAULT_DATA_DIR, download=True):

@@ -11,13 +11,15 @@ evaluation.json and pictures in evaluation/.
 
 import contextlib
 import json
+import os
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from torch_fidelity import __version__ as fidelity_version
 
-from data_tools import DATASETS, DataError, load_dataset
+from data_tools import DATASETS, DataError, are_names, load_dataset
 from engine import cli
 from engine.device import DeviceError, keep_freed_memory, peak_memory, pick_device, pick_precision
 from engine.files import write_atomically
@@ -36,7 +38,7 @@ from metrics.scores import (
     score_table,
 )
 from training.augmentation import augment, sample_augmentation
-from training.run_folder import RunError
+from training.run_folder import RunError, writing_to
 
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, ScoreError)
 WEIGHTS = "discriminator.safetensors"  # of the judge, in a run's folder
@@ -139,8 +141,7 @@ def epochs_of(path, metadata):
 
 def class_names_of(metadata):
     names = metadata.get("class_names")
-    well_formed = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return names if well_formed and len(names) == 10 else [str(k) for k in range(10)]
+    return names if are_names(names) and len(names) == 10 else [str(k) for k in range(10)]
 
 
 def sample_only(args, model, metadata, precision, folder):
@@ -308,13 +309,16 @@ def load_sets(args, metadata):
 
 
 @contextlib.contextmanager
-def writing_to(folder):
-    """Make the folder; raises RunError where it, or something in it, cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from None
+def all_or_nothing(folder):
+    """A folder to write to; what is in it at the end takes the place of what was in `folder`.
+
+    Old pictures do not stand beside new figures: the figures come last, the old ones go first.
+    """
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
+        yield Path(new)
+        (folder / "evaluation.json").unlink(missing_ok=True)
+        for path in sorted(Path(new).iterdir(), key=lambda path: path.suffix == ".json"):
+            os.replace(path, folder / path.name)
 
 
 def run(args):
@@ -342,7 +346,7 @@ def run(args):
     judge_path = find_weights(args.judge, "baseline", WEIGHTS, own_will_do=not theirs)
     judge = Judge(judge_path, device, precision)
     train, test = load_sets(args, metadata)
-    judge.check_set(train.name)
+    judge.check_set(train)
     if min(len(train), len(test)) < MIN_SAMPLES:
         raise ScoreError(f"{min(len(train), len(test))} real images are too few for the scores")
     network, of_inception = find_inception(args, model, device)
@@ -361,13 +365,14 @@ def run(args):
         **of_inception,
     }
     with writing_to(folder):
-        sets = make_sets(args, model, train, test, precision)
-        result |= score(args, sets, train, judge, folder)
-        sampling.save_walks(model, args.seed, precision, train.class_names, folder)
-        if args.cas:
-            key = "classification_accuracy_score"
-            result[key] = cas_of(args, sets["samples"], train, test, device, precision)
-        write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
+        with all_or_nothing(folder) as new:
+            sets = make_sets(args, model, train, test, precision)
+            result |= score(args, sets, train, judge, new)
+            sampling.save_walks(model, args.seed, precision, train.class_names, new)
+            if args.cas:
+                key = "classification_accuracy_score"
+                result[key] = cas_of(args, sets["samples"], train, test, device, precision)
+            write_atomically(new / "evaluation.json", json.dumps(result, indent=2).encode())
         if network is not None:
             scores = inception_scores(args, network, model, train, test, precision)
             result["inception"] = network.about() | {"scores": scores}

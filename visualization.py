@@ -9,6 +9,7 @@ visualization/.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from interpretability.attribution import attribution_section
 from interpretability.layer_figures import layer_section
 from interpretability.maximization_figures import Ascent, class_section, feature_section
 from interpretability.trained_networks import TRAININGS, load_networks
-from training.run_folder import RunError
+from training.run_folder import RunError, writing_to
 
 DEFAULT_LAYERS = [2, 4, 6, 8]
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
@@ -36,6 +37,16 @@ SWITCHES = {  # section: help
     "attribution": "where it looks: Grad-CAM and integrated gradients",
     "film": "the sample grids of a GAN's training as an animated GIF",
 }
+SHARED = {"strength_study": "robustness.png", "layers": "layers.png"}  # sections in one picture
+PICTURES_OF_THE_STEP = ("real_images{}.png", "gradient_image{}.png", "jittered_images{}.png")
+PICTURES_OF_ONE = (  # network: its slug stands in the braces
+    *PICTURES_OF_THE_STEP,
+    "perturbed{}_epsilon*.png",
+    "smallest_epsilon{}.png",
+    "max_class{}.png",
+    "max_features{}_layer*.png",
+    "attribution{}.png",
+)
 NEED_IMAGES = ("perturb_images", "compare_layers", "attribution")
 
 
@@ -190,6 +201,7 @@ def open_summary(path, networks):
     """{name of the network: metrics}, with those that an earlier command left of the same weights.
 
     Those of networks that this command does not look at stay too, while their weights are there.
+    Pictures of other weights go with their metrics.
     Raises RunError where the folder belongs to a training run or cannot be written.
     """
     if (path.parent / "config.json").exists():
@@ -199,23 +211,35 @@ def open_summary(path, networks):
     except (OSError, ValueError):
         before = {}
     before = before if isinstance(before, dict) else {}
-    summary = {}
+    summary, changed = {}, []
     for network in networks:
         about = network.about()
-        kept = before.get(network.name)
+        kept = before.get(network.name, about)
         same = isinstance(kept, dict) and all(
             kept.get(key) == value for key, value in about.items()
         )
         summary[network.name] = kept if same else about
+        changed += [] if same else [network]
     for name in before:
         if name not in summary and still_there(before[name]):
             summary[name] = before[name]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(path.parent):
+        for network in changed:  # before the figures: cut short here, this is done again
+            remove_pictures_of(network, path.parent, first=network is networks[0])
+        if changed:
+            for metrics, section in itertools.product(summary.values(), SHARED):
+                metrics.pop(section, None)
         write_atomically(path, json.dumps(summary, indent=2).encode())
-    except OSError as error:
-        raise RunError(f"cannot write to {path.parent}: {error.strerror or error}") from None
     return summary
+
+
+def remove_pictures_of(network, folder, first):
+    """Remove what was drawn of a network with other weights, and what shows it beside others."""
+    patterns = [picture.format(f"_{network.slug}") for picture in PICTURES_OF_ONE]
+    patterns += SHARED.values()
+    patterns += [picture.format("") for picture in PICTURES_OF_THE_STEP] if first else []
+    for path in itertools.chain.from_iterable(map(folder.glob, patterns)):
+        path.unlink(missing_ok=True)
 
 
 def film(args, networks, path):
@@ -235,36 +259,15 @@ def film(args, networks, path):
     print(f"  {path}")
 
 
-def run(args):
-    """Make the pictures that the arguments ask for; returns every metric printed, as a dict.
-
-    Raises one of USER_ERRORS for what the user can mend.
-    """
-    device = pick_device(args.device)
-    precision = pick_precision(args.precision, device)
-    keep_freed_memory()
-    given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
-    networks = load_networks(given, device, args.control)
+def draw(args, networks, ascent, sets, precision, folder, summary):
+    """Every section asked for, in turn; the summary is written anew after each."""
+    train_set, test_set = sets
     pair = [network for network in networks if not network.is_control]
-    ascent = Ascent(method=args.method, steps=args.steps, lr=args.lr, decay=args.decay)
-    train_set = test_set = None
-    untold = any(network.start is None for network in networks)
-    examples = args.max_features and ascent.robust
-    if untold or examples or any(getattr(args, section) for section in NEED_IMAGES):
-        train_set, test_set = load_images(args, networks, device)
-    if test_set is not None:
-        for network in networks:
-            network.learn_from(test_set)
-    folder = Path(args.output_dir)
-    summary_path = folder / "summary.json"
-    summary = open_summary(summary_path, networks)
 
     def keep(network, section, metrics):
         summary[network.name][section] = metrics
-        write_atomically(summary_path, json.dumps(summary, indent=2).encode())
+        write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode())
 
-    for network in networks:
-        print(f"discriminator {network.words}: {network.path}, width {network.model.width}")
     if args.perturb_images:
         for network in networks:
             metrics = adversarial_figures.one_step(
@@ -305,7 +308,34 @@ def run(args):
             keep(network, "attribution", attribution_section(network, test_set, precision, folder))
     if args.film:
         film(args, networks, folder / "training.gif")
-    print(f"figures: {summary_path}")
+
+
+def run(args):
+    """Make the pictures that the arguments ask for; returns every metric printed, as a dict.
+
+    Raises one of USER_ERRORS for what the user can mend.
+    """
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    keep_freed_memory()
+    given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
+    networks = load_networks(given, device, args.control)
+    ascent = Ascent(method=args.method, steps=args.steps, lr=args.lr, decay=args.decay)
+    train_set = test_set = None
+    untold = any(network.start is None for network in networks)
+    examples = args.max_features and ascent.robust
+    if untold or examples or any(getattr(args, section) for section in NEED_IMAGES):
+        train_set, test_set = load_images(args, networks, device)
+    if test_set is not None:
+        for network in networks:
+            network.learn_from(test_set)
+    folder = Path(args.output_dir)
+    summary = open_summary(folder / "summary.json", networks)
+    for network in networks:
+        print(f"discriminator {network.words}: {network.path}, width {network.model.width}")
+    with writing_to(folder):
+        draw(args, networks, ascent, (train_set, test_set), precision, folder, summary)
+    print(f"figures: {folder / 'summary.json'}")
     return summary
 
 

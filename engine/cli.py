@@ -220,6 +220,9 @@ def exit_code_of(task, args, user_errors):
     No failing print ends the task.
     """
     streams = sys.stdout, sys.stderr
+    for stream in streams:
+        with contextlib.suppress(AttributeError):  # what stands in for one may not have it
+            stream.reconfigure(errors="backslashreplace")  # a path may have any bytes
     sys.stdout, sys.stderr = map(_Tolerant, streams)
     try:
         task(args)

@@ -1,6 +1,7 @@
-"""Files that are whole, whenever the machine stops."""
+"""Files that are whole, whenever the machine stops; and JSON that may be anything."""
 
 import errno
+import json
 import os
 import secrets
 from pathlib import Path
@@ -32,6 +33,19 @@ def write_atomically(path, data):
     finally:
         temporary.unlink(missing_ok=True)
     _flush_folder(path.parent)
+
+
+def parse_json(text):
+    """What JSON says, a string or bytes; None where it says nothing."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def is_number(value):
+    """Whether a value out of JSON can be drawn and printed."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _flush_folder(path):

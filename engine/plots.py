@@ -3,14 +3,16 @@
 import io
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from engine.files import write_atomically
+from engine.files import is_number, write_atomically
 
 _DPI = 100
+rcParams["text.parse_math"] = False  # a "$" in the name of a class is a "$"
 
 
 def save_figure(figure, path):
@@ -25,10 +27,11 @@ def save_curves(records, path, panels):
     """Learning curves, one panel each.
 
     panels: {panel title: {field of the records: name in the legend}}. A field may be missing in
-    some records; a panel of which every field is missing everywhere is left out.
+    some records, or be no number; a panel of which every field is so everywhere is left out.
     """
+    records = [r for r in records if is_number(r.get("epochs_done"))]
     panels = {
-        title: {f: name for f, name in fields.items() if any(f in r for r in records)}
+        title: {f: n for f, n in fields.items() if any(is_number(r.get(f)) for r in records)}
         for title, fields in panels.items()
     }
     panels = {title: fields for title, fields in panels.items() if fields}
@@ -40,7 +43,7 @@ def save_curves(records, path, panels):
     for index, (title, fields) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         for field, name in fields.items():
-            points = [(r["epochs_done"], r[field]) for r in records if field in r]
+            points = [(r["epochs_done"], r[field]) for r in records if is_number(r.get(field))]
             marker = "o" if len(points) < 30 else None
             axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
         axes.set(title=title, xlabel="epoch")

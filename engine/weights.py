@@ -16,9 +16,9 @@ from engine.files import write_atomically
 from generator import Generator
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"  # the published runs
-_KINDS = {  # kind: class, the arguments that rebuild it
-    "discriminator": (Discriminator, ("width", "num_classes")),
-    "generator": (Generator, ("width", "latent_dim")),
+_KINDS = {  # kind: class, the arguments that rebuild it with their least values
+    "discriminator": (Discriminator, {"width": 1, "num_classes": 1}),
+    "generator": (Generator, {"width": 1, "latent_dim": 10}),  # the code of the class is in it
 }
 _SCALE = ".scale"  # ends the name of a tensor of scales, in weights of 8 bits
 _LARGEST = 1e10  # of a weight: no layer's output then leaves float32
@@ -120,9 +120,9 @@ def _network_of(metadata, path, kind):
         raise CheckpointError(f"{path} was not exported by this program (its kind is {own_kind!r})")
     if kind not in (None, own_kind):
         raise CheckpointError(f"{path} holds a {own_kind}; a {kind} is wanted here")
-    model_class, size_names = _KINDS[own_kind]
-    sizes = {name: metadata.get(name) for name in size_names}
-    if not all(type(size) is int and 0 < size <= 4096 for size in sizes.values()):
+    model_class, least = _KINDS[own_kind]
+    sizes = {name: metadata.get(name) for name in least}
+    if not all(type(size) is int and least[name] <= size <= 4096 for name, size in sizes.items()):
         raise CheckpointError(f"{path} states impossible sizes: {sizes}")
     return model_class, sizes
 

@@ -15,6 +15,11 @@ class DataMissing(DataError):
     """The data are not there, and were not to be had."""
 
 
+def are_names(value):
+    """Whether a value out of weights, which may be anything, is a list of printable names."""
+    return isinstance(value, list) and all(isinstance(n, str) and n.isprintable() for n in value)
+
+
 @dataclass
 class Dataset:
     """images: uint8 (n, 3, 32, 32); labels: int64 (n,); source: where they came from, in words."""

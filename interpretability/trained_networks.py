@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from data_tools import mean_image, to_signed
+from data_tools import are_names, mean_image, to_signed
 from discriminator import Discriminator
 from engine.weights import (
     CheckpointError,
@@ -74,8 +74,7 @@ class Network:
 def start_and_names(facts, classes=10):
     """(mean image in [-1, 1], class names) out of facts about a set; (None, None) if ill-formed."""
     mean, names = mean_image(facts), facts.get("class_names")
-    well_formed = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if mean is None or not well_formed or len(names) != classes:
+    if mean is None or not are_names(names) or len(names) != classes:
         return None, None
     return to_signed(mean), names
 

@@ -1,5 +1,6 @@
 """Images out of a trained generator, each a function of the seed and of its index alone."""
 
+import io
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from data_tools import to_uint8
 from engine.device import autocast, random_stream
+from engine.files import write_atomically
 from engine.plots import save_image_grid
 from engine.progress import Progress
 from generator import sample_latents
@@ -119,5 +121,6 @@ def write_pngs(images, labels, class_names, folder):
 
 def write_npz(images, labels, path):
     """arr_0: uint8 (n, 32, 32, 3); arr_1: int64 (n,): as in OpenAI's guided-diffusion."""
-    with path.open("wb") as file:
-        np.savez_compressed(file, images.permute(0, 2, 3, 1).numpy(), labels.numpy())
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images.permute(0, 2, 3, 1).numpy(), labels.numpy())
+    write_atomically(path, buffer.getvalue())

@@ -160,9 +160,14 @@ class Judge:
         self.model.requires_grad_(False)
         self.digest = digest(self.model)
 
-    def check_set(self, name):
-        """Raises CheckpointError where the judge was trained on another set than `name`."""
-        own = self.metadata.get("dataset")
+    def check_set(self, dataset):
+        """Raises CheckpointError where the judge was trained on another set than this."""
+        own, name = self.metadata.get("dataset"), dataset.name
+        if self.model.num_classes != len(dataset.class_names):
+            raise CheckpointError(
+                f"the judge {self.path} knows {self.model.num_classes} classes, not the "
+                f"{len(dataset.class_names)} of {name}"
+            )
         if own != name:
             raise CheckpointError(
                 f"the judge {self.path} was trained on {own}, not on {name}; train one with "
@@ -203,7 +208,7 @@ class TrainingScores:
 
         Raises CheckpointError for a judge of another set, ScoreError where it has too few images.
         """
-        judge.check_set(dataset.name)
+        judge.check_set(dataset)
         self.judge, self.seed = judge, seed
         self.class_names = dataset.class_names
         self.labels = sampling.sample_labels(samples)

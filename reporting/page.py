@@ -13,12 +13,16 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
+from engine.files import is_number, parse_json
 from interpretability.layer_figures import TABLE as LAYER_TABLE
 from reporting.sections import PICTURES, SAMPLES
 from training import panels
 
 MAX_FRAMES = 24  # epochs on the slider of the sample grids
 QUALITY = 82  # of WebP
+MAX_PIXELS = 40_000_000  # of a picture
+MAX_WEBP_HEIGHT = 16_383
+MAX_POINTS = 2000  # of a curve
 PRIVATE = ("data_dir", "output_dir", "judge")  # settings that name folders of this machine
 SCORES = {  # of evaluate_gan.py: {key: heading of its column}
     "frechet_distance": "Frechet",
@@ -88,27 +92,19 @@ def render(contents):
 def read_json(path):
     """The dict in a JSON file; an empty one where there is none or it is damaged."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        content = parse_json(path.read_bytes())
+    except OSError:
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def read_records(folder):
     """The lines of metrics.jsonl that are whole."""
-    records = []
     try:
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-    except (OSError, ValueError):
+        records = map(parse_json, (folder / "metrics.jsonl").read_bytes().splitlines())
+    except OSError:
         return []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        if isinstance(record, dict) and _is_number(record.get("epochs_done")):
-            records.append(record)
-    return records
+    return [r for r in records if isinstance(r, dict) and is_number(r.get("epochs_done"))]
 
 
 def read_run(folder, heading, script):
@@ -132,20 +128,28 @@ def public_config(config):
         return None
     settings = {name: value for name, value in settings.items() if name not in PRIVATE}
     config = {name: value for name, value in config.items() if name != "resumed"}
-    return json.dumps(config | {"settings": settings}, indent=1)
+    try:
+        return json.dumps(config | {"settings": settings}, indent=1)
+    except RecursionError:
+        return None
 
 
 def webp(path, width=1400, lossless=False):
-    """A picture as a data URI, WebP, at most `width` pixels wide; None where it cannot be read."""
+    """A picture as a data URI, WebP, at most `width` pixels wide.
+
+    None where it cannot be read or is too large, which is told.
+    """
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"larger than {MAX_PIXELS:,} pixels")
             image = image.convert("RGB")
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return None
-    if image.width > width:
-        image = image.resize(
-            (width, round(image.height * width / image.width)), Image.Resampling.LANCZOS
-        )
+    except Exception as error:  # decoders raise almost anything on a broken picture
+        print(f"left out: {path} ({error})")
+        return None
+    image.thumbnail((width, MAX_WEBP_HEIGHT), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=QUALITY, method=4, lossless=lossless)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -178,27 +182,24 @@ def _dict_in(content, key):
 
 def percent(metrics, key):
     value = metrics.get(key)
-    return f"{value:.2f} %" if isinstance(value, int | float) else None
+    return f"{value:.2f} %" if is_number(value) else None
 
 
 def chart_data(records, drawn_together):
     """What the page's script draws: one chart for each panel that has a metric in the log."""
     charts = []
     for title, fields in drawn_together.items():
-        present = {f: n for f, n in fields.items() if any(_is_number(r.get(f)) for r in records)}
-        rows = [r for r in records if any(_is_number(r.get(f)) for f in present)]
+        present = {f: n for f, n in fields.items() if any(is_number(r.get(f)) for r in records)}
+        rows = [r for r in records if any(is_number(r.get(f)) for f in present)]
+        rows = [*rows[: -1 : -(-len(rows) // MAX_POINTS) or 1], *rows[-1:]]  # evenly, with the last
         if present:
             lines = [
-                {"name": name, "ys": [r[f] if _is_number(r.get(f)) else None for r in rows]}
+                {"name": name, "ys": [r[f] if is_number(r.get(f)) else None for r in rows]}
                 for f, name in present.items()
             ]
             xs = [r["epochs_done"] for r in rows]
             charts.append({"title": title, "x": "epoch", "xs": xs, "lines": lines})
     return charts
-
-
-def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def pictures(folder, sections):
@@ -254,7 +255,9 @@ def epsilon_frames(folder):
     """The images perturbed by growing epsilons, for the networks that have them."""
     paths = {}  # {epsilon: {network: path}}
     for path in folder.glob("perturbed_*_epsilon*.png"):
-        if match := re.fullmatch(r"perturbed_(with|without)_G_epsilon([\d.]+)\.png", path.name):
+        if match := re.fullmatch(
+            r"perturbed_(with|without)_G_epsilon(\d+(?:\.\d+)?)\.png", path.name
+        ):
             paths.setdefault(float(match[2]), {})[match[1]] = path
     networks = [
         network for network in ("without", "with") if all(network in p for p in paths.values())
@@ -301,7 +304,7 @@ def layer_tables(summary):
 
 def _cell(value, form):
     whole = isinstance(value, int) or not form.endswith("d")
-    return format(value, form if whole else "g") if _is_number(value) else value
+    return format(value, form if whole else "g") if is_number(value) else value
 
 
 def score_table(evaluation):
@@ -324,9 +327,7 @@ def inception_table(evaluation):
     rows = []
     for name, row in scores.items():
         if isinstance(row, dict):
-            scaled = {
-                key: 1000 * row[key] for key in ("kid", "kid_std") if _is_number(row.get(key))
-            }
+            scaled = {key: 1000 * row[key] for key in ("kid", "kid_std") if is_number(row.get(key))}
             rows.append((name, [_score((row | scaled).get(key)) for key in INCEPTION]))
     columns = ["what against what", *INCEPTION.values()]
     label = "FID and KID, by the Inception network"
@@ -334,7 +335,7 @@ def inception_table(evaluation):
 
 
 def _score(value):
-    if isinstance(value, int) and _is_number(value):
+    if isinstance(value, int) and is_number(value):
         return f"{value:,}"
     # + 0.0 turns the -0.0 of a rounded small negative into 0.0.
-    return f"{round(value, 3) + 0.0:.4g}" if _is_number(value) else ""
+    return f"{round(value, 3) + 0.0:.4g}" if is_number(value) else ""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from engine.cli import DIVERGED, SAVE_FAILED, Stopped
-from engine.files import write_atomically
+from engine.files import parse_json, write_atomically
 from engine.weights import CheckpointError
 from training.checkpoint import (
     checkpoint_step,
@@ -31,6 +31,16 @@ _MISSING = (FileNotFoundError, NotADirectoryError)
 
 class RunError(Exception):
     """The run's folder cannot be used; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def writing_to(folder):
+    """Make the folder; raises RunError where it, or something in it, cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
 class RunFolder:
@@ -295,7 +305,7 @@ class RunFolder:
             return [], False
         records, damaged = [], False
         for line in filter(None, (*lines, last)):
-            record = _parse(line)
+            record = parse_json(line)
             if isinstance(record, dict) and type(record.get("step")) is int:
                 records.append(record)
             else:
@@ -334,18 +344,10 @@ def _open_no_link(path, flags):
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def _parse(text):
-    """What JSON says, or None."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _read_json(path):
     """What a file says, None where it says nothing. Raises one of _MISSING, RunError."""
     try:
-        return _parse(path.read_bytes())
+        return parse_json(path.read_bytes())
     except _MISSING:
         raise
     except OSError as error:

@@ -164,8 +164,11 @@ class TrainingRun:
         with self.folder.restoring():
             for name, part in self._parts.items():
                 part.load_state_dict(state["parts"][name])
-            self.step, self._best = state["step"], dict(state["best"])
+            self.step = state["step"]
+            self._best = {file: (str(w), float(v)) for file, (w, v) in state["best"].items()}
             for name, total in state["totals"].items():
+                if total.shape[1:] != (2,):
+                    raise ValueError(f"the sum of {name} is no sum and number")
                 self._totals[name] = self.ranks.unstack(total).to(self.device)
 
     def on_main(self, make):

@@ -27,6 +27,7 @@ from training.checkpoint import (
 
 FORMAT = 1  # of the state in a checkpoint; before there was a number, it held other keys
 _MISSING = (FileNotFoundError, NotADirectoryError)
+_ODD_VALUES = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 class RunError(Exception):
@@ -207,20 +208,27 @@ class RunFolder:
                     "on; give another --output_dir"
                 )
             return None
-        if not isinstance(state, dict) or state.get("of") != self._identity():
-            raise CheckpointError(
-                f"the checkpoint in {self.checkpoints} is of another network or script than "
-                f"{self._identity()}; give another --output_dir"
-            )
-        if type(state.get("step")) is not int or state["step"] < 0:
-            raise CheckpointError(f"the checkpoint in {self.checkpoints} does not tell its step")
-        if bad := not_finite(state):
-            raise CheckpointError(f"the checkpoint in {self.checkpoints} is not finite in {bad[0]}")
+        with self.restoring():
+            if not isinstance(state, dict) or state.get("of") != self._identity():
+                raise CheckpointError(
+                    f"the checkpoint in {self.checkpoints} is of another network or script than "
+                    f"{self._identity()}; give another --output_dir"
+                )
+            if type(state.get("step")) is not int or state["step"] < 0:
+                raise CheckpointError(
+                    f"the checkpoint in {self.checkpoints} does not tell its step"
+                )
+            if bad := not_finite(state):
+                raise CheckpointError(
+                    f"the checkpoint in {self.checkpoints} is not finite in {bad[0]}"
+                )
         return state
 
     def check_format(self, state):
         """Raises RunError where a run is to go on from a state of another version's format."""
-        if state.get("format") != FORMAT:
+        with self.restoring():
+            same = bool(state.get("format") == FORMAT)
+        if not same:
             commit = (self.config or {}).get("git_commit", "unknown")
             raise RunError(
                 f"the checkpoint in {self.checkpoints} was written by another version of this "
@@ -233,8 +241,8 @@ class RunFolder:
         """Raises CheckpointError where a state of the right origin does not fit all the same."""
         try:
             yield
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+        except (*_ODD_VALUES, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0]
             raise CheckpointError(
                 f"the checkpoint in {self.checkpoints} does not fit this program: {reason}"
             ) from None

@@ -152,9 +152,12 @@ def test_judge_returns_what_its_network_computes(judge):
 
 
 def test_judge_of_another_set(judge):
-    judge.check_set("shapes")
+    shapes, _ = load_dataset("shapes")
+    judge.check_set(shapes)
     with pytest.raises(CheckpointError, match="trained on shapes, not on cifar10"):
-        judge.check_set("cifar10")
+        judge.check_set(replace(shapes, name="cifar10"))
+    with pytest.raises(CheckpointError, match="knows 10 classes, not the 2 of"):
+        judge.check_set(replace(shapes, class_names=("a", "b")))
 
 
 # ------------------------------------------------------------------------------ during training

@@ -34,6 +34,14 @@ class CheckpointError(Exception):
 def export_model(model, path, metadata, in_8_bits=False):
     """Write a Discriminator's or Generator's weights to a safetensors file, atomically.
 
+    The arguments are those of `export_bytes`.
+    """
+    write_atomically(path, export_bytes(model, metadata, in_8_bits))
+
+
+def export_bytes(model, metadata, in_8_bits=False):
+    """What a safetensors file of a Discriminator's or Generator's weights holds.
+
     metadata: a flat dict of what is worth knowing (recipe, metrics); values that are no strings are
     kept as JSON. The kind and the sizes of the network are added. in_8_bits: as `to_8_bits` makes
     them; else in the type they have. Raises TypeError for a model that is neither.
@@ -46,7 +54,7 @@ def export_model(model, path, metadata, in_8_bits=False):
     text = {key: v if isinstance(v, str) else json.dumps(v) for key, v in described.items()}
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     state = to_8_bits(state) if in_8_bits else state
-    write_atomically(path, safetensors_bytes(state, text))
+    return safetensors_bytes(state, text)
 
 
 # ------------------------------------------------------------------------------ 8 bits

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,9 +20,10 @@ from engine.device import (
     pick_precision,
     random_stream,
 )
+from engine.files import write_atomically
 from engine.plots import save_curves
 from engine.progress import Progress
-from engine.weights import export_model
+from engine.weights import export_bytes, export_model
 from layers.modules import prepare_for_cuda
 from training.cuda_graph import CapturedStep
 from training.distributed import Ranks
@@ -63,6 +65,7 @@ class TrainingRun:
         self.step = 0
         self._totals = {}  # {metric: its sum since the last record and of how many}
         self._best = {}  # {exported file: (what was compared, its highest value)}
+        self._unwritten = {}  # {exported file: its bytes, uint8}, where they could not be written
         self._order = None  # (epoch, the order of its images)
         with contextlib.ExitStack() as undo:
             self.ranks = undo.enter_context(Ranks())
@@ -166,6 +169,11 @@ class TrainingRun:
                 part.load_state_dict(state["parts"][name])
             self.step = state["step"]
             self._best = {file: (str(w), float(v)) for file, (w, v) in state["best"].items()}
+            self._unwritten = dict(state.get("unwritten", {}))
+            if not all(content.dtype == torch.uint8 for content in self._unwritten.values()):
+                raise ValueError("a file to be written is of no bytes")
+            if any(Path(file).name != file for file in self._unwritten):
+                raise ValueError("a file to be written is not in the run's folder")
             for name, total in state["totals"].items():
                 if total.shape[1:] != (2,):
                     raise ValueError(f"the sum of {name} is no sum and number")
@@ -277,12 +285,21 @@ class TrainingRun:
     def keep_best(self, file, what, value, network, metadata):
         """Export the network, if the value is above all before of the same `what`.
 
-        A record of another `what` counts no longer; one whose file could not be written never did.
+        A record of another `what` counts no longer. What cannot be written is kept, in checkpoints
+        too, and tried again at every save.
         """
         if value > self._best_of(file, what):
-            written = self.from_main(lambda: self.export({file: (network, metadata)}))
-            if written:
-                self._best[file] = what, value
+            self._best[file] = what, value
+            content = export_bytes(network, self._about | self._reached() | metadata)
+            self._unwritten[file] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            self._write_best()
+
+    def _write_best(self):
+        for file, content in list(self._unwritten.items()):
+            data = content.numpy().tobytes()
+            self.attempt(file, write_atomically, self.folder.path / file, data)
+            if file not in self.folder.failed:
+                del self._unwritten[file]
 
     def best_value(self, file, what, value):
         """The larger of the value and of that which `file` was kept for."""
@@ -302,12 +319,11 @@ class TrainingRun:
     def export(self, networks):
         """Write weights to the run's folder. networks: {file name: (network, metadata)}.
 
-        Returns whether all could be written; what could not is told and remembered.
+        What could not be written is told and remembered.
         """
         for name, (network, metadata) in networks.items():
             about = self._about | self._reached() | metadata
             self.attempt(name, export_model, network, self.folder.path / name, about)
-        return not networks.keys() & self.folder.failed.keys()
 
     def save_if_due(self, exports):
         """Write a checkpoint where one is due, and every --save_every_epochs the exports too.
@@ -323,10 +339,12 @@ class TrainingRun:
         if epoch_due or due or asked_to_stop or self.step == self.total_steps:
             self._stop_if_diverged()
             self.clock.saved()
+            self._write_best()
             state = {
                 "parts": {name: part.state_dict() for name, part in self._parts.items()},
                 "totals": {name: self.ranks.stack(t) for name, t in self._totals.items()},
                 "best": self._best,
+                "unwritten": self._unwritten,
             }
             self._saved = self.ranks.together(lambda: self.folder.save_state(self.step, state))
         if epoch_due:
@@ -350,6 +368,7 @@ class TrainingRun:
         self.progress.close()
         self._draw_curves()
         self.export(exports())
+        self._write_best()
         # Before the summary, which marks a finished run, and after it.
         self.ranks.together(self.folder.raise_if_anything_failed)
         summary = metrics | {"step": self.step}

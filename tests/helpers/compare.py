@@ -5,6 +5,7 @@ import json
 import torch
 
 from engine.weights import load_model
+from training import checkpoint
 
 
 def records(folder):
@@ -42,6 +43,17 @@ def assert_same_export(a, b):
     (first, first_metadata), (second, second_metadata) = map(load_model, (a, b))
     assert first_metadata == second_metadata
     assert_equal(dict(first.state_dict()), dict(second.state_dict()))
+
+
+def assert_same_run(a, b):
+    """Two folders with the same log, state, weights and sample grids, and nothing half written."""
+    assert records(a) == records(b)
+    assert_equal(*(checkpoint.load_latest(folder / "checkpoints") for folder in (a, b)))
+    for path in a.glob("*.safetensors"):
+        assert_same_export(path, b / path.name)
+    for path in (a / "samples").glob("*.png"):
+        assert path.read_bytes() == (b / "samples" / path.name).read_bytes()
+    assert not list(b.rglob("*.tmp"))
 
 
 def relative_error(a, b):

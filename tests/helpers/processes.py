@@ -15,6 +15,7 @@ SMALL = [
     *("--dataset", "shapes", "--limit_train", "80", "--limit_test", "40", "--width", "4"),
     *("--batch_size", "16", "--device", "cpu", "--precision", "fp32"),
 ]
+EVERY_STEP = ["--save_every_minutes", "0"]  # is saved, so that a kill often lands inside a save
 # One thread: small networks are no faster with two, and parallel processes do not get in each
 # other's way.
 ENVIRONMENT = os.environ | {

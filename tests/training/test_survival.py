@@ -13,27 +13,14 @@ import torch
 import processes
 import train_discriminator
 import train_gan
-from compare import assert_equal, assert_same_export, records
+from compare import assert_same_run
 from discriminator import Discriminator
 from engine import cli
 from faults import fill, no_room_for
 from generator import Generator
-from processes import SMALL
+from processes import EVERY_STEP, SMALL
 from steps import at_pass, nan_input
 from training import checkpoint
-
-# Every step is saved, so a kill often lands inside a save.
-EVERY_STEP = ["--save_every_minutes", "0"]
-
-
-def assert_same_run(a, b):
-    assert records(a) == records(b)
-    assert_equal(*(checkpoint.load_latest(folder / "checkpoints") for folder in (a, b)))
-    for path in a.glob("*.safetensors"):
-        assert_same_export(path, b / path.name)
-    for path in (a / "samples").glob("*.png"):
-        assert path.read_bytes() == (b / "samples" / path.name).read_bytes()
-    assert not list(b.rglob("*.tmp"))
 
 
 def survive(script, tmp_path, kills, epochs, seed, ranks=1):

@@ -9,6 +9,7 @@ from matplotlib.image import imread
 import evaluate_gan
 from discriminator import Discriminator
 from engine.weights import export_model, load_model
+from faults import no_room_for
 from generator import Generator
 from metrics import inception, sampling, scores
 from metrics.scores import Judge
@@ -128,6 +129,27 @@ def test_seed_batch_size_and_raw_weights(evaluate, weights):
     assert np.array_equal(base, images("--batch_size", 3))
     assert not np.array_equal(base, images("--seed", 1))
     assert not np.array_equal(base, images("--raw"))
+
+
+def test_a_scoring_that_is_cut_leaves_the_old_whole(evaluate, weights, monkeypatch):
+    """Figures and pictures; the new ones come together at its end."""
+    few = ["--samples", 1000, "--limit_train", 1000, "--limit_test", 1000]
+    assert evaluate(*few)[0] == 0
+    folder = weights / "evaluation"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with monkeypatch.context() as patched:
+        patched.setattr(sampling, "save_walks", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert evaluate(*few, "--seed", 1)[0] == 130
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    with no_room_for("walk_between_classes.png"):
+        code, _, err = evaluate(*few, "--seed", 1)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert evaluate(*few, "--seed", 1)[0] == 0
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert after.keys() == before.keys()
+    assert all(after[name] != before[name] for name in after)
 
 
 def test_parts_asked_for_by_flag(evaluate, weights, monkeypatch):

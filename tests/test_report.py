@@ -271,6 +271,22 @@ def test_on_a_phone_nothing_sticks_out(browse, scheme):
     assert abs(brightness[0] - brightness[1]) > 150
 
 
+def test_odd_figures_in_a_browser(request, runs):
+    """A diverging loss, one figure without end, and more points than an argument list can hold."""
+    losses = [1e16, 1.0, 1e299, -1e299]
+    lines = [{"epochs_done": k, "train_loss": losses[k % 4], "lr": 1e17} for k in range(130_000)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write(runs / "output/baseline/metrics.jsonl", text)
+    far = {"epochs_done": 1e17, "test_accuracy": 1e16}
+    write(runs / "output/gan/metrics.jsonl", json.dumps(far) + "\n")
+    page = request.getfixturevalue("browse")(viewport={"width": 1280, "height": 900})
+    charts = page.locator("[data-chart]")
+    assert charts.count() >= 3
+    for index in range(charts.count()):
+        assert charts.nth(index).locator("svg text").count() in range(3, 50)
+        assert "NaN" not in charts.nth(index).inner_html()
+
+
 def test_fid_and_controls(run_main, runs):
     row = {"images": 50000, "reference_images": 10000, "fid": 12.3456, "kid": 0.000789}
     content = {"inception": {"scores": {"samples against test images": row, "odd": 7}}}

@@ -1,13 +1,15 @@
 """Every write of a run fails once: the run ends in its own way, and the next start mends it."""
 
 import pytest
+import torch
 
 import train_discriminator
 import train_gan
-from compare import assert_same_run
+from compare import assert_same_export, assert_same_run
 from engine.cli import SAVE_FAILED
-from faults import failing
+from faults import failing, no_room_for
 from processes import EVERY_STEP, SMALL
+from training import checkpoint
 
 FLAGS = [*SMALL, "--limit_train", 48, *EVERY_STEP, "--epochs", 2, "--output_dir"]  # six steps
 
@@ -41,3 +43,31 @@ def test_a_write_that_fails(run_main, tmp_path, script, stride):
         assert code == 0, (told, out, err)
         assert_same_run(whole, run)
     assert stride > 1 or codes == {0, 2, SAVE_FAILED}
+
+
+def test_best_weights_that_could_not_be_written_are_written_later(run_main, tmp_path):
+    """By the same run at its next save, or by the next start: they are in the checkpoint."""
+    assert run_main(train_discriminator, *FLAGS, tmp_path / "whole")[0] == 0
+    with no_room_for("discriminator_best.safetensors"):
+        code, out, _ = run_main(train_discriminator, *FLAGS, tmp_path / "run")
+    assert code == SAVE_FAILED
+    assert "could not write discriminator_best.safetensors" in out
+    assert not (tmp_path / "run" / "discriminator_best.safetensors").exists()
+    assert run_main(train_discriminator, *FLAGS, tmp_path / "run")[0] == 0
+    for path in (tmp_path / "whole").glob("*.safetensors"):
+        assert_same_export(path, tmp_path / "run" / path.name)
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/tmp/outside", "a/b"])
+def test_a_checkpoint_writes_no_file_elsewhere(run_main, tmp_path, name):
+    """Where a crafted one says that such a file is still to be written."""
+    run = tmp_path / "run"
+    assert run_main(train_discriminator, *FLAGS, run, "--max_minutes", 0)[0] == 0
+    newest = checkpoint.list_checkpoints(run / "checkpoints")[0]
+    state = checkpoint.load_checkpoint(newest)
+    state["unwritten"] = {name: torch.zeros(3, dtype=torch.uint8)}
+    checkpoint.save_checkpoint(run / "checkpoints", state["step"], state)
+    code, _, err = run_main(train_discriminator, *FLAGS, run)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "not in the run's folder" in err
+    assert not (run / name).exists()

@@ -41,7 +41,7 @@ def test_exit_code_and_message_of_a_stopped_run():
     by_clock = stopping.stopped(0, 7, "the checkpoint")
     assert by_clock.exit_code == 0
     assert "time is up" in str(by_clock)
-    for signal_number, code in ((0, 4), (signal.SIGUSR1, 138)):
+    for signal_number, code in ((0, 4), (signal.SIGUSR1, 128 + signal.SIGUSR1)):
         unsaved = stopping.stopped(signal_number, 7, None)
         assert unsaved.exit_code == code
         assert "could not be saved" in str(unsaved)

@@ -18,7 +18,7 @@ from data_tools import DataError, to_uint8
 from discriminator import Discriminator
 from engine import cli
 from engine.device import DeviceError
-from engine.plots import save_image_grid
+from engine.plots import image_grid
 from engine.weights import CheckpointError, find_weights
 from generator import Generator, sample_latents
 from layers.double_backward import input_gradient
@@ -347,14 +347,11 @@ def preview(run, generator):
 
 def save_samples(run, ema, dataset):
     """Draw the preview of the epoch, by the generator's average."""
-    path = run.folder.path / "samples" / f"{run.epoch:03d}.png"
     title = f"{dataset.name}, epoch {run.step / run.steps_per_epoch:.4g}, {ema.name} generator"
-
-    def save():
-        path.parent.mkdir(exist_ok=True)
-        save_image_grid(preview(run, ema.model), path, dataset.class_names, title)
-
-    run.attempt("the samples", save)
+    run.write_once(
+        f"samples/{run.epoch:03d}.png",
+        lambda: image_grid(preview(run, ema.model), dataset.class_names, title),
+    )
 
 
 def make_scores(run, args, dataset):

@@ -17,10 +17,14 @@ rcParams["text.parse_math"] = False  # a "$" in the name of a class is a "$"
 
 def save_figure(figure, path):
     """Write a matplotlib figure as PNG, atomically."""
+    write_atomically(path, _png(figure))
+
+
+def _png(figure):
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def save_curves(records, path, panels):
@@ -126,10 +130,15 @@ def save_film(frames, path, most=40, width=640, seconds=0.3, last_seconds=2.0):
 BOX_COLOUR = (255, 40, 160)
 
 
-def save_image_grid(
-    images, path, column_names=(), title="", captions=(), columns=10, scale=3, gap=4, boxes=()
+def save_image_grid(images, path, *args, **options):
+    """Write an `image_grid` of the same arguments, atomically."""
+    write_atomically(path, image_grid(images, *args, **options))
+
+
+def image_grid(
+    images, column_names=(), title="", captions=(), columns=10, scale=3, gap=4, boxes=()
 ):
-    """Images in rows of `columns`, every image pixel drawn as scale x scale pixels of the figure.
+    """Images in rows of `columns`, every pixel drawn as scale x scale pixels of a PNG: its bytes.
 
     images: uint8 (n, 3, h, w); column_names: text above each column; captions: text below each
     image, one or two lines, n of them or none; gap: pixels between images; boxes: (top, left,
@@ -166,7 +175,7 @@ def save_image_grid(
         write(x, top - 4, name, 13, ha="center", va="bottom")
     for (x, y), caption in zip(places, captions, strict=False):
         write(x, y + 2, caption, 11, ha="center", va="top", linespacing=1.0)
-    save_figure(figure, path)
+    return _png(figure)
 
 
 def _frame(image, top, left, bottom, right, thickness=2):

@@ -15,6 +15,7 @@ import sys
 import torch
 import torch.distributed as dist
 
+from data_tools import DataError
 from engine.device import launched
 
 TIMEOUT = datetime.timedelta(minutes=10)
@@ -195,3 +196,16 @@ class Ranks:
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
         return loss
+
+
+def check_batches(images, batch_size, world, drop_last):
+    """Raises DataError where a batch does not fit the set or cannot be shared by the processes."""
+    if batch_size > images:
+        raise DataError(f"--batch_size {batch_size} is larger than the set ({images})")
+    if drop_last and (batch_size % world or batch_size < 2 * world):
+        raise DataError(
+            f"--batch_size {batch_size} does not give each of the {world} processes the same "
+            "number of images, at least 2"
+        )
+    if not drop_last and (images % batch_size or batch_size) < world:
+        raise DataError(f"the last batch has fewer images than there are processes ({world})")

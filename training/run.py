@@ -3,12 +3,11 @@
 import contextlib
 import math
 import sys
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from data_tools import DataError, epoch_order, load_dataset
+from data_tools import epoch_order, load_dataset
 from engine.cli import MAY_CHANGE
 from engine.device import (
     autocast,
@@ -20,13 +19,12 @@ from engine.device import (
     pick_precision,
     random_stream,
 )
-from engine.files import write_atomically
 from engine.plots import save_curves
 from engine.progress import Progress
 from engine.weights import export_bytes, export_model
 from layers.modules import prepare_for_cuda
 from training.cuda_graph import CapturedStep
-from training.distributed import Ranks
+from training.distributed import Ranks, check_batches
 from training.optimizers import Combined, keep_learning_rates_on
 from training.run_folder import RunFolder
 from training.schedules import FALL_TO_ZERO
@@ -65,7 +63,7 @@ class TrainingRun:
         self.step = 0
         self._totals = {}  # {metric: its sum since the last record and of how many}
         self._best = {}  # {exported file: (what was compared, its highest value)}
-        self._unwritten = {}  # {exported file: its bytes, uint8}, where they could not be written
+        self._unwritten = {}  # {file: its bytes, uint8}: what `write_once` could not write yet
         self._order = None  # (epoch, the order of its images)
         with contextlib.ExitStack() as undo:
             self.ranks = undo.enter_context(Ranks())
@@ -170,10 +168,10 @@ class TrainingRun:
             self.step = state["step"]
             self._best = {file: (str(w), float(v)) for file, (w, v) in state["best"].items()}
             self._unwritten = dict(state.get("unwritten", {}))
-            if not all(content.dtype == torch.uint8 for content in self._unwritten.values()):
-                raise ValueError("a file to be written is of no bytes")
-            if any(Path(file).name != file for file in self._unwritten):
-                raise ValueError("a file to be written is not in the run's folder")
+            for file, content in self._unwritten.items():
+                self.folder.check_written_once(file)
+                if content.dtype != torch.uint8:
+                    raise ValueError(f"what is to be written to {file} is no bytes")
             for name, total in state["totals"].items():
                 if total.shape[1:] != (2,):
                     raise ValueError(f"the sum of {name} is no sum and number")
@@ -285,19 +283,25 @@ class TrainingRun:
     def keep_best(self, file, what, value, network, metadata):
         """Export the network, if the value is above all before of the same `what`.
 
-        A record of another `what` counts no longer. What cannot be written is kept, in checkpoints
-        too, and tried again at every save.
+        A record of another `what` counts no longer.
         """
         if value > self._best_of(file, what):
             self._best[file] = what, value
-            content = export_bytes(network, self._about | self._reached() | metadata)
-            self._unwritten[file] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            self._write_best()
+            about = self._about | self._reached() | metadata
+            self.write_once(file, lambda: export_bytes(network, about))
 
-    def _write_best(self):
+    def write_once(self, file, make):
+        """Write what `make` returns, bytes, to the run's folder: what cannot be made again later.
+
+        Where that fails, it is kept, in checkpoints too, and tried again at every save.
+        """
+        if self.ranks.main:
+            self._unwritten[file] = torch.frombuffer(bytearray(make()), dtype=torch.uint8)
+            self._write_rest()
+
+    def _write_rest(self):
         for file, content in list(self._unwritten.items()):
-            data = content.numpy().tobytes()
-            self.attempt(file, write_atomically, self.folder.path / file, data)
+            self.attempt(file, self.folder.write, file, content.numpy().tobytes())
             if file not in self.folder.failed:
                 del self._unwritten[file]
 
@@ -339,7 +343,7 @@ class TrainingRun:
         if epoch_due or due or asked_to_stop or self.step == self.total_steps:
             self._stop_if_diverged()
             self.clock.saved()
-            self._write_best()
+            self._write_rest()
             state = {
                 "parts": {name: part.state_dict() for name, part in self._parts.items()},
                 "totals": {name: self.ranks.stack(t) for name, t in self._totals.items()},
@@ -368,7 +372,7 @@ class TrainingRun:
         self.progress.close()
         self._draw_curves()
         self.export(exports())
-        self._write_best()
+        self._write_rest()
         # Before the summary, which marks a finished run, and after it.
         self.ranks.together(self.folder.raise_if_anything_failed)
         summary = metrics | {"step": self.step}
@@ -384,16 +388,3 @@ class TrainingRun:
         self.attempt(
             path.name, lambda: save_curves(self.folder.records(), path, self.panels.curves)
         )
-
-
-def check_batches(images, batch_size, world, drop_last):
-    """Raises DataError where a batch does not fit the set or cannot be shared by the processes."""
-    if batch_size > images:
-        raise DataError(f"--batch_size {batch_size} is larger than the set ({images})")
-    if drop_last and (batch_size % world or batch_size < 2 * world):
-        raise DataError(
-            f"--batch_size {batch_size} does not give each of the {world} processes the same "
-            "number of images, at least 2"
-        )
-    if not drop_last and (images % batch_size or batch_size) < world:
-        raise DataError(f"the last batch has fewer images than there are processes ({world})")

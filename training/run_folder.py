@@ -163,6 +163,19 @@ class RunFolder:
         self.failed.pop(what, None)
         return result
 
+    def write(self, file, content):
+        """Put bytes at a path in the folder, `samples/001.png` say. Raises OSError."""
+        path = self.path / file
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, content)
+
+    def check_written_once(self, file):
+        """Raises ValueError for a name, out of a checkpoint, of no picture or weights of a run."""
+        path = Path(file)
+        inside = not path.is_absolute() and ".." not in path.parts
+        if not inside or path.suffix not in (".png", ".safetensors"):
+            raise ValueError(f"{file!r} is no file of a run")
+
     def raise_if_anything_failed(self):
         """At the end of a run. Raises Stopped where the last try to write a file failed."""
         if self.failed:

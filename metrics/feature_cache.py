@@ -4,6 +4,7 @@ A file holds the features of a block of 1,000 images. Its name is a digest of th
 the features were made by, so that it serves every set that has this block, and none but those.
 """
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -50,12 +51,18 @@ class FeatureCache:
         batches = sum(-(-len(blocks[index]) // batch_size) for index in missing)
         progress = Progress(title, batches, batch_size)
         for index in missing:
-            parts = []
-            for batch in blocks[index].split(batch_size):
-                parts.append(extract(batch).float().cpu())
-                progress.step()
-            features[index] = torch.cat(parts)
-            self._write(paths[index], features[index])
+            batches = blocks[index].split(batch_size)
+            features[index] = self._read(paths[index], blocks[index])  # another command's, since
+            if features[index] is None:
+                parts = []
+                for batch in batches:
+                    parts.append(extract(batch).float().cpu())
+                    progress.step()
+                features[index] = torch.cat(parts)
+                self._write(paths[index], features[index])
+            else:
+                for _ in batches:
+                    progress.step()
         progress.close()
         return torch.cat(features)
 
@@ -77,6 +84,8 @@ class FeatureCache:
         except (SafetensorError, OSError, RuntimeError, KeyError, TypeError):
             pass
         print(f"{path} is damaged: its features are made anew")
+        with contextlib.suppress(OSError):
+            path.unlink()
         return None
 
     def _write(self, path, features):

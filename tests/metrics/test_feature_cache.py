@@ -134,6 +134,20 @@ def test_two_evaluations_write_the_same_blocks(tmp_path, images):
     assert features_of(FeatureCache(tmp_path, "v1"), images, Extractor(lives=0)).shape == (25, 2)
 
 
+def test_two_evaluations_at_once_share_the_work(tmp_path, images):
+    """What one has made since the other began is not made again."""
+    theirs, ours = Extractor(), Extractor()
+
+    def beside(batch):
+        if theirs.seen == 0:
+            features_of(FeatureCache(tmp_path, "v1"), images, theirs)
+        return ours(batch)
+
+    features = features_of(FeatureCache(tmp_path, "v1"), images, beside)
+    assert torch.equal(features, Extractor()(images).float())
+    assert (theirs.seen, ours.seen) == (25, 10)
+
+
 def test_a_full_disk(tmp_path, images, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -145,6 +145,16 @@ def scores(results):
     return markdown(["", "images", *fields, "class consistency"], rows)
 
 
+def fid(results):
+    """Of the published generator, each comparison with its protocol."""
+    rows = []
+    for name, row in evaluation(results)["inception"]["scores"].items():
+        kid, spread = 1000 * row["kid"], 1000 * row["kid_std"]
+        sizes = [f"{row['images']:,}", f"{row['reference_images']:,}"]
+        rows.append([name, *sizes, f"{row['fid']:.2f}", f"{kid:.2f} ± {spread:.2f}"])
+    return markdown(["what against what", "images", "reference", "FID", "1000 x KID"], rows)
+
+
 def memorization(results):
     """Distances of images to the nearest training image, in the judge's features."""
     found = evaluation(results)["nearest_training_images"]
@@ -303,6 +313,7 @@ TABLES = {
     "runs": runs,
     "published": published,
     "scores": scores,
+    "fid": fid,
     "memorization": memorization,
     "layers": layers,
     "robustness": robustness,

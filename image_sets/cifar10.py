@@ -54,8 +54,8 @@ def load_cifar10(data_dir, download=True):
         _remove_abandoned(data_dir)
         if not folder.is_dir():
             _obtain_cifar10(data_dir, download)
-        _read(folder / CIFAR10.meta["filename"], CIFAR10.meta["md5"])
         parts = [_read_batches(folder, files) for files in (CIFAR10.train_list, CIFAR10.test_list)]
+        _read(folder / CIFAR10.meta["filename"], CIFAR10.meta["md5"])
     except OSError as error:
         raise DataError(
             f"cannot use {error.filename or folder}: {error.strerror or error}"

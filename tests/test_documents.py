@@ -158,8 +158,14 @@ def test_controls_change_no_table_of_the_pair(root):
     [
         (lambda root: (root / "results/gan/config.json").unlink(), "config.json cannot be read"),
         (lambda root: (root / "results/gan/metrics.jsonl").write_text("{"), "metrics.jsonl"),
-        (lambda root: (root / "results/evaluation/evaluation.json").write_text("[]"), "'scores'"),
-        (lambda root: (root / "results/evaluation/evaluation.json").write_text("{}"), "'scores'"),
+        (
+            lambda root: (root / "results/evaluation/evaluation.json").write_text("[]"),
+            "cannot be made",
+        ),
+        (
+            lambda root: (root / "results/evaluation/evaluation.json").write_text("{}"),
+            "'inception'",
+        ),
         (lambda root: (root / "results/trials/gan_average.jsonl").write_text("{}"), "gan_average"),
         (
             lambda root: (root / "README.md").write_text(

@@ -166,7 +166,10 @@ def test_few_classes_in_many_rows_can_be_shown(run_main, tmp_path):
 # ------------------------------------------------------------------------------ weights
 
 
-@pytest.mark.parametrize("name", ["$x^$", "a\ud800b", "\x1b[31m", "$"])
+@pytest.mark.parametrize(
+    "name",
+    ["$x^$", "a\ud800b", *(pytest.param(n, marks=pytest.mark.slow) for n in ("\x1b[31m", "$"))],
+)
 def test_odd_names_of_classes(run_main, tmp_path, name):
     _, test = data_tools.load_shapes()
     about = test.facts() | {"class_names": [f"{name}{k}" for k in range(10)]}

@@ -11,9 +11,7 @@ evaluation.json and pictures in evaluation/.
 
 import contextlib
 import json
-import os
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from data_tools import DATASETS, DataError, are_names, load_dataset
 from engine import cli
 from engine.device import DeviceError, keep_freed_memory, peak_memory, pick_device, pick_precision
 from engine.files import write_atomically
+from engine.output_folder import RunError, all_or_nothing, writing_to
 from engine.plots import save_image_grid
 from engine.weights import CheckpointError, digest, find_weights, load_model, published
 from metrics import inception, sampling
@@ -38,7 +37,6 @@ from metrics.scores import (
     score_table,
 )
 from training.augmentation import augment, sample_augmentation
-from training.run_folder import RunError, writing_to
 
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, ScoreError)
 WEIGHTS = "discriminator.safetensors"  # of the judge, in a run's folder
@@ -308,19 +306,6 @@ def load_sets(args, metadata):
     return train.first(args.limit_train), test.first(args.limit_test)
 
 
-@contextlib.contextmanager
-def all_or_nothing(folder):
-    """A folder to write to; what is in it at the end takes the place of what was in `folder`.
-
-    Old pictures do not stand beside new figures: the figures come last, the old ones go first.
-    """
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
-        yield Path(new)
-        (folder / "evaluation.json").unlink(missing_ok=True)
-        for path in sorted(Path(new).iterdir(), key=lambda path: path.suffix == ".json"):
-            os.replace(path, folder / path.name)
-
-
 def run(args):
     """Draw or score as the arguments ask; returns the scores, or the path of the samples.
 
@@ -365,7 +350,7 @@ def run(args):
         **of_inception,
     }
     with writing_to(folder):
-        with all_or_nothing(folder) as new:
+        with all_or_nothing(folder, last="evaluation.json") as new:
             sets = make_sets(args, model, train, test, precision)
             result |= score(args, sets, train, judge, new)
             sampling.save_walks(model, args.seed, precision, train.class_names, new)

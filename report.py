@@ -11,8 +11,8 @@ from pathlib import Path
 
 from engine import cli, weights
 from engine.files import write_atomically
+from engine.output_folder import RunError
 from reporting.page import contents_of, render
-from training.run_folder import RunError
 
 USER_ERRORS = (RunError,)
 LIMIT = 15 * 10**6  # bytes

@@ -17,6 +17,7 @@ from data_tools import DataError
 from discriminator import Discriminator
 from engine import cli
 from engine.device import DeviceError
+from engine.output_folder import RunError
 from engine.weights import CheckpointError
 from metrics.classifier import evaluate
 from training import panels
@@ -25,7 +26,6 @@ from training.distributed import RanksError
 from training.ema import EMA
 from training.optimizers import make_optimizer
 from training.run import TrainingRun
-from training.run_folder import RunError
 from training.schedules import drops, set_learning_rates, triangle
 
 RECIPES = {

@@ -18,6 +18,7 @@ from data_tools import DataError, to_uint8
 from discriminator import Discriminator
 from engine import cli
 from engine.device import DeviceError
+from engine.output_folder import RunError
 from engine.plots import image_grid
 from engine.weights import CheckpointError, find_weights
 from generator import Generator, sample_latents
@@ -30,7 +31,6 @@ from training.distributed import RanksError
 from training.ema import EMA
 from training.optimizers import make_optimizer
 from training.run import TrainingRun
-from training.run_folder import RunError
 from training.schedules import linear, set_learning_rates
 
 RECIPES = {

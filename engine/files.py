@@ -35,12 +35,12 @@ def write_atomically(path, data):
     _flush_folder(path.parent)
 
 
-def parse_json(text):
-    """What JSON says, a string or bytes; None where it says nothing."""
+def parse_json(text, otherwise=None):
+    """What JSON says, a string or bytes, or `otherwise` where it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return None
+        return otherwise
 
 
 def is_number(value):

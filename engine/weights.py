@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
 from discriminator import Discriminator
-from engine.files import write_atomically
+from engine.files import parse_json, write_atomically
 from generator import Generator
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"  # the published runs
@@ -102,7 +102,8 @@ def load_model(path, device="cpu", kind=None):
         raise CheckpointError(f"no weights at {path}")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            metadata = {key: _parse(value) for key, value in (file.metadata() or {}).items()}
+            told = file.metadata() or {}
+            metadata = {key: parse_json(text, otherwise=text) for key, text in told.items()}
             model_class, sizes = _network_of(metadata, path, kind)
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             forms = {name: (tuple(p.get_shape()), p.get_dtype()) for name, p in parts.items()}
@@ -153,14 +154,6 @@ def _fits(forms, model_class, sizes):
         if stored not in (("F32", "F16", "BF16") if tensor.is_floating_point() else ("I64",)):
             return False
     return not forms
-
-
-def _parse(text):
-    """A value of the metadata: JSON where it is JSON, else the text itself."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
 
 
 def digest(model):

@@ -16,10 +16,10 @@ from data_tools import DATASETS, DEFAULT_DATA_DIR, DataError, load_dataset, to_u
 from engine import cli
 from engine.device import DEVICE_HELP, DeviceError, pick_device, pick_precision, random_stream
 from engine.files import write_atomically
+from engine.output_folder import RunError
 from engine.weights import CheckpointError, export_model, from_8_bits, load_model, to_8_bits
 from generator import sample_latents
 from metrics.classifier import evaluate
-from training.run_folder import RunError
 
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
 COPIED = ("metrics.jsonl", "curves.png", "summary.json")

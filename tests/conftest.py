@@ -50,6 +50,18 @@ def trained():
     return network.eval().requires_grad_(False)
 
 
+@pytest.fixture
+def two_runs(tmp_path, monkeypatch):
+    """Untrained discriminators where two trainings in the current folder would have left theirs."""
+    monkeypatch.chdir(tmp_path)
+    for seed, folder in enumerate(("output/baseline", "output/gan")):
+        torch.manual_seed(seed)
+        (tmp_path / folder).mkdir(parents=True)
+        path = tmp_path / folder / "discriminator.safetensors"
+        weights.export_model(Discriminator(width=12), path, {"dataset": "shapes"})
+    return tmp_path
+
+
 @pytest.fixture(autouse=True)
 def published(tmp_path_factory, monkeypatch):
     """An empty folder in place of results/, so that no test depends on the published weights."""

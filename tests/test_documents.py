@@ -13,7 +13,7 @@ import report
 import train_discriminator
 import train_gan
 import visualization
-from reporting import publish, tables
+from reporting import publish, table_makers, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path for pattern in tables.DOCUMENTS for path in ROOT.glob(pattern))
@@ -65,10 +65,10 @@ def test_make_targets_exist():
     assert {"demo", "test", "full", "tables"} <= named <= targets
 
 
-@pytest.mark.parametrize("folder", tables.RUNS)
+@pytest.mark.parametrize("folder", table_makers.RUNS)
 def test_the_command_is_that_of_the_published_run(folder):
     """Every setting that makes the recipe, and the default ones above all."""
-    _, script, *arguments = shlex.split(tables.RUNS[folder][1])
+    _, script, *arguments = shlex.split(table_makers.RUNS[folder][1])
     settings = json.loads((ROOT / "results" / folder / "config.json").read_text())["settings"]
     assert script == settings["script"]
     module = SCRIPTS[script.removesuffix(".py")]
@@ -90,7 +90,7 @@ def test_every_table_has_a_place():
     of_files |= {f"lines elsewhere/{path.stem}" for path in (results / "elsewhere").glob("*.jsonl")}
     of_files |= {f"lines speed/{path.stem}" for path in (results / "speed").glob("*.jsonl")}
     of_files |= {f"speed {path.stem}" for path in (results / "speed").glob("*.json")}
-    assert used == tables.TABLES.keys() | of_files
+    assert used == table_makers.TABLES.keys() | of_files
     assert text.count("<!-- table:") == len(tables.TABLE.findall(text))
 
 
@@ -130,7 +130,7 @@ def test_a_figure_altered_by_hand_is_found_and_mended(root):
     figure = re.search(r"table: published -->.*?\| (\d\d)\.\d\d \|", good, re.DOTALL)
     altered = f"{int(figure[1]) + 1}"
     readme.write_text(good[: figure.start(1)] + altered + good[figure.end(1) :])
-    with pytest.raises(tables.TableError, match=r"README\.md: published"):
+    with pytest.raises(table_makers.TableError, match=r"README\.md: published"):
         check(root)
     assert tables.run(tables.parse_args([]), root) == {"README.md": ["published"]}
     assert readme.read_text() == good
@@ -142,7 +142,7 @@ def test_new_results_make_a_table_stale(root):
     summary = json.loads(path.read_text())
     summary["with G"]["strength_study"]["accuracy_clean"] -= 1
     path.write_text(json.dumps(summary))
-    with pytest.raises(tables.TableError, match="robustness"):
+    with pytest.raises(table_makers.TableError, match="robustness"):
         check(root)
 
 
@@ -177,7 +177,7 @@ def test_controls_change_no_table_of_the_pair(root):
 )
 def test_what_cannot_be_made_is_told(root, damage, told):
     damage(root)
-    with pytest.raises(tables.TableError, match=told):
+    with pytest.raises(table_makers.TableError, match=told):
         check(root)
 
 
@@ -192,7 +192,7 @@ def test_trials_of_several_seeds_share_a_row(tmp_path):
         trial | {"change": "something else", "note": "why"},
     ]
     (tmp_path / "trials" / "some.jsonl").write_text("\n".join(map(json.dumps, trials)))
-    told, _, heading, _, *rows = tables.make_table("trials some", tmp_path).splitlines()
+    told, _, heading, _, *rows = table_makers.make_table("trials some", tmp_path).splitlines()
     assert told == "`python train_gan.py --width 4` and, in a row:"
     assert heading == "| flags | seeds | test accuracy, % |  |"
     assert rows == [
@@ -205,18 +205,18 @@ def test_trials_of_several_seeds_share_a_row(tmp_path):
 def test_what_says_where_a_figure_is_from_is_no_column(tmp_path):
     records = [{"model": "a", "FID": 1.5, "transcribed": True, "note": "b"}, {"model": "c"}]
     (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, records[:1])))
-    assert tables.make_table("lines some", tmp_path).splitlines()[0::2] == [
+    assert table_makers.make_table("lines some", tmp_path).splitlines()[0::2] == [
         "| model | FID |",
         "| a | 1.5 |",
     ]
     (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, records)))
-    with pytest.raises(tables.TableError, match="FID"):
-        tables.make_table("lines some", tmp_path)
+    with pytest.raises(table_makers.TableError, match="FID"):
+        table_makers.make_table("lines some", tmp_path)
 
 
 def test_durations_in_words():
-    assert tables.in_words(66) == "1.1 min"
-    assert tables.in_words(7834) == "2 h 10 min"
+    assert table_makers.in_words(66) == "1.1 min"
+    assert table_makers.in_words(7834) == "2 h 10 min"
 
 
 def test_main(run_main, refused, monkeypatch, root):

@@ -25,17 +25,6 @@ def empty_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def two_runs(tmp_path):
-    """Untrained discriminators where the two trainings would have left theirs."""
-    for seed, folder in enumerate(("output/baseline", "output/gan")):
-        torch.manual_seed(seed)
-        (tmp_path / folder).mkdir(parents=True)
-        path = tmp_path / folder / "discriminator.safetensors"
-        export_model(Discriminator(width=12), path, {"dataset": "shapes"})
-    return tmp_path
-
-
 QUICK = ["--limit_test", "60", "--steps", "3", "--device", "cpu", "--precision", "fp32"]
 
 # ------------------------------------------------------------------------------ arguments
@@ -263,45 +252,6 @@ def test_bad_networks(refused, two_runs):
     assert "not a readable" in refused(visualization, flag, broken)
     assert "no weights" in refused(visualization, flag, two_runs / "nowhere")
     assert not (two_runs / "visualization").exists()
-
-
-def test_metrics_of_an_earlier_command_stay(run_main, two_runs):
-    path = two_runs / "visualization/summary.json"
-    run_main(visualization, *QUICK, "--max_classification_output")
-    run_main(visualization, *QUICK, "--max_features", 1)
-    metrics = json.loads(path.read_text())["with G"]
-    assert metrics.keys() >= {"max_classification_output", "max_features"}
-    weights = two_runs / "output/gan/discriminator.safetensors"
-    export_model(Discriminator(width=12), weights, {"dataset": "shapes", "step": 9})
-    run_main(visualization, *QUICK, "--max_features", 1)  # other weights: older metrics go
-    assert "max_classification_output" not in json.loads(path.read_text())["with G"]
-
-
-def test_pictures_of_other_weights_go_with_their_metrics(run_main, two_runs):
-    """And those that show both networks; what is the other network's alone stays."""
-    folder = two_runs / "visualization"
-    sections = ["--max_classification_output", "--perturb_images", "--max_features", 1]
-    run_main(visualization, *QUICK, *sections, "--study_images", 60)
-    (folder / "mine.png").touch()
-    before = {path.name for path in folder.iterdir()}
-    weights = two_runs / "output/gan/discriminator.safetensors"
-    export_model(Discriminator(width=12), weights, {"dataset": "shapes", "step": 9})
-    run_main(visualization, *QUICK, "--max_features", 2)
-    gone = before - {path.name for path in folder.iterdir()}
-    assert gone == {"robustness.png"} | {name for name in before if "_with_G" in name}
-    assert {"max_class_with_G.png", "jittered_images_with_G.png"} < gone
-    summary = json.loads((folder / "summary.json").read_text())
-    assert "strength_study" not in summary["without G"]
-    assert {"perturbation", "max_classification_output"} < summary["without G"].keys()
-    assert not {"perturbation", "max_classification_output"} & summary["with G"].keys()
-
-
-def test_the_folder_of_a_training_run_is_not_written_into(refused, two_runs):
-    (two_runs / "output/gan/config.json").write_text("{}")
-    (two_runs / "output/gan/summary.json").write_text("kept")
-    err = refused(visualization, *QUICK, "--output_dir", two_runs / "output/gan")
-    assert "training run" in err
-    assert (two_runs / "output/gan/summary.json").read_text() == "kept"
 
 
 def test_weights_that_name_no_set_and_too_few_images(refused, two_runs):

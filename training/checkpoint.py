@@ -8,6 +8,7 @@ import hashlib
 import io
 import re
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -78,6 +79,9 @@ def load_checkpoint(path):
     if hashlib.sha256(payload).digest() != digest:
         raise Damaged(f"{path} is not a whole checkpoint of this program (bad checksum)")
     try:
+        with zipfile.ZipFile(io.BytesIO(payload)) as archive:  # compressed parts could grow
+            if sum(part.file_size for part in archive.infolist()) > len(payload):
+                raise ValueError("its parts are larger than the file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd kinds, which are refused below
             state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)

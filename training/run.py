@@ -25,6 +25,7 @@ from engine.weights import export_bytes, export_model
 from layers.modules import prepare_for_cuda
 from training.cuda_graph import CapturedStep
 from training.distributed import Ranks, check_batches
+from training.made_once import MadeOnce
 from training.optimizers import Combined, keep_learning_rates_on
 from training.run_folder import RunFolder
 from training.schedules import FALL_TO_ZERO
@@ -63,7 +64,6 @@ class TrainingRun:
         self.step = 0
         self._totals = {}  # {metric: its sum since the last record and of how many}
         self._best = {}  # {exported file: (what was compared, its highest value)}
-        self._unwritten = {}  # {file: its bytes, uint8}: what `write_once` could not write yet
         self._order = None  # (epoch, the order of its images)
         with contextlib.ExitStack() as undo:
             self.ranks = undo.enter_context(Ranks())
@@ -109,6 +109,7 @@ class TrainingRun:
         self.folder = self.ranks.together(
             lambda: RunFolder(args.output_dir, settings, may_change, args.resume, self.ranks.main)
         )
+        self._made_once = MadeOnce(self.folder)
         self._about = {"recipe": args.recipe, **test_set.facts()}  # of every export
         print(f"data: {train_set.source}")
         print(
@@ -167,11 +168,7 @@ class TrainingRun:
                 part.load_state_dict(state["parts"][name])
             self.step = state["step"]
             self._best = {file: (str(w), float(v)) for file, (w, v) in state["best"].items()}
-            self._unwritten = dict(state.get("unwritten", {}))
-            for file, content in self._unwritten.items():
-                self.folder.check_written_once(file)
-                if content.dtype != torch.uint8:
-                    raise ValueError(f"what is to be written to {file} is no bytes")
+            self._made_once.load_state_dict(state.get("unwritten", {}))
             for name, total in state["totals"].items():
                 if total.shape[1:] != (2,):
                     raise ValueError(f"the sum of {name} is no sum and number")
@@ -296,14 +293,7 @@ class TrainingRun:
         Where that fails, it is kept, in checkpoints too, and tried again at every save.
         """
         if self.ranks.main:
-            self._unwritten[file] = torch.frombuffer(bytearray(make()), dtype=torch.uint8)
-            self._write_rest()
-
-    def _write_rest(self):
-        for file, content in list(self._unwritten.items()):
-            self.attempt(file, self.folder.write, file, content.numpy().tobytes())
-            if file not in self.folder.failed:
-                del self._unwritten[file]
+            self._made_once.write(file, make())
 
     def best_value(self, file, what, value):
         """The larger of the value and of that which `file` was kept for."""
@@ -343,12 +333,12 @@ class TrainingRun:
         if epoch_due or due or asked_to_stop or self.step == self.total_steps:
             self._stop_if_diverged()
             self.clock.saved()
-            self._write_rest()
+            self._made_once.retry()
             state = {
                 "parts": {name: part.state_dict() for name, part in self._parts.items()},
                 "totals": {name: self.ranks.stack(t) for name, t in self._totals.items()},
                 "best": self._best,
-                "unwritten": self._unwritten,
+                "unwritten": self._made_once.state_dict(),
             }
             self._saved = self.ranks.together(lambda: self.folder.save_state(self.step, state))
         if epoch_due:
@@ -372,7 +362,7 @@ class TrainingRun:
         self.progress.close()
         self._draw_curves()
         self.export(exports())
-        self._write_rest()
+        self._made_once.retry()
         # Before the summary, which marks a finished run, and after it.
         self.ranks.together(self.folder.raise_if_anything_failed)
         summary = metrics | {"step": self.step}

@@ -1,12 +1,10 @@
 """A run's folder: its settings, its lock, its checkpoints, its log."""
 
 import contextlib
-import fcntl
 import json
 import math
 import os
 import platform
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 
 from engine.cli import DIVERGED, SAVE_FAILED, Stopped
 from engine.files import parse_json, write_atomically
+from engine.output_folder import RunError
 from engine.weights import CheckpointError
 from training.checkpoint import (
     checkpoint_step,
@@ -24,24 +23,11 @@ from training.checkpoint import (
     not_finite,
     save_checkpoint,
 )
+from training.folder_lock import FolderLock
 
 FORMAT = 1  # of the state in a checkpoint; before there was a number, it held other keys
 _MISSING = (FileNotFoundError, NotADirectoryError)
 _ODD_VALUES = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-
-
-class RunError(Exception):
-    """The run's folder cannot be used; the message says why and what to do."""
-
-
-@contextlib.contextmanager
-def writing_to(folder):
-    """Make the folder; raises RunError where it, or something in it, cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
 class RunFolder:
@@ -61,7 +47,7 @@ class RunFolder:
         self.metrics_path = self.path / "metrics.jsonl"
         self.config_path = self.path / "config.json"
         self.failed = {}  # what could not be written at the last try: why
-        self._lock = None
+        self._lock = FolderLock(self.path)
         self._unwritten = b""  # log lines that could not be written yet
         if not writer:
             return
@@ -98,52 +84,11 @@ class RunFolder:
         Raises RunError where another process holds it.
         """
         if self.writer and self.path.is_dir():
-            self._take_lock()
-
-    def _take_lock(self):
-        """One run, one writer. The kernel gives the lock back when the process ends, however."""
-        if self._lock is not None:
-            return
-        path = self.path / ".lock"
-        try:
-            # It stays open, and so held, until close.
-            lock = open(path, "a+", opener=_open_no_link)  # noqa: SIM115
-        except OSError as error:
-            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            if not isinstance(error, BlockingIOError):
-                raise RunError(
-                    f"cannot lock {path} ({error.strerror}): this file system knows no locks; give "
-                    "an --output_dir on another one"
-                ) from None
-            raise RunError(
-                f"{self.path} is in use by {path.read_text().strip() or 'another process'}; wait "
-                "for it, or give another --output_dir"
-            ) from None
-        self._lock = lock
-        if not self._lock_is_there():
-            self.close()
-            raise RunError(f"{self.path} was removed just now; start again")
-        with contextlib.suppress(OSError):  # the name is a courtesy, the lock itself holds
-            os.ftruncate(lock.fileno(), 0)
-            os.write(lock.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-
-    def _lock_is_there(self):
-        """Whether the lock held is that of the folder, which may have been removed since."""
-        try:
-            named = os.stat(self.path / ".lock", follow_symlinks=False)
-            return os.path.samestat(os.fstat(self._lock.fileno()), named)
-        except OSError:
-            return False
+            self._lock.take()
 
     def close(self):
         """Give the lock back."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def attempt(self, what, action, *args):
         """action(*args), which writes `what`; a failure is told and remembered, not raised.
@@ -153,7 +98,7 @@ class RunFolder:
         if not self.writer:
             return None
         try:
-            if self._lock is not None and not self._lock_is_there():
+            if self._lock.is_lost():
                 raise OSError(f"{self.path} is no longer this run's: it was removed or replaced")
             result = action(*args)
         except OSError as error:
@@ -168,13 +113,6 @@ class RunFolder:
         path = self.path / file
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, content)
-
-    def check_written_once(self, file):
-        """Raises ValueError for a name, out of a checkpoint, of no picture or weights of a run."""
-        path = Path(file)
-        inside = not path.is_absolute() and ".." not in path.parts
-        if not inside or path.suffix not in (".png", ".safetensors"):
-            raise ValueError(f"{file!r} is no file of a run")
 
     def raise_if_anything_failed(self):
         """At the end of a run. Raises Stopped where the last try to write a file failed."""
@@ -279,7 +217,7 @@ class RunFolder:
         try:
             log = self._read_log()  # first: where it cannot be read, nothing is changed
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            self._lock.take()
             if self.config is None and self.config_path.exists():
                 raise RunError(f"another process has just begun a run in {self.path}")
             for stale in self.path.rglob(".*.tmp"):  # of a process that died while it wrote
@@ -359,10 +297,6 @@ class RunFolder:
             summary = _read_json(self.path / "summary.json")
         whole = isinstance(summary, dict) and isinstance(summary.get("test_accuracy"), int | float)
         return summary if whole and summary.get("step") == step else None
-
-
-def _open_no_link(path, flags):
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _read_json(path):

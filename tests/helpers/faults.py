@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine import files
-from training import run_folder
+from training import folder_lock, run_folder
 
 
 @contextlib.contextmanager
@@ -84,7 +84,7 @@ def failing(number, folder):
         patched.setattr(os, "open", announced_open)
         patched.setattr(os, "fsync", announced_fsync)
         patched.setattr(os, "replace", announced_replace)
-        for module in (files, run_folder):
+        for module in (files, folder_lock, run_folder):
             patched.setattr(module, "open", open_file, raising=False)
         yield tried
 

@@ -146,6 +146,24 @@ def test_a_crafted_state_is_refused(tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
+def test_an_archive_that_grows_is_refused_before_it_is_unpacked(tmp_path):
+    """A state whose zeros are compressed: 64 MB in some kB."""
+    stored, squeezed = io.BytesIO(), io.BytesIO()
+    torch.save({"zeros": torch.zeros(2**24)}, stored)
+    with (
+        zipfile.ZipFile(stored) as source,
+        zipfile.ZipFile(squeezed, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    payload = squeezed.getvalue()
+    path = tmp_path / "step_000000001.pt"
+    path.write_bytes(payload + hashlib.sha256(payload).digest())
+    assert path.stat().st_size < 1e6
+    with pytest.raises(CheckpointError, match="larger than the file"):
+        checkpoint.load_checkpoint(path)
+
+
 class Gadget:
     """Unpickling this calls a function, whose effect is a file: the canary."""
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import train_discriminator
+from engine.output_folder import RunError
 from engine.weights import CheckpointError, load_model
 from processes import SMALL
 from reporting.page import contents_of, render
 from training import panels
 from training.run import TrainingRun
-from training.run_folder import RunError, RunFolder
+from training.run_folder import RunFolder
 
 ODD = (None, True, 0, -1, 5, 10**400, 1e308, float("nan"), "", "x", "\ud800", "$x^$", [], {}, [[]])
 TENSORS = (

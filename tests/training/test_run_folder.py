@@ -11,9 +11,10 @@ import torch
 
 from engine import cli
 from engine.cli import Stopped
+from engine.output_folder import RunError
 from engine.weights import CheckpointError
 from training import checkpoint
-from training.run_folder import FORMAT, RunError, RunFolder
+from training.run_folder import FORMAT, RunFolder
 
 SETTINGS = {"script": "train_gan.py", "width": 8, "lr": 0.1, "epochs": 2}
 

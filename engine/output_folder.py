@@ -1,0 +1,34 @@
+"""The folders that scripts write to."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+
+class RunError(Exception):
+    """A folder cannot be used; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def writing_to(folder):
+    """Make the folder; raises RunError where it, or something in it, cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def all_or_nothing(folder, last):
+    """A folder to write to; what is in it at the end takes the place of what was in `folder`.
+
+    last: the file that tells of the others, figures of pictures say. The old one goes first and the
+    new one comes last, so that old pictures never stand beside new figures.
+    """
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
+        yield Path(new)
+        (folder / last).unlink(missing_ok=True)
+        for path in sorted(Path(new).iterdir(), key=lambda path: path.name == last):
+            os.replace(path, folder / path.name)

@@ -222,8 +222,7 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
                 network, studied, precision, folder, batch_size=args.batch_size
             )
             keep(network, "strength_study", studies[network.name])
-        controls = [network.name for network in networks if network.is_control]
-        adversarial_figures.draw_strength_study(studies, folder / "robustness.png", controls)
+        adversarial_figures.draw_strength_study(studies, folder / "robustness.png")
     if args.max_classification_output:
         for network in networks:
             metrics = class_section(network, ascent, precision, folder)

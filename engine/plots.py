@@ -77,11 +77,13 @@ def save_charts(charts, path, columns=2):
     """Line charts side by side.
 
     charts: {title: {"x": label, "y": label, "lines": {name: (xs, ys, matplotlib style)}}}; with
-    "height", the y axis begins at 0 and reaches at least so far.
+    "height", the y axis begins at 0 and reaches at least so far. A legend stands once for the same
+    names.
     """
     columns = min(columns, len(charts))
     rows = -(-len(charts) // columns)
     figure = Figure(figsize=(5.4 * columns, 3.8 * rows), layout="constrained")
+    told = []
     for index, (title, chart) in enumerate(charts.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         for name, (xs, ys, style) in chart["lines"].items():
@@ -91,8 +93,9 @@ def save_charts(charts, path, columns=2):
             axes.set_ylim(0, max(axes.get_ylim()[1], chart["height"]))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(chart["lines"]) > 1:
+        if len(chart["lines"]) > 1 and list(chart["lines"]) not in told:
             axes.legend(frameon=False, fontsize=8)
+            told.append(list(chart["lines"]))
     save_figure(figure, path)
 
 

@@ -16,6 +16,7 @@ from interpretability.adversarial import (
     smallest_flip,
     study,
 )
+from interpretability.trained_networks import line_styles
 
 ROWS_SHOWN = 5  # images of each class in the perturbation grids
 EPSILONS = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]  # of the study, in levels of 0 to 255
@@ -173,36 +174,34 @@ def _in_words(epsilon):
     return "withstands" if epsilon == float("inf") else f"{epsilon:g}/255"
 
 
-_STYLES = {
-    "noise": ("random noise", {"linestyle": ":"}),
-    "step": ("one signed step", {"linestyle": "--"}),
-    "pgd": ("20 steps (PGD)", {"linestyle": "-"}),
+# Title: what it counts on the images as they are, and at each strength.
+_CHARTS = {
+    "random noise: accuracy": ("accuracy_clean", "noise_accuracy"),
+    "one signed step: accuracy": ("accuracy_clean", "step_accuracy"),
+    "20 steps (PGD): accuracy": ("accuracy_clean", "pgd_accuracy"),
+    "random noise: named the next class": ("named_next_class_clean", "noise_named_next_class"),
+    "one signed step toward the next class": (
+        "named_next_class_clean",
+        "step_targeted_named_next_class",
+    ),
+    "20 steps (PGD) toward the next class": (
+        "named_next_class_clean",
+        "pgd_targeted_named_next_class",
+    ),
 }
 
 
-def draw_strength_study(metrics_of, path, without_step=()):
-    """The curves of all networks in one picture.
-
-    metrics_of: {name of the network: metrics}; without_step: names of those whose curves of one
-    signed step are left out, to keep the picture readable.
-    """
-    accuracy, reached = {}, {}
-    for index, (name, metrics) in enumerate(metrics_of.items()):
-        colour = {"color": f"C{index}", "marker": "o", "markersize": 3}
-        xs = [0.0, *metrics["epsilons"]]
-        for attack, (words, style) in _STYLES.items():
-            if attack == "step" and name in without_step:
-                continue
-            ys = [metrics["accuracy_clean"], *metrics[f"{attack}_accuracy"]]
-            accuracy[f"{name}: {words}"] = (xs, ys, colour | style)
-            attack = attack if attack == "noise" else f"{attack}_targeted"
-            ys = [metrics["named_next_class_clean"], *metrics[f"{attack}_named_next_class"]]
-            reached[f"{name}: {words}"] = (xs, ys, colour | style)
+def draw_strength_study(metrics_of, path):
+    """A chart for each attack and aim. metrics_of: {name of the network: metrics}, a line each."""
     images = next(iter(metrics_of.values()))["images"]
-    x = f"largest change of a pixel, levels of 255 ({images} test images)"
-    charts = {
-        "away from the label": {"y": "accuracy, %", "lines": accuracy},
-        "toward the next class": {"y": "named the next class, %", "lines": reached},
-    }
-    save_charts({title: chart | {"x": x, "height": 100} for title, chart in charts.items()}, path)
+    styles = line_styles(metrics_of)
+    charts = {}
+    for title, (clean, field) in _CHARTS.items():
+        lines = {
+            name: ([0.0, *metrics["epsilons"]], [metrics[clean], *metrics[field]], styles[name])
+            for name, metrics in metrics_of.items()
+        }
+        x, y = "largest change of a pixel, levels of 255", f"% of {images} test images"
+        charts[title] = {"x": x, "y": y, "height": 100, "lines": lines}
+    save_charts(charts, path, columns=3)
     print(f"  {path}")

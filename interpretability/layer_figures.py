@@ -13,9 +13,11 @@ from interpretability.layer_probes import (
     selectivity,
 )
 from interpretability.receptive_field import geometry
+from interpretability.trained_networks import TRAININGS, line_styles
 
 SELECTIVE = 0.5  # a feature is called class-selective from this index on: three times the others
 PROBE_IMAGES = 5000  # of either set
+LAYERS = range(1, NUM_LAYERS + 1)
 
 
 def layer_section(networks, train_set, test_set, precision, folder):
@@ -46,7 +48,7 @@ def layer_section(networks, train_set, test_set, precision, folder):
             metrics["selective_share"].append(round(100 * selective.mean().item(), 2))
             progress.step()
         progress.close()
-        metrics["receptive_field"] = [geometry(layer)[0] for layer in range(1, NUM_LAYERS + 1)]
+        metrics["receptive_field"] = [geometry(layer)[0] for layer in LAYERS]
         metrics["map_size"] = list(MAP_SIZES)
         metrics["images"] = [len(train_set), len(test_set)]
         metrics["cka"] = {}
@@ -86,21 +88,37 @@ def print_tables(networks, metrics_of):
 
 def draw(metrics_of, path):
     """One chart for each measure, one line for each network."""
-    layers = list(range(1, NUM_LAYERS + 1))
     titles = {
         "probe_accuracy": ("A linear probe reads the class", "accuracy on test images, %", 100),
         "selective_share": ("Features for one class", f"selectivity above {SELECTIVE}, %", 10),
         "dead_share": ("Dead features", "never above 0 on test images, %", 10),
         "cka": ("Do two networks see alike?", "linear CKA", 1),
     }
-    charts = {}
+    styles, charts = line_styles(metrics_of), {}
     for key, (title, y, height) in titles.items():
         if key == "cka":
-            pairs = itertools.combinations(metrics_of, 2)
-            holders = {f"{one}, {other}": metrics_of[one][key][other] for one, other in pairs}
+            lines = similarity_lines(metrics_of)
         else:
-            holders = {name: metrics[key] for name, metrics in metrics_of.items()}
-        lines = {name: (layers, values, {"marker": "o"}) for name, values in holders.items()}
+            lines = {name: (LAYERS, of[key], styles[name]) for name, of in metrics_of.items()}
         if lines:
             charts[title] = {"x": "layer", "y": y, "height": height, "lines": lines}
     save_charts(charts, path)
+
+
+def similarity_lines(metrics_of):
+    """{name: line} of every two networks' CKA; the legend tells lines with controls by their kind.
+
+    metrics_of: {name of the network: metrics}.
+    """
+    lines = {}
+    for pair in itertools.combinations(metrics_of, 2):
+        known = [name for name in pair if name in TRAININGS]
+        kind = " and ".join(known + ["a control"] * (len(known) == 1)) or "two controls"
+        style = {"color": "C7", "linewidth": 1, "linestyle": "--"}
+        if len(known) == 2:
+            style = {"color": "black", "marker": "o", "markersize": 4}
+        elif known:
+            style |= {"color": line_styles(known)[known[0]]["color"]}
+        name = f"_{pair}" if kind in lines else kind  # matplotlib leaves out what begins with "_"
+        lines[name] = (LAYERS, metrics_of[pair[0]]["cka"][pair[1]], style)
+    return lines

@@ -1,5 +1,6 @@
 """Which trained discriminators there are to look into: one's own, or the published ones."""
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,18 @@ TRAININGS = {  # name: flag, folder of the run, script that makes it
 
 def slug_of(name):
     return re.sub(r"[^\w.-]", "_", name)
+
+
+def line_styles(names):
+    """{name: matplotlib style of its line}: the pair's colours are the same in every chart."""
+    pair = dict(zip(TRAININGS, ("C0", "C1"), strict=True))
+    others = itertools.cycle(("C2", "C4", "C6", "C8", "C9", "C3"))
+    return {
+        name: {"color": pair[name], "marker": "o", "markersize": 4}
+        if name in pair
+        else {"color": next(others), "linewidth": 1, "linestyle": "--"}
+        for name in names
+    }
 
 
 @dataclass

@@ -63,6 +63,19 @@ def test_a_chart_with_a_height_begins_at_0(tmp_path, monkeypatch):
     assert high.get_ylim()[1] > 60
 
 
+def test_the_same_names_are_told_by_one_legend(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.extend(figure.axes))
+    charts = {
+        title: {"x": "x", "y": "y", "lines": {name: ([0, 1], [0, 1], {}) for name in names}}
+        for title, names in (("1", "ab"), ("2", "ab"), ("3", "ac"), ("4", "ab"))
+    }
+    save_charts(charts, tmp_path / "charts.png")
+    legends = [axes.get_legend() for axes in drawn]
+    assert [legend is not None for legend in legends] == [True, False, True, False]
+    assert [text.get_text() for text in legends[2].get_texts()] == ["a", "c"]
+
+
 def test_curves(tmp_path):
     records = [{"epochs_done": e, "loss": 1 / e} | ({"acc": e} if e > 1 else {}) for e in (1, 2, 3)]
     path = tmp_path / "curves.png"

@@ -1,9 +1,11 @@
+import itertools
+
 import pytest
 import torch
 
 import data_tools
 from discriminator import Discriminator
-from interpretability.layer_figures import layer_section
+from interpretability.layer_figures import layer_section, similarity_lines
 from interpretability.layer_probes import dead_share, pooled_features, probe_accuracy
 from networks import as_network
 
@@ -43,6 +45,22 @@ def test_a_network_is_like_itself(trained, tmp_path):
     assert metrics_of["with G"]["cka"]["without G"] == pytest.approx([1.0] * 8)
     assert metrics_of["other"]["cka"].keys() == {"without G", "with G"}
     assert max(metrics_of["other"]["cka"]["with G"]) < 0.999
+
+
+def test_the_legend_tells_pairs_with_controls_by_their_kind():
+    names = ["without G", "with G", "one", "two", "three"]
+    alike = {pair: list(range(8)) for pair in itertools.permutations(names, 2)}
+    metrics_of = {name: {"cka": {o: alike[name, o] for o in names if o != name}} for name in names}
+    lines = similarity_lines(metrics_of)
+    assert len(lines) == 10
+    assert [name for name in lines if not name.startswith("_")] == [
+        "without G and with G",
+        "without G and a control",
+        "with G and a control",
+        "two controls",
+    ]
+    colours = [style["color"] for _, _, style in lines.values()]
+    assert [colours.count(colour) for colour in ("black", "C0", "C1", "C7")] == [1, 3, 3, 3]
 
 
 def test_deeper_layers_tell_the_classes_better(trained, tmp_path):

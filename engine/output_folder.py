@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class RunError(Exception):
-    """A folder cannot be used; the message says why and what to do."""
+    """A folder, or what is in it, cannot be used; the message says why and what to do."""
 
 
 @contextlib.contextmanager
@@ -22,10 +22,11 @@ def writing_to(folder):
 
 @contextlib.contextmanager
 def all_or_nothing(folder, last):
-    """A folder to write to; what is in it at the end takes the place of what was in `folder`.
+    """A folder to write to, whose files take the place of those of the same names in `folder`.
 
-    last: the file that tells of the others, figures of pictures say. The old one goes first and the
-    new one comes last, so that old pictures never stand beside new figures.
+    If anything is raised before, `folder` stays as it was. last: the file that tells of the others,
+    figures of pictures say. The old one goes first and the new one comes last, so that old pictures
+    never stand beside new figures.
     """
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         yield Path(new)

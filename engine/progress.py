@@ -1,11 +1,10 @@
 """How far a loop has come and how fast: a bar in a terminal, a line now and then elsewhere."""
 
+import os
 import sys
 import time
 
 from tqdm import tqdm
-
-from engine.device import launched
 
 PLAIN_LINE_SECONDS = 15  # between lines where the output is no terminal
 
@@ -24,7 +23,7 @@ class Progress:
         self.lap_start, self.lap_done = self.start, done
         self.last_line = self.start
         self.bar = None
-        if sys.stderr.isatty() and launched()[0] == 0:
+        if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
             self.bar = tqdm(desc=title, total=total, initial=done, leave=False, dynamic_ncols=True)
 
     def step(self):

@@ -108,17 +108,19 @@ def draw(metrics_of, path):
 def similarity_lines(metrics_of):
     """{name: line} of every two networks' CKA; the legend tells lines with controls by their kind.
 
-    metrics_of: {name of the network: metrics}.
+    A control's lines with the pair are in its own colour. metrics_of: {name of network: metrics}.
     """
-    lines = {}
+    styles, lines = line_styles(metrics_of), {}
     for pair in itertools.combinations(metrics_of, 2):
         known = [name for name in pair if name in TRAININGS]
-        kind = " and ".join(known + ["a control"] * (len(known) == 1)) or "two controls"
-        style = {"color": "C7", "linewidth": 1, "linestyle": "--"}
         if len(known) == 2:
-            style = {"color": "black", "marker": "o", "markersize": 4}
+            kind, style = " and ".join(pair), {"color": "black", "marker": "o", "markersize": 4}
         elif known:
-            style |= {"color": line_styles(known)[known[0]]["color"]}
+            (control,) = set(pair) - set(known)
+            dashes = ":" if known == ["with G"] else "--"
+            kind, style = f"{known[0]} and a control", styles[control] | {"linestyle": dashes}
+        else:
+            kind, style = "two controls", {"color": "C7", "linewidth": 1}
         name = f"_{pair}" if kind in lines else kind  # matplotlib leaves out what begins with "_"
         lines[name] = (LAYERS, metrics_of[pair[0]]["cka"][pair[1]], style)
     return lines

@@ -22,7 +22,8 @@ from generator import sample_latents
 from metrics.classifier import evaluate
 
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
-COPIED = ("metrics.jsonl", "curves.png", "summary.json")
+CURVES = "curves.png"
+LOGS = ("metrics.jsonl", "summary.json")
 OF_THIS_MACHINE = ("data_dir", "output_dir", "judge")
 CLASSES = 10  # that a generator can be asked for
 NETWORKS = ("discriminator.safetensors", "generator.safetensors")
@@ -40,9 +41,15 @@ def parse_args(argv=None):
         metavar="N",
         help="also copy the sample grids of these epochs",
     )
+    parser.add_argument(
+        "--logs_only", action="store_true", help="settings, log and figures: no weights, no curves"
+    )
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="folder of CIFAR-10")
     parser.add_argument("--device", default="auto", help=DEVICE_HELP)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.logs_only and args.sample_epochs:
+        parser.error("--sample_epochs are pictures: not with --logs_only")
+    return args
 
 
 def run(args):
@@ -57,14 +64,15 @@ def run(args):
     if not (source / "summary.json").is_file():
         raise RunError(f"{source} holds no finished run")
     check_target(target, source)
-    grids = [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
+    pictures = [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
+    pictures += [] if args.logs_only else [CURVES]
     config = cleaned_config(source / "config.json")
-    files = {name: content_of(source / name) for name in (*COPIED, *grids)}
+    files = {name: content_of(source / name) for name in (*LOGS, *pictures)}
     files["config.json"] = json.dumps(config, indent=2).encode() + b"\n"
     weights = {
         name: rounded(source / name, args.data_dir, device)
         for name in NETWORKS
-        if (source / name).is_file()
+        if (source / name).is_file() and not args.logs_only
     }
     try:
         for name, content in files.items():
@@ -73,7 +81,11 @@ def run(args):
         for name, (network, metadata) in weights.items():
             small = metadata["kind"] == "generator"
             export_model(network, target / name, metadata, in_8_bits=small)
-        for stale in (*NETWORKS, *(f"samples/{p.name}" for p in target.glob("samples/*.png"))):
+        for stale in (
+            *NETWORKS,
+            CURVES,
+            *(f"samples/{p.name}" for p in target.glob("samples/*.png")),
+        ):
             if stale not in files | weights:
                 (target / stale).unlink(missing_ok=True)
     except OSError as error:

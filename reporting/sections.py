@@ -54,16 +54,16 @@ PICTURES = (  # of visualization.py
     Section(
         heading="How strong must a perturbation be?",
         files=["robustness.png", "smallest_epsilon_without_G.png", "smallest_epsilon_with_G.png"],
-        explanation="The sooner a solid line falls on the left, the easier the network is misled. "
-        "Dotted: random noise of the same size, the control.",
+        explanation="Each attack has its chart. The sooner a line falls in the upper row, or rises "
+        "in the lower one, the easier the network is misled.",
         command="python visualization.py --perturb_images",
     ),
     Section(
         heading="Layer by layer",
         files=["layers.png"],
         explanation="How well a linear classifier reads the class from each layer, how many "
-        "features answer to one class above all or to no image at all, and how alike the two "
-        "networks are.",
+        "features answer to one class above all or to no image at all, and how alike two networks "
+        "are.",
         command="python visualization.py --compare_layers",
     ),
 )

@@ -26,13 +26,13 @@ class FolderLock:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.close()
+            with file:
+                owner = _owner(file)
             if not isinstance(error, BlockingIOError):
                 raise RunError(
                     f"cannot lock {self.path} ({error.strerror}): this file system knows no locks; "
                     "give an --output_dir on another one"
                 ) from None
-            owner = self.path.read_text().strip() or "another process"
             raise RunError(
                 f"{self.folder} is in use by {owner}; wait for it, or give another --output_dir"
             ) from None
@@ -62,3 +62,11 @@ class FolderLock:
 
 def _open_no_link(path, flags):
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _owner(file):
+    """What its owner wrote into a lock's file."""
+    with contextlib.suppress(OSError, UnicodeError):
+        file.seek(0)
+        return file.read(1000).strip() or "another process"
+    return "another process"

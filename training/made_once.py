@@ -28,12 +28,14 @@ class MadeOnce:
         return self._waiting
 
     def load_state_dict(self, state):
-        """Raises ValueError for what is no file of a run, AttributeError for what is no bytes."""
+        """Raises ValueError for what is no state of files of a run."""
+        if not isinstance(state, dict):
+            raise ValueError(f"no files by their names, but a {type(state).__name__}")
         for file, content in state.items():
-            path = Path(file)
+            path = Path(str(file))
             inside = not path.is_absolute() and ".." not in path.parts
             if not inside or path.suffix not in (".png", ".safetensors"):
                 raise ValueError(f"{file!r} is no file of a run")
-            if content.dtype != torch.uint8:
+            if not isinstance(content, torch.Tensor) or content.dtype != torch.uint8:
                 raise ValueError(f"what is to be written to {file} is no bytes")
         self._waiting = dict(state)

@@ -60,7 +60,13 @@ def test_the_legend_tells_pairs_with_controls_by_their_kind():
         "two controls",
     ]
     colours = [style["color"] for _, _, style in lines.values()]
-    assert [colours.count(colour) for colour in ("black", "C0", "C1", "C7")] == [1, 3, 3, 3]
+    assert [colours.count(colour) for colour in ("black", "C2", "C4", "C6", "C7")] == [
+        1,
+        2,
+        2,
+        2,
+        3,
+    ]
 
 
 def test_deeper_layers_tell_the_classes_better(trained, tmp_path):

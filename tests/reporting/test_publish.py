@@ -59,6 +59,16 @@ def test_a_classifier(run_main, baseline, tmp_path):
     assert data_tools.mean_image(metadata).shape == (1, 3, 32, 32)
 
 
+def test_logs_only(run_main, refused, baseline, tmp_path):
+    assert run_main(publish, baseline, tmp_path / "kept", *QUICK)[0] == 0
+    assert run_main(publish, baseline, tmp_path / "kept", "--logs_only", *QUICK)[0] == 0
+    kept = {path.name for path in (tmp_path / "kept").iterdir()}
+    assert kept == {"config.json", "metrics.jsonl", "summary.json"}
+    both = ["--logs_only", "--sample_epochs", "1"]
+    assert "not with --logs_only" in refused(publish, baseline, tmp_path / "kept", *both)
+    assert records(tmp_path / "kept") == records(baseline)
+
+
 def test_a_pair_with_its_sample_grids(run_main, tmp_path):
     assert run_main(train_gan, *SMALL, "--output_dir", tmp_path / "run")[0] == 0
     flags = [*QUICK, "--sample_epochs", 0, 1]

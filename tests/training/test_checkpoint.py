@@ -160,7 +160,7 @@ def test_an_archive_that_grows_is_refused_before_it_is_unpacked(tmp_path):
     path = tmp_path / "step_000000001.pt"
     path.write_bytes(payload + hashlib.sha256(payload).digest())
     assert path.stat().st_size < 1e6
-    with pytest.raises(CheckpointError, match="larger than the file"):
+    with pytest.raises(CheckpointError, match="parts are larger than the file"):
         checkpoint.load_checkpoint(path)
 
 

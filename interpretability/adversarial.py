@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from engine.device import autocast, random_stream
 from layers.double_backward import input_gradient
 
+_STUDY, _PERTURB = 30, 31  # names of random streams
+
 
 def class_logits(discriminator, levels, precision="fp32"):
     """Class logits, float32 (b, classes), of images in levels: (b, 3, 32, 32) in [0, 255]."""
@@ -120,6 +122,33 @@ def projected_gradient(
     return levels
 
 
+def perturb(discriminator, images, classes, epsilon, attack, targeted=False):
+    """Images moved away from the classes, or, if `targeted`, toward them.
+
+    images: uint8 (b, 3, 32, 32); classes: int64 (b,); epsilon: in levels, at 0 nothing moves;
+    attack: `noise`, to which classes are nothing, `step`, or `pgd`, of 20 steps up the margin. What
+    is random is the same at every call. Returns float32 levels in [0, 255].
+    Raises ValueError for another attack.
+    """
+    stream = random_stream(images.device, 0, _PERTURB)
+    if attack == "noise":
+        return random_noise(images, epsilon, stream)
+    if attack == "step":
+        gradient, _ = loss_gradient(discriminator, images.float(), classes)
+        return signed_step(images, gradient, epsilon, targeted)
+    if attack == "pgd":
+        return projected_gradient(
+            discriminator,
+            images,
+            classes,
+            epsilon,
+            targeted=targeted,
+            generator=stream,
+            margin=True,
+        )
+    raise ValueError(f"attack must be noise, step or pgd, not {attack!r}")
+
+
 ATTACKS = ("noise", "step", "pgd", "step_targeted", "pgd_targeted")
 
 
@@ -164,9 +193,6 @@ def study(
         pgd_levels.append(batch_levels)
     named = {attack: torch.cat(parts, dim=1) for attack, parts in named.items()}
     return named, [torch.cat(parts) for parts in zip(*pgd_levels, strict=True)]
-
-
-_STUDY = 30  # the name of the random stream
 
 
 def _study_batch(discriminator, images, labels, *, targets, epsilons, stream, precision, progress):

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from data_tools import to_uint8
@@ -37,6 +38,17 @@ def latents_of(labels, latent_dim, seed, purpose=LATENTS):
     return torch.cat(blocks)
 
 
+def latent_of(label, number, latent_dim, seed, num_classes=10):
+    """The latent (1, latent_dim) of image `number` of a class.
+
+    It is that of sample `number * num_classes + label` where the classes come in turn.
+    """
+    block, row = divmod(number * num_classes + label, BLOCK)
+    stream = random_stream("cpu", seed, LATENTS, block)
+    labels = torch.full((BLOCK,), label)
+    return sample_latents(labels, latent_dim, stream, num_classes)[row : row + 1]
+
+
 @torch.no_grad()
 def draw(generator, latents, batch_size=500, precision="fp32", title=""):
     """latents (n, latent_dim) -> uint8 (n, 3, 32, 32) on the CPU; the generator in eval mode.
@@ -66,27 +78,33 @@ def draw(generator, latents, batch_size=500, precision="fp32", title=""):
 def walks(latent_dim, seed, rows=10, columns=10, num_classes=10):
     """Latents of two kinds of walks, each (rows * columns, latent_dim), row by row.
 
-    Within a class: row r leads from one latent of class r to another, along the arc between them.
-    Between classes: row r holds one noise, and its code moves from class r to the next in a line.
+    Within a class: row r leads from one latent of class r to another. Between classes: row r holds
+    one noise, and its code moves from class r to the next.
     """
     stream = random_stream("cpu", seed, WALKS)
     classes = torch.arange(rows) % num_classes
     start, end = (sample_latents(classes, latent_dim, stream, num_classes) for _ in range(2))
-    other = sample_latents((classes + 1) % num_classes, latent_dim, stream, num_classes)
-    within, between = [], []
-    for t in torch.linspace(0, 1, columns):
-        step = start.clone()
-        step[:, num_classes:] = slerp(start[:, num_classes:], end[:, num_classes:], t)
-        within.append(step)
-        step = start.clone()
-        step[:, :num_classes] = torch.lerp(start[:, :num_classes], other[:, :num_classes], t)
-        between.append(step)
-    return tuple(torch.stack(steps, 1).flatten(0, 1) for steps in (within, between))
+    renamed = start.clone()
+    renamed[:, :num_classes] = F.one_hot((classes + 1) % num_classes, num_classes)
+    steps = torch.linspace(0, 1, columns)
+    return tuple(
+        torch.stack([between(start, goal, t, num_classes) for t in steps], 1).flatten(0, 1)
+        for goal in (end, renamed)
+    )
+
+
+def between(start, end, t, num_classes=10):
+    """Latents at t in [0, 1] of the way: the noise along the arc, the code of the class in a line.
+
+    start, end: (n, latent_dim).
+    """
+    code = torch.lerp(start[:, :num_classes], end[:, :num_classes], t)
+    return torch.cat([code, slerp(start[:, num_classes:], end[:, num_classes:], t)], 1)
 
 
 def slerp(a, b, t):
     """Points at t in [0, 1] on the arcs from a to b, (n, d): the length stays about the same."""
-    angle = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1).acos()[:, None]
+    angle = F.cosine_similarity(a, b, dim=1).clamp(-1, 1).acos()[:, None]
     weights = torch.sin((1 - t) * angle), torch.sin(t * angle)
     arc = (weights[0] * a + weights[1] * b) / torch.sin(angle).clamp_min(1e-6)
     return torch.where(angle < 1e-3, torch.lerp(a, b, t), arc)  # nearly parallel: a line will do

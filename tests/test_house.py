@@ -11,8 +11,8 @@ ROWS = [
     {"data_tools", "discriminator", "generator"},
     {"engine"},
     {"training", "interpretability", "metrics"},
-    {"reporting"},
-    {"train_discriminator", "train_gan", "visualization", "evaluate_gan", "report"},
+    {"reporting", "explorer"},
+    {"train_discriminator", "train_gan", "visualization", "evaluate_gan", "report", "explore"},
 ]
 ROOMS = {room for row in ROWS for room in row if not (ROOT / f"{room}.py").is_file()}
 # data_tools draws a preview where it is run as a script: inside functions, it may reach up.

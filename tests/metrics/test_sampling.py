@@ -90,3 +90,11 @@ def test_files(generator, tmp_path):
     with np.load(tmp_path / "samples.npz") as arrays:
         assert np.array_equal(arrays["arr_0"], images.permute(0, 2, 3, 1).numpy())
         assert arrays["arr_1"].tolist() == [3, 7, 3, 7, 3]
+
+
+def test_the_latent_of_one_image_is_that_among_many():
+    labels = sampling.sample_labels(2100)
+    latents = sampling.latents_of(labels, 30, seed=3)
+    for index in (0, 7, 999, 1003, 2057):
+        one = sampling.latent_of(index % 10, index // 10, 30, seed=3)
+        assert torch.equal(one[0], latents[index])

@@ -1,0 +1,102 @@
+"""The page: its tabs, its looks, and the address that brings a state back."""
+
+import json
+from pathlib import Path
+
+import gradio as gr
+
+from explorer.drawing_tab import DrawingTab
+from explorer.events import QUICK
+from explorer.mislead_tab import MisleadTab
+
+TITLE = "What does a convolutional network learn?"
+ABOUT = (
+    "Two networks of the same eight layers, trained on the same images: a **classifier**, and the "
+    "**critic** of a GAN. The page's address holds what you see: keep it, and you have it back."
+)
+CSS = (Path(__file__).parent / "page.css").read_text()
+
+
+def build(session):
+    """The gradio page of a Session, to be launched."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
+        gr.Markdown(f"# {TITLE}\n\n{ABOUT}")
+        tabs, opened = {}, {}
+        with gr.Tabs() as frame:
+            with gr.Tab("Mislead", id="mislead") as opened["mislead"]:
+                tabs["mislead"] = MisleadTab(session)
+            if session.generator is not None:
+                with gr.Tab("Draw", id="draw") as opened["draw"]:
+                    tabs["draw"] = DrawingTab(session)
+        keep_in_the_address(blocks, frame, tabs, opened)
+        for tab in tabs.values():
+            tab.wire(blocks)
+        if "draw" in tabs:
+            send = tabs["draw"]
+            send.send.click(
+                lambda *inputs: (
+                    "drawn " + send.drawing(*inputs).to_text(),
+                    gr.Tabs(selected="mislead"),
+                ),
+                send.inputs,
+                [tabs["mislead"].image, frame],
+                **QUICK,
+            )
+    return blocks
+
+
+# Runs in the browser: the values of a tab's controls become its part of the address.
+_KEEP = """(...values) => {
+  const names = %s;
+  const address = new URL(location.href);
+  names.forEach((name, i) => address.searchParams.set(name, values[i]));
+  history.replaceState(null, "", address);
+}"""
+# The page's own first tab is opened before the address has been read: that is no visitor's choice.
+_OPENED = """() => {
+  if (!window.firstTabIsOpen) { window.firstTabIsOpen = true; return; }
+  const address = new URL(location.href);
+  address.searchParams.set("tab", %s);
+  history.replaceState(null, "", address);
+}"""
+
+
+def keep_in_the_address(blocks, frame, tabs, opened):
+    """Write every change into the page's address, and open the page as its address says."""
+    controls = {}
+    for tab_name, tab in tabs.items():
+        own = {f"{tab_name}.{name}": part for name, part in tab.controls.items()}
+        changes = [part.change for part in own.values()]
+        gr.on(changes, None, [*own.values()], None, js=_KEEP % json.dumps(list(own)), queue=False)
+        opened[tab_name].select(None, None, None, js=_OPENED % json.dumps(tab_name), queue=False)
+        controls |= own
+
+    def restore(request: gr.Request):
+        asked = dict(request.query_params)
+        return [value_of(part, asked.get(name)) for name, part in controls.items()]
+
+    def open_tab(request: gr.Request):
+        tab = request.query_params.get("tab")
+        return gr.Tabs(selected=tab) if tab in tabs else gr.skip()
+
+    # A tab is opened once the page stands: earlier it would be ignored.
+    restored = blocks.load(restore, None, [*controls.values()], **QUICK)
+    restored.then(open_tab, None, frame, **QUICK)
+
+
+def value_of(part, text):
+    """What a text out of an address sets a component to; gr.skip() where it cannot."""
+    if text is None:
+        return gr.skip()
+    if isinstance(part, gr.Slider | gr.Number):
+        try:
+            number = float(text)
+        except ValueError:
+            return gr.skip()
+        if not part.minimum <= number <= part.maximum:
+            return gr.skip()
+        return int(number) if number.is_integer() else number
+    if isinstance(part, gr.Dropdown | gr.Radio):
+        values = {str(value): value for _, value in part.choices}
+        return values.get(text, gr.skip())
+    return text[:200]

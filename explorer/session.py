@@ -1,0 +1,129 @@
+"""What the page stands on: the networks, the images to choose from, and what they are called."""
+
+from dataclasses import dataclass
+
+import torch
+
+from data_tools import DATASETS, DataMissing, Dataset, are_names, load_dataset
+from engine.weights import CheckpointError, find_weights, load_model, published
+from generator import Generator
+from interpretability.trained_networks import TRAININGS, WEIGHTS, Network, load_networks
+from metrics import sampling
+
+DRAWN_OF_EACH = 20  # images of each class, where there are no test images
+GENERATOR = "generator.safetensors"
+
+
+@dataclass
+class Session:
+    """The networks to play with, one or two; the generator, or None; the images, or None.
+
+    images: the test set, or, where `are_drawn`, what the generator drew.
+    """
+
+    networks: list[Network]
+    generator: Generator | None
+    images: Dataset | None
+    are_drawn: bool
+    class_names: list
+
+    @property
+    def device(self):
+        return next(self.networks[0].model.parameters()).device
+
+    def network(self, name):
+        """The network of this name, the first where there is none."""
+        return next((n for n in self.networks if n.name == name), self.networks[0])
+
+    @torch.no_grad()
+    def judge(self, levels):
+        """What each network says of images: {name: (critic scores (b,), probabilities (b, k))}.
+
+        levels: float (b, 3, 32, 32) in [0, 255]. Float32, on the CPU.
+        """
+        said = {}
+        for network in self.networks:
+            scores, logits = network.model(levels / 127.5 - 1)
+            said[network.name] = scores.float().cpu(), logits.float().softmax(1).cpu()
+        return said
+
+    def judge_one(self, levels):
+        """{name: (critic score, probabilities (k,))} of one image, (3, 32, 32)."""
+        judged = self.judge(levels[None])
+        return {name: (scores[0].item(), shares[0]) for name, (scores, shares) in judged.items()}
+
+
+def load_session(given, device, data_dir):
+    """The Session of the user's own runs, or of the published ones.
+
+    given: {"without G", "with G", "generator": path or None}. CIFAR-10 is taken where it is found,
+    never downloaded.
+    Raises CheckpointError for weights that are missing, damaged or do not fit each other, DataError
+    for a set that cannot be used.
+    """
+    networks = load_networks({name: given[name] for name in TRAININGS}, device)
+    generator, of_generator = load_generator(given["generator"], networks, device)
+    images = find_test_images(networks, data_dir)
+    if images is not None:
+        for network in networks:
+            network.learn_from(images)
+    told = {n.path: n.metadata.get("class_names", n.class_names) for n in networks} | of_generator
+    names = names_that_all_have(told, networks[0].model.num_classes)
+    are_drawn = images is None and generator is not None
+    if are_drawn:
+        images = draw_images(generator, names)
+    for network in networks:
+        print(f"discriminator {network.words}: {network.path}, width {network.model.width}")
+    print(f"images to choose from: {'your own' if images is None else images.source}")
+    images = None if images is None else images.to(device)
+    return Session(networks, generator, images, are_drawn, names)
+
+
+def load_generator(given, networks, device):
+    """(the generator or None, {path: its class names}): published beside published networks."""
+    theirs = any(n.path == str(published(TRAININGS[n.name][1], WEIGHTS)) for n in networks)
+    path = find_weights(given, "gan", GENERATOR, own_will_do=not theirs)
+    if given is None and not path.is_file():
+        print("no generator: nothing can be drawn (make it: train_gan.py)")
+        return None, {}
+    generator, metadata = load_model(path, device, kind="generator")
+    print(f"generator: {path}, width {generator.width}")
+    return generator.requires_grad_(False), {str(path): metadata.get("class_names")}
+
+
+def find_test_images(networks, data_dir):
+    """The test images of the networks' set where they are at hand, else None. Raises DataError."""
+    sets = {str(network.metadata.get("dataset")) for network in networks}
+    if len(sets) > 1:
+        raise CheckpointError(
+            f"the networks were trained on different sets ({', '.join(sorted(sets))})"
+        )
+    (name,) = sets
+    if name not in DATASETS or name == "auto":
+        return None
+    try:
+        return load_dataset(name, data_dir, download=False)[1]
+    except DataMissing as reason:
+        print(f"no test images: {reason}")
+        return None
+
+
+def names_that_all_have(told, classes):
+    """The names of the classes; numbers where no weights tell them.
+
+    told: {path of weights: names or None}. Raises CheckpointError where two differ.
+    """
+    told = {path: list(names) for path, names in told.items() if are_names(names)}
+    for path, names in told.items():
+        if len(names) != classes or names != next(iter(told.values())):
+            lists = "; ".join(f"{path}: {', '.join(names)}" for path, names in told.items())
+            raise CheckpointError(f"the networks know different classes. {lists}")
+    return next(iter(told.values()), [str(k) for k in range(classes)])
+
+
+def draw_images(generator, class_names):
+    """A Dataset of DRAWN_OF_EACH images of each class."""
+    labels = sampling.sample_labels(DRAWN_OF_EACH * len(class_names), range(len(class_names)))
+    latents = sampling.latents_of(labels, generator.latent_dim, seed=0)
+    images = sampling.draw(generator, latents)
+    return Dataset("drawn", images, labels, tuple(class_names), "drawn by the generator")

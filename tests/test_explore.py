@@ -1,0 +1,286 @@
+"""explore.py: its command line, and the page in a real browser."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import explore
+from discriminator import Discriminator
+from engine.weights import export_model
+from explorer.drawing import Drawing
+from generator import Generator
+from image_sets import shapes
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+ABOUT = {"dataset": "shapes", "class_names": list(shapes.CLASS_NAMES)}
+
+
+# ------------------------------------------------------------------------------ command line
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_without_weights(refused, here):
+    assert "train_discriminator.py" in refused(explore, "--no_browser")
+
+
+def test_a_taken_port(refused, two_runs):
+    with socket.socket() as other:
+        other.bind((explore.LOCAL, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert f"port {port}" in refused(explore, "--port", port)
+
+
+def test_the_next_free_port(monkeypatch):
+    with socket.socket() as other:
+        other.bind((explore.LOCAL, 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        monkeypatch.setattr(explore, "FIRST_PORT", taken)
+        assert taken < explore.free_port(explore.LOCAL, None) < taken + explore.PORTS
+
+
+def test_a_host_that_is_not_this_machine(refused, two_runs):
+    assert "192.0.2.1" in refused(explore, "--host", "192.0.2.1")
+
+
+def test_without_gradio(refused, two_runs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert "requirements-explore.txt" in refused(explore, "--no_browser")
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http"])
+def test_a_port_that_is_none(refused, port):
+    assert "--port" in refused(explore, "--port", port)
+
+
+def test_who_can_reach_it_is_told(capsys):
+    explore.tell(explore.LOCAL, 7860)
+    assert "ssh -L 7860:127.0.0.1:7860" in capsys.readouterr().out
+    explore.tell("0.0.0.0", 7860)
+    assert "no password" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------ the page
+
+
+@pytest.fixture(scope="module")
+def served(trained, tmp_path_factory):
+    """The page of small networks in a process of its own: (address, its folder)."""
+    pytest.importorskip("gradio")
+    folder = tmp_path_factory.mktemp("explored")
+    torch.manual_seed(0)
+    for run, file, model in (
+        ("baseline", "discriminator", trained),
+        ("gan", "discriminator", Discriminator(width=8)),
+        ("gan", "generator", Generator(width=8, latent_dim=30)),
+    ):
+        path = folder / "output" / run / f"{file}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        export_model(model, path, ABOUT)
+    helper = ROOT / "tests" / "helpers" / "connections.py"
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, helper, folder / "connections", ROOT / "explore.py"),
+            *("--no_browser", "--device", "cpu"),
+        ],
+        cwd=folder,
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    told = []
+    for line in process.stdout:
+        told.append(line)
+        if found := re.search(r"the page: (http://\S+)", line):
+            break
+    else:
+        pytest.fail("".join(told))
+    yield found[1], folder
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    process.stdout.close()
+    assert list(temporary.glob("explore-*")) == []  # gradio's cache
+    hosts = set((folder / "connections").read_text().split())
+    assert hosts <= {"127.0.0.1", "localhost", "::1"}
+
+
+@pytest.fixture
+def browse(served):
+    """browse(query, **options): the page in a headless Chromium; nothing may leave or fail."""
+    sync = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium")
+    address, _ = served
+    troubles = []
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+
+        def check(url):
+            if not url.startswith((address, address.replace("http", "ws"), "data:", "blob:")):
+                troubles.append(url)
+
+        def open_page(query="", **options):
+            page = browser.new_page(**options)
+            page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
+            page.on("pageerror", lambda error: troubles.append(str(error)))
+            page.on("request", lambda request: check(request.url))
+            page.goto(f"{address}/{query}")
+            page.wait_for_selector(".figures img, .note")
+            return page
+
+        yield open_page
+        browser.close()
+    assert troubles == []
+
+
+def tab(page, name):
+    return page.get_by_role("tab", name=name)
+
+
+def shown(page):
+    """The text and the pictures that stand on the open tab."""
+    words = page.locator(".verdicts:visible").inner_text()
+    return words, page.eval_on_selector_all(".figures img", "all => all.map(image => image.src)")
+
+
+def changes(page, action):
+    """Do something, wait until the words or the pictures are others; returns them."""
+    before = shown(page)
+    action()
+    for _ in range(200):
+        page.wait_for_timeout(50)
+        if shown(page) != before:
+            page.wait_for_timeout(300)  # what else was under way
+            return shown(page)
+    pytest.fail(f"nothing changed: {before[0]}")
+
+
+def set_slider(page, label, value):
+    number = page.get_by_label(f"number input for {label}")
+    number.fill(str(value))
+    number.press("Enter")
+
+
+def test_mislead(browse):
+    page = browse()
+    words, pictures = shown(page)
+    assert pictures[0] == pictures[2]  # epsilon is 0
+    assert re.search(r"classifier\n\n?(\w+ \d+ %) → \1", words)
+    moved, perturbed = changes(page, lambda: set_slider(page, "epsilon, levels of 255", 16))
+    assert perturbed[0] == pictures[0]
+    assert len({*perturbed, pictures[1]}) == 4
+    assert moved != words
+    changes(page, lambda: page.get_by_label("critic", exact=True).check())
+    changes(page, lambda: page.get_by_label("20 steps (PGD)").check())
+    page.get_by_label("toward another class").check()
+    changes(page, lambda: page.get_by_label("noise").check())
+    chosen, _ = changes(page, lambda: page.locator(".choices:visible button").nth(3).click())
+    assert chosen != moved
+
+
+def test_an_upload(browse, tmp_path):
+    page = browse()
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "red.png")
+    (tmp_path / "bad.png").write_text("no picture")
+    upload = page.locator("input[type=file]").first
+    _, pictures = changes(page, lambda: upload.set_input_files(tmp_path / "red.png"))
+    assert pictures[0] == pictures[2]
+    upload.set_input_files(tmp_path / "bad.png")
+    page.get_by_text("not taken: the file is no picture").wait_for()
+    changes(page, lambda: set_slider(page, "epsilon, levels of 255", 8))  # the page goes on
+
+
+def test_draw_and_send(browse):
+    page = browse()
+    tab(page, "Draw").click()
+    page.locator(".choices:visible button").nth(15).wait_for()
+    assert page.locator(".choices:visible button").count() == 16
+    changes(page, lambda: set_slider(page, "number", 5))
+    changes(page, lambda: set_slider(page, "how far along the way", 0.5))
+    page.get_by_label("the way in sixteen steps").check()
+    page.wait_for_timeout(500)
+    changes(page, lambda: page.locator(".choices:visible button").nth(12).click())
+    page.get_by_role("button", name="mislead this one").click()
+    page.get_by_label("number input for epsilon").wait_for()
+    page.get_by_text("the image", exact=True).wait_for()
+    assert "mislead.image=drawn" in page.url
+
+
+def test_the_address_brings_a_state_back(browse):
+    page = browse()
+    page.locator(".choices:visible button").nth(4).click()
+    before = changes(page, lambda: set_slider(page, "epsilon, levels of 255", 6))
+    query = page.url[page.url.index("?") :]
+    again = browse(query)
+    again.wait_for_timeout(1500)
+    assert shown(again) == before
+    drawn = Drawing(seed=4, label=2, number=3).to_text().replace(" ", "+")
+    sent = browse(f"?tab=draw&draw.class=2&draw.number=3&mislead.image=drawn+{drawn}")
+    sent.get_by_role("button", name="mislead this one").wait_for()
+
+
+def test_an_address_that_means_nothing(browse):
+    page = browse("?tab=nothing&mislead.epsilon=1e9&mislead.how=magic&draw.number=x")
+    assert shown(page)[1]
+    page = browse("?mislead.image=drawn+9+9")
+    page.get_by_text("Choose an image, or upload one.").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_cut_off(browse, width, scheme):
+    page = browse(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    for name in ("Draw", "Mislead"):
+        tab(page, name).click()
+        page.wait_for_timeout(300)
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width
+
+
+def test_many_quick_moves_and_two_tabs_of_the_browser(browse):
+    """The last state wins."""
+    pages = [browse(), browse()]
+    for value in [*range(1, 50), 12]:
+        for page in pages:
+            set_slider(page, "epsilon, levels of 255", value % 16)
+    for page in pages:
+        page.get_by_text("perturbed, at most 12 levels").wait_for()
+    assert shown(pages[0]) == shown(pages[1])
+
+
+def test_no_file_of_the_machine_is_served(served):
+    address, folder = served
+    weights = folder / "output" / "gan" / "generator.safetensors"
+    for path in (weights, ROOT / "README.md", ROOT / "explore.py", "/etc/passwd"):
+        for route in ("gradio_api/file=", "file=", "gradio_api/file/", "static/", "../"):
+            with pytest.raises(urllib.error.HTTPError) as error:
+                urllib.request.urlopen(f"{address}/{route}{path}")
+            error.value.close()
+            assert error.value.code in (403, 404)

@@ -18,7 +18,7 @@ import webbrowser
 
 from data_tools import DEFAULT_DATA_DIR, DataError
 from engine import cli
-from engine.device import DEVICE_HELP, DeviceError, keep_freed_memory, pick_device
+from engine.device import DeviceError, keep_freed_memory, pick_device, pick_precision
 from engine.weights import CheckpointError
 from explorer.session import load_session
 from interpretability.trained_networks import TRAININGS
@@ -63,8 +63,7 @@ def parse_args(argv=None):
         "--host", default=LOCAL, help="address to listen on; 0.0.0.0: anyone who can reach it"
     )
     group.add_argument("--no_browser", action="store_true", help="open no browser")
-    group = parser.add_argument_group("machine")
-    group.add_argument("--device", default="auto", help=DEVICE_HELP)
+    cli.add_device_arguments(parser, seed=False)
     return parser.parse_args(argv)
 
 
@@ -93,9 +92,10 @@ def tell(host, port):
 def run(args):
     """Serve the page until it is interrupted. Raises one of USER_ERRORS."""
     device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
     keep_freed_memory()
     given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
-    session = load_session(given | {"generator": args.generator}, device, args.data_dir)
+    session = load_session(given | {"generator": args.generator}, device, args.data_dir, precision)
     port = free_port(args.host, args.port)
     cache = tempfile.mkdtemp(prefix="explore-")  # of gradio, readable by this user alone
     os.environ["GRADIO_TEMP_DIR"] = cache

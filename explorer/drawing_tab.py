@@ -63,17 +63,17 @@ class DrawingTab:
             *self.shares,
         ]
 
-    def wire(self, blocks):
+    def wire(self, opened):
         one = [part.change for part in self.inputs]
         gr.on(
-            [blocks.load, *one],
+            [opened, *one],
             self.show,
             self.inputs,
             [self.picture, self.verdicts],
             **COMPUTING,
         )
         gr.on(
-            [blocks.load, self.kind.change, *one],
+            [opened, self.kind.change, *one],
             self.show_sixteen,
             [self.kind, *self.inputs],
             [self.grid],

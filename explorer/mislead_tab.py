@@ -77,10 +77,10 @@ class MisleadTab:
     def first_image(self):
         return "" if self.session.images is None else f"listed {self.listed(0)[0]}"
 
-    def wire(self, blocks):
-        """Connect the components."""
+    def wire(self, opened):
+        """Connect the components. opened: the event at which the tab first shows something."""
         gr.on(
-            [blocks.load, self.shown_class.change],
+            [opened, self.shown_class.change],
             self.fill_gallery,
             [self.shown_class],
             [self.gallery],
@@ -93,7 +93,7 @@ class MisleadTab:
         inputs = [*self.controls.values(), self.uploaded]
         outputs = [self.pictures, self.verdicts]
         changes = [component.change for component in self.controls.values()]
-        gr.on([blocks.load, *changes], self.show, inputs, outputs, **COMPUTING)
+        gr.on([opened, *changes], self.show, inputs, outputs, **COMPUTING)
 
     def listed(self, label):
         """Indices of the images to choose from."""

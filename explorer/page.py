@@ -8,6 +8,7 @@ import gradio as gr
 from explorer.drawing_tab import DrawingTab
 from explorer.events import QUICK
 from explorer.mislead_tab import MisleadTab
+from explorer.switch_off_tab import SwitchOffTab
 
 TITLE = "What does a convolutional network learn?"
 ABOUT = (
@@ -28,9 +29,11 @@ def build(session):
             if session.generator is not None:
                 with gr.Tab("Draw", id="draw") as opened["draw"]:
                     tabs["draw"] = DrawingTab(session)
+            with gr.Tab("Switch off", id="switch_off") as opened["switch_off"]:
+                tabs["switch_off"] = SwitchOffTab(session)
         keep_in_the_address(blocks, frame, tabs, opened)
-        for tab in tabs.values():
-            tab.wire(blocks)
+        for name, tab in tabs.items():
+            tab.wire(blocks.load if name == "mislead" else opened[name].select)
         if "draw" in tabs:
             send = tabs["draw"]
             send.send.click(

@@ -60,30 +60,39 @@ CHOOSE = """element.addEventListener("click", event => {
 });"""
 
 
+def bars(network, words, class_names, after, before=None, marked=None):
+    """A network's word, what is said of it, and a bar for each class; two where there is a before.
+
+    network: name; after, before: (k,) in percent; marked: index of the row that stands out.
+    """
+    rows = [
+        {"name": name, "after": f"{share:.1f}", "marked": index == marked}
+        for index, (name, share) in enumerate(zip(class_names, after, strict=True))
+    ]
+    for row, share in zip(rows, [] if before is None else before, strict=False):
+        row["before"] = f"{share:.1f}"
+    return _macros.bars(WORDS[network], words, rows, before is not None)
+
+
+def side_by_side(parts):
+    return _macros.side_by_side(parts)
+
+
 def verdicts(said, class_names, before=None):
-    """What each network says of an image, a bar for each class; beside what it said before.
+    """What each network says of an image, beside what it said before.
 
     said, before: {name of the network: (critic score, probabilities (k,))}.
     """
-    networks = []
+    parts = []
     for name, (score, shares) in said.items():
-        named, scores = verdict(shares, class_names), f"{score:.1f}"
-        rows = [
-            {"name": class_name, "after": f"{100 * share:.1f}"}
-            for class_name, share in zip(class_names, shares.tolist(), strict=True)
-        ]
-        rows[shares.argmax()]["named"] = True
+        named, scores, old = verdict(shares, class_names), f"{score:.1f}", None
         if before is not None:
-            old_score, old_shares = before[name]
-            named = f"{verdict(old_shares, class_names)} → {named}"
-            scores = f"{old_score:.1f} → {scores}"
-            for row, share in zip(rows, old_shares.tolist(), strict=True):
-                row["before"] = f"{100 * share:.1f}"
+            old_score, old = before[name]
+            named = f"{verdict(old, class_names)} → {named}"
+            scores, old = f"{old_score:.1f} → {scores}", (100 * old).tolist()
         words = f"{named}; score {scores}" if name in SCORING else named
-        networks.append(
-            {"word": WORDS[name], "said": words, "two": before is not None, "rows": rows}
-        )
-    return _macros.verdicts(networks)
+        parts.append(bars(name, words, class_names, (100 * shares).tolist(), old, shares.argmax()))
+    return side_by_side(parts)
 
 
 def verdict(shares, class_names):

@@ -26,6 +26,7 @@ class Session:
     images: Dataset | None
     are_drawn: bool
     class_names: list
+    precision: str = "fp32"  # of what takes long; what is shown of one image is float32
 
     @property
     def device(self):
@@ -53,7 +54,7 @@ class Session:
         return {name: (scores[0].item(), shares[0]) for name, (scores, shares) in judged.items()}
 
 
-def load_session(given, device, data_dir):
+def load_session(given, device, data_dir, precision="fp32"):
     """The Session of the user's own runs, or of the published ones.
 
     given: {"without G", "with G", "generator": path or None}. CIFAR-10 is taken where it is found,
@@ -76,7 +77,7 @@ def load_session(given, device, data_dir):
         print(f"discriminator {network.words}: {network.path}, width {network.model.width}")
     print(f"images to choose from: {'your own' if images is None else images.source}")
     images = None if images is None else images.to(device)
-    return Session(networks, generator, images, are_drawn, names)
+    return Session(networks, generator, images, are_drawn, names, precision)
 
 
 def load_generator(given, networks, device):

@@ -66,18 +66,32 @@ def feature_objective(discriminator, layer, precision="fp32", features=None, cen
 
 
 def maximize(objective, images, steps=200, lr=0.1, decay=0.001, progress=None):
+    """The last of `ascent`'s images."""
+    return last_of(ascent(objective, images, steps, lr, decay), progress)
+
+
+def ascent(objective, images, steps=200, lr=0.1, decay=0.001):
     """Gradient ascent on the images: x += lr d objective / d x - decay x |x|, clamped to [-1, 1].
 
-    Returns new images; those given are left as they are.
+    Yields the images before each step, then those after the last. Those given are left as they are.
     """
     for _ in range(steps):
+        yield images.detach()
         images = images.detach().requires_grad_()
         gradient = input_gradient(objective(images).sum(), images)
         images = images.detach()
         images = (images + lr * gradient - decay * images * images.abs()).clamp(-1, 1)
+    yield images
+
+
+def last_of(steps, progress=None):
+    """What an ascent comes to; the progress bar is told of each step."""
+    latest = next(steps)
+    for images in steps:
+        latest = images
         if progress is not None:
             progress.step()
-    return images
+    return latest
 
 
 # ------------------------------------------------------------------------------ robust ascent
@@ -185,26 +199,60 @@ def maximize_robustly(
     device="cpu",
     progress=None,
 ):
+    """Of each thing's last images of `robust_ascent`, the one that excites it most.
+
+    Over held-out views. The arguments are those of robust_ascent. Returns (count, 3, 32, 32) in
+    [-1, 1].
+    """
+    way = robust_ascent(
+        objective,
+        count,
+        steps=steps,
+        lr=lr,
+        smoothness=smoothness,
+        restarts=restarts,
+        views=views,
+        seed=seed,
+        device=device,
+    )
+    return best_of(objective, last_of(way, progress), count, views)
+
+
+def robust_ascent(
+    objective,
+    count,
+    *,
+    steps=256,
+    lr=0.05,
+    smoothness=0.0,
+    restarts=3,
+    views=VIEWS,
+    seed=0,
+    device="cpu",
+):
     """Adam on the spectra, through another random view at every step.
 
     objective: image i's value is of thing i % count. smoothness: weight of the total variation, as
-    in smoothness_at. Of each thing's `restarts` images, the one that excites it most over held-out
-    views is kept.
-    Returns images (count, 3, 32, 32) in [-1, 1].
+    in smoothness_at. Of each thing there are `restarts` images.
+    Yields images (restarts * count, 3, 32, 32) in [-1, 1] before each step, then those after the
+    last.
     """
     stream = torch.Generator(device).manual_seed(seed)
     spectra = Spectra(restarts * count, stream, device)
     optimizer = torch.optim.Adam(spectra.parameters(), lr, fused=True)
     for step in range(steps):
         images = spectra()
+        yield images.detach()
         weight = smoothness_at(step, steps, smoothness)
         seen = random_view(images, views, stream)
         loss = -objective(seen) + weight * total_variation(images)
         (spectra.spectrum.grad,) = torch.autograd.grad(loss.sum(), spectra.spectrum)
         optimizer.step()
-        if progress is not None:
-            progress.step()
-    with torch.no_grad():
-        images = spectra()
-    best = held_out(objective, images, views).view(restarts, count).argmax(0)
-    return images.view(restarts, count, *images.shape[1:])[best, torch.arange(count, device=device)]
+    yield spectra().detach()
+
+
+def best_of(objective, images, count, views=VIEWS):
+    """Of each thing's images, (n * count, 3, 32, 32), the one with the highest `held_out` value."""
+    best = held_out(objective, images, views).view(-1, count).argmax(0)
+    things = torch.arange(count, device=images.device)
+    return images.view(-1, count, *images.shape[1:])[best, things]

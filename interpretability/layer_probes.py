@@ -81,6 +81,19 @@ def selectivity(features, labels, classes=10):
     return (best - rest) / (best + rest).clamp_min(1e-12)
 
 
+def class_selectivity(features, labels, label):
+    """As `selectivity`, of one given class: (n, width), int64 (n,) -> float64 (width,), -1 to 1.
+
+    Raises ValueError where no image, or every one, is of the class.
+    """
+    own = labels == label
+    if own.all() or not own.any():
+        raise ValueError(f"class {label} has no image, or every one")
+    active = features.double().clamp_min(0)
+    inside, outside = active[own].mean(0), active[~own].mean(0)
+    return (inside - outside) / (inside + outside).clamp_min(1e-12)
+
+
 def linear_cka(features, others):
     """Similarity of two sets of features of the same images: 0 to 1; 1 up to turning and scaling.
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 import data_tools
 from discriminator import Discriminator
 from interpretability.layer_probes import (
+    class_selectivity,
     dead_share,
     distinct,
     fit_probe,
@@ -106,3 +107,16 @@ def test_distinct_leaves_out_what_goes_together():
     assert distinct(features, measure, 6).tolist() == [4, 3, 5]
     assert distinct(features, measure, 2).tolist() == [4, 3]
     assert distinct(features, measure, 6, limit=1.1).tolist() == [4, 1, 0, 2, 3, 5]
+
+
+def test_class_selectivity():
+    """Means of 3 inside and 1 outside give 1/2; negative activations count as 0."""
+    features = torch.tensor([[4.0, -1.0, 0.0], [2.0, -5.0, 0.0], [1.0, 2.0, 0.0]])
+    labels = torch.tensor([1, 1, 0])
+    found = class_selectivity(features, labels, 1)
+    assert found.tolist() == pytest.approx([0.5, -1.0, 0.0])
+    best = selectivity(features, labels, classes=2)
+    assert best[0] == pytest.approx(0.5)
+    for missing in (2, -1):
+        with pytest.raises(ValueError, match="no image"):
+            class_selectivity(features, labels, missing)

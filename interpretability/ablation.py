@@ -1,0 +1,53 @@
+"""Features switched off: what a network does without some of its channels."""
+
+import torch
+
+from data_tools import to_signed
+from engine.device import autocast
+from generator import START_SIZE
+from layers.modules import run_layers
+
+
+def outputs_without(discriminator, images, layer, features):
+    """The discriminator's outputs where these features of a layer are 0 everywhere.
+
+    images: (b, 3, 32, 32) in [-1, 1]; layer: 1 to 8; features: int64 (k,). Returns critic scores
+    (b,) and class logits (b, num_classes). Raises ValueError for another layer.
+    """
+    x = without(discriminator.features(images, layer), features)
+    if layer < len(discriminator.blocks):
+        x = run_layers(discriminator.blocks[layer:], x)
+    pooled = discriminator.pool(x)
+    return discriminator.critic_head(pooled).squeeze(1), discriminator.class_head(pooled)
+
+
+def images_without(generator, latents, block, channels):
+    """The generator's images where these channels of a block are 0 everywhere.
+
+    latents: (b, latent_dim); block: 1 to 7; channels: int64 (k,). Returns (b, 3, 32, 32) in
+    [-1, 1]. Raises ValueError for another block.
+    """
+    if not 1 <= block <= len(generator.blocks):
+        raise ValueError(f"block must be 1 to {len(generator.blocks)}, not {block}")
+    x = generator.project(latents).unflatten(1, (generator.width, START_SIZE, START_SIZE))
+    x = without(run_layers(generator.blocks[:block], x), channels)
+    return torch.tanh(run_layers([*generator.blocks[block:], generator.to_rgb], x))
+
+
+def without(maps, channels):
+    """(b, c, h, w) with these channels at 0, in memory of its own."""
+    return maps.index_fill(1, channels.to(maps.device), 0)
+
+
+@torch.no_grad()
+def classes_named(discriminator, images, layer=1, features=(), *, precision="fp32", batch_size=250):
+    """The class that each image is named without these features of a layer: int64 (n,).
+
+    images: uint8 (n, 3, 32, 32); features: numbers of channels.
+    """
+    features = torch.as_tensor(features, dtype=torch.int64)
+    named = []
+    for batch in images.split(batch_size):
+        with autocast(batch.device, precision):
+            named.append(outputs_without(discriminator, to_signed(batch), layer, features)[1])
+    return torch.cat(named).argmax(1)

@@ -1,0 +1,77 @@
+"""Of every feature of a network, the images that excite it most; kept on disk, as it takes a pass."""
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from data_tools import to_signed
+from discriminator import NUM_LAYERS
+from engine.device import autocast
+from engine.files import write_atomically
+from interpretability.maximization_figures import strongest_units
+
+
+class TopImages(NamedTuple):
+    """Of each layer's every feature its strongest images, the strongest first.
+
+    values: float32 (8, count, width), the largest activation in the image; images, rows, columns:
+    int64, the same shape, which image of the set, and where in the map; of_classes: int64
+    (count, classes), the images with the largest logits.
+    """
+
+    values: torch.Tensor
+    images: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    of_classes: torch.Tensor
+
+
+@torch.no_grad()
+def top_images(model, images, precision="fp32", count=8, batch_size=500, progress=None):
+    """The TopImages of a discriminator over uint8 (n, 3, 32, 32); count is at most n."""
+    units = strongest_units(
+        model, images, range(1, NUM_LAYERS + 1), precision, batch_size, progress
+    )
+    found = []
+    for values, rows, columns in units.values():
+        best = values.topk(count, dim=0)
+        places = (part.gather(0, best.indices).long() for part in (rows, columns))
+        found.append((best.values, best.indices, *places))
+    logits = []
+    for batch in images.split(batch_size):
+        with autocast(batch.device, precision):
+            logits.append(model(to_signed(batch))[1].float().cpu())
+    of_classes = torch.cat(logits).topk(count, dim=0).indices
+    return TopImages(*(torch.stack(parts) for parts in zip(*found, strict=True)), of_classes)
+
+
+def digest_of(images):
+    """SHA-256 of the images of a set."""
+    return hashlib.sha256(images.cpu().contiguous().numpy()).hexdigest()
+
+
+def kept(path, make):
+    """The TopImages in a file, or, where there is none that can be read, those that `make` returns.
+
+    They are then written there; where they cannot be, that is told. Returns (TopImages, whether
+    they were kept).
+    """
+    try:
+        found = load(path.read_bytes())
+        if found.keys() == set(TopImages._fields):
+            return TopImages(**found), True
+        print(f"{path} is damaged and made anew")
+    except FileNotFoundError:
+        pass
+    except (OSError, SafetensorError) as error:
+        print(f"{path} cannot be read and is made anew: {error}")
+    made = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save({k: v.contiguous() for k, v in made._asdict().items()}))
+    except OSError as error:
+        print(f"not kept for the next time: {path}: {error.strerror or error}")
+    return made, False

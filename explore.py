@@ -63,6 +63,12 @@ def parse_args(argv=None):
         "--host", default=LOCAL, help="address to listen on; 0.0.0.0: anyone who can reach it"
     )
     group.add_argument("--no_browser", action="store_true", help="open no browser")
+    group.add_argument(
+        "--cache",
+        default="output/explore",
+        metavar="DIR",
+        help="where the test images that excite each feature are kept, 4 MB for a network",
+    )
     cli.add_device_arguments(parser, seed=False)
     return parser.parse_args(argv)
 
@@ -109,7 +115,7 @@ def run(args):
         raise PageError(
             f"{error}: pip install -r requirements-explore.txt, or make explore"
         ) from None
-    page = build(session)
+    page = build(session, args.cache)
     try:
         page.queue(api_open=False)
         page.launch(

@@ -42,7 +42,11 @@ class DrawingTab:
                     )
                 self.way = gr.Slider(0, 1, 0, step=0.02, label="how far along the way", buttons=[])
                 self.picture = gr.HTML(apply_default_css=False)
-                self.send = gr.Button("mislead this one", size="sm")
+                with gr.Row():
+                    self.send = {
+                        "mislead": gr.Button("mislead this one", size="sm"),
+                        "look_inside": gr.Button("look inside it", size="sm"),
+                    }
                 self.verdicts = gr.HTML(apply_default_css=False)
             with gr.Column(scale=3, min_width=300):
                 kinds = [("the next numbers", "numbers"), ("the way in sixteen steps", "way")]

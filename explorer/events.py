@@ -7,3 +7,5 @@ COMPUTING = QUICK | {
     "concurrency_limit": 1,
     "concurrency_id": "computing",
 }
+# What takes seconds and shows itself on the way: beside the quick moves, one at a time too.
+CLIMBING = COMPUTING | {"concurrency_id": "climbing"}

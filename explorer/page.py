@@ -1,12 +1,16 @@
 """The page: its tabs, its looks, and the address that brings a state back."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
 
 from explorer.drawing_tab import DrawingTab
 from explorer.events import QUICK
+from explorer.examples import Examples
+from explorer.inside_tab import InsideTab
+from explorer.maximise_tab import MaximiseTab
 from explorer.mislead_tab import MisleadTab
 from explorer.switch_off_tab import SwitchOffTab
 
@@ -18,34 +22,43 @@ ABOUT = (
 CSS = (Path(__file__).parent / "page.css").read_text()
 
 
-def build(session):
-    """The gradio page of a Session, to be launched."""
+def build(session, cache):
+    """The gradio page of a Session, to be launched. cache: a folder for what takes long."""
+    examples = Examples(session, cache)
+    makers = {
+        "Mislead": MisleadTab,
+        "Draw": DrawingTab,
+        "Maximise": partial(MaximiseTab, examples=examples),
+        "Look inside": partial(InsideTab, examples=examples),
+        "Switch off": SwitchOffTab,
+    }
+    if session.generator is None:
+        del makers["Draw"]
     with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {TITLE}\n\n{ABOUT}")
         tabs, opened = {}, {}
         with gr.Tabs() as frame:
-            with gr.Tab("Mislead", id="mislead") as opened["mislead"]:
-                tabs["mislead"] = MisleadTab(session)
-            if session.generator is not None:
-                with gr.Tab("Draw", id="draw") as opened["draw"]:
-                    tabs["draw"] = DrawingTab(session)
-            with gr.Tab("Switch off", id="switch_off") as opened["switch_off"]:
-                tabs["switch_off"] = SwitchOffTab(session)
+            for words, make in makers.items():
+                name = words.lower().replace(" ", "_")
+                with gr.Tab(words, id=name) as opened[name]:
+                    tabs[name] = make(session)
         keep_in_the_address(blocks, frame, tabs, opened)
         for name, tab in tabs.items():
             tab.wire(blocks.load if name == "mislead" else opened[name].select)
         if "draw" in tabs:
-            send = tabs["draw"]
-            send.send.click(
-                lambda *inputs: (
-                    "drawn " + send.drawing(*inputs).to_text(),
-                    gr.Tabs(selected="mislead"),
-                ),
-                send.inputs,
-                [tabs["mislead"].image, frame],
-                **QUICK,
-            )
+            for name, button in tabs["draw"].send.items():
+                send_to(tabs["draw"], button, name, tabs[name].chooser, frame)
     return blocks
+
+
+def send_to(drawing, button, name, chooser, frame):
+    """Have a button hand the drawn image to the tab of this name, and open that."""
+    button.click(
+        lambda *inputs: ("drawn " + drawing.drawing(*inputs).to_text(), gr.Tabs(selected=name)),
+        drawing.inputs,
+        [chooser.name, frame],
+        **QUICK,
+    )
 
 
 # Runs in the browser: the values of a tab's controls become its part of the address.

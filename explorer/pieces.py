@@ -28,12 +28,31 @@ def source(image):
     return f"data:image/png;base64,{base64.b64encode(png(image)).decode()}"
 
 
-def figures(items):
-    """Pictures in a row, each saved by a click. items: (uint8 (3, h, w), caption, file name)."""
-    keys = ("src", "caption", "file")
-    return _macros.figures(
-        [dict(zip(keys, (source(image), *words), strict=True)) for image, *words in items]
-    )
+def figures(items, small=False):
+    """Pictures in a row, each saved by a click.
+
+    items: (uint8 (3, h, w), caption, file name), and perhaps what is framed, (top, left, bottom,
+    right) in pixels.
+    """
+    shown = []
+    for image, caption, file, *framed in items:
+        item = {"src": source(image), "caption": caption, "file": file}
+        if framed and framed[0] is not None:
+            _, height, width = image.shape
+            top, left, bottom, right = framed[0]
+            sides = zip(
+                ("top", "left", "bottom", "right"),
+                (top / height, left / width, 1 - bottom / height, 1 - right / width),
+                strict=True,
+            )
+            item["frame"] = ";".join(f"{side}:{100 * share:.2f}%" for side, share in sides)
+        shown.append(item)
+    return _macros.figures(shown, small)
+
+
+def heading(network, words):
+    """A line in a network's colour."""
+    return _macros.heading(WORDS[network], words)
 
 
 def choices(items):

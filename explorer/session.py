@@ -1,16 +1,18 @@
 """What the page stands on: the networks, the images to choose from, and what they are called."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from data_tools import DATASETS, DataMissing, Dataset, are_names, load_dataset
 from engine.weights import CheckpointError, find_weights, load_model, published
 from generator import Generator
+from interpretability.layer_probes import pooled_features
 from interpretability.trained_networks import TRAININGS, WEIGHTS, Network, load_networks
 from metrics import sampling
 
 DRAWN_OF_EACH = 20  # images of each class, where there are no test images
+REFERENCE = 1000  # images by which a feature's usual activation is known
 GENERATOR = "generator.safetensors"
 
 
@@ -27,6 +29,7 @@ class Session:
     are_drawn: bool
     class_names: list
     precision: str = "fp32"  # of what takes long; what is shown of one image is float32
+    _reference: dict = field(default_factory=dict)
 
     @property
     def device(self):
@@ -47,6 +50,13 @@ class Session:
             scores, logits = network.model(levels / 127.5 - 1)
             said[network.name] = scores.float().cpu(), logits.float().softmax(1).cpu()
         return said
+
+    def reference(self, network):
+        """pooled_features of the first REFERENCE images, one (n, width) for each layer; kept."""
+        if network.name not in self._reference:
+            images = self.images.images[:REFERENCE]
+            self._reference[network.name] = pooled_features(network.model, images, self.precision)
+        return self._reference[network.name]
 
     def judge_one(self, levels):
         """{name: (critic score, probabilities (k,))} of one image, (3, 32, 32)."""

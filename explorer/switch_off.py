@@ -6,7 +6,7 @@ import torch
 
 from data_tools import to_uint8
 from interpretability.ablation import classes_named, images_without
-from interpretability.layer_probes import class_selectivity, pooled_features
+from interpretability.layer_probes import class_selectivity
 
 IMAGES = 1000  # on which an accuracy is counted
 
@@ -44,9 +44,9 @@ def accuracies(session, network, layer, features):
 
 def favouring(session, network, layer, label, count):
     """The `count` features of a layer that favour a class most over the others."""
-    images = session.images.first(IMAGES)
-    features = pooled_features(network.model, images.images, session.precision)[layer - 1]
-    measure = class_selectivity(features, images.labels.cpu(), label)
+    features = session.reference(network)[layer - 1]
+    labels = session.images.labels[: len(features)].cpu()
+    measure = class_selectivity(features, labels, label)
     return measure.argsort(descending=True, stable=True)[:count].tolist()
 
 

@@ -26,14 +26,16 @@ FREE = 0.25  # share of the steps without total variation
 # ------------------------------------------------------------------------------ objectives
 
 
-def class_objective(discriminator, precision="fp32"):
-    """Image i's value is its logit of class i % num_classes."""
+def class_objective(discriminator, precision="fp32", classes=None):
+    """Image i's value is its logit of a class.
+
+    classes: int64 (n,), image i stands for classes[i % n]; None: for class i % num_classes.
+    """
 
     def values(images):
         with autocast(images.device, precision):
             logits = discriminator(images)[1].float()
-        index = torch.arange(len(images), device=images.device) % logits.shape[1]
-        return logits.gather(1, index[:, None]).squeeze(1)
+        return _each_its_own(logits, classes)
 
     return values
 
@@ -52,14 +54,19 @@ def feature_objective(discriminator, layer, precision="fp32", features=None, cen
                 pooled = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].float()
             else:
                 pooled = discriminator.pool(maps).float()
-        index = torch.arange(len(images), device=images.device)
-        if features is None:
-            index = index % pooled.shape[1]
-        else:
-            index = features.to(images.device)[index % len(features)]
-        return pooled.gather(1, index[:, None]).squeeze(1)
+        return _each_its_own(pooled, features)
 
     return values
+
+
+def _each_its_own(table, columns):
+    """Row i's value in columns[i % n], without columns in i % width: (b, width) -> (b,)."""
+    index = torch.arange(len(table), device=table.device)
+    if columns is None:
+        index = index % table.shape[1]
+    else:
+        index = columns.to(table.device)[index % len(columns)]
+    return table.gather(1, index[:, None]).squeeze(1)
 
 
 # ------------------------------------------------------------------------------ plain ascent

@@ -105,6 +105,20 @@ def linear_cka(features, others):
     return (cross / ((x.mT @ x).norm() * (y.mT @ y).norm()).clamp_min(1e-12)).item()
 
 
+def most_alike(features, others, feature):
+    """(number, correlation) of the other feature whose activations go with this one's most.
+
+    features: (n, width), others: (n, width'), of the same images. Pearson's; 0 with what never
+    changes.
+    """
+    own = features[:, feature].double()
+    own, others = own - own.mean(), others.double() - others.double().mean(0)
+    scale = own.norm() * others.norm(dim=0)
+    correlation = (own @ others) / scale.clamp_min(1e-12)
+    best = correlation.argmax()
+    return best.item(), correlation[best].item()
+
+
 def stand_out(features, top=9):
     """How far a feature's `top` largest activations stand above its mean, in standard deviations.
 

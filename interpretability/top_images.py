@@ -1,4 +1,4 @@
-"""Of every feature of a network, the images that excite it most; kept on disk, as it takes a pass."""
+"""Of every feature of a network the images that excite it most: found in a pass, kept on disk."""
 
 import hashlib
 from typing import NamedTuple
@@ -7,9 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from data_tools import to_signed
 from discriminator import NUM_LAYERS
-from engine.device import autocast
 from engine.files import write_atomically
 from interpretability.maximization_figures import strongest_units
 
@@ -40,11 +38,8 @@ def top_images(model, images, precision="fp32", count=8, batch_size=500, progres
         best = values.topk(count, dim=0)
         places = (part.gather(0, best.indices).long() for part in (rows, columns))
         found.append((best.values, best.indices, *places))
-    logits = []
-    for batch in images.split(batch_size):
-        with autocast(batch.device, precision):
-            logits.append(model(to_signed(batch))[1].float().cpu())
-    of_classes = torch.cat(logits).topk(count, dim=0).indices
+    logits = model.class_head(units[NUM_LAYERS][0].to(images.device)).cpu()
+    of_classes = logits.topk(count, dim=0).indices
     return TopImages(*(torch.stack(parts) for parts in zip(*found, strict=True)), of_classes)
 
 

@@ -10,6 +10,7 @@ from interpretability.layer_probes import (
     distinct,
     fit_probe,
     linear_cka,
+    most_alike,
     pooled_features,
     probe_accuracy,
     selectivity,
@@ -120,3 +121,12 @@ def test_class_selectivity():
     for missing in (2, -1):
         with pytest.raises(ValueError, match="no image"):
             class_selectivity(features, labels, missing)
+
+
+def test_most_alike():
+    own = random(50, 3)
+    others = torch.stack([-own[:, 1], torch.ones(50), 5 + 2 * own[:, 1] + 0.01 * own[:, 0]], 1)
+    number, correlation = most_alike(own, others, 1)
+    assert number == 2
+    assert correlation == pytest.approx(1, abs=1e-3)
+    assert most_alike(torch.ones(50, 1), own, 0)[1] == 0

@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+import data_tools
+from discriminator import Discriminator
+from explorer.maximise import Goal, climb, goals_of_both
+from explorer.session import Session
+from interpretability.activation_maximization import (
+    VIEWS,
+    class_objective,
+    feature_objective,
+    maximize,
+    maximize_robustly,
+)
+from interpretability.maximization_figures import SMOOTHNESS, views_of
+from networks import as_network
+
+
+@pytest.fixture
+def network(trained):
+    network = as_network(trained)
+    network.start = torch.full((1, 3, 32, 32), 0.1)
+    return network
+
+
+@pytest.mark.parametrize("goal", [Goal(3), Goal(5, layer=4)], ids=["class", "feature"])
+def test_the_last_image_is_that_of_the_pictures(network, goal):
+    *way, best = climb(network, goal, "robust", steps=6)
+    one = torch.tensor([goal.number])
+    if goal.layer is None:
+        kind, restarts, views = "class", 4, VIEWS
+        objective = class_objective(network.model, classes=one)
+    else:
+        kind, restarts, views = "feature", 2, views_of(4)
+        objective = feature_objective(network.model, 4, features=one, centre=True)
+    expected = maximize_robustly(
+        objective, 1, steps=6, smoothness=SMOOTHNESS[kind], restarts=restarts, views=views
+    )
+    assert torch.equal(best, expected)
+    assert [len(images) for images in way] == [restarts] * 7
+
+
+def test_the_classic_climb(network):
+    way = list(climb(network, Goal(2), "classic", steps=5))
+    assert torch.equal(way[0], network.start)
+    objective = class_objective(network.model, classes=torch.tensor([2]))
+    assert torch.equal(way[-1], maximize(objective, network.start, steps=5))
+    assert objective(way[-1]) > objective(way[0])
+
+
+def test_of_a_feature_its_relative_is_climbed(trained):
+    """In a network whose channels stand in another order, the same feature."""
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    other = Discriminator(width=12).requires_grad_(False).eval()
+    other.load_state_dict(trained.state_dict())
+    first, norm = other.blocks[0][0], other.blocks[0][1]
+    first.weight.copy_(first.weight[order])
+    first.bias.copy_(first.bias[order])
+    norm.weight.copy_(norm.weight[..., order])
+    norm.bias.copy_(norm.bias[..., order])
+    networks = [as_network(trained, "without G"), as_network(other, "with G")]
+    _, test = data_tools.load_shapes()
+    session = Session(networks, None, test.first(50), False, list(test.class_names))
+    goals = goals_of_both(session, "without G", Goal(7, layer=1))
+    assert goals["without G"] == (Goal(7, layer=1), "")
+    assert goals["with G"] == (Goal(order.tolist().index(7), layer=1), "correlation 1.00")
+    session.images = None
+    assert goals_of_both(session, "without G", Goal(7, 1))["with G"] == (Goal(7, 1), "same number")
+    both = goals_of_both(session, "with G", Goal(4))
+    assert both == {"without G": (Goal(4), ""), "with G": (Goal(4), "")}

@@ -26,7 +26,8 @@ ROOT = Path(__file__).parent.parent
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
-ABOUT = {"dataset": "shapes", "class_names": list(shapes.CLASS_NAMES)}
+ODD = "<i>${1 + 1}{{2}}"  # a name out of weights may be anything
+ABOUT = {"dataset": "shapes", "class_names": [*shapes.CLASS_NAMES[:-1], ODD]}
 
 
 # ------------------------------------------------------------------------------ command line
@@ -152,7 +153,7 @@ def browse(served):
             page.on("pageerror", lambda error: troubles.append(str(error)))
             page.on("request", lambda request: check(request.url))
             page.goto(f"{address}/{query}")
-            page.wait_for_selector(".figures img, .note")
+            page.locator(":is(.figures img, .note, .verdicts):visible").first.wait_for()
             return page
 
         yield open_page
@@ -233,6 +234,69 @@ def test_draw_and_send(browse):
     assert "mislead.image=drawn" in page.url
 
 
+def test_maximise(browse):
+    page = browse("?tab=maximise&maximise.what=feature&maximise.layer=2&maximise.feature=3")
+    page.get_by_text("classifier: layer 2, feature 3").first.wait_for()
+    best = page.get_by_text("the best of its starts")
+    best.first.wait_for(timeout=120_000)
+    assert best.count() == 2  # of each network
+    first = shown_pictures(page)[0]
+    page.get_by_role("button", name="the test images that excite it most").click()
+    page.locator(".figures.small:visible").nth(1).wait_for(timeout=120_000)
+    assert page.locator(".figures.small:visible a i").count() == 16  # what the unit sees, framed
+    page.get_by_label("a class", exact=True).check()
+    page.get_by_role("button", name="climb").click()
+    page.get_by_text(f"critic: {shapes.CLASS_NAMES[0]}").first.wait_for()
+    best.first.wait_for(timeout=120_000)
+    assert first not in shown_pictures(page)
+
+
+def test_look_inside(browse):
+    page = browse("?tab=look_inside&look_inside.layer=3&look_inside.feature=without+G:+2")
+    grids = page.locator(".choices:visible")
+    grids.nth(2).locator("button").nth(5).wait_for()
+    classifier, critic = grids.nth(1), grids.nth(2)
+    assert classifier.locator("button").count() == critic.locator("button").count() == 6
+    words = critic.locator("button").nth(1).inner_text()
+    critic.locator("button").nth(1).click()
+    page.locator(".figures.small:visible").wait_for(timeout=120_000)
+    number = re.search(r"feature (\d+)", words)[1]
+    assert page.get_by_text(f"critic: layer 3, feature {number}").is_visible()
+    assert f"with+G%3A+{number}" in page.url
+    assert page.locator(".figures:visible a i").count() == 1 + 8
+    before = classifier.inner_html()
+    grids.nth(0).locator("button").nth(2).click()
+    for _ in range(100):
+        if classifier.inner_html() != before:
+            break
+        page.wait_for_timeout(50)
+    assert classifier.inner_html() != before
+
+
+def test_switch_off(browse):
+    page = browse("?tab=switch_off&switch_off.layer=8")
+    page.get_by_text("0 of 12 features of layer 8 silenced").wait_for()
+    set_slider(page, "so many of them", 6)
+    page.get_by_text("6 of 12 features of layer 8 silenced").wait_for()
+    rows = page.locator(".verdicts:visible tbody tr").all_inner_texts()
+    shares = [tuple(map(float, row.split()[-2:])) for row in rows]
+    assert any(before > after + 10 for before, after in shares)
+    assert rows[-1].startswith(ODD)
+    page.get_by_label("and these").fill("3, 99")
+    page.get_by_text("99: the numbers go from 0 to 11").wait_for()
+    whole = shown_pictures(page)
+    page.get_by_label("without its channels").fill("0-7")
+    page.get_by_text("without 8 of them").wait_for()
+    assert shown_pictures(page)[:8] == whole[:8]
+    assert shown_pictures(page)[8:] != whole[8:]
+
+
+def shown_pictures(page):
+    return page.eval_on_selector_all(
+        ".figures img", "all => all.filter(i => i.offsetParent).map(image => image.src)"
+    )
+
+
 def test_the_address_brings_a_state_back(browse):
     page = browse()
     page.locator(".choices:visible button").nth(4).click()
@@ -257,7 +321,7 @@ def test_an_address_that_means_nothing(browse):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_cut_off(browse, width, scheme):
     page = browse(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    for name in ("Draw", "Mislead"):
+    for name in ("Draw", "Maximise", "Look inside", "Switch off", "Mislead"):
         tab(page, name).click()
         page.wait_for_timeout(300)
         wide = page.evaluate("document.documentElement.scrollWidth")

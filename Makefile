@@ -1,27 +1,34 @@
 # make demo    a look into the published networks, then both trainings in small and all pictures,
 #              in minutes, without a GPU
 # make full    the whole experiment from nothing into results/, for a GPU; stopped, the same
-#              command goes on. TRAIN_FLAGS go to both trainings
-# make rehearsal   the same in five minutes, networks of width 12, into output/rehearsal
+#              command goes on. TRAIN_FLAGS go to all trainings
+# make rehearsal   the same in minutes, networks of width 12, into output/rehearsal
 # make test    the default test suite
 # make lint    style
+# make explore a page on this machine where one can touch both networks
 # make data    download and verify CIFAR-10, draw a preview
 # make bench   speed against the plain recipe and the machine's limit
 # make tables  write the tables of figures in README.md and docs/ anew out of results/
 #
-# The packages go to .venv; VENV=/elsewhere takes or makes another one. What only the tests and the
-# style need (requirements-dev.txt) comes with the first `make test` or `make lint`.
+# The packages go to .venv; VENV=/elsewhere takes or makes another one. What only some targets need
+# (requirements-dev.txt, requirements-explore.txt) comes with the first of them.
 
 VENV ?= .venv
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_EXPLORE := $(VENV)/.installed-explore
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 DEMO := output/demo
 HALF_OF_THE_CORES = $(shell echo $$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)))
 FULL := output/full
 RESULTS := results
 GAN_EPOCHS := 100
+CONTROLS := seed_0 seed_1 seed_2 as_critic
+FLAGS_OF_seed_0 := --seed 0
+FLAGS_OF_seed_1 := --seed 1
+FLAGS_OF_seed_2 := --seed 2
+FLAGS_OF_as_critic := --hole 0 --label_smoothing 0 --ema_decay 0
 TRAIN_FLAGS :=
 SCORES := --inception
 
@@ -30,7 +37,8 @@ SHELL := /bin/bash
 # So that the commands below are the ones to type, once the venv is active.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: demo full rehearsal settings test lint data bench tables install
+.NOTPARALLEL:
+.PHONY: demo full rehearsal settings test lint explore data bench tables install
 
 # The GAN trains beside the rest, each side with half of the cores: small networks gain little from
 # more threads, which wait for each other. The pipes keep two progress bars out of one terminal.
@@ -59,7 +67,8 @@ demo: $(INSTALLED)
 SETTINGS = GAN_EPOCHS=$(GAN_EPOCHS) TRAIN_FLAGS=$(TRAIN_FLAGS)
 SAMPLE_EPOCHS = $(shell for n in 0 1 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n; done) $(GAN_EPOCHS)
 SHOWN := summary.json layers.png robustness.png jittered_images_with_G.png \
-	max_class_without_G.png max_class_with_G.png max_features_without_G_layer4.png \
+	max_class_without_G.png max_class_with_G.png max_class_as_critic.png max_class_seed_1.png \
+	max_features_without_G_layer4.png \
 	max_features_with_G_layer4.png max_features_with_G_layer8.png
 
 full: $(FULL)/visualized $(FULL)/evaluated
@@ -86,6 +95,16 @@ $(FULL)/gan/summary.json: | $(FULL)/baseline/summary.json
 		--judge $(FULL)/baseline --output_dir $(FULL)/gan
 	@test -f $@ || { echo "stopped before its end: the same command goes on" >&2; exit 1; }
 
+# Classifiers that tell what of a difference between classifier and critic is the generator's doing.
+$(CONTROLS:%=$(FULL)/controls/%/summary.json): | $(FULL)/gan/summary.json
+	python train_discriminator.py --dataset cifar10 $(TRAIN_FLAGS) --epochs 8 \
+		$(FLAGS_OF_$(notdir $(@D))) --output_dir $(@D)
+	@test -f $@ || { echo "stopped before its end: the same command goes on" >&2; exit 1; }
+
+$(CONTROLS:%=$(FULL)/controls/%/published): %/published: %/summary.json
+	python -m reporting.publish --logs_only $(@D) $(RESULTS)/controls/$(notdir $(@D))
+	touch $@
+
 $(FULL)/published: $(FULL)/baseline/summary.json $(FULL)/gan/summary.json
 	python -m reporting.publish $(FULL)/baseline $(RESULTS)/baseline
 	python -m reporting.publish $(FULL)/gan $(RESULTS)/gan --sample_epochs $(SAMPLE_EPOCHS)
@@ -96,9 +115,10 @@ $(FULL)/evaluated: $(FULL)/published
 		--output_dir $(FULL)/evaluation
 	touch $@
 
-$(FULL)/visualized: $(FULL)/published
+$(FULL)/visualized: $(FULL)/published $(CONTROLS:%=$(FULL)/controls/%/published)
 	python visualization.py --discriminator_without_G $(RESULTS)/baseline \
-		--discriminator_with_G $(RESULTS)/gan --output_dir $(FULL)/visualization
+		--discriminator_with_G $(RESULTS)/gan --control $(CONTROLS:%=$(FULL)/controls/%) \
+		--output_dir $(FULL)/visualization
 	touch $@
 
 rehearsal:
@@ -112,6 +132,9 @@ test: $(INSTALLED_DEV)
 lint: $(INSTALLED_DEV)
 	ruff check .
 	ruff format --check .
+
+explore: $(INSTALLED_EXPLORE)
+	python explore.py
 
 data: $(INSTALLED)
 	python data_tools.py
@@ -129,6 +152,10 @@ $(INSTALLED): requirements.txt
 	$(PIP_INSTALL) -r requirements.txt
 	touch $@
 
-$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
+$(INSTALLED_EXPLORE): requirements-explore.txt $(INSTALLED)
+	$(PIP_INSTALL) -r requirements-explore.txt
+	touch $@
+
+$(INSTALLED_DEV): requirements-dev.txt requirements-explore.txt $(INSTALLED)
 	$(PIP_INSTALL) -r requirements-dev.txt
 	touch $@

@@ -1,4 +1,4 @@
-"""A page where one can touch both networks: mislead them, and see what the generator draws.
+"""A page where one can touch both networks: mislead them, look inside, switch parts of them off.
 
     python explore.py
 
@@ -6,9 +6,9 @@ opens on this machine alone, on the runs in output/ or the published ones. Needs
 requirements-explore.txt.
 """
 
+import contextlib
 import getpass
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -20,7 +20,9 @@ from data_tools import DEFAULT_DATA_DIR, DataError
 from engine import cli
 from engine.device import DeviceError, keep_freed_memory, pick_device, pick_precision
 from engine.weights import CheckpointError
+from explorer import guard
 from explorer.session import load_session
+from image_sets.pictures import MAX_BYTES
 from interpretability.trained_networks import TRAININGS
 
 LOCAL = "127.0.0.1"
@@ -67,7 +69,7 @@ def parse_args(argv=None):
         "--cache",
         default="output/explore",
         metavar="DIR",
-        help="where the test images that excite each feature are kept, 4 MB for a network",
+        help="where the test images that excite each feature are kept",
     )
     cli.add_device_arguments(parser, seed=False)
     return parser.parse_args(argv)
@@ -88,11 +90,66 @@ def free_port(host, port):
 
 
 def tell(host, port):
-    """How the page is reached."""
-    if host == LOCAL:
-        print(f"from another machine: ssh -L {port}:{LOCAL}:{port} {getpass.getuser()}@HOST")
+    """Where the page is, and who can reach it."""
+    place = f"[{host}]" if ":" in host else host
+    print(f"the page: http://{place}:{port}", flush=True)
+    if host in guard.LOCAL:
+        print(f"from another machine: ssh -L {port}:{place}:{port} {getpass.getuser()}@HOST")
     else:
         print(f"--host {host}: whoever can reach this machine can use the page; it has no password")
+
+
+def import_page():
+    """(gradio, the module explorer.page). Raises PageError."""
+    try:
+        import gradio
+
+        from explorer import page
+    except ImportError as error:
+        raise PageError(
+            f"{error}: pip install -r requirements-explore.txt, or make explore"
+        ) from None
+    return gradio, page
+
+
+def launch(page, theme, css, host, port):
+    """Serve the page in a thread of its own. Raises PageError."""
+    proxies = {os.environ.get(name) for name in ("no_proxy", "NO_PROXY")} - {None, ""}
+    for name in ("no_proxy", "NO_PROXY"):  # gradio asks its own page whether it is up
+        os.environ[name] = ",".join(sorted({*guard.LOCAL, host} | proxies))
+    page.queue(api_open=False, max_size=100)
+    try:
+        page.launch(
+            server_name=f"[{host}]" if ":" in host else host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            max_file_size=MAX_BYTES,
+            app_kwargs={"middleware": [(guard.Guard, (), {"host": host})]},
+            css=css,
+            theme=theme,
+            footer_links=[],
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            enable_monitoring=False,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PageError(f"cannot serve the page on {host}, port {port}: {error}") from None
+
+
+@contextlib.contextmanager
+def ended_by_signals():
+    """SIGTERM and a closed terminal end what is inside as an exception does: files are removed."""
+
+    def leave(number, _):
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run(args):
@@ -103,43 +160,24 @@ def run(args):
     given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
     session = load_session(given | {"generator": args.generator}, device, args.data_dir, precision)
     port = free_port(args.host, args.port)
-    cache = tempfile.mkdtemp(prefix="explore-")  # of gradio, readable by this user alone
-    os.environ["GRADIO_TEMP_DIR"] = cache
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio
+    with ended_by_signals(), private_folder() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        gradio, page = import_page()
+        blocks = page.build(session, args.cache)
+        try:
+            launch(blocks, gradio.themes.Default(), page.CSS, args.host, port)
+            tell(args.host, port)
+            if not args.no_browser and has_a_screen():
+                webbrowser.open(f"http://{args.host}:{port}")
+            threading.Event().wait()
+        finally:
+            blocks.close(verbose=False)
 
-        from explorer.page import CSS, build
-    except ImportError as error:
-        shutil.rmtree(cache)
-        raise PageError(
-            f"{error}: pip install -r requirements-explore.txt, or make explore"
-        ) from None
-    page = build(session, args.cache)
-    try:
-        page.queue(api_open=False)
-        page.launch(
-            server_name=args.host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            max_file_size="10mb",
-            css=CSS,
-            theme=gradio.themes.Default(),
-            footer_links=[],
-            prevent_thread_lock=True,
-            ssr_mode=False,
-            enable_monitoring=False,
-        )
-        print(f"the page: http://{args.host}:{port}", flush=True)
-        tell(args.host, port)
-        if not args.no_browser and has_a_screen():
-            webbrowser.open(f"http://{args.host}:{port}")
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        threading.Event().wait()
-    finally:
-        page.close(verbose=False)
-        shutil.rmtree(cache, ignore_errors=True)
+
+def private_folder():
+    """For uploads and what else gradio keeps: readable by this user alone, removed at the end."""
+    return tempfile.TemporaryDirectory(prefix="explore-", ignore_cleanup_errors=True)
 
 
 def has_a_screen():

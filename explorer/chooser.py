@@ -44,7 +44,7 @@ class Chooser:
 
     def wire(self, opened):
         gr.on([opened, self.label.change], self.fill, [self.label], [self.grid], **QUICK)
-        self.grid.select(self.choose, [self.label], [self.name], **QUICK)
+        self.grid.select(chosen, None, [self.name], **QUICK)
         self.upload.upload(
             self.take, [self.upload], [self.uploaded, self.name, self.message], **QUICK
         )
@@ -56,12 +56,13 @@ class Chooser:
     def fill(self, label):
         if self.session.images is None:
             return ""
-        name = self.session.class_names[label]
-        images = self.session.images.images[self.listed(label)].cpu()
-        return pieces.choices([(image, f"{name} {i + 1}", []) for i, image in enumerate(images)])
-
-    def choose(self, label, event: gr.EventData):
-        return f"listed {self.listed(label)[event.index]}"
+        name, images = self.session.class_names[label], self.session.images.images
+        return pieces.choices(
+            [
+                (images[index].cpu(), f"listed {index}", f"{name} {place}", [])
+                for place, index in enumerate(self.listed(label), start=1)
+            ]
+        )
 
     def take(self, data):
         """(the uploaded image, a name of its own, a message)."""
@@ -84,3 +85,8 @@ class Chooser:
             if drawing is not None:
                 return draw(self.session, [drawing])[0], None
         return None
+
+
+def chosen(event: gr.EventData):
+    """The value of the picture that was clicked."""
+    return event.value

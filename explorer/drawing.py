@@ -7,7 +7,7 @@ import torch
 from metrics import sampling
 
 GRID = 16
-MAX_NUMBER = 9999
+LAST_NUMBER = 99  # of a class's images
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Drawing:
             0 <= seed < 2**31
             and max(label, other_label) < classes
             and min(label, other_label, number, other_number) >= 0
-            and max(number, other_number) <= MAX_NUMBER
+            and max(number, other_number) <= LAST_NUMBER
             and 0 <= way <= 1
             and len(shares) in (0, classes)
             and all(0 <= share <= 100 for share in shares)
@@ -65,10 +65,14 @@ class Drawing:
         return sampling.between(latent, other, self.way, classes)
 
     def sixteen(self, along_the_way):
-        """The drawings of a grid: the numbers from this one on, or the way in equal steps."""
+        """The drawings of a grid: the numbers from this one on, or the way in equal steps.
+
+        Near the last number it is the last sixteen.
+        """
         if along_the_way:
             return [replace(self, way=step / (GRID - 1)) for step in range(GRID)]
-        return [replace(self, number=self.number + step) for step in range(GRID)]
+        first = min(self.number, LAST_NUMBER + 1 - GRID)
+        return [replace(self, number=first + step) for step in range(GRID)]
 
 
 def draw(session, drawings):

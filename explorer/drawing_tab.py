@@ -3,7 +3,8 @@
 import gradio as gr
 
 from explorer import pieces
-from explorer.drawing import Drawing, draw
+from explorer.controls import slider, whole_number
+from explorer.drawing import LAST_NUMBER, Drawing, draw
 from explorer.events import COMPUTING, QUICK
 
 INTRODUCTION = (
@@ -24,23 +25,17 @@ class DrawingTab:
             with gr.Column(scale=2, min_width=300):
                 with gr.Row():
                     self.label = gr.Dropdown(choices, value=0, label="class")
-                    self.seed = gr.Number(
-                        0, label="seed", precision=0, minimum=0, maximum=2**31 - 1
-                    )
-                self.number = gr.Slider(0, 99, 0, step=1, label="number", buttons=[])
+                    self.seed = whole_number(0, 2**31 - 1, "seed")
+                self.number = slider(0, LAST_NUMBER, 0, 1, "number")
                 with gr.Accordion("a mixture of classes", open=False):
                     gr.Markdown("In percent; with all at 0 it is the class above.")
-                    self.shares = [
-                        gr.Slider(0, 100, 0, step=5, label=name, buttons=[]) for name in names
-                    ]
+                    self.shares = [slider(0, 100, 0, 5, name) for name in names]
                 with gr.Row():
                     self.other_label = gr.Dropdown(
                         choices, value=1 % len(names), label="walk to the class"
                     )
-                    self.other_number = gr.Slider(
-                        0, 99, 0, step=1, label="and its number", buttons=[]
-                    )
-                self.way = gr.Slider(0, 1, 0, step=0.02, label="how far along the way", buttons=[])
+                    self.other_number = slider(0, LAST_NUMBER, 0, 1, "and its number")
+                self.way = slider(0, 1, 0, 0.01, "how far along the way")
                 self.picture = gr.HTML(apply_default_css=False)
                 with gr.Row():
                     self.send = {
@@ -83,10 +78,10 @@ class DrawingTab:
             [self.grid],
             **COMPUTING,
         )
-        self.grid.select(self.choose, [self.kind, self.number], [self.number, self.way], **QUICK)
+        self.grid.select(self.choose, None, [self.number, self.way], **QUICK)
 
     def drawing(self, seed, label, number, other_label, other_number, way, *shares):
-        return Drawing(seed or 0, label, number, tuple(shares), other_label, other_number, way)
+        return Drawing(seed, label, number, tuple(shares), other_label, other_number, way)
 
     def show(self, *inputs):
         drawing = self.drawing(*inputs)
@@ -110,10 +105,11 @@ class DrawingTab:
                 for name, (scores, _) in said.items()
                 if name in pieces.SCORING
             ]
-            items.append((image, f"picture {index + 1}", lines))
+            value = f"{drawings[index].number} {drawings[index].way}"
+            items.append((image, value, f"picture {index + 1}", lines))
         return pieces.choices(items)
 
-    def choose(self, kind, number, event: gr.EventData):
-        if kind == "way":
-            return number, event.index / 15
-        return min(number + event.index, 99), gr.skip()
+    def choose(self, event: gr.EventData):
+        """(number, way) of the picture that was clicked."""
+        number, way = event.value.split()
+        return int(number), float(way)

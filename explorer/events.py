@@ -1,11 +1,11 @@
-"""How the page's events are run: options of gradio's listeners."""
+"""How the page's events are run: options of gradio's listeners.
 
-QUICK = {"show_progress": "hidden", "api_visibility": "private"}
-# One at a time, whoever asks; of the moves made meanwhile the last one counts.
-COMPUTING = QUICK | {
-    "trigger_mode": "always_last",
-    "concurrency_limit": 1,
-    "concurrency_id": "computing",
-}
-# What takes seconds and shows itself on the way: beside the quick moves, one at a time too.
-CLIMBING = COMPUTING | {"concurrency_id": "climbing"}
+Of the moves made while one is answered the last one counts.
+"""
+
+QUICK = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
+# One at a time, whoever asks.
+COMPUTING = QUICK | {"concurrency_limit": 1, "concurrency_id": "computing"}
+# What takes seconds, beside what does not.
+COUNTING = QUICK | {"concurrency_limit": 1, "concurrency_id": "counting"}
+CLIMBING = QUICK | {"concurrency_limit": 1, "concurrency_id": "climbing"}

@@ -21,7 +21,7 @@ class Examples:
             images, precision = self.session.images.images, self.session.precision
             name = f"{network.digest[:16]}_{digest_of(images)[:16]}_{precision}.safetensors"
             bar = Bar(tell, -(-len(images) // BATCH))
-            self._found[network.name], _ = kept(
+            self._found[network.name] = kept(
                 self.cache / name,
                 lambda: top_images(
                     network.model, images, precision, batch_size=BATCH, progress=bar
@@ -44,7 +44,7 @@ class Examples:
             frames = [box(goal.layer, *unit) for unit in units]
         for index, frame in zip(chosen.tolist(), frames, strict=True):
             label = images.class_names[int(images.labels[index])]
-            items.append((images.images[index].cpu(), label, "test_image.png", frame))
+            items.append((images.images[index].cpu(), label, "image.png", frame))
         return pieces.figures(items, small=True)
 
 

@@ -56,4 +56,4 @@ def lit(image, activations):
     """The image, bright where a feature is active, dark elsewhere: uint8 (3, h, w)."""
     share = activations.clamp_min(0) / activations.max().clamp_min(1e-12)
     share = F.interpolate(share[None, None], image.shape[1:], mode="nearest")[0, 0]
-    return (image.cpu().float() * (0.2 + 0.8 * share)).round().to(torch.uint8)
+    return (image.cpu().float() * (0.3 + 0.7 * share)).round().to(torch.uint8)

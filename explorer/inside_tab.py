@@ -5,15 +5,17 @@ import gradio as gr
 from data_tools import to_uint8
 from discriminator import NUM_LAYERS
 from explorer import pieces
-from explorer.chooser import Chooser
+from explorer.chooser import Chooser, chosen
+from explorer.controls import slider
 from explorer.events import CLIMBING, COMPUTING, QUICK
 from explorer.inside import lit, strongest_features
 from explorer.maximise import Goal, climb
+from explorer.maximise_tab import Choice
 from interpretability.receptive_field import box
 
 INTRODUCTION = (
     "Choose an image and a layer: which features answer to it as to few others, and where in it? "
-    "Click on one to see what it sees there, what excites it most, and the test images that do."
+    "Click on one to see what it sees there, what excites it most, and the images that do."
 )
 
 
@@ -23,13 +25,14 @@ class InsideTab:
     def __init__(self, session, examples):
         self.session, self.examples = session, examples
         gr.Markdown(INTRODUCTION)
+        self.choice = gr.State(Choice())
         self.picked = gr.Textbox("", visible="hidden")
         self.grids = {}
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 self.chooser = Chooser(session)
             with gr.Column(scale=3, min_width=300):
-                self.layer = gr.Slider(1, NUM_LAYERS, 4, step=1, label="layer", buttons=[])
+                self.layer = slider(1, NUM_LAYERS, 4, 1, "layer")
                 for network in session.networks:
                     gr.HTML(
                         pieces.heading(network.name, pieces.WORDS[network.name]),
@@ -38,7 +41,7 @@ class InsideTab:
                     self.grids[network.name] = gr.HTML(
                         js_on_load=pieces.CHOOSE, apply_default_css=False
                     )
-                self.told = gr.HTML(apply_default_css=False)
+                self.answer = gr.HTML(apply_default_css=False)
         self.controls = {
             "image": self.chooser.name,
             "layer": self.layer,
@@ -51,16 +54,20 @@ class InsideTab:
         changes = [self.chooser.name.change, self.layer.change]
         grids = [*self.grids.values()]
         gr.on([opened, *changes], self.show, inputs, grids, **COMPUTING)
-        for name, grid in self.grids.items():
-            grid.select(self.pick(name), inputs, [self.picked], **QUICK)
-        told = CLIMBING | {"show_progress": "full"}
-        gr.on(
-            [opened, self.picked.change, *changes],
-            self.show_feature,
-            [self.picked, *inputs],
-            [self.told],
-            **told,
-        )
+        for grid in grids:
+            grid.select(chosen, None, [self.picked], **QUICK)
+        # What is no longer wanted is given up first: both take turns.
+        for event in (opened, self.picked.change, *changes):
+            event(self.forget, [self.choice], None, **QUICK).then(
+                self.show_feature,
+                [self.choice, self.picked, *inputs],
+                [self.answer],
+                **CLIMBING | {"show_progress": "full"},
+            )
+
+    def forget(self, choice):
+        """What was begun for an earlier choice is given up."""
+        choice.revision += 1
 
     def show(self, name, layer, uploaded):
         """What is shown of each network."""
@@ -72,6 +79,7 @@ class InsideTab:
                 [
                     (
                         lit(found[0], fired.activations),
+                        f"{network.name}: {fired.feature}",
                         f"feature {fired.feature}",
                         [
                             (pieces.WORDS[network.name], f"feature {fired.feature}"),
@@ -84,27 +92,18 @@ class InsideTab:
             for network in self.session.networks
         ]
 
-    def pick(self, network_name):
-        """The handler of a click in a network's grid: what is picked, as a text."""
-
-        def picked(name, layer, uploaded, event: gr.EventData):
-            found = self.chooser.find(name, uploaded)
-            network = self.session.network(network_name)
-            fired = strongest_features(self.session, network, found[0], layer)[event.index]
-            return f"{network_name}: {fired.feature}"
-
-        return picked
-
-    def show_feature(self, picked, name, layer, uploaded, progress=gr.Progress()):  # noqa: B008
+    def show_feature(self, choice, picked, name, layer, uploaded, progress=gr.Progress()):  # noqa: B008
         """The feature at the place where it fired, its climbed image, the test images."""
+        begun = choice.revision
         network_name, _, number = picked.partition(": ")
         found = self.chooser.find(name, uploaded)
-        if network_name not in self.grids or not number.isdecimal() or found is None:
+        network = self.session.network(network_name)
+        width = network.model.width
+        known = network_name in self.grids and number.isdecimal() and int(number) < width
+        if not known or found is None:
             yield ""
             return
-        network = self.session.network(network_name)
-        goal = Goal(int(number) % network.model.width, layer)
-        width = network.model.width
+        goal = Goal(int(number), layer)
         every = strongest_features(self.session, network, found[0], layer, count=width)
         fired = next(one for one in every if one.feature == goal.number)
         frame = box(layer, fired.row, fired.column)
@@ -113,9 +112,12 @@ class InsideTab:
             network_name, f"{pieces.WORDS[network_name]}: layer {layer}, feature {goal.number}"
         )
         yield head + pieces.figures([sees])
+        best = None
         for images in climb(network, goal, "robust", self.session.precision):
-            climbed = images
-        best = to_uint8(goal.shown(climbed, robust=True)).cpu()[0]
+            if choice.revision != begun:
+                return
+            best = images
+        best = to_uint8(goal.shown(best, robust=True)).cpu()[0]
         shown = head + pieces.figures([sees, (best, "what excites it most", "maximised.png")])
         yield shown
         if self.session.images is not None:
@@ -129,4 +131,4 @@ def told_of(fired):
     """How strongly a feature answers, in words."""
     if fired.unusual is None:
         return f"activation {fired.value:.1f}"
-    return f"{fired.unusual:.1f} deviations above its mean"
+    return f"{fired.unusual:.1f} std above its mean"

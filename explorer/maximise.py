@@ -75,7 +75,7 @@ def goals_of_both(session, name, goal):
         if goal.layer is None or network.name == name:
             goals[network.name] = goal, ""
         elif session.images is None:
-            goals[network.name] = Goal(goal.number % network.model.width, goal.layer), "same number"
+            goals[network.name] = goal, "same number"
         else:
             own, others = (
                 session.reference(n)[goal.layer - 1] for n in (session.network(name), network)

@@ -8,6 +8,7 @@ import gradio as gr
 from data_tools import to_uint8
 from discriminator import NUM_LAYERS
 from explorer import pieces
+from explorer.controls import slider
 from explorer.events import CLIMBING, QUICK
 from explorer.maximise import STEPS, Goal, climb, goals_of_both
 
@@ -24,7 +25,7 @@ class MaximiseTab:
     def __init__(self, session, examples):
         self.session, self.examples = session, examples
         choices = [(name, k) for k, name in enumerate(session.class_names)]
-        width = max(network.model.width for network in session.networks)
+        width = min(network.model.width for network in session.networks)
         gr.Markdown(INTRODUCTION)
         self.choice = gr.State(Choice())
         with gr.Row():
@@ -32,14 +33,14 @@ class MaximiseTab:
                 kinds = [("a class", "class"), ("a feature of a layer", "feature")]
                 self.kind = gr.Radio(kinds, value="class", label="what")
                 self.label = gr.Dropdown(choices, value=0, label="class")
-                self.layer = gr.Slider(1, NUM_LAYERS, 4, step=1, label="layer", buttons=[])
-                self.feature = gr.Slider(0, width - 1, 0, step=1, label="feature", buttons=[])
+                self.layer = slider(1, NUM_LAYERS, 4, 1, "layer")
+                self.feature = slider(0, width - 1, 0, 1, "feature")
                 networks = [(pieces.WORDS[n.name], n.name) for n in session.networks]
                 self.network = gr.Radio(networks, value=networks[0][1], label="of the")
                 methods = [("robust: through random views", "robust"), ("classic", "classic")]
                 self.method = gr.Radio(methods, value="robust", label="how")
                 self.start = gr.Button("climb", variant="primary")
-                self.ask = gr.Button("the test images that excite it most", size="sm")
+                self.ask = gr.Button("the images that excite it most", size="sm")
             with gr.Column(scale=3, min_width=300):
                 self.pictures = gr.HTML(apply_default_css=False)
                 self.answers = gr.HTML(apply_default_css=False)
@@ -58,22 +59,22 @@ class MaximiseTab:
             [opened, self.start.click],
             self.show,
             [self.choice, *inputs, self.method],
-            [self.pictures],
+            [self.pictures, self.answers],
             **CLIMBING,
         )
-        told = CLIMBING | {"show_progress": "full"}
-        self.ask.click(self.show_examples, inputs, [self.answers], **told)
+        with_bar = CLIMBING | {"show_progress": "full"}
+        self.ask.click(self.show_examples, inputs, [self.answers], **with_bar)
         changes = [part.change for part in self.controls.values()]
         gr.on(changes, self.forget, [self.choice], [self.answers], **QUICK)
 
     def forget(self, choice):
         """Of an earlier choice the climb is given up, and what it was answered with goes."""
-        choice.number += 1
-        return ""
+        choice.revision += 1
+        return pieces.note("Press climb to see it.")
 
     def goals(self, name, kind, label, layer, feature):
         network = self.session.network(name)
-        goal = Goal(label) if kind == "class" else Goal(feature % network.model.width, layer)
+        goal = Goal(label) if kind == "class" else Goal(feature, layer)
         return goals_of_both(self.session, network.name, goal)
 
     def words(self, name, goal, found):
@@ -85,32 +86,32 @@ class MaximiseTab:
         return f"{pieces.WORDS[name]}: {what}" + (f" ({found})" if found else "")
 
     def show(self, choice, name, kind, label, layer, feature, method):
-        chosen = choice.number
+        begun = choice.revision
         goals = self.goals(name, kind, label, layer, feature)
         robust = method == "robust"
         climbs = {
             other: climb(self.session.network(other), goal, method, self.session.precision)
             for other, (goal, _) in goals.items()
         }
-        told = 0.0
+        last_frame = 0.0
         for step, images in enumerate(itertools.zip_longest(*climbs.values())):
             last = step >= STEPS + robust
-            if choice.number != chosen:
+            if choice.revision != begun:
                 return
-            if not last and time.monotonic() - told < FRAME_SECONDS:
+            if not last and time.monotonic() - last_frame < FRAME_SECONDS:
                 continue
-            told = time.monotonic()
+            last_frame = time.monotonic()
             parts = []
             for (other, (goal, found)), climbed in zip(goals.items(), images, strict=True):
                 shown = to_uint8(goal.shown(climbed, robust)).cpu()
                 words = "the best of its starts" if last and robust else f"step {min(step, STEPS)}"
                 parts.append(pieces.heading(other, self.words(other, goal, found)))
                 parts.append(pieces.figures([(image, words, "maximised.png") for image in shown]))
-            yield "".join(parts)
+            yield "".join(parts), "" if step == 0 else gr.skip()
 
     def show_examples(self, *inputs, progress=gr.Progress()):  # noqa: B008 (how gradio is told)
         if self.session.images is None:
-            return pieces.note("There are no test images on this machine.")
+            return pieces.note("There are no images on this machine.")
         parts = []
         for name, (goal, found) in self.goals(*inputs).items():
             words = self.words(name, goal, found)
@@ -129,4 +130,4 @@ class Choice:
     """How often a visitor has chosen anew; what was begun for an earlier choice is not wanted."""
 
     def __init__(self):
-        self.number = 0
+        self.revision = 0

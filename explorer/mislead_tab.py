@@ -1,10 +1,10 @@
 """The first tab: choose an image, turn up a perturbation, see whom it fools."""
 
 import gradio as gr
-import torch
 
 from explorer import pieces
 from explorer.chooser import Chooser
+from explorer.controls import slider
 from explorer.events import COMPUTING
 from explorer.mislead import enlarged, mislead
 
@@ -13,7 +13,7 @@ INTRODUCTION = (
     "Choose an image and turn up epsilon, the largest change of a pixel, until a network names it "
     "wrongly. Both networks have the same eight layers: does what fools the one fool the other?"
 )
-LEVELS = 16.0  # the largest epsilon
+LEVELS = 16  # the largest epsilon
 
 
 class MisleadTab:
@@ -41,9 +41,7 @@ class MisleadTab:
                 choices = [(name, k) for k, name in enumerate(names)]
                 self.target = gr.Dropdown(choices, value=1 % len(names), label="the other class")
             with gr.Column(scale=3, min_width=300):
-                self.epsilon = gr.Slider(
-                    0, LEVELS, 0, step=0.5, label="epsilon, levels of 255", buttons=[]
-                )
+                self.epsilon = slider(0, LEVELS, 0, 1, "epsilon, levels of 255")
                 self.pictures = gr.HTML(apply_default_css=False)
                 self.verdicts = gr.HTML(apply_default_css=False)
         self.controls = {
@@ -72,20 +70,19 @@ class MisleadTab:
             self.session,
             image,
             label,
-            epsilon=min(max(epsilon, 0), LEVELS),
+            epsilon=epsilon,
             attack=attack,
             targeted=aim == "toward",
             target=target,
             aimed_at=aimed_at,
         )
         change, factor = enlarged(misled)
-        shown = misled.perturbed.round().to(torch.uint8)
         words = f"the perturbation, {factor:.0f} times enlarged" if epsilon else "no perturbation"
         own = "the image" if label is None else f"the image: {self.session.class_names[label]}"
         items = [
             (misled.image, own, "image.png"),
             (change, words, "perturbation.png"),
-            (shown, f"perturbed, at most {epsilon:g} levels", "perturbed.png"),
+            (misled.perturbed, f"perturbed, at most {epsilon} levels", "perturbed.png"),
         ]
         verdicts = pieces.verdicts(
             misled.said_after, self.session.class_names, before=misled.said_before

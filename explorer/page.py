@@ -37,7 +37,7 @@ def build(session, cache):
     with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {TITLE}\n\n{ABOUT}")
         tabs, opened = {}, {}
-        with gr.Tabs() as frame:
+        with gr.Tabs(overflow_behavior="wrap") as frame:
             for words, make in makers.items():
                 name = words.lower().replace(" ", "_")
                 with gr.Tab(words, id=name) as opened[name]:

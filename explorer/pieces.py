@@ -56,26 +56,27 @@ def heading(network, words):
 
 
 def choices(items):
-    """Pictures to choose from by a click. items: (uint8 (3, h, w), name, lines below it).
+    """Pictures to choose from by a click. items: (uint8 (3, h, w), value, name, lines below it).
 
-    lines: (class of page.css, text).
+    value: the text that a click on it is told by; lines: (class of page.css, text).
     """
     return _macros.choices(
         [
             {
                 "src": source(image),
+                "value": value,
                 "label": label,
                 "lines": [{"word": word, "text": text} for word, text in lines],
             }
-            for image, label, lines in items
+            for image, value, label, lines in items
         ]
     )
 
 
-# Runs in the browser: a click on the n-th of `choices` is the component's event `select`.
+# Runs in the browser: a click on one of `choices` is the component's event `select`.
 CHOOSE = """element.addEventListener("click", event => {
-  const button = event.target.closest("button[data-index]");
-  if (button) trigger("select", {index: Number(button.dataset.index)});
+  const button = event.target.closest("button[data-value]");
+  if (button) trigger("select", {value: button.dataset.value});
 });"""
 
 

@@ -1,10 +1,12 @@
 """What the page stands on: the networks, the images to choose from, and what they are called."""
 
+import threading
 from dataclasses import dataclass, field
 
 import torch
 
 from data_tools import DATASETS, DataMissing, Dataset, are_names, load_dataset
+from discriminator import IMAGE_SIZE
 from engine.weights import CheckpointError, find_weights, load_model, published
 from generator import Generator
 from interpretability.layer_probes import pooled_features
@@ -30,6 +32,7 @@ class Session:
     class_names: list
     precision: str = "fp32"  # of what takes long; what is shown of one image is float32
     _reference: dict = field(default_factory=dict)
+    _filling: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def device(self):
@@ -53,10 +56,12 @@ class Session:
 
     def reference(self, network):
         """pooled_features of the first REFERENCE images, one (n, width) for each layer; kept."""
-        if network.name not in self._reference:
-            images = self.images.images[:REFERENCE]
-            self._reference[network.name] = pooled_features(network.model, images, self.precision)
-        return self._reference[network.name]
+        with self._filling:
+            if network.name not in self._reference:
+                images = self.images.images[:REFERENCE]
+                found = pooled_features(network.model, images, self.precision)
+                self._reference[network.name] = found
+            return self._reference[network.name]
 
     def judge_one(self, levels):
         """{name: (critic score, probabilities (k,))} of one image, (3, 32, 32)."""
@@ -78,8 +83,16 @@ def load_session(given, device, data_dir, precision="fp32"):
     if images is not None:
         for network in networks:
             network.learn_from(images)
+    for network in networks:
+        if network.start is None:  # the weights do not tell, and there are no images: grey
+            network.start = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
+    counts = {network.path: network.model.num_classes for network in networks}
+    if len(set(counts.values())) > 1:
+        raise CheckpointError(f"the networks know different numbers of classes: {counts}")
     told = {n.path: n.metadata.get("class_names", n.class_names) for n in networks} | of_generator
     names = names_that_all_have(told, networks[0].model.num_classes)
+    if generator is not None and generator.latent_dim < len(names):
+        raise CheckpointError(f"the generator's latents have no room for {len(names)} classes")
     are_drawn = images is None and generator is not None
     if are_drawn:
         images = draw_images(generator, names)
@@ -135,6 +148,8 @@ def names_that_all_have(told, classes):
 def draw_images(generator, class_names):
     """A Dataset of DRAWN_OF_EACH images of each class."""
     labels = sampling.sample_labels(DRAWN_OF_EACH * len(class_names), range(len(class_names)))
-    latents = sampling.latents_of(labels, generator.latent_dim, seed=0)
+    latents = sampling.latents_of(
+        labels, generator.latent_dim, seed=0, num_classes=len(class_names)
+    )
     images = sampling.draw(generator, latents)
     return Dataset("drawn", images, labels, tuple(class_names), "drawn by the generator")

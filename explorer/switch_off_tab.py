@@ -4,8 +4,9 @@ import gradio as gr
 
 from discriminator import NUM_LAYERS
 from explorer import pieces
+from explorer.controls import slider
 from explorer.drawing import Drawing, draw
-from explorer.events import COMPUTING
+from explorer.events import COUNTING
 from explorer.switch_off import (
     IMAGES,
     NoNumbers,
@@ -37,11 +38,9 @@ class SwitchOffTab:
                 with gr.Column(scale=2, min_width=300):
                     networks = [(pieces.WORDS[n.name], n.name) for n in session.networks]
                     self.network = gr.Radio(networks, value=networks[0][1], label="of the")
-                    self.layer = gr.Slider(
-                        1, NUM_LAYERS, NUM_LAYERS, step=1, label="layer", buttons=[]
-                    )
+                    self.layer = slider(1, NUM_LAYERS, NUM_LAYERS, 1, "layer")
                     self.label = gr.Dropdown(choices, value=0, label="those that favour the class")
-                    self.count = gr.Slider(0, width, 0, step=1, label="so many of them", buttons=[])
+                    self.count = slider(0, width, 0, 1, "so many of them")
                     self.also = gr.Textbox(
                         "",
                         label="and these",
@@ -60,9 +59,7 @@ class SwitchOffTab:
         if session.generator is not None:
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
-                    self.block = gr.Slider(
-                        1, len(UPSAMPLES), 3, step=1, label="block of the generator", buttons=[]
-                    )
+                    self.block = slider(1, len(UPSAMPLES), 3, 1, "block of the generator")
                     self.channels = gr.Textbox(
                         "",
                         label="without its channels",
@@ -88,7 +85,7 @@ class SwitchOffTab:
             parts.append((self.show_drawn, inputs, self.drawn))
         for show, inputs, output in parts:
             changes = [part.change for part in inputs]
-            gr.on([opened, *changes], show, inputs, [output], **COMPUTING)
+            gr.on([opened, *changes], show, inputs, [output], **COUNTING)
 
     def show_accuracy(self, name, layer, label, count, also):
         network = self.session.network(name)
@@ -124,6 +121,6 @@ class SwitchOffTab:
         without = drawn_without(self.session, drawings, block, silenced)
         rows = [("with all its channels", whole), (f"without {len(silenced)} of them", without)]
         return "".join(
-            pieces.note(words) + pieces.figures([(i, "", "drawn.png") for i in images])
+            pieces.note(words) + pieces.figures([(i, "", "drawn.png") for i in images], small=True)
             for words, images in rows
         )

@@ -51,13 +51,12 @@ def digest_of(images):
 def kept(path, make):
     """The TopImages in a file, or, where there is none that can be read, those that `make` returns.
 
-    They are then written there; where they cannot be, that is told. Returns (TopImages, whether
-    they were kept).
+    They are then written there; where they cannot be, that is told.
     """
     try:
         found = load(path.read_bytes())
         if found.keys() == set(TopImages._fields):
-            return TopImages(**found), True
+            return TopImages(**found)
         print(f"{path} is damaged and made anew")
     except FileNotFoundError:
         pass
@@ -69,4 +68,4 @@ def kept(path, make):
         write_atomically(path, save({k: v.contiguous() for k, v in made._asdict().items()}))
     except OSError as error:
         print(f"not kept for the next time: {path}: {error.strerror or error}")
-    return made, False
+    return made

@@ -25,7 +25,7 @@ def sample_labels(count, classes=range(10)):
     return classes.repeat(-(-count // len(classes)))[:count]
 
 
-def latents_of(labels, latent_dim, seed, purpose=LATENTS):
+def latents_of(labels, latent_dim, seed, purpose=LATENTS, num_classes=10):
     """The latent of each sample, int64 (n,) -> (n, latent_dim) on the CPU.
 
     Sample i has the same noise whatever n, and whatever the classes of the others.
@@ -34,7 +34,7 @@ def latents_of(labels, latent_dim, seed, purpose=LATENTS):
     for block_index, block in enumerate(labels.split(BLOCK)):
         stream = random_stream("cpu", seed, purpose, block_index)
         whole = torch.cat([block, block.new_zeros(BLOCK - len(block))])
-        blocks.append(sample_latents(whole, latent_dim, stream)[: len(block)])
+        blocks.append(sample_latents(whole, latent_dim, stream, num_classes)[: len(block)])
     return torch.cat(blocks)
 
 

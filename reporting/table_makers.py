@@ -1,48 +1,11 @@
 """Every table of figures by its name, as Markdown, out of results/."""
 
-import json
-import re
+import itertools
+import statistics
+from typing import NamedTuple
 
-
-class TableError(Exception):
-    """A table that cannot be made, or is stale; the message says why."""
-
-
-# ------------------------------------------------------------------------------ reading, writing
-
-
-def read_json(path):
-    """What a JSON file holds. Raises TableError."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path} cannot be read: {error}") from None
-
-
-def read_lines(path):
-    """The records of a file of JSON lines. Raises TableError."""
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path} cannot be read: {error}") from None
-
-
-def markdown(headings, rows):
-    """A table in GitHub's Markdown; what is None is left empty."""
-    lines = []
-    for row in (headings, ["---"] * len(headings), *rows):
-        if len(row) != len(headings):
-            raise ValueError(f"{len(row)} cells under {len(headings)} headings")
-        cells = ("" if cell is None else str(cell) for cell in row)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def in_words(seconds):
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.3g} min"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
-
+from reporting.file_tables import TABLES_OF_A_FILE
+from reporting.markdown import TableError, in_words, markdown, read_json, read_lines
 
 # ------------------------------------------------------------------------------ the trainings
 
@@ -64,33 +27,67 @@ class Run:
             total, step = total + images / record["images_per_second"], record["step"]
         return total
 
-    def row(self, what, command):
-        accuracy = f"{self.summary['test_accuracy']:.2f}"
-        shown = [self.settings["seed"], self.settings["epochs"], in_words(self.seconds())]
-        return [what, accuracy, *shown, self.device, f"`{command}`"]
+
+class Runs(NamedTuple):
+    """Runs that differ by their seed alone.
+
+    command: without its seed; folders: {folder in results/: seed}.
+    """
+
+    what: str
+    command: str
+    folders: dict
 
 
-# Folder in results/, what it is, the command that made it. A test compares command and settings.
-RUNS = {
-    "baseline": ("**classifier**", "python train_discriminator.py"),
-    "gan": ("**critic of the GAN**", "python train_gan.py"),
-    "baseline_64_epochs": ("classifier, for longer", "python train_discriminator.py --epochs 64"),
-    "classic_32_epochs": (
+# A test compares commands and settings.
+MAIN_RUNS = (
+    Runs("**classifier**", "python train_discriminator.py", {"baseline": 0}),
+    Runs("**critic of the GAN**", "python train_gan.py", {"gan": 0}),
+    Runs(
+        "classifier, briefly",
+        "python train_discriminator.py --epochs 8",
+        {f"controls/seed_{seed}": seed for seed in range(3)},
+    ),
+    Runs(
+        "control: no holes, no smoothing, no average",
+        "python train_discriminator.py --epochs 8 --hole 0 --label_smoothing 0 --ema_decay 0",
+        {"controls/as_critic": 0},
+    ),
+)
+RUNS = (
+    *MAIN_RUNS,
+    Runs(
+        "classifier, for longer",
+        "python train_discriminator.py --epochs 64",
+        {"baseline_64_epochs": 0},
+    ),
+    Runs(
         "the homework's recipe",
         "python train_discriminator.py --recipe classic --epochs 32",
+        {"classic_32_epochs": 0},
     ),
-}
-PUBLISHED = ("baseline", "gan")  # those whose weights are in results/
+)
 
 
-def runs(results, folders=RUNS):
-    rows = [Run(results / folder).row(*RUNS[folder]) for folder in folders]
-    headings = ["network", "test accuracy, %", "seed", "epochs", "training took", "on"]
-    return markdown([*headings, "command"], rows)
+def runs(results, shown=RUNS):
+    """Of several seeds the mean accuracy, its standard deviation, and the mean time."""
+    rows = []
+    for what, command, folders in shown:
+        found = [Run(results / folder) for folder in folders]
+        accuracies = [run.summary["test_accuracy"] for run in found]
+        accuracy = f"{statistics.mean(accuracies):.2f}"
+        if len(found) > 1:
+            accuracy += f" ± {statistics.stdev(accuracies):.2f}"
+        seeds = ", ".join(map(str, folders.values()))
+        (epochs,), (device,) = ({r.settings["epochs"] for r in found}, {r.device for r in found})
+        took = in_words(statistics.mean(run.seconds() for run in found))
+        rows.append([what, accuracy, seeds, epochs, took, device, f"`{command}`"])
+    headings = ["network", "test accuracy, %", "seed", "epochs", "training took", "on", "command"]
+    return markdown(headings, rows)
 
 
-def published(results):
-    return runs(results, PUBLISHED)
+def main_runs(results):
+    return runs(results, MAIN_RUNS)
 
 
 def gan_log(results):
@@ -155,141 +152,90 @@ def memorization(results):
 # ------------------------------------------------------------------------------ the pictures
 
 
-def pair(results):
-    """[what visualization.py found of the classifier, of the critic]: both published networks."""
-    summary = read_json(results / "visualization" / "summary.json")
-    return [summary["without G"], summary["with G"]]
-
-
-def layers(results):
-    classifier, critic = found = [network["layers"] for network in pair(results)]
-    rows = [
-        [
-            index + 1,
-            f"{sees} x {sees}",
-            *(f"{of['probe_accuracy'][index]:.0f}" for of in found),
-            *(f"{of['selective_share'][index]:.0f}" for of in found),
-            f"{critic['cka']['without G'][index]:.2f}",
-        ]
-        for index, sees in enumerate(classifier["receptive_field"])
-    ]
-    headings = ["layer", "unit sees", "probe, %: classifier", "critic"]
-    headings += ["for one class, %: classifier", "critic", "CKA"]
-    return markdown(headings, rows)
-
-
-def robustness(results):
-    studies = [network["strength_study"] for network in pair(results)]
-    fields = ("noise_accuracy", "step_accuracy", "pgd_accuracy")
-    rows = [
-        [f"{epsilon:g}", *(f"{s[field][index]:.0f}" for field in fields for s in studies)]
-        for index, epsilon in enumerate(studies[0]["epsilons"])
-    ]
-    rows = [[0, *(f"{study['accuracy_clean']:.0f}" for _ in fields for study in studies)], *rows]
-    headings = ["noise: classifier", "critic", "step: classifier", "critic"]
-    headings += ["20 steps: classifier", "critic"]
-    return markdown(["levels", *headings], rows)
-
-
-def perturbation(results):
-    names = ("classifier", "critic")
-    rows = [
-        [
-            name,
-            f"{network['perturbation']['accuracy_before']:.2f}",
-            f"{network['perturbation']['accuracy_after']:.2f}",
-            f"{network['perturbation']['became_alternate_label']:.1f}",
-        ]
-        for name, network in zip(names, pair(results), strict=True)
-    ]
-    return markdown(["accuracy, %", "before", "after", "named as the class aimed at"], rows)
-
-
-# ------------------------------------------------------------------------------ the trials
-
-
-FIGURES = {  # a trial's fields: heading, format
-    "epoch": ("epoch", "d"),
-    "test_accuracy": ("test accuracy, %", ".2f"),
-    "frechet_distance": ("Frechet", ".0f"),
-    "class_consistency": ("class consistency, %", ".1f"),
-    "class_accuracy_real": ("class head on training images, %", ".1f"),
-    "minutes": ("minutes", ".3g"),
+SEEDS = ("seed_0", "seed_1", "seed_2")
+NAMES = {  # in visualization/summary.json: what a table calls it
+    "without G": "classifier",
+    **{name: f"briefly, {name.replace('_', ' ')}" for name in SEEDS},
+    "as_critic": "control",
+    "with G": "critic",
 }
 
 
-def flags_of(trial):
-    """A trial's flags, each with its values: ["--lr 1", "--max_features 2 4"]."""
-    return re.findall(r"--.*?(?= --|$)", trial["flags"])
+def inside(results, section):
+    """{network: what visualization.py found in this section}."""
+    summary = read_json(results / "visualization" / "summary.json")
+    return {name: summary[name][section] for name in NAMES}
 
 
-def trials(results, file):
-    """The trials of one file, those that differ by their seed alone in one row."""
-    records = read_lines(results / "trials" / f"{file}.jsonl")
-    groups = {}
-    for record in records:
-        key = record["flags"], record.get("change"), record.get("epoch")
-        groups.setdefault(key, []).append(record)
-    common = [f for f in flags_of(records[0]) if all(f in flags_of(r) for r in records)]
-    shown = [field for field in FIGURES if any(field in record for record in records)]
-    noted = any("note" in record for record in records)
-    differ = len({key[:2] for key in groups}) > 1
+def layers(results):
+    """What a probe reads, and the share of features for one class; of the seeds the mean."""
+    found = inside(results, "layers")
+    compared = {"classifier": ["without G"], "seeds": SEEDS}
+    compared |= {"control": ["as_critic"], "critic": ["with G"]}
+    measures = {"probe_accuracy": "probe, %: ", "selective_share": "for one class, %: "}
+    headings = ["layer", "unit sees"]
+    for words in measures.values():
+        first, *others = compared
+        headings += [words + first, *others]
     rows = []
-    for group in groups.values():
-        own = " ".join(flag for flag in flags_of(group[0]) if flag not in common)
-        what = [part for part in (f"`{own}`" if own else None, group[0].get("change")) if part]
-        figures = [
-            ", ".join(format(r[field], FIGURES[field][1]) for r in group if field in r)
-            for field in shown
+    for index, sees in enumerate(found["without G"]["receptive_field"]):
+        cells = [
+            f"{statistics.mean(found[name][field][index] for name in names):.0f}"
+            for field in measures
+            for names in compared.values()
         ]
-        note = [next((r["note"] for r in group if "note" in r), None)] if noted else []
-        seeds = ", ".join(str(record["seed"]) for record in group)
-        first = ["; ".join(what) or "(nothing)"] if differ else []
-        rows.append([*first, seeds, *figures, *note])
-    script = records[0]["script"]
-    told = f"`python {' '.join([script, *common])}`" + (" and, in a row:" if differ else ":")
-    headings = ["flags"] if differ else []
-    headings += ["seeds", *(FIGURES[field][0] for field in shown), *([""] if noted else [])]
-    return f"{told}\n\n{markdown(headings, rows)}"
+        rows.append([index + 1, f"{sees} x {sees}", *cells])
+    return markdown(headings, rows)
 
 
-# ------------------------------------------------------------------------------ other files
+def similarity(results):
+    """Linear CKA of two networks, layer by layer; of several pairs the mean and the extremes."""
+    found = inside(results, "layers")
+    compared = {
+        "classifier, critic": [("without G", "with G")],
+        "control, critic": [("as_critic", "with G")],
+        "a seed, classifier": [(seed, "without G") for seed in SEEDS],
+        "a seed, critic": [(seed, "with G") for seed in SEEDS],
+        "a seed, control": [(seed, "as_critic") for seed in SEEDS],
+        "two seeds": list(itertools.combinations(SEEDS, 2)),
+    }
+    rows = []
+    for index in range(len(found["without G"]["receptive_field"])):
+        cells = []
+        for pairs in compared.values():
+            values = [found[one]["cka"][other][index] for one, other in pairs]
+            spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.2f}{spread}")
+        rows.append([index + 1, *cells])
+    return markdown(["layer", *compared], rows)
 
 
-SOURCE = ("transcribed", "note", "commit", "device", "command")  # where a figure is from
+ATTACKS = {"noise": "noise", "step": "one step", "pgd": "20 steps"}
 
 
-def lines(results, file):
-    """The records of a file as they stand, a column for each field but the SOURCE."""
-    records = read_lines(results / f"{file}.jsonl")
-    fields = [field for field in records[0] if field not in SOURCE]
-    return markdown(fields, [[record[field] for field in fields] for record in records])
+def robustness(results):
+    studies = inside(results, "strength_study")
+    rows = [
+        [words, NAMES[name], *(f"{share:.0f}" for share in (of["accuracy_clean"], *accuracies))]
+        for attack, words in ATTACKS.items()
+        for name, of in studies.items()
+        for accuracies in [of[f"{attack}_accuracy"]]
+    ]
+    levels = (f"{epsilon:g}" for epsilon in studies["without G"]["epsilons"])
+    return markdown(["", "accuracy, % at levels:", "0", *levels], rows)
 
 
-def speed(results, file):
-    """What `benchmarks/throughput.py --json` wrote."""
-    table = read_json(results / "speed" / f"{file}.json")
+def perturbation(results):
     rows = [
         [
-            part.replace("_", " "),
-            *(f"{row[f'{side}_images_per_s']:,.0f}" for side in ("ours", "plain")),
-            f"{row['ratio']:.2g}",
-            f"{row['lowest_ratio']:.2g}, {row['highest_ratio']:.2g}",
-            f"{row['flops_per_image'] / 1e9:.2g}",
-            row["share_of_limit"] and f"{100 * row['share_of_limit']:.0f} %",
+            NAMES[name],
+            f"{of['accuracy_before']:.2f}",
+            f"{of['accuracy_after']:.2f}",
+            f"{of['became_alternate_label']:.1f}",
         ]
-        for part, row in table.items()
-        if part != "machine"
+        for name, of in inside(results, "perturbation").items()
     ]
-    headings = ["part", "ours", "plain", "ratio", "lowest, highest", "GFLOP", "of limit"]
-    machine = table["machine"]
-    limit = machine[f"{machine['precision']}_matmul_flops"] / 1e12
-    told = [f"{machine['device']}, torch {machine['torch']}"]
-    told.append(f"the limit {limit:.3g} TFLOP/s in {machine['precision']}")
-    if "ours_peak_memory_bytes" in machine:
-        memory = (machine[f"{side}_peak_memory_bytes"] / 1e9 for side in ("ours", "plain"))
-        told.append("peak memory {:.1f} GB, plain {:.1f} GB".format(*memory))
-    return f"{markdown(headings, rows)}\n\n{'; '.join(told)}."
+    return markdown(["accuracy, %", "before", "after", "named as the class aimed at"], rows)
 
 
 # ------------------------------------------------------------------------------ by name
@@ -297,16 +243,16 @@ def speed(results, file):
 
 TABLES = {
     "runs": runs,
-    "published": published,
+    "main runs": main_runs,
     "scores": scores,
     "fid": fid,
     "memorization": memorization,
     "layers": layers,
+    "similarity": similarity,
     "robustness": robustness,
     "perturbation": perturbation,
     "gan log": gan_log,
 }
-TABLES_OF_A_FILE = {"trials": trials, "lines": lines, "speed": speed}
 
 
 def make_table(name, results):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from engine import cli
 from engine.files import write_atomically
-from reporting.table_makers import TableError, make_table
+from reporting.markdown import TableError
+from reporting.table_makers import make_table
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "docs/*.md", "results/README.md", "benchmarks/*.md")

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
+EPSILON = "epsilon, levels of 255"
 ODD = "<i>${1 + 1}{{2}}"  # a name out of weights may be anything
 ABOUT = {"dataset": "shapes", "class_names": [*shapes.CLASS_NAMES[:-1], ODD]}
 
@@ -75,6 +77,8 @@ def test_a_port_that_is_none(refused, port):
 
 
 def test_who_can_reach_it_is_told(capsys):
+    explore.tell("::1", 7860)
+    assert "the page: http://[::1]:7860" in capsys.readouterr().out
     explore.tell(explore.LOCAL, 7860)
     assert "ssh -L 7860:127.0.0.1:7860" in capsys.readouterr().out
     explore.tell("0.0.0.0", 7860)
@@ -86,7 +90,7 @@ def test_who_can_reach_it_is_told(capsys):
 
 @pytest.fixture(scope="module")
 def served(trained, tmp_path_factory):
-    """The page of small networks in a process of its own: (address, its folder)."""
+    """The page of small networks in a process of its own: (address, its folder, process id)."""
     pytest.importorskip("gradio")
     folder = tmp_path_factory.mktemp("explored")
     torch.manual_seed(0)
@@ -98,35 +102,44 @@ def served(trained, tmp_path_factory):
         path = folder / "output" / run / f"{file}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         export_model(model, path, ABOUT)
-    helper = ROOT / "tests" / "helpers" / "connections.py"
     temporary = folder / "tmp"
     temporary.mkdir()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, helper, folder / "connections", ROOT / "explore.py"),
-            *("--no_browser", "--device", "cpu"),
-        ],
+    process = start(folder, folder / "connections", temporary)
+    try:
+        yield address_of(process), folder, process.pid
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.communicate()
+    assert list(temporary.glob("explore-*")) == []  # gradio's cache
+    hosts = set((folder / "connections").read_text().split())
+    assert hosts <= {"127.0.0.1", "localhost", "::1"}
+
+
+def start(folder, log, temporary):
+    """explore.py on the runs in `folder`, as a process that notes where it connects."""
+    helper = ROOT / "tests" / "helpers" / "connections.py"
+    command = [sys.executable, helper, log, ROOT / "explore.py", "--no_browser", "--device", "cpu"]
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
+    return subprocess.Popen(
+        command,
         cwd=folder,
-        env=os.environ
-        | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)},
+        env=os.environ | own,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def address_of(process):
+    """The address that it tells, once the page stands."""
     told = []
     for line in process.stdout:
         told.append(line)
         if found := re.search(r"the page: (http://\S+)", line):
-            break
-    else:
-        pytest.fail("".join(told))
-    yield found[1], folder
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    process.stdout.close()
-    assert list(temporary.glob("explore-*")) == []  # gradio's cache
-    hosts = set((folder / "connections").read_text().split())
-    assert hosts <= {"127.0.0.1", "localhost", "::1"}
+            return found[1]
+    pytest.fail("".join(told))
 
 
 @pytest.fixture
@@ -135,7 +148,7 @@ def browse(served):
     sync = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("no Chromium")
-    address, _ = served
+    address, *_ = served
     troubles = []
     with sync.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -153,7 +166,7 @@ def browse(served):
             page.on("pageerror", lambda error: troubles.append(str(error)))
             page.on("request", lambda request: check(request.url))
             page.goto(f"{address}/{query}")
-            page.locator(":is(.figures img, .note, .verdicts):visible").first.wait_for()
+            page.locator(":is(.figures img, .note, .verdicts, .choices):visible").first.wait_for()
             return page
 
         yield open_page
@@ -194,7 +207,7 @@ def test_mislead(browse):
     words, pictures = shown(page)
     assert pictures[0] == pictures[2]  # epsilon is 0
     assert re.search(r"classifier\n\n?(\w+ \d+ %) → \1", words)
-    moved, perturbed = changes(page, lambda: set_slider(page, "epsilon, levels of 255", 16))
+    moved, perturbed = changes(page, lambda: set_slider(page, EPSILON, 16))
     assert perturbed[0] == pictures[0]
     assert len({*perturbed, pictures[1]}) == 4
     assert moved != words
@@ -215,7 +228,7 @@ def test_an_upload(browse, tmp_path):
     assert pictures[0] == pictures[2]
     upload.set_input_files(tmp_path / "bad.png")
     page.get_by_text("not taken: the file is no picture").wait_for()
-    changes(page, lambda: set_slider(page, "epsilon, levels of 255", 8))  # the page goes on
+    changes(page, lambda: set_slider(page, EPSILON, 8))  # the page goes on
 
 
 def test_draw_and_send(browse):
@@ -241,7 +254,7 @@ def test_maximise(browse):
     best.first.wait_for(timeout=120_000)
     assert best.count() == 2  # of each network
     first = shown_pictures(page)[0]
-    page.get_by_role("button", name="the test images that excite it most").click()
+    page.get_by_role("button", name="the images that excite it most").click()
     page.locator(".figures.small:visible").nth(1).wait_for(timeout=120_000)
     assert page.locator(".figures.small:visible a i").count() == 16  # what the unit sees, framed
     page.get_by_label("a class", exact=True).check()
@@ -300,7 +313,7 @@ def shown_pictures(page):
 def test_the_address_brings_a_state_back(browse):
     page = browse()
     page.locator(".choices:visible button").nth(4).click()
-    before = changes(page, lambda: set_slider(page, "epsilon, levels of 255", 6))
+    before = changes(page, lambda: set_slider(page, EPSILON, 6))
     query = page.url[page.url.index("?") :]
     again = browse(query)
     again.wait_for_timeout(1500)
@@ -311,14 +324,25 @@ def test_the_address_brings_a_state_back(browse):
 
 
 def test_an_address_that_means_nothing(browse):
-    page = browse("?tab=nothing&mislead.epsilon=1e9&mislead.how=magic&draw.number=x")
+    nothing = "?tab=nothing&mislead.epsilon=1e9&mislead.how=magic&draw.number=2.5&draw.seed=x"
+    page = browse(nothing)
     assert shown(page)[1]
+    page = browse("?tab=look_inside&look_inside.layer=2.5&look_inside.feature=with+G:+99")
+    page.locator(".choices:visible").nth(2).locator("button").first.wait_for()
     page = browse("?mislead.image=drawn+9+9")
     page.get_by_text("Choose an image, or upload one.").wait_for()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        *[(390, "dark"), (1280, "light")],
+        *[
+            pytest.param(*other, marks=pytest.mark.slow)
+            for other in ((390, "light"), (1280, "dark"))
+        ],
+    ],
+)
 def test_nothing_is_cut_off(browse, width, scheme):
     page = browse(viewport={"width": width, "height": 800}, color_scheme=scheme)
     for name in ("Draw", "Maximise", "Look inside", "Switch off", "Mislead"):
@@ -328,23 +352,72 @@ def test_nothing_is_cut_off(browse, width, scheme):
         assert wide <= width
 
 
+@pytest.mark.slow
 def test_many_quick_moves_and_two_tabs_of_the_browser(browse):
     """The last state wins."""
     pages = [browse(), browse()]
     for value in [*range(1, 50), 12]:
         for page in pages:
-            set_slider(page, "epsilon, levels of 255", value % 16)
+            set_slider(page, EPSILON, value % 16)
     for page in pages:
         page.get_by_text("perturbed, at most 12 levels").wait_for()
     assert shown(pages[0]) == shown(pages[1])
 
 
+def status(address, path, **headers):
+    """The HTTP status of a request to the page."""
+    request = urllib.request.Request(f"{address}/{path}", headers=headers)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_who_may_talk_to_it(served):
+    address, *_ = served
+    assert status(address, "config") == 200
+    assert status(address, "config", Origin=address) == 200
+    assert status(address, "config", Host="somewhere.example") == 403
+    assert status(address, "config", Origin="https://somewhere.example") == 403
+    for path in ("file=http://192.0.2.1/", "file%3Dhttp://192.0.2.1/", "proxy=x", "runs"):
+        assert status(address, f"gradio_api/{path}") == 403, path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("early", [True, False])
+def test_a_signal_leaves_nothing_behind(two_runs, number, early):
+    temporary = two_runs / "tmp"
+    temporary.mkdir()
+    process = start(two_runs, two_runs / "log", temporary)
+    if early:
+        while not list(temporary.glob("explore-*")) and process.poll() is None:
+            time.sleep(0.01)
+    else:
+        address_of(process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert list(temporary.glob("explore-*")) == []
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow(browse, served):
+    """From the second fifty moves to the fifth."""
+    page, sizes = browse(), []
+    for _ in range(5):
+        for value in range(50):
+            changes(page, lambda value=value: set_slider(page, EPSILON, 1 + value % 15))
+        status = Path(f"/proc/{served[2]}/status").read_text()
+        sizes.append(int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]))
+    assert sizes[4] - sizes[1] < 10_000
+
+
 def test_no_file_of_the_machine_is_served(served):
-    address, folder = served
+    address, folder, _ = served
     weights = folder / "output" / "gan" / "generator.safetensors"
     for path in (weights, ROOT / "README.md", ROOT / "explore.py", "/etc/passwd"):
         for route in ("gradio_api/file=", "file=", "gradio_api/file/", "static/", "../"):
-            with pytest.raises(urllib.error.HTTPError) as error:
-                urllib.request.urlopen(f"{address}/{route}{path}")
-            error.value.close()
-            assert error.value.code in (403, 404)
+            assert status(address, f"{route}{path}") in (403, 404)

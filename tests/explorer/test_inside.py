@@ -44,6 +44,6 @@ def test_bright_where_it_is_active():
     activations = torch.tensor([[4.0, -1.0], [2.0, 0.0]])
     shown = lit(image, activations)
     assert shown[0, 0, 0] == 100
-    assert shown[1, 0, 31] == shown[2, 31, 31] == 20
-    assert shown[0, 31, 0] == 60
-    assert lit(image, torch.full((2, 2), -3.0)).max() == 20
+    assert shown[1, 0, 31] == shown[2, 31, 31] == 30
+    assert shown[0, 31, 0] == 65
+    assert lit(image, torch.full((2, 2), -3.0)).max() == 30

@@ -26,7 +26,7 @@ def image():
 def test_a_picture_is_shown_pixel_for_pixel(image):
     for html in (
         pieces.figures([(image, "a caption", "file.png")]),
-        pieces.choices([(image, "a name", [("critic", "a line")])]),
+        pieces.choices([(image, "a value", "a name", [("critic", "a line")])]),
     ):
         (shown,) = pictures(html)
         assert (shown == image.permute(1, 2, 0).numpy()).all()
@@ -44,7 +44,7 @@ def test_names_of_classes_are_text_whatever_they_are(image):
     names = [HOSTILE, "cat"]
     for html in (
         pieces.figures([(image, HOSTILE, HOSTILE)]),
-        pieces.choices([(image, HOSTILE, [("critic", HOSTILE)])]),
+        pieces.choices([(image, HOSTILE, HOSTILE, [("critic", HOSTILE)])]),
         pieces.verdicts(said, names),
         pieces.note(HOSTILE),
         pieces.heading("with G", HOSTILE),

@@ -1,0 +1,88 @@
+"""The tables of one file of results/ each: trials, measured speed, the figures of others."""
+
+import re
+
+from reporting.markdown import markdown, read_json, read_lines
+
+FIGURES = {  # a trial's fields: heading, format
+    "epoch": ("epoch", "d"),
+    "test_accuracy": ("test accuracy, %", ".2f"),
+    "frechet_distance": ("Frechet", ".0f"),
+    "class_consistency": ("class consistency, %", ".1f"),
+    "class_accuracy_real": ("class head on training images, %", ".1f"),
+    "minutes": ("minutes", ".3g"),
+}
+
+
+def flags_of(trial):
+    """A trial's flags, each with its values: ["--lr 1", "--max_features 2 4"]."""
+    return re.findall(r"--.*?(?= --|$)", trial["flags"])
+
+
+def trials(results, file):
+    """The trials of one file, those that differ by their seed alone in one row."""
+    records = read_lines(results / "trials" / f"{file}.jsonl")
+    groups = {}
+    for record in records:
+        key = record["flags"], record.get("change"), record.get("epoch")
+        groups.setdefault(key, []).append(record)
+    common = [f for f in flags_of(records[0]) if all(f in flags_of(r) for r in records)]
+    shown = [field for field in FIGURES if any(field in record for record in records)]
+    noted = any("note" in record for record in records)
+    differ = len({key[:2] for key in groups}) > 1
+    rows = []
+    for group in groups.values():
+        own = " ".join(flag for flag in flags_of(group[0]) if flag not in common)
+        what = [part for part in (f"`{own}`" if own else None, group[0].get("change")) if part]
+        figures = [
+            ", ".join(format(r[field], FIGURES[field][1]) for r in group if field in r)
+            for field in shown
+        ]
+        note = [next((r["note"] for r in group if "note" in r), None)] if noted else []
+        seeds = ", ".join(str(record["seed"]) for record in group)
+        first = ["; ".join(what) or "(nothing)"] if differ else []
+        rows.append([*first, seeds, *figures, *note])
+    script = records[0]["script"]
+    told = f"`python {' '.join([script, *common])}`" + (" and, in a row:" if differ else ":")
+    headings = ["flags"] if differ else []
+    headings += ["seeds", *(FIGURES[field][0] for field in shown), *([""] if noted else [])]
+    return f"{told}\n\n{markdown(headings, rows)}"
+
+
+SOURCE = ("transcribed", "note", "commit", "device", "command")  # where a figure is from
+
+
+def lines(results, file):
+    """The records of a file as they stand, a column for each field but the SOURCE."""
+    records = read_lines(results / f"{file}.jsonl")
+    fields = [field for field in records[0] if field not in SOURCE]
+    return markdown(fields, [[record[field] for field in fields] for record in records])
+
+
+def speed(results, file):
+    """What `benchmarks/throughput.py --json` wrote."""
+    table = read_json(results / "speed" / f"{file}.json")
+    rows = [
+        [
+            part.replace("_", " "),
+            *(f"{row[f'{side}_images_per_s']:,.0f}" for side in ("ours", "plain")),
+            f"{row['ratio']:.2g}",
+            f"{row['lowest_ratio']:.2g}, {row['highest_ratio']:.2g}",
+            f"{row['flops_per_image'] / 1e9:.2g}",
+            row["share_of_limit"] and f"{100 * row['share_of_limit']:.0f} %",
+        ]
+        for part, row in table.items()
+        if part != "machine"
+    ]
+    headings = ["part", "ours", "plain", "ratio", "lowest, highest", "GFLOP", "of limit"]
+    machine = table["machine"]
+    limit = machine[f"{machine['precision']}_matmul_flops"] / 1e12
+    told = [f"{machine['device']}, torch {machine['torch']}"]
+    told.append(f"the limit {limit:.3g} TFLOP/s in {machine['precision']}")
+    if "ours_peak_memory_bytes" in machine:
+        memory = (machine[f"{side}_peak_memory_bytes"] / 1e9 for side in ("ours", "plain"))
+        told.append("peak memory {:.1f} GB, plain {:.1f} GB".format(*memory))
+    return f"{markdown(headings, rows)}\n\n{'; '.join(told)}."
+
+
+TABLES_OF_A_FILE = {"trials": trials, "lines": lines, "speed": speed}

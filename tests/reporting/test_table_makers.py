@@ -1,0 +1,129 @@
+"""Tables of hand-made results, whose cells are known."""
+
+import json
+
+import pytest
+
+from reporting.markdown import TableError, in_words
+from reporting.table_makers import NAMES, Runs, make_table, runs
+
+
+def put(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def cells(table):
+    """The rows below the headings, each a list of its cells."""
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
+
+
+def test_runs_that_differ_by_their_seed_share_a_row(tmp_path):
+    for seed, (accuracy, speed) in enumerate([(90.0, 100.0), (91.0, 50.0), (92.0, 25.0)]):
+        folder = tmp_path / f"seed_{seed}"
+        settings = {"seed": seed, "epochs": 2, "batch_size": 10}
+        put(folder / "config.json", {"settings": settings, "device": "CPU"})
+        put(folder / "summary.json", {"test_accuracy": accuracy})
+        put(folder / "metrics.jsonl", {"step": 600, "images_per_second": speed})
+    many = Runs("three", "python three.py", {f"seed_{seed}": seed for seed in range(3)})
+    one = Runs("one", "python one.py", {"seed_2": 2})
+    # 6,000 images in 1, 2 and 4 minutes.
+    assert cells(runs(tmp_path, (many, one))) == [
+        ["three", "91.00 ± 1.00", "0, 1, 2", "2", "2.33 min", "CPU", "`python three.py`"],
+        ["one", "92.00", "2", "2", "4 min", "CPU", "`python one.py`"],
+    ]
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Six networks of two layers; whatever is measured of the k-th begins with the digit k."""
+    summary = {}
+    for k, name in enumerate(NAMES, start=1):
+        layers = {
+            "receptive_field": [3, 5],
+            "probe_accuracy": [10 * k, 10 * k + 1],
+            "selective_share": [10 * k + 2, 10 * k + 3],
+            "cka": {
+                other: [(k * i) / 100, (k + i) / 100] for i, other in enumerate(NAMES, start=1)
+            },
+        }
+        study = {"epsilons": [0.5, 16.0], "accuracy_clean": 10 * k}
+        for index, attack in enumerate(("noise", "step", "pgd")):
+            study[f"{attack}_accuracy"] = [10 * k + index + 1, 10 * k + index + 2]
+        perturbed = {"accuracy_before": k, "accuracy_after": k / 2, "became_alternate_label": k / 4}
+        summary[name] = {"layers": layers, "strength_study": study, "perturbation": perturbed}
+    put(tmp_path / "visualization" / "summary.json", summary)
+    return tmp_path
+
+
+def test_layers(results):
+    assert cells(make_table("layers", results)) == [
+        ["1", "3 x 3", "10", "30", "50", "60", "12", "32", "52", "62"],
+        ["2", "5 x 5", "11", "31", "51", "61", "13", "33", "53", "63"],
+    ]
+
+
+def test_similarity(results):
+    """Networks 2, 3 and 4 are the seeds, 5 the control, 1 and 6 the pair."""
+    assert cells(make_table("similarity", results)) == [
+        [
+            *["1", "0.06", "0.30", "0.03 (0.02 to 0.04)", "0.18 (0.12 to 0.24)"],
+            *["0.15 (0.10 to 0.20)", "0.09 (0.06 to 0.12)"],
+        ],
+        [
+            *["2", "0.07", "0.11", "0.04 (0.03 to 0.05)", "0.09 (0.08 to 0.10)"],
+            *["0.08 (0.07 to 0.09)", "0.06 (0.05 to 0.07)"],
+        ],
+    ]
+
+
+def test_robustness(results):
+    rows = cells(make_table("robustness", results))
+    assert len(rows) == 3 * 6
+    assert rows[0] == ["noise", "classifier", "10", "11", "12"]
+    assert rows[11] == ["one step", "critic", "60", "62", "63"]
+    assert rows[-2] == ["20 steps", "control", "50", "53", "54"]
+
+
+def test_perturbation(results):
+    rows = cells(make_table("perturbation", results))
+    assert rows[0] == ["classifier", "1.00", "0.50", "0.2"]
+    assert rows[-1] == ["critic", "6.00", "3.00", "1.5"]
+
+
+def test_trials_of_several_seeds_share_a_row(tmp_path):
+    (tmp_path / "trials").mkdir()
+    trial = {"script": "train_gan.py", "flags": "--width 4 --lr 1 --gp_weight 2", "seed": 0}
+    trial["test_accuracy"] = 50.0
+    trials = [
+        trial,
+        trial | {"test_accuracy": 51.25, "seed": 1},
+        trial | {"flags": "--lr 12 --width 4"},
+        trial | {"change": "something else", "note": "why"},
+    ]
+    (tmp_path / "trials" / "some.jsonl").write_text("\n".join(map(json.dumps, trials)))
+    told, _, heading, _, *rows = make_table("trials some", tmp_path).splitlines()
+    assert told == "`python train_gan.py --width 4` and, in a row:"
+    assert heading == "| flags | seeds | test accuracy, % |  |"
+    assert rows == [
+        "| `--lr 1 --gp_weight 2` | 0, 1 | 50.00, 51.25 |  |",
+        "| `--lr 12` | 0 | 50.00 |  |",
+        "| `--lr 1 --gp_weight 2`; something else | 0 | 50.00 | why |",
+    ]
+
+
+def test_what_says_where_a_figure_is_from_is_no_column(tmp_path):
+    records = [{"model": "a", "FID": 1.5, "transcribed": True, "note": "b"}, {"model": "c"}]
+    (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, records[:1])))
+    assert make_table("lines some", tmp_path).splitlines()[0::2] == [
+        "| model | FID |",
+        "| a | 1.5 |",
+    ]
+    (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, records)))
+    with pytest.raises(TableError, match="FID"):
+        make_table("lines some", tmp_path)
+
+
+def test_durations_in_words():
+    assert in_words(66) == "1.1 min"
+    assert in_words(7834) == "2 h 10 min"

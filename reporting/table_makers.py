@@ -49,7 +49,7 @@ MAIN_RUNS = (
         {f"controls/seed_{seed}": seed for seed in range(3)},
     ),
     Runs(
-        "control: no holes, no smoothing, no average",
+        "control: no holes, smoothing, average",
         "python train_discriminator.py --epochs 8 --hole 0 --label_smoothing 0 --ema_decay 0",
         {"controls/as_critic": 0},
     ),
@@ -87,7 +87,9 @@ def runs(results, shown=RUNS):
 
 
 def main_runs(results):
-    return runs(results, MAIN_RUNS)
+    """Those that `make full` makes; of their commands the bare ones."""
+    shown = [r if "--" not in r.command else r._replace(command="make full") for r in MAIN_RUNS]
+    return runs(results, shown)
 
 
 def gan_log(results):
@@ -168,24 +170,18 @@ def inside(results, section):
 
 
 def layers(results):
-    """What a probe reads, and the share of features for one class; of the seeds the mean."""
+    """What a probe reads, and the share of features for one class, a row each; of seeds the mean."""
     found = inside(results, "layers")
+    sees = found["without G"]["receptive_field"]
     compared = {"classifier": ["without G"], "seeds": SEEDS}
     compared |= {"control": ["as_critic"], "critic": ["with G"]}
-    measures = {"probe_accuracy": "probe, %: ", "selective_share": "for one class, %: "}
-    headings = ["layer", "unit sees"]
-    for words in measures.values():
-        first, *others = compared
-        headings += [words + first, *others]
-    rows = []
-    for index, sees in enumerate(found["without G"]["receptive_field"]):
-        cells = [
-            f"{statistics.mean(found[name][field][index] for name in names):.0f}"
-            for field in measures
-            for names in compared.values()
-        ]
-        rows.append([index + 1, f"{sees} x {sees}", *cells])
-    return markdown(headings, rows)
+    rows = [["a unit sees, pixels", *sees]]
+    for field, words in {"probe_accuracy": "probe", "selective_share": "for one class"}.items():
+        for name, networks in compared.items():
+            columns = zip(*(found[network][field] for network in networks), strict=True)
+            cells = (f"{statistics.mean(values):.0f}" for values in columns)
+            rows.append([f"{words}, %: {name}", *cells])
+    return markdown(["layer", *range(1, len(sees) + 1)], rows)
 
 
 def similarity(results):

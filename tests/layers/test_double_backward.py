@@ -314,6 +314,7 @@ def test_entries_that_do_not_count_need_the_compiled_way():
         double_backward.layer_norm(torch.ones(2, 8), torch.ones(8), torch.ones(8), count=6)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_layer_norm_equals_pytorchs():
     def results(compiled):

@@ -57,9 +57,12 @@ def results(tmp_path):
 
 
 def test_layers(results):
+    names = ("classifier", "seeds", "control", "critic")
+    probes, shares = ("10 11", "30 31", "50 51", "60 61"), ("12 13", "32 33", "52 53", "62 63")
     assert cells(make_table("layers", results)) == [
-        ["1", "3 x 3", "10", "30", "50", "60", "12", "32", "52", "62"],
-        ["2", "5 x 5", "11", "31", "51", "61", "13", "33", "53", "63"],
+        ["a unit sees, pixels", "3", "5"],
+        *([f"probe, %: {name}", *two.split()] for name, two in zip(names, probes, strict=True)),
+        *([f"for one class, %: {n}", *two.split()] for n, two in zip(names, shares, strict=True)),
     ]
 
 

@@ -170,7 +170,7 @@ def inside(results, section):
 
 
 def layers(results):
-    """What a probe reads, and the share of features for one class, a row each; of seeds the mean."""
+    """What a probe reads and the share of features for one class, a row each; of seeds the mean."""
     found = inside(results, "layers")
     sees = found["without G"]["receptive_field"]
     compared = {"classifier": ["without G"], "seeds": SEEDS}

@@ -9,7 +9,6 @@ On the published networks, without a browser; the median of several moves.
 import json
 import os
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -93,7 +92,7 @@ def start(device):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     ready = any(re.match("the page: http", line) for line in process.stdout)
     seconds = time.monotonic() - began
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     process.communicate()
     if not ready:
         raise RuntimeError("explore.py did not start")

@@ -2,12 +2,13 @@
 
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
 from data_tools import DATASETS, DataMissing, Dataset, are_names, load_dataset
 from discriminator import IMAGE_SIZE
-from engine.weights import CheckpointError, find_weights, load_model, published
+from engine.weights import CheckpointError, find_export, load_model, published
 from generator import Generator
 from interpretability.layer_probes import pooled_features
 from interpretability.trained_networks import TRAININGS, WEIGHTS, Network, load_networks
@@ -105,8 +106,14 @@ def load_session(given, device, data_dir, precision="fp32"):
 
 def load_generator(given, networks, device):
     """(the generator or None, {path: its class names}): published beside published networks."""
-    theirs = any(n.path == str(published(TRAININGS[n.name][1], WEIGHTS)) for n in networks)
-    path = find_weights(given, "gan", GENERATOR, own_will_do=not theirs)
+    # It goes with the networks: the published one knows other images than one's own may.
+    are_published = any(n.path == str(published(TRAININGS[n.name][1], WEIGHTS)) for n in networks)
+    if given is not None:
+        path = find_export(given, GENERATOR)
+    elif are_published:
+        path = published("gan", GENERATOR)
+    else:
+        path = Path("output") / TRAININGS["with G"][1] / GENERATOR
     if given is None and not path.is_file():
         print("no generator: nothing can be drawn (make it: train_gan.py)")
         return None, {}

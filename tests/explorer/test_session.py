@@ -61,6 +61,14 @@ def test_with_a_classifier_alone_there_is_nothing_to_draw(runs, capsys):
     assert "train_gan.py" in capsys.readouterr().out
 
 
+def test_ones_own_networks_take_no_published_generator(runs, published):
+    runs(classifier={"dataset": "shapes", "class_names": NAMES})
+    (published / "gan").mkdir()
+    path = published / "gan" / "generator.safetensors"
+    export_model(Generator(width=4, latent_dim=20), path, {"class_names": NAMES[::-1]})
+    assert session().generator is None
+
+
 def test_networks_that_know_other_classes_are_refused(runs):
     mine, other = {"dataset": "cifar10", "class_names": NAMES}, NAMES[::-1]
     runs(mine, mine, {"dataset": "cifar10", "class_names": other})

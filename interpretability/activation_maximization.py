@@ -193,35 +193,12 @@ def smoothness_at(step, steps, smoothness):
     return smoothness * max(0, step / steps - FREE) / (1 - FREE)
 
 
-def maximize_robustly(
-    objective,
-    count,
-    *,
-    steps=256,
-    lr=0.05,
-    smoothness=0.0,
-    restarts=3,
-    views=VIEWS,
-    seed=0,
-    device="cpu",
-    progress=None,
-):
+def maximize_robustly(objective, count, *, views=VIEWS, progress=None, **options):
     """Of each thing's last images of `robust_ascent`, the one that excites it most.
 
-    Over held-out views. The arguments are those of robust_ascent. Returns (count, 3, 32, 32) in
-    [-1, 1].
+    Over held-out views. options: those of robust_ascent. Returns (count, 3, 32, 32) in [-1, 1].
     """
-    way = robust_ascent(
-        objective,
-        count,
-        steps=steps,
-        lr=lr,
-        smoothness=smoothness,
-        restarts=restarts,
-        views=views,
-        seed=seed,
-        device=device,
-    )
+    way = robust_ascent(objective, count, views=views, **options)
     return best_of(objective, last_of(way, progress), count, views)
 
 

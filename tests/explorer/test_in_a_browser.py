@@ -217,9 +217,9 @@ def test_look_inside(browse):
     assert classifier.locator("button").count() == critic.locator("button").count() == 6
     words = critic.locator("button").nth(1).inner_text()
     critic.locator("button").nth(1).click()
-    page.locator(".figures.small:visible").wait_for(timeout=120_000)
     number = re.search(r"feature (\d+)", words)[1]
-    assert page.get_by_text(f"critic: layer 3, feature {number}").is_visible()
+    page.get_by_text(f"critic: layer 3, feature {number}").wait_for()  # not the address's feature
+    page.locator(".figures:visible a i").nth(8).wait_for(timeout=120_000)
     assert f"with+G%3A+{number}" in page.url
     assert page.locator(".figures:visible a i").count() == 1 + 8
     before = classifier.inner_html()

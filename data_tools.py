@@ -13,13 +13,22 @@ import numpy as np
 import torch
 
 from image_sets.cifar10 import load_cifar10
-from image_sets.dataset import DataError, DataMissing, Dataset, are_names
+from image_sets.dataset import (
+    DataError,
+    DataMissing,
+    Dataset,
+    are_names,
+    shown_classes,
+    words_of_shown,
+)
+from image_sets.folder import MAX_CLASSES, load_folder
 from image_sets.pixels import mean_image, to_signed, to_uint8
 from image_sets.shapes import load_shapes
 
 __all__ = [
     "DATASETS",
     "DEFAULT_DATA_DIR",
+    "MAX_CLASSES",
     "DataError",
     "DataMissing",
     "Dataset",
@@ -28,18 +37,22 @@ __all__ = [
     "load_dataset",
     "load_shapes",
     "mean_image",
+    "shown_classes",
     "to_signed",
     "to_uint8",
+    "words_of_shown",
 ]
 
-DATASETS = ("auto", "cifar10", "shapes")
+DATASETS = ("auto", "cifar10", "shapes", "folder")
 DEFAULT_DATA_DIR = os.environ.get("CIFAR10_DIR") or "data"
 
 
-def load_dataset(name, data_dir=DEFAULT_DATA_DIR, download=True):
-    """(train, test) of `cifar10`, of the built-in `shapes`, or (`auto`) of the first to be had.
+def load_dataset(name, data_dir=None, download=True):
+    """(train, test) of a set by its name.
 
-    data_dir: folder that holds, or is to hold, cifar-10-batches-py.
+    `cifar10`; the built-in `shapes`; `auto`, the first of these to be had; `folder`, one's own.
+    data_dir: folder that holds, or is to hold, cifar-10-batches-py, by default DEFAULT_DATA_DIR; or
+    that of one's own images, which has to be given.
     Raises DataError where the files are missing, damaged or cannot be downloaded, ValueError for an
     unknown name.
     """
@@ -47,8 +60,12 @@ def load_dataset(name, data_dir=DEFAULT_DATA_DIR, download=True):
         raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, not {name!r}")
     if name == "shapes":
         return load_shapes()
+    if name == "folder":
+        if data_dir is None:
+            raise DataMissing("give --data_dir, the folder of your own images")
+        return load_folder(data_dir)
     try:
-        return load_cifar10(data_dir, download)
+        return load_cifar10(data_dir or DEFAULT_DATA_DIR, download)
     except DataMissing as reason:
         if name == "cifar10":
             raise
@@ -69,8 +86,9 @@ def preview(dataset, path):
     """Write a picture of ten images of each class, one labelled column per class."""
     from engine.plots import save_image_grid  # here, since only this command draws
 
-    images = dataset.images[dataset.one_of_each_class()]
-    save_image_grid(images, path, dataset.class_names, dataset.name)
+    indices, names = dataset.columns()
+    title = dataset.name + words_of_shown(len(dataset.class_names))
+    save_image_grid(dataset.images[indices], path, names, title)
 
 
 def main(argv=None):
@@ -78,7 +96,10 @@ def main(argv=None):
 
     parser = Parser(__doc__.split("\n\n")[0])
     parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="image set")
-    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="folder of CIFAR-10")
+    parser.add_argument(
+        "--data_dir",
+        help=f"folder of CIFAR-10 (default: {DEFAULT_DATA_DIR}), or of your own images",
+    )
     parser.add_argument("--output", default="output/data_preview.png", help="preview picture")
     args = parser.parse_args(argv)
     try:

@@ -17,13 +17,21 @@ from pathlib import Path
 
 from torch_fidelity import __version__ as fidelity_version
 
-from data_tools import DATASETS, DataError, are_names, load_dataset
+from data_tools import DATASETS, DataError, load_dataset, shown_classes, words_of_shown
 from engine import cli
 from engine.device import DeviceError, keep_freed_memory, peak_memory, pick_device, pick_precision
 from engine.files import write_atomically
 from engine.output_folder import RunError, all_or_nothing, writing_to
 from engine.plots import save_image_grid
-from engine.weights import CheckpointError, digest, find_weights, load_model, published
+from engine.weights import (
+    CheckpointError,
+    check_classes,
+    class_names_of,
+    digest,
+    find_weights,
+    load_model,
+    published,
+)
 from metrics import inception, sampling
 from metrics.classification_accuracy import classification_accuracy
 from metrics.controls import noisy, untrained_like
@@ -66,7 +74,11 @@ def parse_args(argv=None):
         "--format", choices=("png", "npz", "grid"), default="grid", help="what to write them as"
     )
     group.add_argument(
-        "--labels", type=at_least(0), nargs="+", metavar="K", help="only these classes, 0 to 9"
+        "--labels",
+        type=at_least(0),
+        nargs="+",
+        metavar="K",
+        help="only these classes, by number from 0",
     )
     group = parser.add_argument_group("scores")
     group.add_argument(
@@ -121,9 +133,12 @@ def parse_args(argv=None):
 # ------------------------------------------------------------------------------ sampling
 
 
-def draw_samples(args, model, labels, precision, title):
-    """uint8 (n, 3, 32, 32) of these classes, int64 (n,), on the CPU."""
-    latents = sampling.latents_of(labels, model.latent_dim, args.seed)
+def draw_samples(args, model, num_classes, labels, precision, title):
+    """uint8 (n, 3, 32, 32) of these classes, int64 (n,), on the CPU.
+
+    num_classes: of all that the generator can be asked for.
+    """
+    latents = sampling.latents_of(labels, model.latent_dim, args.seed, num_classes=num_classes)
     return sampling.draw(model, latents, args.batch_size, precision, title)
 
 
@@ -137,17 +152,13 @@ def epochs_of(path, metadata):
     return metadata.get("epochs_done", summary.get("epochs_done"))
 
 
-def class_names_of(metadata):
-    names = metadata.get("class_names")
-    return names if are_names(names) and len(names) == 10 else [str(k) for k in range(10)]
-
-
 def sample_only(args, model, metadata, precision, folder):
     """Draw and write --sample images; returns the path."""
     names = class_names_of(metadata)
-    classes = args.labels or range(len(names))
-    if max(classes) >= len(names):
-        raise ScoreError(f"--labels {max(classes)}: the classes are 0 to {len(names) - 1}")
+    count = len(names)
+    classes = args.labels or (shown_classes(count) if args.format == "grid" else range(count))
+    if max(classes) >= count:
+        raise ScoreError(f"--labels {max(classes)}: the classes are 0 to {count - 1}")
     if args.format == "grid" and args.sample > MAX_GRID:
         raise ScoreError(f"a grid shows at most {MAX_GRID} images; take --format png or npz")
     path = {
@@ -158,7 +169,7 @@ def sample_only(args, model, metadata, precision, folder):
     if path.is_dir() and any(path.iterdir()):
         raise RunError(f"{path} is not empty; give another --output_dir")
     labels = sampling.sample_labels(args.sample, classes)
-    images = draw_samples(args, model, labels, precision, "samples")
+    images = draw_samples(args, model, count, labels, precision, "samples")
     if args.format == "png":
         sampling.write_pngs(images, labels, names, path)
     elif args.format == "npz":
@@ -166,8 +177,10 @@ def sample_only(args, model, metadata, precision, folder):
     else:
         in_columns = 1 < len(classes) <= 10  # a column for each class
         column_names = [names[k] for k in classes] if in_columns else ()
-        title = "" if in_columns else ", ".join(names[k] for k in dict.fromkeys(classes))
-        save_image_grid(images, path, column_names, title, columns=len(column_names) or 10)
+        title = ", ".join(names[k] for k in dict.fromkeys(classes))
+        if in_columns:
+            title = "" if args.labels else words_of_shown(count).strip()
+        save_image_grid(images, path, column_names, title)
     print(f"{len(images):,} samples: {path}")
     return path
 
@@ -181,11 +194,14 @@ def make_sets(args, model, train, test, precision):
     Of the test images all are taken, for the judge's accuracy; the others are as many as the table
     can hold of every set, but for the samples.
     """
-    labels = sampling.sample_labels(args.samples)
+    num_classes = len(train.class_names)
+    labels = sampling.sample_labels(args.samples, range(num_classes))
     count = min(args.samples, len(test), len(train))
-    samples = draw_samples(args, model, labels, precision, "samples")
-    untrained = untrained_like(model, labels, args.seed)
-    drawn = draw_samples(args, untrained, labels[:count], precision, "untrained generator")
+    samples = draw_samples(args, model, num_classes, labels, precision, "samples")
+    untrained = untrained_like(model, labels, args.seed, num_classes)
+    drawn = draw_samples(
+        args, untrained, num_classes, labels[:count], precision, "untrained generator"
+    )
     few = train.first(count)
     return {
         "test images": test,
@@ -220,8 +236,9 @@ def score(args, sets, train, judge, folder):
     print("class consistency of the samples, in %:")
     for name, share in table["samples"]["per_class_consistency"].items():
         print(f"  {name:<12} {share:6.2f}")
-    shown = samples.images[samples.one_of_each_class()]
-    save_image_grid(shown, folder / "samples.png", train.class_names)
+    shown, columns = samples.columns()
+    some = words_of_shown(len(train.class_names)).strip()
+    save_image_grid(samples.images[shown], folder / "samples.png", columns, some)
     of_samples, of_test = compared["samples"][0], compared["test images"][0]
     save_nearest(samples.first(count), of_samples, train, reference, folder / "nearest.png")
     path = folder / "nearest_distances.png"
@@ -285,8 +302,9 @@ def find_inception(args, generator, device):
 
 def inception_scores(args, network, model, train, test, precision):
     """The field's scores of as many samples as there are images to compare them with."""
-    labels = sampling.sample_labels(max(len(train), len(test)))
-    samples = draw_samples(args, model, labels, precision, "samples for Inception")
+    num_classes = len(train.class_names)
+    labels = sampling.sample_labels(max(len(train), len(test)), range(num_classes))
+    samples = draw_samples(args, model, num_classes, labels, precision, "samples for Inception")
     return inception.both_protocols(network, samples, train.images, test.images, args.seed)
 
 
@@ -294,14 +312,18 @@ def inception_scores(args, network, model, train, test, precision):
 
 
 def load_sets(args, metadata):
-    """(train, test) of the set that the generator was trained on. Raises DataError."""
+    """(train, test) of the set that the generator was trained on.
+
+    Raises DataError, CheckpointError where it knows other classes.
+    """
     own = metadata.get("dataset")
     name = own if args.dataset == "auto" else args.dataset
     if name not in DATASETS or name == "auto":
         raise DataError("the generator does not tell what set it was trained on; give --dataset")
-    if own in DATASETS and name != own:
+    if own in DATASETS and name != own and "folder" not in (own, name):
         raise DataError(f"the generator was trained on {own}, not on {name}")
     train, test = load_dataset(name, args.data_dir)
+    check_classes("the generator", metadata, train)
     print(f"data: {train.source}")
     return train.first(args.limit_train), test.first(args.limit_test)
 

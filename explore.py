@@ -16,7 +16,7 @@ import tempfile
 import threading
 import webbrowser
 
-from data_tools import DEFAULT_DATA_DIR, DataError
+from data_tools import DataError
 from engine import cli
 from engine.device import DeviceError, keep_freed_memory, pick_device, pick_precision
 from engine.weights import CheckpointError
@@ -49,12 +49,7 @@ def parse_args(argv=None):
     group.add_argument(
         "--generator", metavar="PATH", help="the same of the generator (default: output/gan)"
     )
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data_dir",
-        default=DEFAULT_DATA_DIR,
-        help="folder of CIFAR-10, whose test images are shown where they are there already",
-    )
+    cli.add_data_arguments(parser, limits=())
     group = parser.add_argument_group("page")
     group.add_argument(
         "--port",
@@ -158,7 +153,8 @@ def run(args):
     precision = pick_precision(args.precision, device)
     keep_freed_memory()
     given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
-    session = load_session(given | {"generator": args.generator}, device, args.data_dir, precision)
+    given |= {"generator": args.generator}
+    session = load_session(given, device, args.data_dir, precision, args.dataset)
     port = free_port(args.host, args.port)
     with ended_by_signals(), private_folder() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder

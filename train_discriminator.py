@@ -110,7 +110,7 @@ def parse_args(argv=None):
         },
     }
     cli.add_recipe_arguments(parser, RECIPES, "muon", flags)
-    cli.add_data_arguments(parser)
+    cli.add_data_arguments(parser, cli.AUTO_FOR_TRAINING)
     cli.add_device_arguments(parser)
     cli.add_run_arguments(parser, "output/baseline")
     args = cli.fill_in_recipe(
@@ -181,7 +181,7 @@ def train(args):
     with TrainingRun(args, "train_discriminator.py", panels.CLASSIFIER) as run:
         train_set, test_set = run.load_data()
         torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
-        discriminator = Discriminator(args.width).to(run.device)
+        discriminator = Discriminator(args.width, len(train_set.class_names)).to(run.device)
         ema = EMA(discriminator, args.ema_decay)
         optimizer = make_optimizer(
             args.optimizer,

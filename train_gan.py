@@ -14,7 +14,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from data_tools import DataError, to_uint8
+from data_tools import DataError, shown_classes, to_uint8, words_of_shown
 from discriminator import Discriminator
 from engine import cli
 from engine.device import DeviceError
@@ -72,7 +72,8 @@ RECIPES = {
     },
 }
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksError, ScoreError)
-NUM_CLASSES = 10
+LATENT_DIM = 100
+LEAST_NOISE = 16  # entries of a latent beside the code of the class
 REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
 
 
@@ -116,9 +117,17 @@ def parse_args(argv=None):
         },
     }
     cli.add_recipe_arguments(parser, RECIPES, "muon", flags)
-    cli.add_data_arguments(parser)
+    cli.add_data_arguments(parser, cli.AUTO_FOR_TRAINING)
     cli.add_device_arguments(parser)
     cli.add_run_arguments(parser, "output/gan")
+    group = parser.add_argument_group("generator")
+    group.add_argument(
+        "--latent_dim",
+        type=at_least(1),
+        metavar="N",
+        help="length of a latent, the code of the class in it: at least the number of classes + "
+        f"{LEAST_NOISE} ({LATENT_DIM})",
+    )
     group = parser.add_argument_group("scores during training")
     group.add_argument(
         "--evaluate_every",
@@ -312,9 +321,9 @@ def real_batch(run, args, train_set):
     return augmented(train_set.images[shard], run.shard(drawn)), train_set.labels[shard]
 
 
-def fake_inputs(run, args, latent_dim, stream, with_alpha=False):
+def fake_inputs(run, args, num_classes, latent_dim, stream, with_alpha=False):
     """What fakes are drawn from: z (b, latent_dim), labels (b,), alpha if asked for, shifts."""
-    labels, z = sample_inputs(args.batch_size, latent_dim, stream)
+    labels, z = sample_inputs(args.batch_size, latent_dim, stream, num_classes)
     inputs = [z, labels]
     if with_alpha:
         inputs.append(sample_alpha(args.batch_size, run.device, stream))
@@ -322,35 +331,50 @@ def fake_inputs(run, args, latent_dim, stream, with_alpha=False):
     return [*map(run.shard, inputs), shifts and run.shard(shifts)]
 
 
-def sample_inputs(batch_size, latent_dim, stream):
+def sample_inputs(batch_size, latent_dim, stream, num_classes=10):
     """Labels drawn uniformly (b,), and latents that ask for them (b, latent_dim)."""
-    labels = torch.randint(NUM_CLASSES, (batch_size,), generator=stream, device=stream.device)
-    return labels, sample_latents(labels, latent_dim, stream)
+    labels = torch.randint(num_classes, (batch_size,), generator=stream, device=stream.device)
+    return labels, sample_latents(labels, latent_dim, stream, num_classes)
 
 
 # ------------------------------------------------------------------------------ the run
 
 
-def preview(run, generator):
-    """Ten images of each class, one column each, from latents fixed by the seed.
+def latent_length(args, num_classes):
+    """Entries of a latent. Raises RunError where they leave too few beside the class's code."""
+    length = args.latent_dim or LATENT_DIM
+    if length < num_classes + LEAST_NOISE:
+        raise RunError(
+            f"--latent_dim {length}: with {num_classes} classes it has to be at least "
+            f"{num_classes + LEAST_NOISE}"
+        )
+    return length
 
-    Returns uint8 (100, 3, 32, 32), row by row.
+
+def preview(run, generator, num_classes=10):
+    """Ten images of each class shown, one column each, from latents fixed by the seed.
+
+    Returns uint8 (10 * columns, 3, 32, 32), row by row.
     """
-    labels = torch.arange(NUM_CLASSES, device=run.device).repeat(10)
+    labels = torch.tensor(shown_classes(num_classes), device=run.device).repeat(10)
+    stream = run.stream(PREVIEW)
     training = generator.training
     generator.eval()
     with torch.no_grad(), run.autocast():
-        images = generator(sample_latents(labels, generator.latent_dim, run.stream(PREVIEW)))
+        images = generator(sample_latents(labels, generator.latent_dim, stream, num_classes))
     generator.train(training)
     return to_uint8(images)
 
 
 def save_samples(run, ema, dataset):
     """Draw the preview of the epoch, by the generator's average."""
+    count = len(dataset.class_names)
     title = f"{dataset.name}, epoch {run.step / run.steps_per_epoch:.4g}, {ema.name} generator"
+    title += words_of_shown(count)
+    names = [dataset.class_names[k] for k in shown_classes(count)]
     run.write_once(
         f"samples/{run.epoch:03d}.png",
-        lambda: image_grid(preview(run, ema.model), dataset.class_names, title),
+        lambda: image_grid(preview(run, ema.model, count), names, title),
     )
 
 
@@ -378,12 +402,16 @@ def train(args):
     """
     with TrainingRun(args, "train_gan.py", panels.GAN) as run:
         train_set, test_set = run.load_data(drop_last=True)
+        num_classes = len(train_set.class_names)
+        latent_dim = latent_length(args, num_classes)
+        if differ := train_set.uneven_classes():
+            print(f"{differ}; the generator is asked for all of them alike")
         training_scores = None
         if args.evaluate_every:
             training_scores = run.on_main(lambda: make_scores(run, args, train_set))
         torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
-        discriminator = Discriminator(args.width).to(run.device)
-        generator = Generator(args.width).to(run.device)
+        discriminator = Discriminator(args.width, num_classes).to(run.device)
+        generator = Generator(args.width, latent_dim).to(run.device)
         ema = EMA(generator, args.ema_decay)
         d_optimizer, g_optimizer = (
             make_optimizer(
@@ -425,14 +453,14 @@ def train(args):
             step = torch.full((), run.step + 1, device=run.device)
             real, labels = real_batch(run, args, train_set)
             stream = run.stream(FAKE_FOR_D, run.step)
-            inputs = fake_inputs(run, args, generator.latent_dim, stream, with_alpha=True)
+            inputs = fake_inputs(run, args, num_classes, latent_dim, stream, with_alpha=True)
             step_metrics = update_d(step, real, labels, *inputs)
 
             # (2) Generator, after every gen_train-th step, with fakes of its own: raise their
             # score, and have the class head name the class that was asked for.
             if (run.step + 1) % args.gen_train == 0:
                 stream = run.stream(FAKE_FOR_G, run.step + 1)
-                inputs = fake_inputs(run, args, generator.latent_dim, stream)
+                inputs = fake_inputs(run, args, num_classes, latent_dim, stream)
                 step_metrics = step_metrics | update_g(step, *inputs)
             run.advance(step_metrics)
 

@@ -20,7 +20,7 @@ from engine.device import DeviceError, keep_freed_memory, pick_device, pick_prec
 from engine.files import write_atomically
 from engine.output_folder import RunError, writing_to
 from engine.plots import save_film
-from engine.weights import CheckpointError
+from engine.weights import CheckpointError, check_classes
 from interpretability import adversarial_figures
 from interpretability.attribution import attribution_section
 from interpretability.layer_figures import layer_section
@@ -118,7 +118,7 @@ def parse_args(argv=None):
         default=0.001,
         help="pull of each pixel toward grey, of classic",
     )
-    cli.add_data_arguments(parser, train=False)
+    cli.add_data_arguments(parser, limits=("test",))
     cli.add_device_arguments(parser, seed=False)
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", default="visualization", help="folder for the pictures")
@@ -147,7 +147,7 @@ def load_images(args, networks, device):
     """(train, test) of the set that the networks were trained on; None, None where it is missing.
 
     Raises DataError where sections that cannot do without were asked for by name, or where the set
-    cannot be used.
+    cannot be used, CheckpointError where a network knows other classes.
     """
     names = sorted({str(network.metadata.get("dataset")) for network in networks})
     if args.dataset == "auto" and len(names) > 1:
@@ -162,13 +162,15 @@ def load_images(args, networks, device):
     try:
         train, test = load_dataset(name, args.data_dir, download=bool(needed or untold))
     except DataMissing as reason:
-        if untold or (needed and not args.all_sections):
+        if untold or (needed and not args.all_sections) or args.dataset == "folder":
             raise
         print(f"left out for want of test images: {', '.join(needed) or 'examples'} ({reason})")
         for section in needed:
             setattr(args, section, False)
         return None, None
     print(f"data: {test.source}")
+    for network in networks:
+        check_classes(network.path, network.metadata, test)
     test = test.first(args.limit_test)
     limits = {"limit_test": bool(needed), "study_images": args.perturb_images}
     for flag, wanted in limits.items():

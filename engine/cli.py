@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 
-from data_tools import DATASETS, DEFAULT_DATA_DIR
+from data_tools import DATASETS, DEFAULT_DATA_DIR, MAX_CLASSES
 from engine.device import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP
 
 DIVERGED, SAVE_FAILED = 3, 4  # exit codes
@@ -76,20 +76,29 @@ def pixel_levels(text):
     return epsilon
 
 
-def add_data_arguments(parser, train=True):
+AUTO_FOR_TRAINING = (
+    "auto takes CIFAR-10 where it is found or can be downloaded, else the built-in shapes"
+)
+AUTO_FOR_NETWORKS = "auto takes that which the networks were trained on"
+
+
+def add_data_arguments(parser, auto=AUTO_FOR_NETWORKS, limits=("train", "test")):
+    """--dataset, --data_dir, and a --limit_ of the images of each part named in `limits`."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset",
         choices=DATASETS,
         default="auto",
-        help="auto takes CIFAR-10 where it is found or can be downloaded, else the built-in shapes",
+        help=f"{auto}; folder takes your own images, of 2 to {MAX_CLASSES} classes",
     )
-    group.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="folder of CIFAR-10")
-    if train:
-        limit_help = "train on the first N images only"
-        group.add_argument("--limit_train", type=at_least(1), metavar="N", help=limit_help)
-    limit_help = "test on the first N images only"
-    group.add_argument("--limit_test", type=at_least(1), metavar="N", help=limit_help)
+    group.add_argument(
+        "--data_dir",
+        help=f"folder of CIFAR-10 (default: {DEFAULT_DATA_DIR}); of your own images: it holds "
+        "train/CLASS/* and test/CLASS/*, or CLASS/* alone, of which a tenth is for the test",
+    )
+    for part in limits:
+        limit_help = f"{part} on the first N images only"
+        group.add_argument(f"--limit_{part}", type=at_least(1), metavar="N", help=limit_help)
 
 
 def add_device_arguments(parser, seed=True):

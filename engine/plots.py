@@ -1,6 +1,8 @@
 """Learning curves, charts, image grids, films."""
 
 import io
+import itertools
+import unicodedata
 
 import numpy as np
 from matplotlib import rcParams
@@ -131,6 +133,19 @@ def save_film(frames, path, most=40, width=640, seconds=0.3, last_seconds=2.0):
 
 
 BOX_COLOUR = (255, 40, 160)
+NAME_WIDTH = 12  # letters that fit above or below a small image
+
+
+def shortened(name, most=NAME_WIDTH):
+    """The name of a class as it fits into a picture: at most so many letters, of wide ones half.
+
+    "golden retriever" -> "golden retr…".
+    """
+    widths = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name]
+    if sum(widths) <= most:
+        return name
+    fitting = sum(1 for end in itertools.accumulate(widths) if end < most)
+    return name[:fitting].rstrip() + "…"
 
 
 def save_image_grid(images, path, *args, **options):
@@ -139,14 +154,16 @@ def save_image_grid(images, path, *args, **options):
 
 
 def image_grid(
-    images, column_names=(), title="", captions=(), columns=10, scale=3, gap=4, boxes=()
+    images, column_names=(), title="", captions=(), columns=None, scale=3, gap=4, boxes=()
 ):
     """Images in rows of `columns`, every pixel drawn as scale x scale pixels of a PNG: its bytes.
 
-    images: uint8 (n, 3, h, w); column_names: text above each column; captions: text below each
-    image, one or two lines, n of them or none; gap: pixels between images; boxes: (top, left,
-    bottom, right) in image pixels to be framed in each image or None, n of them or none.
+    images: uint8 (n, 3, h, w); column_names: text above each column; columns: as many as names, or
+    10; captions: text below each image, one or two lines, n of them or none; gap: pixels between
+    images; boxes: (top, left, bottom, right) in image pixels to be framed in each image or None, n
+    of them or none.
     """
+    columns = columns or len(column_names) or 10
     images = images.cpu().numpy().transpose(0, 2, 3, 1)
     side = images.shape[1] * scale
     top = 8 + 20 * bool(title) + 18 * bool(column_names)
@@ -175,7 +192,7 @@ def image_grid(
         write(gap, 6, title, 15, va="top", weight="bold")
     for column, name in enumerate(column_names):
         x = gap + column * pitch_x + side / 2
-        write(x, top - 4, name, 13, ha="center", va="bottom")
+        write(x, top - 4, shortened(name), 13, ha="center", va="bottom")
     for (x, y), caption in zip(places, captions, strict=False):
         write(x, y + 2, caption, 11, ha="center", va="top", linespacing=1.0)
     return _png(figure)

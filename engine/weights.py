@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
+from data_tools import are_names
 from discriminator import Discriminator
 from engine.files import parse_json, write_atomically
 from generator import Generator
@@ -18,7 +19,7 @@ from generator import Generator
 RESULTS = Path(__file__).resolve().parent.parent / "results"  # the published runs
 _KINDS = {  # kind: class, the arguments that rebuild it with their least values
     "discriminator": (Discriminator, {"width": 1, "num_classes": 1}),
-    "generator": (Generator, {"width": 1, "latent_dim": 10}),  # the code of the class is in it
+    "generator": (Generator, {"width": 1, "latent_dim": 2}),  # the code of the class is in it
 }
 _SCALE = ".scale"  # ends the name of a tensor of scales, in weights of 8 bits
 _LARGEST = 1e10  # of a weight: no layer's output then leaves float32
@@ -50,7 +51,7 @@ def export_bytes(model, metadata, in_8_bits=False):
     if kind is None:
         raise TypeError(f"can export a Discriminator or a Generator, not a {type(model).__name__}")
     sizes = {name: getattr(model, name) for name in _KINDS[kind][1]}
-    described = {"kind": kind, **sizes, **metadata}
+    described = {**metadata, "kind": kind, **sizes}
     text = {key: v if isinstance(v, str) else json.dumps(v) for key, v in described.items()}
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     state = to_8_bits(state) if in_8_bits else state
@@ -117,6 +118,11 @@ def load_model(path, device="cpu", kind=None):
             raise CheckpointError(f"{path} holds NaN, infinite or huge weights in {name}")
         if name.endswith("running_var") and (tensor < 0).any():
             raise CheckpointError(f"{path} holds negative variances in {name}")
+    classes = metadata["num_classes"]
+    if classes > sizes.get("latent_dim", classes):
+        raise CheckpointError(
+            f"the latents of {path}, {sizes['latent_dim']} long, have no room for {classes} classes"
+        )
     model = model_class(**sizes)
     model.load_state_dict(state)
     return model.to(device).eval(), metadata
@@ -130,10 +136,13 @@ def _network_of(metadata, path, kind):
     if kind not in (None, own_kind):
         raise CheckpointError(f"{path} holds a {own_kind}; a {kind} is wanted here")
     model_class, least = _KINDS[own_kind]
-    sizes = {name: metadata.get(name) for name in least}
-    if not all(type(size) is int and least[name] <= size <= 4096 for name, size in sizes.items()):
+    names = metadata.get("class_names")
+    # Of a generator it is no size, but how many classes its latents tell apart.
+    metadata.setdefault("num_classes", len(names) if are_names(names) and names else 10)
+    sizes = {name: metadata.get(name) for name in ("num_classes", *least)}
+    if not all(type(size) is int and least.get(n, 1) <= size <= 4096 for n, size in sizes.items()):
         raise CheckpointError(f"{path} states impossible sizes: {sizes}")
-    return model_class, sizes
+    return model_class, {name: sizes[name] for name in least}
 
 
 def _fits(forms, model_class, sizes):
@@ -154,6 +163,34 @@ def _fits(forms, model_class, sizes):
         if stored not in (("F32", "F16", "BF16") if tensor.is_floating_point() else ("I64",)):
             return False
     return not forms
+
+
+def class_names_of(metadata):
+    """The names of the classes that an export was trained on; numbers where it does not tell them.
+
+    An export that tells nothing at all knows ten: so did all before it was told.
+    """
+    return _told_names(metadata) or [str(k) for k in range(metadata.get("num_classes", 10))]
+
+
+def _told_names(metadata):
+    """The list of names, None where there is none, or not one for each class."""
+    names = metadata.get("class_names")
+    fits = are_names(names) and len(names) == metadata.get("num_classes", len(names))
+    return names if fits else None
+
+
+def check_classes(what, metadata, dataset):
+    """Raises CheckpointError where an export, `what` in words, is of other classes than a set."""
+    names, wanted = class_names_of(metadata), list(dataset.class_names)
+    told, own = _told_names(metadata), metadata.get("dataset")
+    if len(names) != len(wanted) or (told and names != wanted):
+        raise CheckpointError(
+            f"{what} knows {len(names)} classes ({', '.join(names)}), not the {len(wanted)} of "
+            f"{dataset.name} ({', '.join(wanted)})"
+        )
+    if not told and own not in (None, dataset.name):
+        raise CheckpointError(f"{what} was trained on {own}, not on {dataset.name}")
 
 
 def digest(model):

@@ -8,7 +8,7 @@ import torch
 
 from data_tools import DATASETS, DataMissing, Dataset, are_names, load_dataset
 from discriminator import IMAGE_SIZE
-from engine.weights import CheckpointError, find_export, load_model, published
+from engine.weights import CheckpointError, check_classes, find_export, load_model, published
 from generator import Generator
 from interpretability.layer_probes import pooled_features
 from interpretability.trained_networks import TRAININGS, WEIGHTS, Network, load_networks
@@ -70,17 +70,18 @@ class Session:
         return {name: (scores[0].item(), shares[0]) for name, (scores, shares) in judged.items()}
 
 
-def load_session(given, device, data_dir, precision="fp32"):
+def load_session(given, device, data_dir=None, precision="fp32", dataset="auto"):
     """The Session of the user's own runs, or of the published ones.
 
-    given: {"without G", "with G", "generator": path or None}. CIFAR-10 is taken where it is found,
-    never downloaded.
+    given: {"without G", "with G", "generator": path or None}; dataset, data_dir: as load_dataset
+    takes them, but `auto` is the set that the networks were trained on. CIFAR-10 is taken where it
+    is found, never downloaded.
     Raises CheckpointError for weights that are missing, damaged or do not fit each other, DataError
     for a set that cannot be used.
     """
     networks = load_networks({name: given[name] for name in TRAININGS}, device)
     generator, of_generator = load_generator(given["generator"], networks, device)
-    images = find_test_images(networks, data_dir)
+    images = find_test_images(networks, dataset, data_dir)
     if images is not None:
         for network in networks:
             network.learn_from(images)
@@ -122,21 +123,29 @@ def load_generator(given, networks, device):
     return generator.requires_grad_(False), {str(path): metadata.get("class_names")}
 
 
-def find_test_images(networks, data_dir):
-    """The test images of the networks' set where they are at hand, else None. Raises DataError."""
+def find_test_images(networks, dataset, data_dir):
+    """The test images of the networks' set where they are at hand, else None.
+
+    Raises DataError; CheckpointError where a network knows other classes.
+    """
     sets = {str(network.metadata.get("dataset")) for network in networks}
-    if len(sets) > 1:
+    if dataset == "auto" and len(sets) > 1:
         raise CheckpointError(
             f"the networks were trained on different sets ({', '.join(sorted(sets))})"
         )
-    (name,) = sets
+    name = dataset if dataset != "auto" else sets.pop()
     if name not in DATASETS or name == "auto":
         return None
     try:
-        return load_dataset(name, data_dir, download=False)[1]
+        _, test = load_dataset(name, data_dir, download=False)
     except DataMissing as reason:
+        if dataset != "auto":
+            raise
         print(f"no test images: {reason}")
         return None
+    for network in networks:
+        check_classes(network.path, network.metadata, test)
+    return test
 
 
 def names_that_all_have(told, classes):

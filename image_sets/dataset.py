@@ -15,6 +15,21 @@ class DataMissing(DataError):
     """The data are not there, and were not to be had."""
 
 
+MOST_COLUMNS = 10  # of a picture with a column for each class
+
+
+def shown_classes(count):
+    """The classes that a picture with columns shows: all, or ten of more, evenly chosen: a list."""
+    if count <= MOST_COLUMNS:
+        return list(range(count))
+    return [round(i * (count - 1) / (MOST_COLUMNS - 1)) for i in range(MOST_COLUMNS)]
+
+
+def words_of_shown(count):
+    """What the title of such a picture adds where it does not show all classes."""
+    return f" ({MOST_COLUMNS} of {count} classes)" if count > MOST_COLUMNS else ""
+
+
 def are_names(value):
     """Whether a value out of weights, which may be anything, is a list of printable names."""
     return isinstance(value, list) and all(isinstance(n, str) and n.isprintable() for n in value)
@@ -22,13 +37,18 @@ def are_names(value):
 
 @dataclass
 class Dataset:
-    """images: uint8 (n, 3, 32, 32); labels: int64 (n,); source: where they came from, in words."""
+    """Images and their labels.
+
+    images: uint8 (n, 3, 32, 32); labels: int64 (n,); source: where they came from, in words;
+    digest: by which one's own images are known again, empty for sets that never change.
+    """
 
     name: str
     images: torch.Tensor
     labels: torch.Tensor
     class_names: tuple
     source: str
+    digest: str = ""
 
     def __len__(self):
         return len(self.labels)
@@ -40,15 +60,37 @@ class Dataset:
         """The first `count` images; None or a count past the end takes all."""
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
-    def one_of_each_class(self, rows=10):
-        """Indices of `rows` times one image of each class, the first ones: (rows * classes,)."""
-        columns = [torch.nonzero(self.labels == k)[:rows, 0] for k in range(len(self.class_names))]
-        return torch.stack(columns, 1).flatten()
+    def columns(self, rows=10):
+        """The first `rows` images of each class shown, a class in each column: indices, its names.
+
+        (rows * columns,), row by row, and a list. Of the classes that have an image, the
+        shown_classes; as many rows as every one of them can fill.
+        """
+        present = self.labels.unique().tolist()
+        shown = [present[k] for k in shown_classes(len(present))]
+        first = [torch.nonzero(self.labels == k)[:rows, 0] for k in shown]
+        rows = min(map(len, first))
+        indices = torch.stack([column[:rows] for column in first], 1).flatten()
+        return indices, [self.class_names[k] for k in shown]
+
+    def uneven_classes(self, times=3):
+        """In words, by how much the classes differ in size, where one is over `times` another."""
+        sizes = self.labels.bincount(minlength=len(self.class_names)).tolist()
+        pairs = list(zip(sizes, self.class_names, strict=True))
+        (least, rare), (most, common) = min(pairs), max(pairs)
+        if most <= times * least:
+            return ""
+        return f"classes differ in size, from {least} images ({rare}) to {most} ({common})"
 
     def facts(self):
         """What exported weights tell of the set that they were made with, as plain values.
 
         mean_image: of the first 128 images, where maximizations start; for `pixels.mean_image`.
         """
-        text = encode_mean_image(self.images[:128])
-        return {"dataset": self.name, "class_names": list(self.class_names), "mean_image": text}
+        names = list(self.class_names)
+        return {
+            "dataset": self.name,
+            "class_names": names,
+            "num_classes": len(names),
+            "mean_image": encode_mean_image(self.images[:128]),
+        }

@@ -6,8 +6,8 @@ to 16, for one step and for projected gradient descent, with noise of the same s
 
 import torch
 
-from data_tools import to_uint8
-from engine.plots import save_charts, save_image_grid
+from data_tools import to_uint8, words_of_shown
+from engine.plots import save_charts, save_image_grid, shortened
 from engine.progress import Progress
 from interpretability.adversarial import (
     loss_gradient,
@@ -26,18 +26,11 @@ def percent(right):
     return round(100 * right.double().mean().item(), 2)
 
 
-def one_of_each_class(labels, rows, classes=10):
-    """Indices of the first `rows` images of each class, row by row, a class in each column."""
-    first = [torch.nonzero(labels == k).flatten()[:rows] for k in range(classes)]
-    rows = min(len(indices) for indices in first)
-    return torch.stack([indices[:rows] for indices in first], dim=1).flatten()
-
-
 def verdicts(probabilities, names):
     """The class named most likely and its probability, in words, for each row."""
     confidence, index = probabilities.max(1)
     pairs = zip(index.tolist(), confidence.tolist(), strict=True)
-    return [f"{names[k]} {100 * c:.0f} %" for k, c in pairs]
+    return [f"{shortened(names[k])} {100 * c:.0f} %" for k, c in pairs]
 
 
 def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_size=250):
@@ -74,7 +67,7 @@ def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_siz
         f"{metrics['became_alternate_label']:.2f} % became the alternate label"
     )
 
-    shown = one_of_each_class(labels, ROWS_SHOWN, len(names))
+    shown, columns = test_set.columns(ROWS_SHOWN)
     first, last = verdicts(before[shown], names), verdicts(after[shown], names)
     strength = gradients[shown].abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
     verdict_pairs = [f"{b}\n→ {a}" for b, a in zip(first, last, strict=True)]
@@ -91,10 +84,11 @@ def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_siz
             f"Perturbed by {metrics['epsilon']}: prediction before → after",
         ),
     }
+    some = words_of_shown(len(names))
     for file, (grid, captions, title) in files.items():
         path = folder / f"{file}{suffix}.png"
-        title = f"{title}; columns by true class ({network.words})"
-        save_image_grid(grid, path, names, title, captions, scale=4)
+        title = f"{title}; columns by true class{some} ({network.words})"
+        save_image_grid(grid, path, columns, title, captions, scale=4)
         print(f"  {path}")
     return metrics
 
@@ -144,26 +138,27 @@ def strength_study(network, test_set, precision, folder, seed=0, batch_size=250)
         )
         print(f"  {epsilon:>4g}/255: accuracy in % under {accuracies}")
 
-    shown = one_of_each_class(labels, 1, len(names))
+    shown, columns = test_set.columns(1)
+    some = words_of_shown(len(names))
     for epsilon, levels in zip((0.0, *EPSILONS), (images.float(), *pgd_levels), strict=True):
         # What is named is what is drawn: whole levels.
         levels = levels[shown].round()
         path = folder / f"perturbed_{network.slug}_epsilon{epsilon:g}.png"
         title = (
             f"Projected gradient descent, up to {epsilon:g}/255, rounded to whole levels, "
-            f"{network.words}"
+            f"{network.words}{some}"
         )
         captions = verdicts(predict(network.model, levels).softmax(1), names)
-        save_image_grid(levels.byte(), path, names, title, captions, scale=4)
+        save_image_grid(levels.byte(), path, columns, title, captions, scale=4)
 
-    rows = one_of_each_class(labels, ROWS_SHOWN, len(names)).cpu()
+    rows = test_set.columns(ROWS_SHOWN)[0].cpu()
     captions = [_in_words(epsilon) for epsilon in smallest[rows].tolist()]
     path = folder / f"smallest_epsilon_{network.slug}.png"
     title = (
         f"The first of {', '.join(f'{e:g}' for e in EPSILONS)} levels at which projected gradient "
-        f"descent flips each image, {network.words}"
+        f"descent flips each image, {network.words}{some}"
     )
-    save_image_grid(images[rows.to(images.device)], path, names, title, captions, scale=4)
+    save_image_grid(images[rows.to(images.device)], path, columns, title, captions, scale=4)
     print(f"  {path}")
     return metrics
 

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
 
-from data_tools import to_signed, to_uint8
+from data_tools import to_signed, to_uint8, words_of_shown
 from discriminator import IMAGE_SIZE, NUM_LAYERS
 from engine.device import autocast
 from engine.plots import save_image_grid
-from interpretability.adversarial_figures import one_of_each_class, verdicts
+from interpretability.adversarial_figures import verdicts
 from layers.double_backward import input_gradient
 
 
@@ -83,7 +83,7 @@ def attribution_section(network, test_set, precision, folder):
 
     Leaves attribution_....png in `folder`; returns the classes named.
     """
-    shown = one_of_each_class(test_set.labels, 1, len(test_set.class_names))
+    shown, columns = test_set.columns(1)
     images = to_signed(test_set.images[shown])
     with torch.no_grad():
         probabilities = network.model(images)[1].float().softmax(1)
@@ -103,7 +103,8 @@ def attribution_section(network, test_set, precision, folder):
     title = (
         f"Trained {network.name}: test images and what is named; where it looks (Grad-CAM, layer "
         f"{LAYER}); which pixels count, for or against (integrated gradients)"
+        + words_of_shown(len(test_set.class_names))
     )
-    save_image_grid(to_uint8(grid), path, test_set.class_names, title, captions, scale=4)
+    save_image_grid(to_uint8(grid), path, columns, title, captions, scale=4)
     print(f"  {path}")
     return {"named": [test_set.class_names[k] for k in named.tolist()]}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from data_tools import to_signed, to_uint8
 from discriminator import MAP_SIZES
 from engine.device import autocast
-from engine.plots import save_image_grid
+from engine.plots import save_image_grid, shortened
 from engine.progress import Progress
 from interpretability.activation_maximization import (
     VIEWS,
@@ -98,8 +98,8 @@ def class_section(network, ascent, precision, folder):
         to_uint8(images),
         path,
         title=f"Images that maximise a class's logit, discriminator {network.words}",
-        captions=[f"{name}\nlogit {v:.1f}, moved {m:.1f}" for name, v, m, _, _ in rows],
-        columns=5,
+        captions=[f"{shortened(n, 24)}\nlogit {v:.1f}, moved {m:.1f}" for n, v, m, _, _ in rows],
+        columns=5 if len(names) <= 25 else 8,
         scale=6,
         gap=8,
     )
@@ -258,7 +258,7 @@ def draw_beside_examples(images, activations, path, *, network, layer, features,
         cells.append(test_set.images[best.to(test_set.images.device)])
         for example in best.tolist():
             label = test_set.class_names[int(test_set.labels[example])]
-            captions.append(f"{label}\n{values[example, feature]:.1f}")
+            captions.append(f"{shortened(label)}\n{values[example, feature]:.1f}")
             boxes.append(box(layer, int(rows[example, feature]), int(columns[example, feature])))
     title = (
         f"Layer {layer}, trained {network.name}: features that stand out most, each with the test "

@@ -18,7 +18,7 @@ def noisy(images, seed):
     return (images + noise).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def untrained_like(generator, labels, seed):
+def untrained_like(generator, labels, seed, num_classes=10):
     """A generator of the same sizes, untrained, with the BatchNorm statistics of 500 latents.
 
     labels: int64 (n,), of which the first 500 are taken.
@@ -26,7 +26,8 @@ def untrained_like(generator, labels, seed):
     torch.manual_seed(seed)
     untrained = Generator(generator.width, generator.latent_dim)
     untrained.to(next(generator.parameters()).device)
-    return calibrate_batch_norm(untrained, latents_of(labels[:500], generator.latent_dim, seed))
+    latents = latents_of(labels[:500], generator.latent_dim, seed, num_classes=num_classes)
+    return calibrate_batch_norm(untrained, latents)
 
 
 def calibrate_batch_norm(generator, latents):

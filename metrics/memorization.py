@@ -2,6 +2,7 @@
 
 import torch
 
+from data_tools import words_of_shown
 from engine.plots import save_histograms, save_image_grid
 from metrics.scores import nearest
 
@@ -39,19 +40,21 @@ def save_nearest(samples, sample_features, train_set, train_features, path):
     Nearest by features and by pixels. samples, train_set: Datasets; features: (n, d) of each, of
     the same network.
     """
-    shown = samples.one_of_each_class()
+    shown, names = samples.columns()
+    columns = len(names)
     by_features, feature_index = nearest(sample_features[shown], train_features)
     by_pixels, pixel_index = nearest_pixels(samples.images[shown], train_set.images)
     rows, captions = [], []
-    for first in range(0, len(shown), 10):
-        part = slice(first, first + 10)
+    for first in range(0, len(shown), columns):
+        part = slice(first, first + columns)
         rows += [samples.images[shown[part]], train_set.images[feature_index[part, 0]]]
         rows += [train_set.images[pixel_index[part, 0]]]
-        captions += ["sample"] * 10
+        captions += ["sample"] * columns
         captions += [f"features\n{d:.1f}" for d in by_features[part, 0].tolist()]
         captions += [f"pixels\n{d:.1f}" for d in by_pixels[part, 0].tolist()]
     title = "samples, and under each its nearest training image in features and in pixels"
-    save_image_grid(torch.cat(rows), path, train_set.class_names, title, captions)
+    title += words_of_shown(len(samples.class_names))
+    save_image_grid(torch.cat(rows), path, names, title, captions)
 
 
 def nearest_pixels(images, pool):

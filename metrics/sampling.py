@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from data_tools import to_uint8
+from data_tools import shown_classes, to_uint8, words_of_shown
 from engine.device import autocast, random_stream
 from engine.files import write_atomically
-from engine.plots import save_image_grid
+from engine.plots import save_image_grid, shortened
 from engine.progress import Progress
 from generator import sample_latents
 
@@ -75,14 +75,14 @@ def draw(generator, latents, batch_size=500, precision="fp32", title=""):
     return torch.cat(images)
 
 
-def walks(latent_dim, seed, rows=10, columns=10, num_classes=10):
-    """Latents of two kinds of walks, each (rows * columns, latent_dim), row by row.
+def walks(latent_dim, seed, classes=range(10), columns=10, num_classes=10):
+    """Latents of two kinds of walks, each (rows * columns, latent_dim), a row for each of classes.
 
-    Within a class: row r leads from one latent of class r to another. Between classes: row r holds
-    one noise, and its code moves from class r to the next.
+    Within a class: the row leads from one latent of the class to another. Between classes: the row
+    holds one noise, and its code moves from its class to the next.
     """
     stream = random_stream("cpu", seed, WALKS)
-    classes = torch.arange(rows) % num_classes
+    classes = torch.as_tensor(list(classes))
     start, end = (sample_latents(classes, latent_dim, stream, num_classes) for _ in range(2))
     renamed = start.clone()
     renamed[:, :num_classes] = F.one_hot((classes + 1) % num_classes, num_classes)
@@ -111,16 +111,22 @@ def slerp(a, b, t):
 
 
 def save_walks(generator, seed, precision, class_names, folder):
-    """Draw both kinds of `walks`: walk_within_classes.png and walk_between_classes.png."""
+    """Draw both kinds of `walks`: walk_within_classes.png and walk_between_classes.png.
+
+    class_names: of all classes that the generator knows, of which the shown_classes get a row.
+    """
+    count = len(class_names)
+    shown, some = shown_classes(count), words_of_shown(count)
     pictures = {
         "walk_within_classes.png": ("from one latent of a class to another", ""),
         "walk_between_classes.png": ("one noise in each row, from its class to the next one", " →"),
     }
-    of_both = walks(generator.latent_dim, seed)
+    of_both = walks(generator.latent_dim, seed, shown, num_classes=count)
     for latents, (file, (title, arrow)) in zip(of_both, pictures.items(), strict=True):
-        captions = [class_names[k // 10] + arrow if k % 10 == 0 else "" for k in range(100)]
+        captions = [""] * len(latents)
+        captions[::10] = [shortened(class_names[k]) + arrow for k in shown]
         images = draw(generator, latents, precision=precision)
-        save_image_grid(images, folder / file, title=title, captions=captions)
+        save_image_grid(images, folder / file, title=title + some, captions=captions)
 
 
 def write_pngs(images, labels, class_names, folder):

@@ -12,7 +12,7 @@ from data_tools import to_signed
 from discriminator import NUM_LAYERS
 from engine.device import autocast
 from engine.progress import Progress
-from engine.weights import CheckpointError, digest, load_model
+from engine.weights import CheckpointError, check_classes, digest, load_model
 from metrics import sampling
 
 KERNEL_SUBSET = 1000  # samples of each side in one estimate of the kernel distance
@@ -161,18 +161,13 @@ class Judge:
         self.digest = digest(self.model)
 
     def check_set(self, dataset):
-        """Raises CheckpointError where the judge was trained on another set than this."""
-        own, name = self.metadata.get("dataset"), dataset.name
-        if self.model.num_classes != len(dataset.class_names):
+        """Raises CheckpointError where the judge knows other classes than those of this set."""
+        try:
+            check_classes(f"the judge {self.path}", self.metadata, dataset)
+        except CheckpointError as error:
             raise CheckpointError(
-                f"the judge {self.path} knows {self.model.num_classes} classes, not the "
-                f"{len(dataset.class_names)} of {name}"
-            )
-        if own != name:
-            raise CheckpointError(
-                f"the judge {self.path} was trained on {own}, not on {name}; train one with "
-                "train_discriminator.py, or give --judge"
-            )
+                f"{error}; train one with train_discriminator.py, or give --judge"
+            ) from None
 
     @torch.no_grad()
     def features_and_classes(self, images, batch_size=500, title=""):
@@ -211,7 +206,7 @@ class TrainingScores:
         judge.check_set(dataset)
         self.judge, self.seed = judge, seed
         self.class_names = dataset.class_names
-        self.labels = sampling.sample_labels(samples)
+        self.labels = sampling.sample_labels(samples, range(len(dataset.class_names)))
         self.reference, _ = judge.features_and_classes(dataset.images[:reference])
         if len(self.reference) < MIN_SAMPLES:
             raise ScoreError(f"{len(self.reference)} training images are too few for the scores")
@@ -219,7 +214,11 @@ class TrainingScores:
     def __call__(self, generator):
         """{"frechet_distance", "kernel_distance", "class_consistency" in %}."""
         latents = sampling.latents_of(
-            self.labels, generator.latent_dim, self.seed, sampling.TRAINING_SCORES
+            self.labels,
+            generator.latent_dim,
+            self.seed,
+            sampling.TRAINING_SCORES,
+            num_classes=len(self.class_names),
         )
         samples = sampling.draw(generator, latents, precision=self.judge.precision)
         features, classes = self.judge.features_and_classes(samples)

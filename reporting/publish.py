@@ -12,12 +12,20 @@ from pathlib import Path
 
 import torch
 
-from data_tools import DATASETS, DEFAULT_DATA_DIR, DataError, load_dataset, to_uint8
+from data_tools import DATASETS, DataError, load_dataset, to_uint8
 from engine import cli
 from engine.device import DEVICE_HELP, DeviceError, pick_device, pick_precision, random_stream
 from engine.files import write_atomically
 from engine.output_folder import RunError
-from engine.weights import CheckpointError, export_model, from_8_bits, load_model, to_8_bits
+from engine.weights import (
+    CheckpointError,
+    check_classes,
+    class_names_of,
+    export_model,
+    from_8_bits,
+    load_model,
+    to_8_bits,
+)
 from generator import sample_latents
 from metrics.classifier import evaluate
 
@@ -25,7 +33,6 @@ USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
 CURVES = "curves.png"
 LOGS = ("metrics.jsonl", "summary.json")
 OF_THIS_MACHINE = ("data_dir", "output_dir", "judge")
-CLASSES = 10  # that a generator can be asked for
 NETWORKS = ("discriminator.safetensors", "generator.safetensors")
 
 
@@ -44,7 +51,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--logs_only", action="store_true", help="settings, log and figures: no weights, no curves"
     )
-    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="folder of CIFAR-10")
+    parser.add_argument("--data_dir", help="folder of the set that the run was trained on")
     parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     args = parser.parse_args(argv)
     if args.logs_only and args.sample_epochs:
@@ -140,8 +147,7 @@ def rounded(path, data_dir, device):
     if metadata.get("dataset") not in DATASETS:
         raise CheckpointError(f"{path} does not tell what set it was trained on")
     _, test_set = load_dataset(metadata["dataset"], data_dir)
-    if model.num_classes != len(test_set.class_names):
-        raise CheckpointError(f"{path} has {model.num_classes} classes, not those of its set")
+    check_classes(path, metadata, test_set)
     metrics = evaluate(model, test_set.to(device), "fp32")
     before = metadata.get("test_accuracy")
     print(f"{path}: test accuracy {before} %, in 16 bits {metrics['test_accuracy']} %")
@@ -152,8 +158,10 @@ def rounded(path, data_dir, device):
 @torch.no_grad()
 def rounded_generator(model, metadata, path):
     """(the generator with weights that 8 bits can hold, its metadata)."""
-    labels = torch.arange(1000, device=next(model.parameters()).device) % CLASSES
-    latents = sample_latents(labels, model.latent_dim, random_stream(labels.device, 0, 0))
+    num_classes = len(class_names_of(metadata))
+    labels = torch.arange(1000, device=next(model.parameters()).device) % num_classes
+    stream = random_stream(labels.device, 0, 0)
+    latents = sample_latents(labels, model.latent_dim, stream, num_classes)
 
     def images():
         return torch.cat([to_uint8(model(part)).float() for part in latents.split(100)])

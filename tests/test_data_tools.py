@@ -300,16 +300,6 @@ def test_no_mean_image(text):
     assert data_tools.mean_image({}) is None
 
 
-def test_one_of_each_class():
-    """The first ones, row by row, whatever the order of the set."""
-    train, _ = data_tools.load_shapes()
-    indices = train.one_of_each_class(rows=3)
-    assert train.labels[indices].tolist() == 3 * list(range(10))
-    for k in range(10):
-        first = [i for i, label in enumerate(train.labels.tolist()) if label == k][:3]
-        assert indices.view(3, 10)[:, k].tolist() == first
-
-
 # ------------------------------------------------------------------------------ the script
 
 

@@ -191,7 +191,10 @@ def test_weights_that_no_script_can_use(refused, tmp_path):
     export_model(Discriminator(4, num_classes=3), tmp_path / "three.safetensors", facts)
     judge = ["--judge", tmp_path / "three.safetensors"]
     short = ["--generator", tmp_path / "short.safetensors"]
-    assert "impossible sizes" in refused(evaluate_gan, *short, "--sample", 5)
+    assert "no room for 10 classes" in refused(evaluate_gan, *short, "--sample", 5)
+    export_model(Generator(4), tmp_path / "odd.safetensors", facts | {"num_classes": "many"})
+    odd = ["--generator", tmp_path / "odd.safetensors"]
+    assert "impossible sizes" in refused(evaluate_gan, *odd, "--sample", 5)
     generator = ["--generator", tmp_path / "g.safetensors"]
     assert "knows 3 classes" in refused(evaluate_gan, *generator, *judge, "--samples", 1000)
 

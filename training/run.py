@@ -104,6 +104,8 @@ class TrainingRun:
 
         settings = vars(args) | {"script": self.script}
         settings |= {"dataset": train_set.name, "precision": self.precision}  # what auto came to
+        if train_set.digest:
+            settings["data_sha256"] = train_set.digest
         self.ranks.check_same(settings | {"images": (count, len(test_set))})
         may_change = set(MAY_CHANGE) - ({"epochs"} if args.schedule in FALL_TO_ZERO else set())
         self.folder = self.ranks.together(

@@ -20,6 +20,7 @@ from engine.weights import export_model
 from explorer.drawing import Drawing
 from generator import Generator
 from image_sets import shapes
+from own_images import write_set
 
 ROOT = Path(__file__).parent.parent.parent
 CHROMIUM = (
@@ -27,7 +28,8 @@ CHROMIUM = (
 )
 EPSILON = "epsilon, levels of 255"
 ODD = "<i>${1 + 1}{{2}}"  # a name out of weights may be anything
-ABOUT = {"dataset": "shapes", "class_names": [*shapes.CLASS_NAMES[:-1], ODD]}
+NAMES = [f"{k} {name}" for k, name in enumerate([*shapes.CLASS_NAMES[:-1], ODD])]
+ABOUT = {"dataset": "folder", "class_names": NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +46,11 @@ def served(trained, tmp_path_factory):
         path = folder / "output" / run / f"{file}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         export_model(model, path, ABOUT)
+    train, test = shapes.load_shapes()
+    write_set(folder / "mine", train.first(60), test.first(300), NAMES)
     temporary = folder / "tmp"
     temporary.mkdir()
-    process = start(folder, folder / "connections", temporary)
+    process = start(folder, folder / "connections", temporary, "--data_dir", folder / "mine")
     try:
         yield address_of(process), folder, process.pid
         process.terminate()  # in the background of a shell SIGINT may be ignored
@@ -59,10 +63,11 @@ def served(trained, tmp_path_factory):
     assert hosts <= {"127.0.0.1", "localhost", "::1"}
 
 
-def start(folder, log, temporary):
+def start(folder, log, temporary, *flags):
     """explore.py on the runs in `folder`, as a process that notes where it connects."""
     helper = ROOT / "tests" / "helpers" / "connections.py"
     command = [sys.executable, helper, log, ROOT / "explore.py", "--no_browser", "--device", "cpu"]
+    command += flags
     own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
     return subprocess.Popen(
         command,
@@ -204,7 +209,7 @@ def test_maximise(browse):
     assert page.locator(".figures.small:visible a i").count() == 16  # what the unit sees, framed
     page.get_by_label("a class", exact=True).check()
     page.get_by_role("button", name="climb").click()
-    page.get_by_text(f"critic: {shapes.CLASS_NAMES[0]}").first.wait_for()
+    page.get_by_text(f"critic: {NAMES[0]}").first.wait_for()
     best.first.wait_for(timeout=120_000)
     assert first not in shown_pictures(page)
 
@@ -239,7 +244,7 @@ def test_switch_off(browse):
     rows = page.locator(".verdicts:visible tbody tr").all_inner_texts()
     shares = [tuple(map(float, row.split()[-2:])) for row in rows]
     assert any(before > after + 10 for before, after in shares)
-    assert rows[-1].startswith(ODD)
+    assert rows[-1].startswith(NAMES[-1])
     page.get_by_label("and these").fill("3, 99")
     page.get_by_text("99: the numbers go from 0 to 11").wait_for()
     whole = shown_pictures(page)

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 import data_tools
 from discriminator import Discriminator
-from interpretability.adversarial_figures import one_of_each_class, one_step
+from interpretability.adversarial_figures import one_step
 from networks import as_network
 
 
@@ -34,10 +34,3 @@ def test_accuracies_are_counted_over_the_perturbed_images(tmp_path, epsilon, cap
     assert f"-> {metrics['accuracy_after']:.2f} % after {epsilon}/255" in capsys.readouterr().out
     files = {path.name for path in tmp_path.iterdir()}
     assert files == {"real_images_x.png", "gradient_image_x.png", "jittered_images_x.png"}
-
-
-def test_one_of_each_class_by_hand():
-    labels = torch.tensor([2, 0, 1, 1, 0, 2, 2, 0])
-    assert one_of_each_class(labels, 1, classes=3).tolist() == [1, 2, 0]
-    # Three rows are asked for, but class 1 has two images.
-    assert one_of_each_class(labels, 3, classes=3).tolist() == [1, 2, 0, 4, 3, 5]

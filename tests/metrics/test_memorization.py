@@ -39,7 +39,7 @@ def test_samples_that_are_training_images_are_found(tmp_path, judge):
     path = tmp_path / "nearest.png"
     memorization.save_nearest(samples, of_samples, train, of_train, path)
     picture = imread(path)[:, :, :3]
-    images = samples.images[samples.one_of_each_class(1)].permute(0, 2, 3, 1).double() / 255
+    images = samples.images[samples.columns(1)[0]].permute(0, 2, 3, 1).double() / 255
     for column, image in enumerate(images):
         shown = [  # the first sample of each class, by features, by pixels: 100 + 26 + 13 per row
             picture[46 + 126 * row : 46 + 126 * row + 96 : 3, 4 + 100 * column :][:, :96:3]

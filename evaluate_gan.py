@@ -37,6 +37,7 @@ from metrics.classification_accuracy import classification_accuracy
 from metrics.controls import noisy, untrained_like
 from metrics.memorization import memorization_metrics, save_nearest
 from metrics.scores import (
+    FEW_SAMPLES,
     MIN_SAMPLES,
     Judge,
     ScoreError,
@@ -354,8 +355,14 @@ def run(args):
     judge = Judge(judge_path, device, precision)
     train, test = load_sets(args, metadata)
     judge.check_set(train)
-    if min(len(train), len(test)) < MIN_SAMPLES:
-        raise ScoreError(f"{min(len(train), len(test))} real images are too few for the scores")
+    count = min(args.samples, len(train), len(test))
+    if count < MIN_SAMPLES:
+        raise ScoreError(f"{count} real images are too few for the scores")
+    if count < FEW_SAMPLES:
+        print(
+            f"{count} images of each set are few: compare these scores with those of equally many "
+            "images only, as in the table"
+        )
     network, of_inception = find_inception(args, model, device)
 
     result = {

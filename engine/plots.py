@@ -3,11 +3,13 @@
 import io
 import itertools
 import unicodedata
+import warnings
 
 import numpy as np
 from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -15,6 +17,14 @@ from engine.files import is_number, write_atomically
 
 _DPI = 100
 rcParams["text.parse_math"] = False  # a "$" in the name of a class is a "$"
+# For letters that matplotlib's own font lacks, in the names of classes: those of these that a
+# machine has.
+_MORE_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans", "Microsoft YaHei"),
+    *("WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS", "Noto Sans Devanagari"),
+)
+_INSTALLED = {font.name for font in fontManager.ttflist}
+rcParams["font.family"] += [name for name in _MORE_FONTS if name in _INSTALLED]
 
 
 def save_figure(figure, path):
@@ -25,7 +35,9 @@ def save_figure(figure, path):
 def _png(figure):
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # then a box stands for the letter
+        figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()
 
 

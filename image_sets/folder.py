@@ -144,7 +144,7 @@ def files_below(folder):
         status = os.stat(place)
         own = status.st_dev, status.st_ino
         if own in above:
-            raise DataError(f"{place} is a link that goes in a circle")
+            raise DataError(f"{place} is a folder that it lies in: a link goes in a circle")
         with os.scandir(place) as entries:
             for entry in entries:
                 if entry.name.startswith("."):

@@ -17,7 +17,8 @@ from metrics import sampling
 
 KERNEL_SUBSET = 1000  # samples of each side in one estimate of the kernel distance
 KERNEL_SUBSETS = 100
-MIN_SAMPLES = KERNEL_SUBSET  # fewer give no covariance worth the name either
+MIN_SAMPLES = 20  # of either side: a few more than the neighbours that are looked at
+FEW_SAMPLES = KERNEL_SUBSET  # of fewer, distances are far too large, and alike only among equals
 MANIFOLD_IMAGES = 10_000  # of each side, at most, for precision, recall, density and coverage
 COLUMNS = {  # of the table: field, heading, format
     "frechet_distance": ("Frechet", ".3f"),
@@ -81,7 +82,7 @@ def fidelity(samples, reference, seed, **wanted):
         **wanted,
         feature_extractor="given-features",
         kid_subsets=KERNEL_SUBSETS,
-        kid_subset_size=KERNEL_SUBSET,
+        kid_subset_size=min(KERNEL_SUBSET, len(samples), len(reference)),
         prc_batch_size=1000,
         batch_size=1000,
         save_cpu_ram=True,  # no worker processes, and distances in blocks
@@ -97,8 +98,10 @@ def distances(samples, reference, seed=0):
 
     Frechet: between the normal distributions of the same means and covariances (Heusel et al.
     2017), in squared units of the features. Kernel: squared MMD with the kernel (x.y / d + 1)^3,
-    unbiased, mean and standard deviation over 100 draws of 1000 of each (Binkowski et al. 2018); a
-    side of barely 1000 rows is the same in every draw and adds nothing to the deviation.
+    unbiased, mean and standard deviation over 100 draws of 1000 of each, or of all that there are
+    (Binkowski et al. 2018); a side of no more rows than that is the same in every draw and adds
+    nothing to the deviation. Of fewer rows than FEW_SAMPLES both say little: the Frechet distance
+    grows as the rows get fewer.
     Raises ScoreError where a side has fewer than MIN_SAMPLES rows.
     """
     if min(len(samples), len(reference)) < MIN_SAMPLES:

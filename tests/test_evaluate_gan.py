@@ -178,9 +178,6 @@ def test_parts_asked_for_by_flag(evaluate, weights, monkeypatch):
 
 def test_inception_by_both_protocols(evaluate, weights, monkeypatch):
     """As many samples as there are images to compare with; and what was compared with what."""
-    monkeypatch.setattr(evaluate_gan, "MIN_SAMPLES", 20)
-    monkeypatch.setattr(scores, "MIN_SAMPLES", 20)
-    monkeypatch.setattr(scores, "KERNEL_SUBSET", 20)
     write_random_weights(weights / "inception.pth")
     (weights / "run" / "summary.json").write_text('{"step": 7, "epochs_done": 3.5}')
     cache = weights / "features"
@@ -239,8 +236,8 @@ def test_bad_input(refused, weights):
     assert "--sample" in call("--sample", 0)
     assert "--labels 10" in call("--sample", 5, "--labels", 10)
     assert "--labels goes with --sample" in call("--labels", 1)
-    assert "at least 1000" in call("--samples", 999)
-    assert "too few" in call("--samples", 1000, "--limit_test", 999)
+    assert "at least 20" in call("--samples", 19)
+    assert "too few" in call("--limit_test", 19)
     assert "no readable weights file" in call("--inception", weights / "bad.pth")
     write_random_weights(weights / "inception.pth")
     cache = ["--inception", weights / "inception.pth", "--feature_cache", judge]

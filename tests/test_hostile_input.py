@@ -168,7 +168,12 @@ def test_few_classes_in_many_rows_can_be_shown(run_main, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["$x^$", "a\ud800b", *(pytest.param(n, marks=pytest.mark.slow) for n in ("\x1b[31m", "$"))],
+    [
+        "$x^$",
+        "a\ud800b",
+        "猫",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("\x1b[31m", "$")),
+    ],
 )
 def test_odd_names_of_classes(run_main, tmp_path, name):
     _, test = data_tools.load_shapes()

@@ -84,3 +84,18 @@ def test_curves(tmp_path):
     path.unlink()
     save_curves([], path, {"loss": {"loss": "train"}})
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("automobile", "automobile"),
+        ("twelve lette", "twelve lette"),
+        ("golden retriever", "golden retr…"),
+        ("a very long name", "a very long…"),
+        ("猫猫猫猫猫猫", "猫猫猫猫猫猫"),
+        ("猫猫猫猫猫猫猫", "猫猫猫猫猫…"),
+    ],
+)
+def test_names_of_classes_are_cut_to_what_fits(name, shown):
+    assert plots.shortened(name) == shown

@@ -28,7 +28,7 @@ CHROMIUM = (
 )
 EPSILON = "epsilon, levels of 255"
 ODD = "<i>${1 + 1}{{2}}"  # a name out of weights may be anything
-NAMES = [f"{k} {name}" for k, name in enumerate([*shapes.CLASS_NAMES[:-1], ODD])]
+NAMES = [f"{k}_{name}" for k, name in enumerate([*shapes.CLASS_NAMES[:-1], ODD])]
 ABOUT = {"dataset": "folder", "class_names": NAMES}
 
 

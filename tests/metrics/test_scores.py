@@ -85,10 +85,21 @@ def test_distance_of_a_set_to_itself_is_zero():
 
 
 def test_too_few_samples():
-    few, many = torch.zeros(999, 4), torch.zeros(1000, 4)
+    few, many = torch.zeros(19, 4), torch.zeros(1000, 4)
     for samples, reference in ((few, many), (many, few)):
-        with pytest.raises(ScoreError, match="999 images are too few"):
+        with pytest.raises(ScoreError, match="19 images are too few"):
             distances(samples, reference)
+
+
+def test_of_few_samples_all_are_taken_for_the_kernel_distance():
+    """By the unbiased estimate of all pairs (Gretton et al. 2012)."""
+    rng = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(50, 3, generator=rng, dtype=torch.float64) + k for k in range(2))
+    within = sum(((x @ x.T / 3 + 1) ** 3).fill_diagonal_(0).sum() / (50 * 49) for x in (a, b))
+    found = distances(a, b)
+    expected = within - 2 * ((a @ b.T / 3 + 1) ** 3).mean()
+    assert found["kernel_distance"] == pytest.approx(expected.item(), rel=1e-5)
+    assert found["kernel_distance_std"] == pytest.approx(0, abs=1e-6)
 
 
 def test_manifold_scores_by_brute_force():
@@ -199,8 +210,8 @@ def test_training_scores_tell_their_judge_by_its_weights(judge):
 
 def test_training_scores_of_too_few_images_or_another_set(judge):
     train, _ = load_dataset("shapes")
-    with pytest.raises(ScoreError, match="999 training images"):
-        TrainingScores(judge, train.first(999), seed=0)
+    with pytest.raises(ScoreError, match="19 training images"):
+        TrainingScores(judge, train.first(19), seed=0)
     with pytest.raises(CheckpointError, match="not on cifar10"):
         TrainingScores(judge, replace(train, name="cifar10"), seed=0)
 

@@ -1,0 +1,421 @@
+"""One's own images: which are taken, in which order, what is refused, what is kept."""
+
+import os
+import unicodedata
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from image_sets import decoding, folder
+from image_sets.dataset import DataError
+from image_sets.folder import load_folder
+from image_sets.pictures import read_picture
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """The cache goes below the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """put(path, level): a grey picture below the folder of one's own images; the folder itself."""
+
+    class Mine:
+        folder = tmp_path / "mine"
+
+        def put(self, path, level=0):
+            path = self.folder / path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (level, level, level)).save(path)
+            return path
+
+        def fill(self, *classes, count=40, part=""):
+            for label, name in enumerate(classes):
+                for number in range(count):
+                    self.put(f"{part}{name}/{number}.png", 100 * label + number)
+
+    return Mine()
+
+
+def levels(dataset):
+    """What tells the pictures of `mine` apart."""
+    return dataset.images[:, 0, 0, 0].tolist()
+
+
+def refusal(folder):
+    with pytest.raises(DataError) as error:
+        load_folder(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# ------------------------------------------------------------------------------ which, and where
+
+
+def test_every_picture_is_in_one_part_and_a_tenth_in_the_test(mine):
+    mine.fill("a", "b", count=100)
+    train, test = load_folder(mine.folder)
+    assert train.class_names == test.class_names == ("a", "b")
+    assert sorted(levels(train) + levels(test)) == sorted([*range(100), *range(100, 200)])
+    assert 10 <= len(test) <= 35
+    for part in (train, test):
+        assert [level >= 100 for level in levels(part)] == part.labels.tolist()
+        assert part.images.dtype == torch.uint8
+        assert part.images.shape == (len(part), 3, 32, 32)
+        assert part.name == "folder"
+
+
+def test_the_first_images_are_of_all_classes(mine):
+    mine.fill(*"abcd")
+    train, _ = load_folder(mine.folder)
+    assert set(train.labels[:20].tolist()) == {0, 1, 2, 3}
+
+
+def test_adding_a_picture_moves_no_other(mine):
+    mine.fill("a", "b")
+    before = load_folder(mine.folder)
+    mine.put("b/new.png", 255)
+    after = load_folder(mine.folder)
+    for old, new in zip(before, after, strict=True):
+        assert [level for level in levels(new) if level < 255] == levels(old)
+    assert sum(levels(part).count(255) for part in after) == 1
+    assert after[0].digest != before[0].digest
+
+
+def test_parts_of_ones_own(mine):
+    mine.fill("a", "b", count=5, part="train/")
+    mine.fill("a", "b", count=2, part="test/")
+    mine.put("notes/c/1.png")  # beside them: nothing
+    train, test = load_folder(mine.folder)
+    assert sorted(levels(train)) == [0, 1, 2, 3, 4, 100, 101, 102, 103, 104]
+    assert sorted(levels(test)) == [0, 1, 100, 101]
+    assert "10 + 4 pictures of 2 classes" in train.source
+
+
+def test_a_class_may_be_named_train(mine):
+    mine.fill("bus", "train")
+    assert load_folder(mine.folder)[0].class_names == ("bus", "train")
+
+
+def test_folders_in_a_class_and_links_are_followed_and_hidden_files_are_not(mine, tmp_path):
+    mine.fill("a", "b")
+    mine.put("a/deep/er/1.png", 201)
+    mine.put("a/.hidden.png", 255)
+    mine.put("a/.thumbnails/1.png", 255)
+    mine.put(".git/1.png", 255)
+    (tmp_path / "other").mkdir()
+    Image.new("RGB", (32, 32), (202, 202, 202)).save(tmp_path / "other/x.png")
+    (mine.folder / "b/link").symlink_to(tmp_path / "other")
+    found = [level for part in load_folder(mine.folder) for level in levels(part)]
+    assert len(found) == 82
+    assert {201, 202} <= set(found)
+    assert 255 not in found
+
+
+@pytest.mark.parametrize("name", ["two words", "a.b", "猫", "Äpfel", "каша", "$x^2$"])
+def test_names_of_classes(mine, name):
+    mine.fill(name, "z")
+    mine.put(f"{name}/été 1.v2.png")
+    assert set(load_folder(mine.folder)[0].class_names) == {name, "z"}
+
+
+def test_the_same_set_however_a_system_spells_its_names(mine, tmp_path):
+    """macOS takes accents apart."""
+    mine.fill("été", "z")
+    here = load_folder(mine.folder)
+    (mine.folder / "été").rename(mine.folder / unicodedata.normalize("NFD", "été"))
+    assert len(os.listdir(mine.folder)) == 2
+    there = load_folder(mine.folder)
+    assert there[0].class_names == ("été", "z")
+    assert [levels(part) for part in there] == [levels(part) for part in here]
+
+
+def test_a_name_that_cannot_be_shown(mine):
+    mine.fill("z")
+    os.makedirs(os.fsencode(mine.folder) + b"/a\xff\n")
+    for number in range(40):
+        with open(os.fsencode(mine.folder) + b"/a\xff\n/%d.png" % number, "wb") as file:
+            file.write((mine.folder / "z/0.png").read_bytes())
+    assert load_folder(mine.folder)[0].class_names == ("a??", "z")
+
+
+def test_of_any_size_and_kind(mine):
+    """As the page takes them: pictures.read_picture, which has tests of its own."""
+    mine.fill("a", "b")
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
+    path = mine.put("a/new.png").with_suffix(".jpg")
+    Image.fromarray(noise).save(path)
+    (mine.folder / "a/new.png").unlink()
+    expected = read_picture(path.read_bytes())
+    found = torch.cat([part.images for part in load_folder(mine.folder)])
+    assert (found == expected).flatten(1).all(1).sum() == 1
+
+
+def test_processes_decode_what_one_decodes(mine, monkeypatch):
+    mine.fill("a", "b")
+    one = load_folder(mine.folder)
+    monkeypatch.setattr(decoding, "FEW", 1)
+    monkeypatch.setattr(folder, "read_cache", lambda *_: None)
+    torch.manual_seed(5)
+    many = load_folder(mine.folder)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1))  # the global stream is left alone
+    for a, b in zip(one, many, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels)
+
+
+# ------------------------------------------------------------------------------ what is no picture
+
+
+def test_what_is_no_picture_is_left_out_and_told(mine, capsys):
+    mine.fill("a", "b")
+    whole = (mine.folder / "a/0.png").read_bytes()
+    (mine.folder / "a/notes.txt").write_text("words")
+    (mine.folder / "a/cut.png").write_bytes(whole[:50])
+    (mine.folder / "b/empty.jpg").touch()
+    (mine.folder / "b/nowhere.png").symlink_to("not there")
+    os.mkfifo(mine.folder / "b/pipe.png")  # to open it would wait for ever
+    Image.new("1", (30_000, 30_000)).save(mine.folder / "b/bomb.png")
+    for _ in range(2):  # decoded, and out of what is kept
+        train, test = load_folder(mine.folder)
+        assert len(train) + len(test) == 80
+        told = capsys.readouterr().out
+        assert told.count("left out ") == folder.TOLD + 1
+        assert "left out 6 files in all that are no pictures" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("notes.txt", b"words", "no picture"),
+        ("empty.jpg", b"", "no picture"),
+        ("pipe.png", None, "it is no file"),
+    ],
+)
+def test_each_is_told_with_its_path_and_why(mine, capsys, name, content, why):
+    mine.fill("a", "b")
+    if content is None:
+        os.mkfifo(mine.folder / "a" / name)
+    else:
+        (mine.folder / "a" / name).write_bytes(content)
+    load_folder(mine.folder)
+    assert f"left out {mine.folder / 'a' / name}: " in (told := capsys.readouterr().out)
+    assert why in told
+
+
+def test_a_file_that_cannot_be_read_is_left_out(mine, capsys, monkeypatch):
+    mine.fill("a", "b")
+    read = decoding.Path.read_bytes
+
+    def read_bytes(path):
+        if path.name == "7.png":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(decoding.Path, "read_bytes", read_bytes)
+    train, test = load_folder(mine.folder)
+    assert len(train) + len(test) == 78
+    assert "a/7.png: it cannot be read: Permission denied" in capsys.readouterr().out
+
+
+def test_a_decoder_that_breaks_is_a_damaged_picture(mine, capsys, monkeypatch):
+    mine.fill("a", "b")
+    odd = (mine.folder / "a/3.png").read_bytes()
+
+    def read(content, **_):
+        if content == odd:
+            raise KeyError("chunk")
+        return read_picture(content)
+
+    monkeypatch.setattr(decoding, "read_picture", read)
+    load_folder(mine.folder)
+    assert "a/3.png: the picture is damaged: KeyError" in capsys.readouterr().out
+
+
+def test_a_file_too_large_is_not_even_read(mine, capsys, monkeypatch):
+    mine.fill("a", "b")
+    with open(mine.folder / "a/huge.png", "wb") as file:
+        file.truncate(decoding.MAX_BYTES + 1)
+    load_folder(mine.folder)
+    assert "huge.png: the file is larger than 200 MB" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------ what is refused
+
+
+def test_no_folder(tmp_path):
+    assert f"there is no folder {tmp_path / 'absent'}" in refusal(tmp_path / "absent")
+    (tmp_path / "file").touch()
+    assert "there is no folder" in refusal(tmp_path / "file")
+
+
+def test_an_empty_folder(mine):
+    mine.folder.mkdir()
+    assert f"{mine.folder} holds no folder of pictures" in refusal(mine.folder)
+
+
+def test_pictures_without_classes(mine):
+    mine.put("1.png")
+    assert "one for each class" in refusal(mine.folder)
+
+
+def test_one_class_only(mine):
+    mine.fill("a")
+    assert "one class only (a)" in refusal(mine.folder)
+
+
+def test_too_many_classes(mine):
+    mine.fill(*(f"c{k}" for k in range(65)), count=1)
+    assert "65 classes; at most 64" in refusal(mine.folder)
+
+
+def test_a_class_without_a_picture(mine):
+    mine.fill("a", "b")
+    (mine.folder / "c").mkdir()
+    assert "class c has no picture for training, of 0 files" in refusal(mine.folder)
+
+
+def test_a_class_of_which_no_picture_is_left(mine):
+    mine.fill("a", "b")
+    (mine.folder / "c").mkdir()
+    (mine.folder / "c/1.jpg").write_text("words")
+    told = refusal(mine.folder)
+    assert "class c has no picture for training, of 1 files" in told
+    assert f"{mine.folder / 'c/1.jpg'}: the file is no picture" in told
+
+
+def test_a_class_without_a_picture_for_the_test(mine):
+    mine.fill("a", "b")
+    mine.fill("c", count=1)
+    told = refusal(mine.folder)
+    assert "class c has no picture for the test, of 1 files" in told
+    assert "train/CLASS and test/CLASS" in told
+
+
+def test_a_test_of_other_classes(mine):
+    mine.fill("a", "b", "c", part="train/", count=2)
+    mine.fill("a", "b", "d", part="test/", count=2)
+    told = refusal(mine.folder)
+    assert "in train alone: c" in told
+    assert "in test alone: d" in told
+
+
+def test_a_test_by_another_name(mine):
+    mine.fill("a", "b", part="train/", count=2)
+    mine.fill("a", "b", part="val/", count=2)
+    assert "rename val to test" in refusal(mine.folder)
+
+
+def test_a_link_that_goes_in_a_circle(mine):
+    mine.fill("a", "b")
+    (mine.folder / "a/again").symlink_to(mine.folder)
+    told = refusal(mine.folder)
+    assert f"{mine.folder / 'a/again/a'} is a folder that it lies in" in told
+    assert "goes in a circle" in told
+
+
+def test_a_link_to_itself(mine):
+    mine.fill("a", "b")
+    (mine.folder / "a/loop").symlink_to(mine.folder / "a/loop")
+    assert f"cannot read {mine.folder / 'a/loop'}: " in refusal(mine.folder)
+
+
+def test_a_folder_that_cannot_be_read(mine, monkeypatch):
+    mine.fill("a", "b")
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert refusal(mine.folder) == f"cannot read {mine.folder / 'b'}: Permission denied"
+
+
+def test_names_that_are_spelled_alike(mine):
+    mine.fill(unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é"))
+    assert "spelled alike" in refusal(mine.folder)
+
+
+def test_a_process_that_is_killed(mine, monkeypatch):
+    mine.fill("a", "b")
+    monkeypatch.setattr(decoding, "FEW", 1)
+    monkeypatch.setattr(decoding.Decoder, "__getitem__", lambda *_: os.kill(os.getpid(), 9))
+    assert "cannot decode the pictures" in refusal(mine.folder)
+
+
+# ------------------------------------------------------------------------------ what is kept
+
+
+def kept():
+    return sorted(decoding.CACHE.iterdir())
+
+
+def test_a_set_is_decoded_once(mine, capsys, monkeypatch):
+    mine.fill("a", "b")
+    first = load_folder(mine.folder)
+    assert "decoding 80 files" in capsys.readouterr().out
+    monkeypatch.setattr(decoding, "read_picture", None)  # a call of it would be told
+    again = load_folder(mine.folder)
+    assert capsys.readouterr().out == ""
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels)
+        assert a.digest == b.digest != ""
+    assert len(kept()) == 1
+    assert sorted(os.listdir(mine.folder)) == ["a", "b"]  # nothing was put beside them
+
+
+@pytest.mark.parametrize("change", ["time", "size", "name", "gone", "class"])
+def test_a_folder_that_changed_is_decoded_anew(mine, capsys, change):
+    mine.fill("a", "b")
+    load_folder(mine.folder)
+    path = mine.folder / "a/5.png"
+    if change == "time":
+        content = path.read_bytes()
+        status = path.stat()
+        Image.new("RGB", (32, 32), (6, 6, 6)).save(path)
+        assert len(content) == path.stat().st_size
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    elif change == "size":
+        status = path.stat()
+        path.write_bytes((mine.folder / "b/5.png").read_bytes() + b" ")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif change == "name":
+        path.rename(mine.folder / "a/five.png")
+    elif change == "gone":
+        path.unlink()
+    else:
+        (mine.folder / "b").rename(mine.folder / "c")
+    capsys.readouterr()
+    load_folder(mine.folder)
+    assert "decoding" in capsys.readouterr().out
+    assert len(kept()) == 1  # in place of the old
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b[:-1] + b"\x07", lambda b: b""])
+def test_a_damaged_cache_is_made_anew(mine, capsys, damage):
+    mine.fill("a", "b")
+    first, _ = load_folder(mine.folder)
+    (path,) = kept()
+    path.write_bytes(damage(path.read_bytes()))
+    capsys.readouterr()
+    again, _ = load_folder(mine.folder)
+    assert "decoding" in capsys.readouterr().out
+    assert torch.equal(first.images, again.images)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(mine, capsys):
+    mine.fill("a", "b")
+    decoding.CACHE.parent.mkdir()
+    decoding.CACHE.touch()
+    train, _ = load_folder(mine.folder)
+    assert len(train) > 60
+    assert "warning: the decoded pictures could not be kept" in capsys.readouterr().out

@@ -110,10 +110,11 @@ def main(argv=None):
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(train.source)
-    print("class          train    test")
+    width = max(map(len, (*train.class_names, " " * 12)))
+    print(f"{'class':<{width}}   train    test")
     for index, name in enumerate(train.class_names):
         counts = [int((part.labels == index).sum()) for part in (train, test)]
-        print(f"{name:<12} {counts[0]:>7} {counts[1]:>7}")
+        print(f"{name:<{width}} {counts[0]:>7} {counts[1]:>7}")
     for part, name in ((train, "train"), (test, "test")):
         channels = part.images.transpose(0, 1).flatten(1)
         pixels = [channel.double().div_(255) for channel in channels]

@@ -14,7 +14,7 @@ DIVERGED, SAVE_FAILED = 3, 4  # exit codes
 MAY_CHANGE = (
     *("epochs", "max_steps", "data_dir", "output_dir", "device", "compile", "resume"),
     *("log_every_steps", "save_every_epochs", "save_every_minutes", "max_minutes"),
-    *("evaluate_every", "judge"),
+    *("evaluate_every", "judge", "tensorboard"),
 )
 
 
@@ -152,6 +152,11 @@ def add_run_arguments(parser, output_dir):
         type=at_least(0),
         default=0,
         help="also log the training metrics every N steps (0: at the end of each epoch only)",
+    )
+    group.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="also write figures, sample grids and settings for TensorBoard, into the run's folder",
     )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
+from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -145,6 +146,7 @@ def save_film(frames, path, most=40, width=640, seconds=0.3, last_seconds=2.0):
 
 
 BOX_COLOUR = (255, 40, 160)
+TITLE_PIXELS = 15
 NAME_WIDTH = 12  # letters that fit above or below a small image
 
 
@@ -178,11 +180,13 @@ def image_grid(
     columns = columns or len(column_names) or 10
     images = images.cpu().numpy().transpose(0, 2, 3, 1)
     side = images.shape[1] * scale
-    top = 8 + 20 * bool(title) + 18 * bool(column_names)
     caption_lines = max((c.count("\n") + 1 for c in captions), default=0)
     pitch_x, pitch_y = side + gap, side + gap + 13 * caption_lines
     rows = -(-len(images) // columns)
-    width, height = columns * pitch_x + gap, top + rows * pitch_y + gap
+    width = columns * pitch_x + gap
+    title_lines = wrapped(title, width - 2 * gap)
+    top = 8 + 20 * len(title_lines) + 18 * bool(column_names)
+    height = top + rows * pitch_y + gap
     canvas = np.full((height, width, 3), 255, np.uint8)
     places = []
     for index, image in enumerate(images):
@@ -200,14 +204,27 @@ def image_grid(
         size = pixels * 72 / _DPI
         figure.text(x / width, 1 - y / height, text, fontsize=size, **style)
 
-    if title:
-        write(gap, 6, title, 15, va="top", weight="bold")
+    for number, line in enumerate(title_lines):
+        write(gap, 6 + 20 * number, line, TITLE_PIXELS, va="top", weight="bold")
     for column, name in enumerate(column_names):
         x = gap + column * pitch_x + side / 2
         write(x, top - 4, shortened(name), 13, ha="center", va="bottom")
     for (x, y), caption in zip(places, captions, strict=False):
         write(x, y + 2, caption, 11, ha="center", va="top", linespacing=1.0)
     return _png(figure)
+
+
+def wrapped(title, width):
+    """A title in lines that are no wider than so many pixels, or of one word."""
+    font = FontProperties(weight="bold", size=TITLE_PIXELS)
+    lines = []
+    for word in title.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_to_path.get_text_width_height_descent(longer, font, False)[0] <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def _frame(image, top, left, bottom, right, thickness=2):

@@ -30,6 +30,7 @@ from training.optimizers import Combined, keep_learning_rates_on
 from training.run_folder import RunFolder
 from training.schedules import FALL_TO_ZERO
 from training.stopping import Clock, FiniteGuard, StopSignal, stopped
+from training.tensorboard import TensorBoard
 
 
 class TrainingRun:
@@ -75,6 +76,10 @@ class TrainingRun:
             self.compiled = pick_compile(args.compile, self.device, self.ranks.world)
             self.guard = FiniteGuard(self.device)
             keep_freed_memory()
+            self._tensorboard = self.ranks.together(
+                lambda: TensorBoard(args.tensorboard and self.ranks.main)
+            )
+            undo.callback(self._tensorboard.close)
             self._undo = undo.pop_all()
 
     def __enter__(self):
@@ -157,6 +162,7 @@ class TrainingRun:
             ranks.together(lambda: self._restore(state))
             print(f"resumed after step {self.step}")
         ranks.together(lambda: folder.begin(self.step, describe_device(self.device)))
+        self._tensorboard.begin(folder, self.step, self.steps_per_epoch)
         ranks.broadcast(*(part for part in parts.values() if isinstance(part, nn.Module)))
         self.progress = Progress(
             folder.path.name, self.total_steps, self.args.batch_size, self.panels.line, self.step
@@ -274,6 +280,7 @@ class TrainingRun:
     def log(self, record):
         """Append a record to metrics.jsonl, tell it, and draw the curves now and then."""
         self.folder.log(record)
+        self._tensorboard.log(record)
         self.progress.report(record)
         if self.epoch_ends and self.clock.curves_due():
             self._draw_curves()
@@ -295,7 +302,10 @@ class TrainingRun:
         Where that fails, it is kept, in checkpoints too, and tried again at every save.
         """
         if self.ranks.main:
-            self._made_once.write(file, make())
+            content = make()
+            self._made_once.write(file, content)
+            if file.startswith("samples/"):
+                self._tensorboard.show(content, self.step)
 
     def best_value(self, file, what, value):
         """The larger of the value and of that which `file` was kept for."""

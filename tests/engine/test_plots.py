@@ -1,3 +1,4 @@
+import pytest
 import torch
 from matplotlib.image import imread
 

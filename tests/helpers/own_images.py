@@ -2,12 +2,33 @@
 
 from PIL import Image
 
+from image_sets.shapes import CLASS_NAMES, draw_shapes
 
-def write_pictures(folder, images, labels, names, start=0):
+# With spaces, dots, other alphabets, a sign that matplotlib reads, and more letters than fit.
+SEVEN = (
+    "disc",
+    "a ring",
+    "no. 3 (square)",
+    "треугольник",
+    "$star^2$",
+    "a cross of many words",
+    "心",
+)
+SIZES = ((96, 96), (300, 200), (32, 32), (20, 300), (47, 640), (2000, 1500))  # width, height
+FORMATS = (
+    ("png", "RGB", {}),
+    ("jpg", "RGB", {"quality": 95}),
+    ("webp", "RGB", {"quality": 95}),
+    ("gif", "P", {}),
+    ("tif", "RGB", {}),
+)
+
+
+def write_pictures(folder, images, labels, names):
     """folder/NAME/000017.png for each image, uint8 (n, 3, h, w), numbered in their order."""
     for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), start):
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
         pixels.save(folder / names[label] / f"{number:06d}.png")
 
@@ -16,3 +37,38 @@ def write_set(folder, train, test, names):
     """folder/train and folder/test of two Datasets, their classes named anew."""
     for part, dataset in (("train", train), ("test", test)):
         write_pictures(folder / part, dataset.images, dataset.labels, names)
+
+
+def write_seven_classes(folder, of_each=60, seed=0):
+    """Shapes in five formats and six sizes; one an animation, one CMYK, and one damaged."""
+    images, labels = draw_shapes(len(CLASS_NAMES) * of_each, seed)
+    for label, name in enumerate(SEVEN):
+        (folder / name).mkdir(parents=True)
+        for number, image in enumerate(images[labels == label]):
+            suffix, mode, options = FORMATS[number % len(FORMATS)]
+            width, height = SIZES[number // 2 % len(SIZES)] if number < 12 else SIZES[number % 2]
+            side = max(width, height)
+            picture = Image.fromarray(image.transpose(1, 2, 0)).resize((side, side))
+            if (label, number) == (1, 1):
+                picture = picture.convert("CMYK")
+            elif mode == "P":
+                picture = picture.quantize()
+            if width != height:  # the middle is what is cut out again
+                picture = cut(picture, width, height)
+            if (label, number) == (2, 3):
+                options = {"save_all": True, "append_images": [picture.rotate(90)]}
+            path = folder / name / f"no. {number}.{suffix}"
+            picture.save(path, **options)
+            if (label, number) == (3, 2):
+                path.write_bytes(path.read_bytes()[:-40])
+
+
+def cut(picture, width, height):
+    """A picture of that size with the whole of a square one in its middle."""
+    short = min(width, height)
+    square = picture.resize((short, short))
+    wide = Image.new(picture.mode, (width, height))
+    if picture.mode == "P":
+        wide.putpalette(picture.getpalette())
+    wide.paste(square, ((width - short) // 2, (height - short) // 2))
+    return wide

@@ -7,6 +7,7 @@ out of it. So nothing stands there twice, or is missing, whatever ended the run 
 import contextlib
 import io
 import json
+import os
 import sys
 
 import numpy as np
@@ -49,8 +50,13 @@ class TensorBoard:
         before = sorted(folder.path.glob(EVENTS))
         times = self._times_in(before)
         for path in before:
-            path.unlink()
-        # purge_step: a TensorBoard that looks on forgets what it read of the old file.
+            # A TensorBoard that looks on stays with its file while that is gone: the last one is
+            # emptied, and removed the next time.
+            if path.stat().st_size:
+                os.truncate(path, 0)
+            else:
+                path.unlink()
+        # purge_step: it then forgets what it has read.
         self._writer = self._writer_class(str(folder.path), purge_step=0)
         text = json.dumps(folder.settings, indent=4, ensure_ascii=False)
         self._writer.add_text("settings", f"    {text}".replace("\n", "\n    "), 0, times.get(0))

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# What both batch scripts do: train.sh SCRIPT FLAGS..., inside a job that Slurm has started.
+#
+# Every task is one process of the training, with one GPU. Two minutes before the time limit Slurm
+# sends SIGUSR1 to all of them; the training saves itself and ends with 128 + 10, and the job puts
+# itself back into the queue, where the same command goes on.
+set -u
+STOPPED_BY_USR1=138
+
+if [ ! -f "$1" ]; then
+    echo "there is no $1 here: submit from the root of the repository" >&2
+    exit 2
+fi
+export PATH="$PWD/.venv/bin:$PATH" # of `make install`
+
+# Where the processes of several GPUs or nodes find each other.
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
+export MASTER_ADDR MASTER_PORT
+
+# shellcheck disable=SC2016 # the tasks' own variables
+srun bash -c '
+    export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
+    exec python "$@"' task "$@"
+code=$?
+if [ $code -eq $STOPPED_BY_USR1 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $code

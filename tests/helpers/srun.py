@@ -1,0 +1,39 @@
+"""Stands in for Slurm's srun: srun.py COMMAND..., as SLURM_NTASKS tasks on this machine.
+
+With SIGNAL_AT, a file, every task and its children get SIGUSR1 once that file is there, as Slurm
+sends it before the time limit. Ends with the highest exit code of all, as srun does.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from processes import descendants
+
+LONGEST = 120  # seconds
+
+
+def main():
+    tasks = []
+    for number in range(int(os.environ["SLURM_NTASKS"])):
+        place = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
+        tasks.append(subprocess.Popen(sys.argv[1:], env=os.environ | place))
+    mark = os.environ.get("SIGNAL_AT")
+    end = time.monotonic() + LONGEST
+    while any(task.poll() is None for task in tasks) and time.monotonic() < end:
+        if mark and Path(mark).exists():
+            mark = None
+            for pid in [p for task in tasks for p in (task.pid, *descendants(task.pid))]:
+                os.kill(pid, signal.SIGUSR1)
+        time.sleep(0.005)
+    for task in tasks:
+        task.kill()
+    codes = [task.wait() for task in tasks]
+    return max(code if code >= 0 else 128 - code for code in codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -26,8 +26,8 @@ SCRIPTS = {
     )
 }
 RUN = re.compile(
-    r"(?:python|torchrun --nproc_per_node=\d+) (?:-m )?"
-    r"([\w.]+?)(?:\.py)?((?: [^`#|\n]+)?)(?=[`#|\n])"
+    r"(?:python|torchrun --nproc_per_node=\d+|sbatch(?: --\S+)*) (?:-m |slurm/)?"
+    r"([\w.]+?)(?:\.py|\.sbatch)?((?: [^`#|\n]+)?)(?=[`#|\n])"
 )
 
 
@@ -56,6 +56,7 @@ def test_the_commands_are_found():
     assert ("train_gan", "--recipe classic") in found  # in a block, before a comment
     assert ("train_gan", "--evaluate_every 20") in found  # in a sentence
     assert ("evaluate_gan", "--sample 50000 --format png") in found
+    assert ("train_gan", "--epochs 200") in found  # by sbatch
     assert {script for script, _ in found} == SCRIPTS.keys()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch_fidelity import __version__ as fidelity_version
 
-from data_tools import DATASETS, DataError, load_dataset, shown_classes, words_of_shown
+from data_tools import DATASETS, DataError, load_dataset, words_of_shown
 from engine import cli
 from engine.device import DeviceError, keep_freed_memory, peak_memory, pick_device, pick_precision
 from engine.files import write_atomically
@@ -26,7 +26,6 @@ from engine.plots import save_image_grid
 from engine.weights import (
     CheckpointError,
     check_classes,
-    class_names_of,
     digest,
     find_weights,
     load_model,
@@ -36,6 +35,7 @@ from metrics import inception, sampling
 from metrics.classification_accuracy import classification_accuracy
 from metrics.controls import noisy, untrained_like
 from metrics.memorization import memorization_metrics, save_nearest
+from metrics.sample_files import sample_only
 from metrics.scores import (
     FEW_SAMPLES,
     MIN_SAMPLES,
@@ -49,7 +49,6 @@ from training.augmentation import augment, sample_augmentation
 
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, ScoreError)
 WEIGHTS = "discriminator.safetensors"  # of the judge, in a run's folder
-MAX_GRID = 1000  # images that a grid can show
 
 
 def parse_args(argv=None):
@@ -131,18 +130,6 @@ def parse_args(argv=None):
     return args
 
 
-# ------------------------------------------------------------------------------ sampling
-
-
-def draw_samples(args, model, num_classes, labels, precision, title):
-    """uint8 (n, 3, 32, 32) of these classes, int64 (n,), on the CPU.
-
-    num_classes: of all that the generator can be asked for.
-    """
-    latents = sampling.latents_of(labels, model.latent_dim, args.seed, num_classes=num_classes)
-    return sampling.draw(model, latents, args.batch_size, precision, title)
-
-
 def epochs_of(path, metadata):
     """How long a generator was trained, in epochs, or None where neither file tells."""
     summary = {}
@@ -153,40 +140,13 @@ def epochs_of(path, metadata):
     return metadata.get("epochs_done", summary.get("epochs_done"))
 
 
-def sample_only(args, model, metadata, precision, folder):
-    """Draw and write --sample images; returns the path."""
-    names = class_names_of(metadata)
-    count = len(names)
-    classes = args.labels or (shown_classes(count) if args.format == "grid" else range(count))
-    if max(classes) >= count:
-        raise ScoreError(f"--labels {max(classes)}: the classes are 0 to {count - 1}")
-    if args.format == "grid" and args.sample > MAX_GRID:
-        raise ScoreError(f"a grid shows at most {MAX_GRID} images; take --format png or npz")
-    path = {
-        "png": folder / "samples",
-        "npz": folder / "samples.npz",
-        "grid": folder / "samples.png",
-    }[args.format]
-    if path.is_dir() and any(path.iterdir()):
-        raise RunError(f"{path} is not empty; give another --output_dir")
-    labels = sampling.sample_labels(args.sample, classes)
-    images = draw_samples(args, model, count, labels, precision, "samples")
-    if args.format == "png":
-        sampling.write_pngs(images, labels, names, path)
-    elif args.format == "npz":
-        sampling.write_npz(images, labels, path)
-    else:
-        in_columns = 1 < len(classes) <= 10  # a column for each class
-        column_names = [names[k] for k in classes] if in_columns else ()
-        title = ", ".join(names[k] for k in dict.fromkeys(classes))
-        if in_columns:
-            title = "" if args.labels else words_of_shown(count).strip()
-        save_image_grid(images, path, column_names, title)
-    print(f"{len(images):,} samples: {path}")
-    return path
-
-
 # ------------------------------------------------------------------------------ scores
+
+
+def draw_samples(args, model, labels, num_classes, precision, title):
+    """uint8 (n, 3, 32, 32) of these classes, int64 (n,), of `num_classes` that there are."""
+    latents = sampling.latents_of(labels, model.latent_dim, args.seed, num_classes=num_classes)
+    return sampling.draw(model, latents, args.batch_size, precision, title)
 
 
 def make_sets(args, model, train, test, precision):
@@ -198,17 +158,16 @@ def make_sets(args, model, train, test, precision):
     num_classes = len(train.class_names)
     labels = sampling.sample_labels(args.samples, range(num_classes))
     count = min(args.samples, len(test), len(train))
-    samples = draw_samples(args, model, num_classes, labels, precision, "samples")
+    samples = draw_samples(args, model, labels, num_classes, precision, "samples")
     untrained = untrained_like(model, labels, args.seed, num_classes)
-    drawn = draw_samples(
-        args, untrained, num_classes, labels[:count], precision, "untrained generator"
-    )
+    few_labels, title = labels[:count], "untrained generator"
+    drawn = draw_samples(args, untrained, few_labels, num_classes, precision, title)
     few = train.first(count)
     return {
         "test images": test,
         "noisy training images": replace(few, images=noisy(few.images, args.seed)),
         "samples": replace(train, images=samples, labels=labels),
-        "untrained generator": replace(train, images=drawn, labels=labels[:count]),
+        "untrained generator": replace(train, images=drawn, labels=few_labels),
     }
 
 
@@ -305,7 +264,7 @@ def inception_scores(args, network, model, train, test, precision):
     """The field's scores of as many samples as there are images to compare them with."""
     num_classes = len(train.class_names)
     labels = sampling.sample_labels(max(len(train), len(test)), range(num_classes))
-    samples = draw_samples(args, model, num_classes, labels, precision, "samples for Inception")
+    samples = draw_samples(args, model, labels, num_classes, precision, "samples for Inception")
     return inception.both_protocols(network, samples, train.images, test.images, args.seed)
 
 

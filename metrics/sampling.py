@@ -1,16 +1,10 @@
 """Images out of a trained generator, each a function of the seed and of its index alone."""
 
-import io
-import re
-
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from data_tools import shown_classes, to_uint8, words_of_shown
 from engine.device import autocast, random_stream
-from engine.files import write_atomically
 from engine.plots import save_image_grid, shortened
 from engine.progress import Progress
 from generator import sample_latents
@@ -127,24 +121,3 @@ def save_walks(generator, seed, precision, class_names, folder):
         captions[::10] = [shortened(class_names[k]) + arrow for k in shown]
         images = draw(generator, latents, precision=precision)
         save_image_grid(images, folder / file, title=title + some, captions=captions)
-
-
-def write_pngs(images, labels, class_names, folder):
-    """One PNG per image, in a folder per class: folder/3_cat/000017.png, named by its index.
-
-    images: uint8 (n, 3, h, w); labels: int64 (n,).
-    """
-    safe_names = (re.sub(r"[^\w-]", "_", name) for name in class_names)
-    folders = [folder / f"{k}_{name}" for k, name in enumerate(safe_names)]
-    for label in labels.unique().tolist():
-        folders[label].mkdir(parents=True)
-    for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
-        pixels.save(folders[label] / f"{index:06d}.png")
-
-
-def write_npz(images, labels, path):
-    """arr_0: uint8 (n, 32, 32, 3); arr_1: int64 (n,): as in OpenAI's guided-diffusion."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, images.permute(0, 2, 3, 1).numpy(), labels.numpy())
-    write_atomically(path, buffer.getvalue())

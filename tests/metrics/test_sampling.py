@@ -1,7 +1,5 @@
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from generator import Generator
 from metrics import sampling
@@ -70,26 +68,6 @@ def test_walks():
 def test_slerp_of_equal_vectors():
     a = torch.randn(3, 5)
     assert torch.allclose(sampling.slerp(a, a.clone(), 0.3), a)
-
-
-def test_files(generator, tmp_path):
-    labels = sampling.sample_labels(5, [3, 7])
-    images = sampling.draw(generator, sampling.latents_of(labels, 100, 0))
-    sampling.write_pngs(images, labels, [f"c{k}" for k in range(10)], tmp_path / "png")
-    files = sorted(str(p.relative_to(tmp_path / "png")) for p in tmp_path.rglob("*.png"))
-    assert files == [
-        "3_c3/000000.png",
-        "3_c3/000002.png",
-        "3_c3/000004.png",
-        "7_c7/000001.png",
-        "7_c7/000003.png",
-    ]
-    pixels = np.asarray(Image.open(tmp_path / "png" / "7_c7" / "000003.png"))
-    assert np.array_equal(pixels, images[3].permute(1, 2, 0).numpy())
-    sampling.write_npz(images, labels, tmp_path / "samples.npz")
-    with np.load(tmp_path / "samples.npz") as arrays:
-        assert np.array_equal(arrays["arr_0"], images.permute(0, 2, 3, 1).numpy())
-        assert arrays["arr_1"].tolist() == [3, 7, 3, 7, 3]
 
 
 def test_the_latent_of_one_image_is_that_among_many():

@@ -47,6 +47,7 @@ RECIPES = {
         "momentum": 0.0,
         "schedule": "constant",
         "gp_weight": 10.0,
+        "gp_every": 1,
         "d_fake_class_weight": 1.0,
         "g_class_weight": 1.0,
         "gen_train": 1,
@@ -65,6 +66,7 @@ RECIPES = {
         "momentum": 0.5,
         "schedule": "linear",
         "gp_weight": 10.0,
+        "gp_every": 1,
         "d_fake_class_weight": 0.0,
         "g_class_weight": 1.0,
         "gen_train": 1,
@@ -102,6 +104,10 @@ def parse_args(argv=None):
             "help": "of the learning rates; linear: down to 0 at the end of --epochs",
         },
         "gp_weight": {"type": at_least(0, float), "help": "lambda of the gradient penalty"},
+        "gp_every": {
+            "type": at_least(1),
+            "help": "discriminator steps from one penalty to the next, which weighs as many times",
+        },
         "d_fake_class_weight": {
             "type": at_least(0, float),
             "help": "of the fakes' class loss in the discriminator's loss",
@@ -209,7 +215,7 @@ def discriminator_loss(
     critic's estimate of the Wasserstein distance, the class head's cross-entropy, the gradient
     penalty.
     real, fake: (b, 3, 32, 32) in [-1, 1]; labels, fake_labels: int64 (b,); alpha: (b, 1, 1, 1), the
-    weight of each real image in x_hat.
+    weight of each real image in x_hat, or None, for a loss without the penalty.
     Source: Gulrajani et al. 2017, equation 3; Odena et al. 2017, equation 2.
     """
     # Real and fake images share one pass: nothing in the discriminator looks across images.
@@ -219,15 +225,16 @@ def discriminator_loss(
     critic_gap = real_scores.mean() - fake_scores.mean()
     class_loss_real = F.cross_entropy(real_logits, labels)
     class_loss_fake = F.cross_entropy(fake_logits, fake_labels)
-    norms = input_gradient_norms(discriminator, real, fake, alpha)
-    penalty = penalty_of(norms)
     class_loss = class_loss_real + fake_class_weight * class_loss_fake
-    loss = -critic_gap + class_loss + gp_weight * penalty
+    loss, of_gradient = -critic_gap + class_loss, {}
+    if alpha is not None:
+        norms = input_gradient_norms(discriminator, real, fake, alpha)
+        of_gradient = {"gradient_penalty": penalty_of(norms), "gradient_norm": norms.mean()}
+        loss = loss + gp_weight * of_gradient["gradient_penalty"]
     parts = {
         "discriminator_loss": loss,
         "critic_gap": critic_gap,
-        "gradient_penalty": penalty,
-        "gradient_norm": norms.mean(),
+        **of_gradient,
         "class_loss_real": class_loss_real,
         "class_loss_fake": class_loss_fake,
         "class_accuracy_real": 100 * (real_logits.argmax(1) == labels).float().mean(),
@@ -266,7 +273,7 @@ def update_discriminator(
     run, args, discriminator, generator, d_optimizer,
     step, real, labels, z, fake_labels, alpha, shifts=None,
 ):  # fmt: skip
-    """One step of the discriminator; the generator only draws."""
+    """One step of the discriminator, with a penalty if with alpha; the generator only draws."""
     with run.autocast():
         with torch.no_grad():
             fake = draw(generator, z, shifts)
@@ -277,7 +284,7 @@ def update_discriminator(
             fake,
             fake_labels,
             alpha=alpha,
-            gp_weight=args.gp_weight,
+            gp_weight=args.gp_weight * args.gp_every,
             fake_class_weight=args.d_fake_class_weight,
         )
     discriminator.zero_grad(set_to_none=True)
@@ -322,13 +329,11 @@ def real_batch(run, args, train_set):
 
 
 def fake_inputs(run, args, num_classes, latent_dim, stream, with_alpha=False):
-    """What fakes are drawn from: z (b, latent_dim), labels (b,), alpha if asked for, shifts."""
+    """What fakes are drawn from: z (b, latent_dim), labels (b,), alpha or None, shifts or None."""
     labels, z = sample_inputs(args.batch_size, latent_dim, stream, num_classes)
-    inputs = [z, labels]
-    if with_alpha:
-        inputs.append(sample_alpha(args.batch_size, run.device, stream))
+    alpha = sample_alpha(args.batch_size, run.device, stream) if with_alpha else None
     shifts = sample_shift(args.batch_size, stream) if args.augmentation == "shift" else None
-    return [*map(run.shard, inputs), shifts and run.shard(shifts)]
+    return [None if drawn is None else run.shard(drawn) for drawn in (z, labels, alpha, shifts)]
 
 
 def sample_inputs(batch_size, latent_dim, stream, num_classes=10):
@@ -342,12 +347,9 @@ def sample_inputs(batch_size, latent_dim, stream, num_classes=10):
 
 def latent_length(args, num_classes):
     """Entries of a latent. Raises RunError where they leave too few beside the class's code."""
-    length = args.latent_dim or LATENT_DIM
-    if length < num_classes + LEAST_NOISE:
-        raise RunError(
-            f"--latent_dim {length}: with {num_classes} classes it has to be at least "
-            f"{num_classes + LEAST_NOISE}"
-        )
+    length, least = args.latent_dim or LATENT_DIM, num_classes + LEAST_NOISE
+    if length < least:
+        raise RunError(f"--latent_dim {length}: with {num_classes} classes at least {least}")
     return length
 
 
@@ -427,7 +429,10 @@ def train(args):
             for kind, network in ((args.d_optimizer, discriminator), (args.g_optimizer, generator))
         )
         networks = discriminator, generator
-        update_d = run.captured(partial(update_discriminator, run, args, *networks, d_optimizer))
+        update_d, update_d_alone = (
+            run.captured(partial(update_discriminator, run, args, *networks, d_optimizer))
+            for _ in range(2)  # with the penalty and without: each is one recorded graph
+        )
         update_g = run.captured(partial(update_generator, run, args, *networks, ema, g_optimizer))
         metrics = {}
 
@@ -453,15 +458,17 @@ def train(args):
             step = torch.full((), run.step + 1, device=run.device)
             real, labels = real_batch(run, args, train_set)
             stream = run.stream(FAKE_FOR_D, run.step)
-            inputs = fake_inputs(run, args, num_classes, latent_dim, stream, with_alpha=True)
-            step_metrics = update_d(step, real, labels, *inputs)
+            penalize = run.step % args.gp_every == 0
+            inputs = fake_inputs(run, args, num_classes, latent_dim, stream, with_alpha=penalize)
+            update = update_d if penalize else update_d_alone
+            step_metrics = update(step, real, labels, *inputs)
 
             # (2) Generator, after every gen_train-th step, with fakes of its own: raise their
             # score, and have the class head name the class that was asked for.
             if (run.step + 1) % args.gen_train == 0:
                 stream = run.stream(FAKE_FOR_G, run.step + 1)
-                inputs = fake_inputs(run, args, num_classes, latent_dim, stream)
-                step_metrics = step_metrics | update_g(step, *inputs)
+                z, labels, _, shifts = fake_inputs(run, args, num_classes, latent_dim, stream)
+                step_metrics = step_metrics | update_g(step, z, labels, shifts)
             run.advance(step_metrics)
 
             if run.log_due:

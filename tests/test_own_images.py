@@ -193,7 +193,7 @@ def test_classes_of_uneven_sizes_are_told(mine, run_main, tmp_path):
 def test_latents_hold_the_code_and_noise(mine, run_main, refused, classes, least):
     flags = [*mine(classes), *MACHINE, "--width", 4, "--epochs", 1, "--batch_size", 24]
     told = refused(train_gan, *flags, "--latent_dim", least - 1)
-    assert f"with {classes} classes it has to be at least {least}" in told
+    assert f"with {classes} classes at least {least}" in told
     assert run_main(train_gan, *flags, "--latent_dim", least)[0] == 0
     generator, _ = load_model("output/gan/generator.safetensors")
     assert generator.latent_dim == least

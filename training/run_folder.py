@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine.cli import DIVERGED, SAVE_FAILED, Stopped
+from engine.cli import ADDED, DIVERGED, SAVE_FAILED, Stopped
 from engine.files import parse_json, write_atomically
 from engine.output_folder import RunError
 from engine.weights import CheckpointError
@@ -59,7 +59,8 @@ class RunFolder:
                 f"{self.path} already holds a run; give another --output_dir, or --resume auto to "
                 "go on with it"
             )
-        before = self.config.get("settings", {})
+        before = {name: ADDED[name] for name in settings.keys() & ADDED.keys()}
+        before |= self.config.get("settings", {})
         names = sorted((before.keys() | settings.keys()) - set(may_change))
         differences = [
             f"{name} was {before.get(name)!r}, now {settings.get(name)!r}"

@@ -72,3 +72,14 @@ def test_generator_loss_by_hand():
     )
     assert less.item() == pytest.approx(-3 + 0.1 * expected)
     assert parts["generator_class_loss"].item() == pytest.approx(expected)
+
+
+def test_without_alpha_there_is_no_penalty():
+    critic = Known(torch.tensor([1.0, 3.0, -1.0, 0.0]), torch.zeros(4, 10))
+    zeros, labels = torch.zeros(2, 3, 32, 32), torch.tensor([4, 0])
+    loss_of = partial(train_gan.discriminator_loss, critic, zeros, labels, zeros, labels)
+    alone, parts = loss_of(alpha=None, gp_weight=10.0)
+    with_penalty, more = loss_of(alpha=torch.rand(2, 1, 1, 1), gp_weight=10.0)
+    assert more.keys() - parts.keys() == {"gradient_penalty", "gradient_norm"}
+    expected = alone + 10 * more["gradient_penalty"]
+    assert with_penalty.item() == pytest.approx(expected.item(), rel=1e-6)

@@ -126,6 +126,23 @@ def test_each_update_changes_its_own_network_only(pair):
     assert all(p.requires_grad for p in discriminator.parameters())
 
 
+def test_a_rarer_penalty_weighs_as_many_times_more(make_pair):
+    every, fourth = make_pair(), make_pair("--gp_every", 4)
+    parts, other = every.update_discriminator(), fourth.update_discriminator()
+    more = 3 * every.args.gp_weight * parts["gradient_penalty"]
+    assert other["discriminator_loss"].item() == pytest.approx(
+        (parts["discriminator_loss"] + more).item(), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_the_penalty_is_taken_at_every_nth_step_from_the_first(run_main, tmp_path, every):
+    flags = ["--epochs", 1, "--log_every_steps", 1, "--gp_every", every]
+    assert run_main(train_gan, *SMALL, *flags, "--output_dir", tmp_path)[0] == 0
+    taken = ["gradient_norm" in record for record in records(tmp_path)]
+    assert taken == [step % every == 0 for step in range(5)]
+
+
 def test_weights_of_the_class_losses_are_those_of_the_flags(make_pair):
     plain, weighted = (
         make_pair(),

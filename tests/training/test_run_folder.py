@@ -348,3 +348,10 @@ def test_a_state_of_another_format_is_refused_to_go_on(start, tmp_path):
     for other in (older, state | {"format": FORMAT + 1}):
         with pytest.raises(RunError, match="another version of this program"):
             start(tmp_path).check_format(other)
+
+
+def test_flags_that_came_later_are_as_older_runs_did(start, tmp_path):
+    start(tmp_path)  # its settings lack gp_every
+    start(tmp_path, gp_every=1)
+    with pytest.raises(RunError, match="gp_every was 1, now 2"):
+        start(tmp_path, gp_every=2)

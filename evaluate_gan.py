@@ -35,7 +35,7 @@ from metrics import inception, sampling
 from metrics.classification_accuracy import classification_accuracy
 from metrics.controls import noisy, untrained_like
 from metrics.memorization import memorization_metrics, save_nearest
-from metrics.sample_files import sample_only
+from metrics.sample_files import draw_samples, sample_only
 from metrics.scores import (
     FEW_SAMPLES,
     MIN_SAMPLES,
@@ -67,6 +67,12 @@ def parse_args(argv=None):
         "--judge",
         help="exported weights of a classifier, or a folder (default: output/baseline, without one "
         "the published results/baseline)",
+    )
+    group.add_argument(
+        "--truncation",
+        type=at_least(0.01, float),
+        metavar="T",
+        help="cut the noise of the latents off at -T and T: better samples, and less various ones",
     )
     group = parser.add_argument_group("sampling only")
     group.add_argument("--sample", type=at_least(1), metavar="N", help="draw N images and stop")
@@ -141,12 +147,6 @@ def epochs_of(path, metadata):
 
 
 # ------------------------------------------------------------------------------ scores
-
-
-def draw_samples(args, model, labels, num_classes, precision, title):
-    """uint8 (n, 3, 32, 32) of these classes, int64 (n,), of `num_classes` that there are."""
-    latents = sampling.latents_of(labels, model.latent_dim, args.seed, num_classes=num_classes)
-    return sampling.draw(model, latents, args.batch_size, precision, title)
 
 
 def make_sets(args, model, train, test, precision):
@@ -239,6 +239,7 @@ def earlier_scores(args, generator):
     try:
         before = json.loads((Path(args.output_dir) / "evaluation.json").read_text())
         same = before["sha256"] == digest(generator)
+        same &= before.get("truncation") == args.truncation
         return {"inception": before["inception"]} if same else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -333,6 +334,7 @@ def run(args):
         "width": model.width,
         "dataset": train.name,
         "seed": args.seed,
+        **({} if args.truncation is None else {"truncation": args.truncation}),
         "precision": precision,
         "reference": f"{len(train):,} training images",
         **of_inception,

@@ -30,13 +30,18 @@ import torch
 import train_gan
 from engine import cli
 from engine.device import describe_device
+from engine.plots import save_charts
 from engine.weights import RESULTS
 from training.run import TrainingRun
 from variants import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 WARM_UP, TIMED_STEPS, TURNS = 6, 20, 3
-FIGURES = ("test_accuracy", "frechet_distance", "class_consistency")
+FIGURES = {
+    "test_accuracy": "test accuracy of D, %",
+    "frechet_distance": "Frechet distance, 2,000 samples",
+    "class_consistency": "class consistency, %",
+}
 
 
 def parse_args(argv=None):
@@ -54,6 +59,7 @@ def parse_args(argv=None):
     parser.add_argument("--data_dir", help="folder of CIFAR-10")
     parser.add_argument("--output", default="results/trials/time_to_quality.jsonl")
     parser.add_argument("--steps", type=at_least(1), help="of a run, in place of timing a step")
+    parser.add_argument("--draw", metavar="FILE", help="only draw the curves that --output holds")
     return parser.parse_args(argv)
 
 
@@ -148,6 +154,28 @@ def one_seed(args, steps, seed):
             file.write(json.dumps(line) + "\n")
 
 
+def draw(trials, path):
+    """A chart for each figure over the recipe's time: the mean of the seeds, and each as a dot."""
+    groups = {}
+    for line in Path(trials).read_text().splitlines():
+        point = json.loads(line)
+        name = f"{point['flags']} {'' if point['variant'] == 'none' else point['variant']}".strip()
+        of_point = groups.setdefault(f"{name}, {point['share']:g} of the time", {})
+        of_point.setdefault(point["step"] / point["steps"] * point["share"], []).append(point)
+    charts = {}
+    for figure, title in FIGURES.items():
+        lines = {}
+        for index, (name, points) in enumerate(groups.items()):
+            means = [statistics.mean(p[figure] for p in of_time) for of_time in points.values()]
+            lines[name] = (list(points), means, {"color": f"C{index}"})
+            dots = [(time, p[figure]) for time, of_time in points.items() for p in of_time]
+            style = {"color": f"C{index}", "linestyle": "", "marker": "o", "markersize": 3}
+            lines[f"_{name}"] = (*zip(*dots, strict=True), style)
+        x = "CPU time, as a share of the recipe's"
+        charts[title] = {"x": x, "y": title.partition(",")[0], "lines": lines}
+    save_charts(charts, path, columns=3)
+
+
 def git_commit():
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
@@ -155,6 +183,9 @@ def git_commit():
 
 def main(argv=None):
     args = parse_args(argv)
+    if args.draw:
+        draw(args.output, args.draw)
+        return 0
     torch.set_num_threads(1)
     if args.steps:
         one_seed(args, args.steps, args.seeds[0])

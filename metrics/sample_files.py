@@ -17,6 +17,17 @@ from metrics.scores import ScoreError
 MAX_GRID = 1000  # images that a grid can show
 
 
+def draw_samples(args, model, labels, num_classes, precision, title):
+    """uint8 (n, 3, 32, 32) of these classes, int64 (n,), of `num_classes` that there are.
+
+    args: of evaluate_gan.py.
+    """
+    latents = sampling.latents_of(
+        labels, model.latent_dim, args.seed, num_classes=num_classes, truncation=args.truncation
+    )
+    return sampling.draw(model, latents, args.batch_size, precision, title)
+
+
 def sample_only(args, model, metadata, precision, folder):
     """Draw and write --sample images of a generator, as evaluate_gan.py's flags ask for them.
 
@@ -38,8 +49,7 @@ def sample_only(args, model, metadata, precision, folder):
     if path.is_dir() and any(path.iterdir()):
         raise RunError(f"{path} is not empty; give another --output_dir")
     labels = sampling.sample_labels(args.sample, classes)
-    latents = sampling.latents_of(labels, model.latent_dim, args.seed, num_classes=count)
-    images = sampling.draw(model, latents, args.batch_size, precision, "samples")
+    images = draw_samples(args, model, labels, count, precision, "samples")
     if args.format == "png":
         write_pngs(images, labels, names, path)
     elif args.format == "npz":

@@ -49,6 +49,40 @@ def trials(results, file):
     return f"{told}\n\n{markdown(headings, rows)}"
 
 
+def last_points(results, file):
+    """{(flags, variant, share of the time): the last line of each seed} of a file of trials."""
+    groups = {}
+    for record in read_lines(results / "trials" / f"{file}.jsonl"):
+        key = record["flags"], record["variant"], record["share"]
+        groups.setdefault(key, {})[record["seed"]] = record
+    return {key: list(of_seeds.values()) for key, of_seeds in groups.items()}
+
+
+def quality(results, file):
+    """What settings come to in the same CPU time, by `benchmarks/time_to_quality.py`."""
+    groups = last_points(results, file)
+    common = [
+        f for f in flags_of({"flags": next(iter(groups))[0]}) if all(f in k[0] for k in groups)
+    ]
+    shown = ("test_accuracy", "frechet_distance", "class_consistency")
+    rows = []
+    for (flags, variant, share), points in groups.items():
+        own = " ".join(flag for flag in flags_of({"flags": flags}) if flag not in common)
+        what = [f"`{own}`" if own else None, None if variant == "none" else variant]
+        figures = []
+        for field in shown:
+            values = [format(point[field], FIGURES[field][1]) for point in points]
+            mean = sum(point[field] for point in points) / len(points)
+            figures.append(f"**{format(mean, FIGURES[field][1])}** ({', '.join(values)})")
+        seeds = ", ".join(str(point["seed"]) for point in points)
+        images = f"{points[0]['images'] / 1000:.0f}"
+        name = "; ".join(filter(None, what)) or "the recipe"
+        rows.append([name, f"{share:g}", seeds, images, *figures])
+    headings = ["setting", "CPU time", "seeds", "images, thousands"]
+    headings += [FIGURES[field][0] for field in shown]
+    return markdown(headings, rows)
+
+
 SOURCE = ("transcribed", "note", "commit", "device", "command")  # where a figure is from
 
 
@@ -85,4 +119,4 @@ def speed(results, file):
     return f"{markdown(headings, rows)}\n\n{'; '.join(told)}."
 
 
-TABLES_OF_A_FILE = {"trials": trials, "lines": lines, "speed": speed}
+TABLES_OF_A_FILE = {"trials": trials, "lines": lines, "speed": speed, "quality": quality}

@@ -211,6 +211,27 @@ def test_inception_by_both_protocols(evaluate, weights, monkeypatch):
     assert "inception" not in json.loads(path.read_text())
 
 
+def test_truncation(evaluate, weights):
+    few = ["--samples", 40, "--limit_train", 40, "--limit_test", 40]
+    path = weights / "evaluation" / "evaluation.json"
+
+    def shown(*more):
+        assert evaluate(*few, *more)[0] == 0
+        return json.loads(path.read_text()), imread(weights / "evaluation/samples.png")
+
+    plain, plain_picture = shown()
+    cut, cut_picture = shown("--truncation", 0.5)
+    assert "truncation" not in plain
+    assert cut["truncation"] == 0.5
+    assert plain["scores"]["samples"] != cut["scores"]["samples"]
+    assert plain["scores"]["test images"] == cut["scores"]["test images"]
+    assert (plain_picture != cut_picture).any()
+    cut["inception"] = {"of": "truncated samples"}
+    path.write_text(json.dumps(cut))
+    assert "inception" in shown("--truncation", 0.5)[0]
+    assert "inception" not in shown()[0]
+
+
 def test_bad_input(refused, weights):
     def call(*flags):
         where = ["--generator", weights / "run", "--judge", weights / "judge.safetensors"]

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -63,6 +65,22 @@ def test_walks():
     assert torch.equal(steps[:, 0, :10].argmax(1), torch.arange(10))
     assert torch.equal(steps[:, 9, :10].argmax(1), (torch.arange(10) + 1) % 10)
     assert torch.allclose(steps[:, :, :10].sum(2), torch.ones(10, 10))
+
+
+def test_truncated_noise_keeps_its_rank_within_the_limit():
+    labels = sampling.sample_labels(3000)
+    plain, cut = (sampling.latents_of(labels, 100, 1, truncation=t) for t in (None, 0.8))
+    assert torch.equal(plain[:, :10], cut[:, :10])  # the code of the class
+    before, after = plain[:, 10:].flatten(), cut[:, 10:].flatten()
+    assert after.abs().max() <= 0.8
+    order = before.argsort()
+    assert (after[order].diff() >= 0).all()
+    # The mean of |x| of a normal distribution that is cut there: (p(0) - p(t)) / (P(t) - 1/2).
+    p0, pt = (math.exp(-x * x / 2) / math.sqrt(2 * math.pi) for x in (0, 0.8))
+    expected = (p0 - pt) / (0.5 * math.erf(0.8 / math.sqrt(2)))
+    assert after.abs().mean().item() == pytest.approx(expected, rel=0.01)
+    wide = sampling.latents_of(labels, 100, 1, truncation=30)
+    assert torch.allclose(wide, plain, atol=1e-5)
 
 
 def test_slerp_of_equal_vectors():

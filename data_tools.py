@@ -5,7 +5,6 @@ writes a labelled 10x10 preview.
 """
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def load_dataset(name, data_dir=None, download=True):
     if name == "shapes":
         return load_shapes()
     if name == "folder":
-        if data_dir is None:
+        if not data_dir:
             raise DataMissing("give --data_dir, the folder of your own images")
         return load_folder(data_dir)
     try:
@@ -86,12 +85,11 @@ def preview(dataset, path):
     """Write a picture of ten images of each class, one labelled column per class."""
     from engine.plots import save_image_grid  # here, since only this command draws
 
-    indices, names = dataset.columns()
-    title = dataset.name + words_of_shown(len(dataset.class_names))
-    save_image_grid(dataset.images[indices], path, names, title)
+    indices, names, some = dataset.columns()
+    save_image_grid(dataset.images[indices], path, names, dataset.name + some)
 
 
-def main(argv=None):
+def parse_args(argv=None):
     from engine.cli import Parser
 
     parser = Parser(__doc__.split("\n\n")[0])
@@ -101,14 +99,14 @@ def main(argv=None):
         help=f"folder of CIFAR-10 (default: {DEFAULT_DATA_DIR}), or of your own images",
     )
     parser.add_argument("--output", default="output/data_preview.png", help="preview picture")
-    args = parser.parse_args(argv)
-    try:
-        train, test = load_dataset(args.dataset, args.data_dir)
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        preview(train, args.output)
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser.parse_args(argv)
+
+
+def run(args):
+    """Print the statistics of a set, and write its preview. Raises DataError, OSError."""
+    train, test = load_dataset(args.dataset, args.data_dir)
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    preview(train, args.output)
     print(train.source)
     width = max(map(len, (*train.class_names, " " * 12)))
     print(f"{'class':<{width}}   train    test")
@@ -121,7 +119,12 @@ def main(argv=None):
         mean, std = (" ".join(f"{f(p):.4f}" for p in pixels) for f in (torch.mean, torch.std))
         print(f"{name}: mean of R, G, B in [0, 1] {mean}; std {std}")
     print(f"preview: {args.output}")
-    return 0
+
+
+def main(argv=None):
+    from engine.cli import exit_code_of
+
+    return exit_code_of(run, parse_args(argv), (DataError, OSError))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch_fidelity import __version__ as fidelity_version
 
-from data_tools import DATASETS, DataError, load_dataset, words_of_shown
+from data_tools import DATASETS, DataError, load_dataset
 from engine import cli
 from engine.device import DeviceError, keep_freed_memory, peak_memory, pick_device, pick_precision
 from engine.files import write_atomically
@@ -196,9 +196,8 @@ def score(args, sets, train, judge, folder):
     print("class consistency of the samples, in %:")
     for name, share in table["samples"]["per_class_consistency"].items():
         print(f"  {name:<12} {share:6.2f}")
-    shown, columns = samples.columns()
-    some = words_of_shown(len(train.class_names)).strip()
-    save_image_grid(samples.images[shown], folder / "samples.png", columns, some)
+    shown, columns, some = samples.columns()
+    save_image_grid(samples.images[shown], folder / "samples.png", columns, some.strip())
     of_samples, of_test = compared["samples"][0], compared["test images"][0]
     save_nearest(samples.first(count), of_samples, train, reference, folder / "nearest.png")
     path = folder / "nearest_distances.png"
@@ -316,8 +315,10 @@ def run(args):
     train, test = load_sets(args, metadata)
     judge.check_set(train)
     count = min(args.samples, len(train), len(test))
-    if count < MIN_SAMPLES:
-        raise ScoreError(f"{count} real images are too few for the scores")
+    if count < max(MIN_SAMPLES, len(train.class_names)):
+        raise ScoreError(
+            f"{count} images are too few for the scores of {len(train.class_names)} classes"
+        )
     if count < FEW_SAMPLES:
         print(
             f"{count} images of each set are few: compare these scores with those of equally many "

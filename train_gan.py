@@ -74,7 +74,6 @@ RECIPES = {
     },
 }
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksError, ScoreError)
-LATENT_DIM = 100
 LEAST_NOISE = 16  # entries of a latent beside the code of the class
 REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
 
@@ -130,9 +129,9 @@ def parse_args(argv=None):
     group.add_argument(
         "--latent_dim",
         type=at_least(1),
-        metavar="N",
+        default=100,
         help="length of a latent, the code of the class in it: at least the number of classes + "
-        f"{LEAST_NOISE} ({LATENT_DIM})",
+        f"{LEAST_NOISE}",
     )
     group = parser.add_argument_group("scores during training")
     group.add_argument(
@@ -328,9 +327,9 @@ def real_batch(run, args, train_set):
     return augmented(train_set.images[shard], run.shard(drawn)), train_set.labels[shard]
 
 
-def fake_inputs(run, args, num_classes, latent_dim, stream, with_alpha=False):
+def fake_inputs(run, args, num_classes, stream, with_alpha=False):
     """What fakes are drawn from: z (b, latent_dim), labels (b,), alpha or None, shifts or None."""
-    labels, z = sample_inputs(args.batch_size, latent_dim, stream, num_classes)
+    labels, z = sample_inputs(args.batch_size, args.latent_dim, stream, num_classes)
     alpha = sample_alpha(args.batch_size, run.device, stream) if with_alpha else None
     shifts = sample_shift(args.batch_size, stream) if args.augmentation == "shift" else None
     return [None if drawn is None else run.shard(drawn) for drawn in (z, labels, alpha, shifts)]
@@ -345,12 +344,11 @@ def sample_inputs(batch_size, latent_dim, stream, num_classes=10):
 # ------------------------------------------------------------------------------ the run
 
 
-def latent_length(args, num_classes):
-    """Entries of a latent. Raises RunError where they leave too few beside the class's code."""
-    length, least = args.latent_dim or LATENT_DIM, num_classes + LEAST_NOISE
-    if length < least:
-        raise RunError(f"--latent_dim {length}: with {num_classes} classes at least {least}")
-    return length
+def check_latent_dim(latent_dim, num_classes):
+    """Raises RunError where the code of the class leaves too few entries of a latent for noise."""
+    least = num_classes + LEAST_NOISE
+    if latent_dim < least:
+        raise RunError(f"--latent_dim {latent_dim}: with {num_classes} classes at least {least}")
 
 
 def preview(run, generator, num_classes=10):
@@ -405,7 +403,7 @@ def train(args):
     with TrainingRun(args, "train_gan.py", panels.GAN) as run:
         train_set, test_set = run.load_data(drop_last=True)
         num_classes = len(train_set.class_names)
-        latent_dim = latent_length(args, num_classes)
+        check_latent_dim(args.latent_dim, num_classes)
         if differ := train_set.uneven_classes():
             print(f"{differ}; the generator is asked for all of them alike")
         training_scores = None
@@ -413,7 +411,7 @@ def train(args):
             training_scores = run.on_main(lambda: make_scores(run, args, train_set))
         torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
         discriminator = Discriminator(args.width, num_classes).to(run.device)
-        generator = Generator(args.width, latent_dim).to(run.device)
+        generator = Generator(args.width, args.latent_dim).to(run.device)
         ema = EMA(generator, args.ema_decay)
         d_optimizer, g_optimizer = (
             make_optimizer(
@@ -459,7 +457,7 @@ def train(args):
             real, labels = real_batch(run, args, train_set)
             stream = run.stream(FAKE_FOR_D, run.step)
             penalize = run.step % args.gp_every == 0
-            inputs = fake_inputs(run, args, num_classes, latent_dim, stream, with_alpha=penalize)
+            inputs = fake_inputs(run, args, num_classes, stream, with_alpha=penalize)
             update = update_d if penalize else update_d_alone
             step_metrics = update(step, real, labels, *inputs)
 
@@ -467,7 +465,7 @@ def train(args):
             # score, and have the class head name the class that was asked for.
             if (run.step + 1) % args.gen_train == 0:
                 stream = run.stream(FAKE_FOR_G, run.step + 1)
-                z, labels, _, shifts = fake_inputs(run, args, num_classes, latent_dim, stream)
+                z, labels, _, shifts = fake_inputs(run, args, num_classes, stream)
                 step_metrics = step_metrics | update_g(step, z, labels, shifts)
             run.advance(step_metrics)
 

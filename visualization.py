@@ -20,7 +20,7 @@ from engine.device import DeviceError, keep_freed_memory, pick_device, pick_prec
 from engine.files import write_atomically
 from engine.output_folder import RunError, writing_to
 from engine.plots import save_film
-from engine.weights import CheckpointError, check_classes
+from engine.weights import CheckpointError, check_classes, names_that_all_have
 from interpretability import adversarial_figures
 from interpretability.attribution import attribution_section
 from interpretability.layer_figures import layer_section
@@ -29,6 +29,7 @@ from interpretability.summary import open_summary
 from interpretability.trained_networks import TRAININGS, load_networks
 
 DEFAULT_LAYERS = [2, 4, 6, 8]
+STUDY_IMAGES = 300
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
 SWITCHES = {  # section: help
     "perturb_images": "adversarial perturbation",
@@ -93,9 +94,9 @@ def parse_args(argv=None):
     group.add_argument(
         "--study_images",
         type=at_least(1),
-        default=300,
         metavar="N",
-        help="test images of the study of strengths (the one step of --epsilon takes all)",
+        help="test images of the study of strengths (the one step of --epsilon takes all; default: "
+        f"{STUDY_IMAGES})",
     )
     group.add_argument(
         "--batch_size", type=at_least(1), default=250, help="images perturbed at once"
@@ -172,10 +173,9 @@ def load_images(args, networks, device):
     for network in networks:
         check_classes(network.path, network.metadata, test)
     test = test.first(args.limit_test)
-    limits = {"limit_test": bool(needed), "study_images": args.perturb_images}
-    for flag, wanted in limits.items():
+    for flag, wanted in {"limit_test": needed, "study_images": args.perturb_images}.items():
         few = test.first(getattr(args, flag))
-        if wanted and few.labels.unique().numel() < len(test.class_names):
+        if wanted and getattr(args, flag) and few.labels.unique().numel() < len(test.class_names):
             raise DataError(f"--{flag} {getattr(args, flag)} leaves a class without an image")
     return train.to(device), test.to(device)
 
@@ -218,7 +218,7 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
                 batch_size=args.batch_size,
             )
             keep(network, "perturbation", metrics)
-        studied, studies = test_set.first(args.study_images), {}
+        studied, studies = test_set.first(args.study_images or STUDY_IMAGES), {}
         for network in networks:
             studies[network.name] = adversarial_figures.strength_study(
                 network, studied, precision, folder, batch_size=args.batch_size
@@ -257,11 +257,13 @@ def run(args):
     keep_freed_memory()
     given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
     networks = load_networks(given, device, args.control)
+    names_that_all_have({network.path: network.metadata for network in networks})
     ascent = Ascent(method=args.method, steps=args.steps, lr=args.lr, decay=args.decay)
     train_set = test_set = None
     untold = any(network.start is None for network in networks)
     examples = args.max_features and ascent.robust
-    if untold or examples or any(getattr(args, section) for section in NEED_IMAGES):
+    wanted = untold or examples or args.dataset != "auto"
+    if wanted or any(getattr(args, section) for section in NEED_IMAGES):
         train_set, test_set = load_images(args, networks, device)
     if test_set is not None:
         for network in networks:

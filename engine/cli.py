@@ -16,7 +16,7 @@ MAY_CHANGE = (
     *("log_every_steps", "save_every_epochs", "save_every_minutes", "max_minutes"),
     *("evaluate_every", "judge", "tensorboard"),
 )
-ADDED = {"gp_every": 1}  # flags that runs of older versions lack: what those did
+ADDED = {"gp_every": 1, "latent_dim": 100}  # flags that runs of older versions lack: what those did
 
 
 class _Formatter(argparse.HelpFormatter):

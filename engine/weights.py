@@ -180,6 +180,20 @@ def _told_names(metadata):
     return names if fits else None
 
 
+def names_that_all_have(told):
+    """The names of the classes of several exports; numbers where none tells them.
+
+    told: {path of weights: metadata}. Raises CheckpointError where two know other classes.
+    """
+    counts = {path: len(class_names_of(metadata)) for path, metadata in told.items()}
+    lists = {path: _told_names(metadata) for path, metadata in told.items()}
+    named = [names for names in lists.values() if names]
+    if len(set(counts.values())) > 1 or any(names != named[0] for names in named):
+        each = "; ".join(f"{path}: {', '.join(class_names_of(told[path]))}" for path in told)
+        raise CheckpointError(f"the networks know different classes. {each}")
+    return named[0] if named else [str(k) for k in range(next(iter(counts.values())))]
+
+
 def check_classes(what, metadata, dataset):
     """Raises CheckpointError where an export, `what` in words, is of other classes than a set."""
     names, wanted = class_names_of(metadata), list(dataset.class_names)

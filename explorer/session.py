@@ -6,9 +6,16 @@ from pathlib import Path
 
 import torch
 
-from data_tools import DATASETS, DataMissing, Dataset, are_names, load_dataset
+from data_tools import DATASETS, DataMissing, Dataset, load_dataset
 from discriminator import IMAGE_SIZE
-from engine.weights import CheckpointError, check_classes, find_export, load_model, published
+from engine.weights import (
+    CheckpointError,
+    check_classes,
+    find_export,
+    load_model,
+    names_that_all_have,
+    published,
+)
 from generator import Generator
 from interpretability.layer_probes import pooled_features
 from interpretability.trained_networks import TRAININGS, WEIGHTS, Network, load_networks
@@ -81,20 +88,19 @@ def load_session(given, device, data_dir=None, precision="fp32", dataset="auto")
     """
     networks = load_networks({name: given[name] for name in TRAININGS}, device)
     generator, of_generator = load_generator(given["generator"], networks, device)
+    told = {network.path: network.metadata for network in networks} | of_generator
     images = find_test_images(networks, dataset, data_dir)
+    for path, metadata in told.items() if images is not None else ():
+        check_classes(path, metadata, images)
     if images is not None:
         for network in networks:
             network.learn_from(images)
     for network in networks:
         if network.start is None:  # the weights do not tell, and there are no images: grey
             network.start = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
-    counts = {network.path: network.model.num_classes for network in networks}
-    if len(set(counts.values())) > 1:
-        raise CheckpointError(f"the networks know different numbers of classes: {counts}")
-    told = {n.path: n.metadata.get("class_names", n.class_names) for n in networks} | of_generator
-    names = names_that_all_have(told, networks[0].model.num_classes)
-    if generator is not None and generator.latent_dim < len(names):
-        raise CheckpointError(f"the generator's latents have no room for {len(names)} classes")
+    names = names_that_all_have(told)
+    if images is not None:
+        names = list(images.class_names)
     are_drawn = images is None and generator is not None
     if are_drawn:
         images = draw_images(generator, names)
@@ -106,7 +112,7 @@ def load_session(given, device, data_dir=None, precision="fp32", dataset="auto")
 
 
 def load_generator(given, networks, device):
-    """(the generator or None, {path: its class names}): published beside published networks."""
+    """(the generator or None, {path: its metadata}): published beside published networks."""
     # It goes with the networks: the published one knows other images than one's own may.
     are_published = any(n.path == str(published(TRAININGS[n.name][1], WEIGHTS)) for n in networks)
     if given is not None:
@@ -120,13 +126,13 @@ def load_generator(given, networks, device):
         return None, {}
     generator, metadata = load_model(path, device, kind="generator")
     print(f"generator: {path}, width {generator.width}")
-    return generator.requires_grad_(False), {str(path): metadata.get("class_names")}
+    return generator.requires_grad_(False), {str(path): metadata}
 
 
 def find_test_images(networks, dataset, data_dir):
     """The test images of the networks' set where they are at hand, else None.
 
-    Raises DataError; CheckpointError where a network knows other classes.
+    Raises DataError; CheckpointError where the networks' sets differ.
     """
     sets = {str(network.metadata.get("dataset")) for network in networks}
     if dataset == "auto" and len(sets) > 1:
@@ -143,22 +149,7 @@ def find_test_images(networks, dataset, data_dir):
             raise
         print(f"no test images: {reason}")
         return None
-    for network in networks:
-        check_classes(network.path, network.metadata, test)
     return test
-
-
-def names_that_all_have(told, classes):
-    """The names of the classes; numbers where no weights tell them.
-
-    told: {path of weights: names or None}. Raises CheckpointError where two differ.
-    """
-    told = {path: list(names) for path, names in told.items() if are_names(names)}
-    for path, names in told.items():
-        if len(names) != classes or names != next(iter(told.values())):
-            lists = "; ".join(f"{path}: {', '.join(names)}" for path, names in told.items())
-            raise CheckpointError(f"the networks know different classes. {lists}")
-    return next(iter(told.values()), [str(k) for k in range(classes)])
 
 
 def draw_images(generator, class_names):

@@ -7,6 +7,7 @@ from explorer import pieces
 from explorer.controls import slider
 from explorer.drawing import Drawing, draw
 from explorer.events import COUNTING
+from explorer.session import REFERENCE
 from explorer.switch_off import (
     IMAGES,
     NoNumbers,
@@ -94,7 +95,10 @@ class SwitchOffTab:
         except NoNumbers as error:
             return pieces.note(str(error))
         if count:
-            features |= set(favouring(self.session, network, layer, label, count))
+            try:
+                features |= set(favouring(self.session, network, layer, label, count))
+            except ValueError as error:  # a rare class
+                return pieces.note(f"of the first {REFERENCE:,} images, {error}")
         if network.name not in self.whole:
             self.whole[network.name] = accuracies(self.session, network, layer, [])
         before, of_class = self.whole[network.name]

@@ -61,17 +61,22 @@ class Dataset:
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def columns(self, rows=10):
-        """The first `rows` images of each class shown, a class in each column: indices, its names.
+        """The first `rows` images of each class shown, a class in each column.
 
-        (rows * columns,), row by row, and a list. Of the classes that have an image, the
-        shown_classes; as many rows as every one of them can fill.
+        Of the classes that have an image, the shown_classes; as many rows as every one can fill.
+        Returns indices (rows * columns,), row by row, the columns' names, and what a title adds
+        where they are not all: " (10 of 64 classes)".
         """
         present = self.labels.unique().tolist()
         shown = [present[k] for k in shown_classes(len(present))]
         first = [torch.nonzero(self.labels == k)[:rows, 0] for k in shown]
         rows = min(map(len, first))
         indices = torch.stack([column[:rows] for column in first], 1).flatten()
-        return indices, [self.class_names[k] for k in shown]
+        return indices, [self.class_names[k] for k in shown], self._words_of(len(shown))
+
+    def _words_of(self, shown):
+        count = len(self.class_names)
+        return f" ({shown} of {count} classes)" if shown < count else ""
 
     def uneven_classes(self, times=3):
         """In words, by how much the classes differ in size, where one is over `times` another."""

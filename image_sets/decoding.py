@@ -85,7 +85,7 @@ def decode(folder, pictures):
     """(tensors, failed) of Pictures.
 
     tensors: {"train_images": uint8 (n, 3, 32, 32), "train_labels": int64 (n,), the same of "test"};
-    failed: {path of a file: why it is no picture}.
+    failed: {hash of a file: why it is no picture}.
     Raises DataError where a process that decodes ends.
     """
     loader = DataLoader(
@@ -111,7 +111,7 @@ def decode(folder, pictures):
     failed, images, labels = {}, {p: [] for p in PARTS}, {p: [] for p in PARTS}
     for picture, result in zip(pictures, results, strict=True):
         if isinstance(result, str):
-            failed[picture.path] = result
+            failed[picture.hash] = result
         else:
             images[picture.part].append(torch.from_numpy(result))
             labels[picture.part].append(picture.label)
@@ -139,13 +139,14 @@ def digest_of(*values):
 
 def cache_of(folder):
     """The file where the images of a folder are kept: the last state of it alone."""
-    name = re.sub(r"[^\w-]", "_", folder.name)[:40]
-    return CACHE / f"{name}-{digest_of(folder.absolute())[:16]}.safetensors"
+    name = re.sub(r"[^\w-]", "_", folder.resolve().name)[:40]
+    return CACHE / f"{name}-{digest_of(folder.resolve())[:16]}.safetensors"
 
 
 def key_of(class_names, pictures):
     """What changes with the names, sizes and times of the files."""
-    return digest_of(FORMAT, class_names, pictures)
+    listed = [(p.hash, p.part, p.label, p.size, p.time) for p in pictures]
+    return digest_of(FORMAT, class_names, listed)
 
 
 def read_cache(folder, class_names, pictures):

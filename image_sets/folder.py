@@ -13,9 +13,9 @@ from pathlib import Path
 from image_sets.dataset import DataError, Dataset
 from image_sets.decoding import PARTS, Picture, decode, digest_of, read_cache, write_cache
 
-OTHER_WORDS = ("val", "valid", "validation")  # what some call the test
 MIN_CLASSES, MAX_CLASSES = 2, 64
 TEST_SHARE = 10  # one picture in so many
+ENOUGH = 100  # pictures of a class, of which none is for the test once in 40,000 times
 TOLD = 3  # files that are no pictures and are told by name
 
 
@@ -30,21 +30,29 @@ def load_folder(folder):
     """
     folder = Path(folder)
     try:
-        class_names, pictures = find_pictures(folder)
+        return _load(folder)
     except OSError as error:
-        raise DataError(f"cannot read {error.filename or folder}: {error.strerror}") from None
+        reason = f"cannot read {error.filename or folder}: {error.strerror}"
+        raise DataError(spelled(reason)) from None
+    except DataError as error:
+        raise DataError(spelled(str(error))) from None
+
+
+def _load(folder):
+    class_names, pictures = find_pictures(folder)
     kept = read_cache(folder, class_names, pictures)
     if kept is None:
         kept = decode(folder, pictures)
         write_cache(folder, class_names, pictures, *kept)
     tensors, failed = kept
-    for path, why in list(failed.items())[:TOLD]:
-        print(f"left out {path}: {why}")
+    paths = {picture.hash: picture.path for picture in pictures}
+    for number, why in list(failed.items())[:TOLD]:
+        print(spelled(f"left out {paths[number]}: {why}"))
     if len(failed) > TOLD:
         print(f"left out {len(failed):,} files in all that are no pictures")
     check_that_none_is_empty(class_names, tensors, pictures, failed)
     counts = " + ".join(f"{len(tensors[f'{part}_labels']):,}" for part in PARTS)
-    source = f"{counts} pictures of {len(class_names)} classes in {folder}"
+    source = spelled(f"{counts} pictures of {len(class_names)} classes in {folder}")
     digest = digest_of(class_names, *tensors.values())
     return tuple(
         Dataset(
@@ -67,12 +75,13 @@ def check_that_none_is_empty(class_names, tensors, pictures, failed):
             continue
         label = counts.index(0)
         own = [picture for picture in pictures if picture.label == label]
-        bad = [p.path for p in own if p.path in failed]
-        why = f" ({bad[0]}: {failed[bad[0]]})" if bad else ""
-        purpose = {"train": "for training", "test": "for the test"}[part]
+        bad = [p for p in own if p.hash in failed]
+        why = f" ({bad[0].path}: {failed[bad[0].hash]})" if bad else ""
+        purpose = {"train": "for training", "test": f"among the one in {TEST_SHARE} for the test"}
         raise DataError(
-            f"class {class_names[label]} has no picture {purpose}, of {len(own)} files{why}; add "
-            "some, or sort them into train/CLASS and test/CLASS yourself"
+            f"class {class_names[label]} has no picture {purpose[part]}, of {len(own)} files{why}; "
+            f"with {ENOUGH} of each class that is unlikely, or sort them into train/CLASS and "
+            "test/CLASS yourself"
         )
 
 
@@ -80,53 +89,66 @@ def find_pictures(folder):
     """(class names, Pictures in the order of their hashes). Raises DataError, OSError."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}")
-    names = subfolders(folder)
-    if set(PARTS) <= set(names):
-        roots = {part: folder / part for part in PARTS}
-    elif "train" in names and (other := next((w for w in OTHER_WORDS if w in names), None)):
-        raise DataError(f"{folder} holds train and {other}; rename {other} to test")
-    else:
-        roots = {"": folder}
-    classes = {root: subfolders(root) for root in roots.values()}
+    top = subfolders(folder)
+    roots = {part: folder / part for part in PARTS} if set(PARTS) <= set(top) else {"": folder}
+    if "" in roots:
+        check_that_parts_are_named_so(folder, top)
+    classes = {part: subfolders(root) for part, root in roots.items()}
     check_classes(folder, classes)
-    names = classes[next(iter(roots.values()))]
+    names = list(next(iter(classes.values())))
     pictures = []
     for root_part, root in roots.items():
         for label, name in enumerate(names):
-            for path, status in files_below(root / name):
+            for path, status in files_below(root / classes[root_part][name]):
                 number = digest_of(unicodedata.normalize("NFC", os.path.relpath(path, root)))
                 part = root_part or PARTS[int(number[-8:], 16) % TEST_SHARE == 0]
                 size = status.st_size if stat.S_ISREG(status.st_mode) else -1
                 pictures.append(Picture(number, part, label, path, size, status.st_mtime_ns))
-    return tuple(map(spelled, names)), sorted(pictures)
+    return tuple(names), sorted(pictures)
 
 
 def subfolders(folder):
-    """Their names, but for hidden ones, in order."""
+    """{its name as that of a class: the folder's own}, in order; hidden ones are passed over.
+
+    Raises DataError where two would have the same name.
+    """
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir()]
-    return sorted(name for name in names if not name.startswith("."))
+        own = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+    names = {spelled(name): name for name in own}
+    if len(names) < len(own):
+        raise DataError(f"{folder} holds folders whose names are spelled alike")
+    return dict(sorted(names.items()))
 
 
-def spelled(name):
+def spelled(text):
     """A folder's name as that of a class: as every system spells it, without odd characters."""
-    name = unicodedata.normalize("NFC", name)
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
+    text = unicodedata.normalize("NFC", text)
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def check_that_parts_are_named_so(folder, top):
+    """Raises DataError for two or three folders, as Train and val, that hold the same classes."""
+    if 2 <= len(top) <= 3 and any("train" in name.lower() for name in top):
+        inside = [set(subfolders(folder / own)) for own in top.values()]
+        if set.intersection(*inside):
+            raise DataError(
+                f"{folder} holds {', '.join(top)}, and the same classes in each; rename the one "
+                "for training to train and one for the test to test"
+            )
 
 
 def check_classes(folder, classes):
-    """Raises DataError for folders that are no set of classes. classes: {root: folders in it}."""
-    (root, names), *others = classes.items()
+    """Raises DataError for folders that are no set of classes. classes: {part: {name: folder}}."""
+    (part, names), *others = classes.items()
+    root = folder / part
     if not names:
         raise DataError(f"{root} holds no folder of pictures; it has to hold one for each class")
     if len(names) < MIN_CLASSES:
-        raise DataError(f"{root} holds one class only ({names[0]}); at least {MIN_CLASSES}")
+        raise DataError(f"{root} holds one class only ({', '.join(names)}); at least {MIN_CLASSES}")
     if len(names) > MAX_CLASSES:
         raise DataError(f"{root} holds {len(names)} classes; at most {MAX_CLASSES}")
-    if len(set(map(spelled, names))) < len(names):
-        raise DataError(f"{root} holds folders whose names are spelled alike")
     for _, of_test in others:
-        alone = {"train": set(names) - set(of_test), "test": set(of_test) - set(names)}
+        alone = {"train": names.keys() - of_test.keys(), "test": of_test.keys() - names.keys()}
         told = [f"in {part} alone: {', '.join(sorted(a))}" for part, a in alone.items() if a]
         if told:
             raise DataError(f"{folder} has other classes in train than in test; {'; '.join(told)}")

@@ -6,7 +6,7 @@ to 16, for one step and for projected gradient descent, with noise of the same s
 
 import torch
 
-from data_tools import to_uint8, words_of_shown
+from data_tools import to_uint8
 from engine.plots import save_charts, save_image_grid, shortened
 from engine.progress import Progress
 from interpretability.adversarial import (
@@ -67,7 +67,7 @@ def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_siz
         f"{metrics['became_alternate_label']:.2f} % became the alternate label"
     )
 
-    shown, columns = test_set.columns(ROWS_SHOWN)
+    shown, columns, some = test_set.columns(ROWS_SHOWN)
     first, last = verdicts(before[shown], names), verdicts(after[shown], names)
     strength = gradients[shown].abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
     verdict_pairs = [f"{b}\n→ {a}" for b, a in zip(first, last, strict=True)]
@@ -84,7 +84,6 @@ def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_siz
             f"Perturbed by {metrics['epsilon']}: prediction before → after",
         ),
     }
-    some = words_of_shown(len(names))
     for file, (grid, captions, title) in files.items():
         path = folder / f"{file}{suffix}.png"
         title = f"{title}; columns by true class{some} ({network.words})"
@@ -138,8 +137,7 @@ def strength_study(network, test_set, precision, folder, seed=0, batch_size=250)
         )
         print(f"  {epsilon:>4g}/255: accuracy in % under {accuracies}")
 
-    shown, columns = test_set.columns(1)
-    some = words_of_shown(len(names))
+    shown, columns, some = test_set.columns(1)
     for epsilon, levels in zip((0.0, *EPSILONS), (images.float(), *pgd_levels), strict=True):
         # What is named is what is drawn: whole levels.
         levels = levels[shown].round()

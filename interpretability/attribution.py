@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
 
-from data_tools import to_signed, to_uint8, words_of_shown
+from data_tools import to_signed, to_uint8
 from discriminator import IMAGE_SIZE, NUM_LAYERS
 from engine.device import autocast
 from engine.plots import save_image_grid
@@ -83,7 +83,7 @@ def attribution_section(network, test_set, precision, folder):
 
     Leaves attribution_....png in `folder`; returns the classes named.
     """
-    shown, columns = test_set.columns(1)
+    shown, columns, some = test_set.columns(1)
     images = to_signed(test_set.images[shown])
     with torch.no_grad():
         probabilities = network.model(images)[1].float().softmax(1)
@@ -102,8 +102,7 @@ def attribution_section(network, test_set, precision, folder):
     path = folder / f"attribution_{network.slug}.png"
     title = (
         f"Trained {network.name}: test images and what is named; where it looks (Grad-CAM, layer "
-        f"{LAYER}); which pixels count, for or against (integrated gradients)"
-        + words_of_shown(len(test_set.class_names))
+        f"{LAYER}); which pixels count, for or against (integrated gradients){some}"
     )
     save_image_grid(to_uint8(grid), path, columns, title, captions, scale=4)
     print(f"  {path}")

@@ -69,15 +69,16 @@ def selectivity(features, labels, classes=10):
     """Each feature's (a - b) / (a + b): a its mean over the class it likes best, b over the others.
 
     Negative activations count as 0. 0: all classes alike; 1: one class alone; 0 for a dead feature.
-    (n, width), int64 (n,) -> float64 (width,). Every class needs an image.
+    (n, width), int64 (n,) -> float64 (width,). A class without an image counts for nothing.
     Source: Morcos et al. 2018, On the importance of single directions for generalization.
     """
     active = features.double().clamp_min(0)
     counts = labels.bincount(minlength=classes).double()
     sums = torch.zeros(classes, active.shape[1], dtype=torch.float64).index_add_(0, labels, active)
-    means = sums / counts[:, None]
+    means = sums / counts.clamp_min(1)[:, None]
     best, which = means.max(0)
-    rest = (sums.sum(0) - sums.gather(0, which[None])[0]) / (counts.sum() - counts[which])
+    rest = sums.sum(0) - sums.gather(0, which[None])[0]
+    rest = rest / (counts.sum() - counts[which]).clamp_min(1)
     return (best - rest) / (best + rest).clamp_min(1e-12)
 
 

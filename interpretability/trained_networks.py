@@ -80,11 +80,11 @@ class Network:
     def learn_from(self, test_set):
         """Take what the weights do not tell from the set itself."""
         if self.start is None:
-            start, self.class_names = start_and_names(test_set.facts())
+            start, self.class_names = start_and_names(test_set.facts(), len(test_set.class_names))
             self.start = start.to(test_set.images.device)
 
 
-def start_and_names(facts, classes=10):
+def start_and_names(facts, classes):
     """(mean image in [-1, 1], class names) out of facts about a set; (None, None) if ill-formed."""
     mean, names = mean_image(facts), facts.get("class_names")
     if mean is None or not are_names(names) or len(names) != classes:
@@ -118,7 +118,7 @@ def find_discriminators(given):
 def load_network(name, path, device):
     """The Network of an export. Raises CheckpointError where it cannot be loaded."""
     model, metadata = load_model(path, device, kind="discriminator")
-    start, names = start_and_names(metadata, classes=model.num_classes)
+    start, names = start_and_names(metadata, model.num_classes)
     start = None if start is None else start.to(device)
     model.requires_grad_(False)
     return Network(name, model, str(path), digest(model), metadata, start, names)

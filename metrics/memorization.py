@@ -2,7 +2,6 @@
 
 import torch
 
-from data_tools import words_of_shown
 from engine.plots import save_histograms, save_image_grid
 from metrics.scores import nearest
 
@@ -35,12 +34,12 @@ def memorization_metrics(sample_features, test_features, train_features, path):
 
 
 def save_nearest(samples, sample_features, train_set, train_features, path):
-    """Draw ten samples of each class above the training images that are nearest to them.
+    """Draw samples of each class above the training images that are nearest to them.
 
-    Nearest by features and by pixels. samples, train_set: Datasets; features: (n, d) of each, of
-    the same network.
+    Nearest by features and by pixels; ten samples of a class, of few classes four. samples,
+    train_set: Datasets; features: (n, d) of each, of the same network.
     """
-    shown, names = samples.columns()
+    shown, names, some = samples.columns(rows=10 if len(samples.class_names) > 5 else 4)
     columns = len(names)
     by_features, feature_index = nearest(sample_features[shown], train_features)
     by_pixels, pixel_index = nearest_pixels(samples.images[shown], train_set.images)
@@ -53,8 +52,7 @@ def save_nearest(samples, sample_features, train_set, train_features, path):
         captions += [f"features\n{d:.1f}" for d in by_features[part, 0].tolist()]
         captions += [f"pixels\n{d:.1f}" for d in by_pixels[part, 0].tolist()]
     title = "samples, and under each its nearest training image in features and in pixels"
-    title += words_of_shown(len(samples.class_names))
-    save_image_grid(torch.cat(rows), path, names, title, captions)
+    save_image_grid(torch.cat(rows), path, names, title + some, captions)
 
 
 def nearest_pixels(images, pool):

@@ -164,8 +164,10 @@ class Judge:
         self.digest = digest(self.model)
 
     def check_set(self, dataset):
-        """Raises CheckpointError where the judge knows other classes than those of this set."""
+        """Raises CheckpointError where the judge knows other classes, or tells nothing of them."""
         try:
+            if not self.metadata.keys() & {"dataset", "class_names"}:
+                raise CheckpointError(f"the judge {self.path} does not tell what it was trained on")
             check_classes(f"the judge {self.path}", self.metadata, dataset)
         except CheckpointError as error:
             raise CheckpointError(

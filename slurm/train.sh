@@ -7,16 +7,13 @@
 set -u
 STOPPED_BY_USR1=138
 
-if [ ! -f "$1" ]; then
-    echo "there is no $1 here: submit from the root of the repository" >&2
-    exit 2
-fi
 export PATH="$PWD/.venv/bin:$PATH" # of `make install`
 
 # Where the processes of several GPUs or nodes find each other.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 export MASTER_ADDR MASTER_PORT
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" # srun does not take over sbatch's
 
 # shellcheck disable=SC2016 # the tasks' own variables
 srun bash -c '

@@ -38,7 +38,7 @@ def mine(tmp_path, monkeypatch):
         if classes == len(SEVEN):
             write_seven_classes(folder)
         else:
-            of_each = 25 if classes < 10 else 4
+            of_each = 25 if classes < 10 else 6
             names = [f"class {k}" for k in range(classes)]
             for part in ("train", "test"):
                 count = of_each * classes
@@ -77,7 +77,7 @@ def test_every_script(mine, run_main, classes):
         assert about["dataset"] == "folder"
     assert network.latent_dim == 100
 
-    call(visualization, *set_flags, *MACHINE, "--steps", 2, "--study_images", 10**6)
+    call(visualization, *set_flags, *MACHINE, "--steps", 2)
     summary = json.loads(Path("visualization/summary.json").read_text())
     for metrics in summary.values():
         assert list(metrics["max_classification_output"]) == names
@@ -86,10 +86,10 @@ def test_every_script(mine, run_main, classes):
         classes, 10
     )
 
-    told = call(evaluate_gan, *set_flags, *MACHINE, "--samples", 256, "--cas", "--cas_epochs", 1)
+    told = call(evaluate_gan, *set_flags, *MACHINE, "--samples", 384, "--cas", "--cas_epochs", 1)
     assert "are few: compare" in told
     scored = json.loads(Path("evaluation/evaluation.json").read_text())
-    assert scored["scores"]["samples"]["images"] == min(256, len(test))
+    assert scored["scores"]["samples"]["images"] == min(384, len(test))
     assert list(scored["scores"]["test images"]["per_class_consistency"]) == names
     call(
         evaluate_gan, *MACHINE, "--sample", 2 * classes, "--format", "png", "--output_dir", "drawn"
@@ -217,6 +217,45 @@ def test_networks_of_other_classes_are_refused_with_both_lists(mine, refused, tm
     ):
         assert "(cat, dog)" in told
         assert "(class 0, class 1)" in told
+
+
+def test_two_networks_of_different_classes_are_refused(mine, refused, tmp_path):
+    """Where no images are looked at, too."""
+    for number, names in enumerate((["cat", "dog"], ["cat", "cow", "dog"])):
+        facts = {"dataset": "folder", "class_names": names}
+        model = Discriminator(4, num_classes=len(names))
+        export_model(model, tmp_path / f"{number}.safetensors", facts)
+    flags = ["--discriminator_without_G", "0.safetensors", "--discriminator_with_G"]
+    for module in (visualization, explore):
+        more = ["--max_classification_output"] if module is visualization else ["--no_browser"]
+        monkey = refused(module, *flags, "1.safetensors", *more)
+        assert "cat, dog" in monkey
+        assert "cat, cow, dog" in monkey
+
+
+@pytest.mark.parametrize("told", [{}, {"class_names": ["cat"]}, {"dataset": ["folder"]}])
+def test_networks_that_tell_little_learn_it_from_the_set(mine, run_main, tmp_path, told):
+    set_flags = [*mine(2), *MACHINE]
+    facts = {"dataset": "folder"} | told
+    export_model(Discriminator(4, num_classes=2), tmp_path / "d.safetensors", facts)
+    flags = ["--discriminator_without_G", "d.safetensors", "--max_classification_output"]
+    code, out, err = run_main(visualization, *set_flags, *flags, "--steps", 1)
+    if "dataset" in told:
+        assert code == 2
+        assert "was trained on" in err
+    else:
+        assert code == 0, err
+        assert "class 0" in out
+
+
+def test_fewer_images_than_classes_are_no_scores(mine, refused, tmp_path):
+    facts = {"dataset": "folder", "class_names": sorted(f"class {k}" for k in range(64))}
+    set_flags = mine(64)
+    export_model(Discriminator(4, num_classes=64), tmp_path / "d.safetensors", facts)
+    export_model(Generator(4), tmp_path / "g.safetensors", facts)
+    weights = ["--generator", "g.safetensors", "--judge", "d.safetensors"]
+    told = refused(evaluate_gan, *set_flags, *weights, "--samples", 60)
+    assert "60 images are too few for the scores of 64 classes" in told
 
 
 def test_a_judge_of_other_classes_is_refused(mine, refused, tmp_path):

@@ -1,7 +1,6 @@
 """The batch scripts, with stand-ins for srun and scontrol around the real training."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -48,6 +47,7 @@ def submit(tmp_path):
             "SLURM_JOB_ID": str(job),
             "SLURM_JOB_NODELIST": "node[1-2]",
             "SLURM_NTASKS": str(tasks),
+            "SLURM_CPUS_PER_TASK": "4",
             "SIGNAL_AT": str(signal_at),
         }
         done = subprocess.run(
@@ -95,8 +95,6 @@ def test_what_fails_is_not_requeued(submit, tmp_path):
 
 
 def test_submitted_from_elsewhere(submit, tmp_path):
-    (tmp_path / "slurm").mkdir()
-    shutil.copy(ROOT / "slurm/train.sh", tmp_path / "slurm")
     code, told, asked, _ = submit("train_gan", where=tmp_path)
     assert code == 2
     assert "submit from the root" in told

@@ -11,6 +11,8 @@ import contextlib
 import datetime
 import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.distributed as dist
@@ -104,8 +106,17 @@ class Ranks:
         raise error
 
     def main_first(self, action):
-        """What `action` returns here; rank 0 acts before the others: it downloads, they find."""
-        result = self.together(lambda: action() if self.main else None)
+        """What `action` returns here; rank 0 acts before the others: it downloads, they find.
+
+        It may take longer than any timeout: in the meantime the ranks meet every second.
+        """
+        if self.world == 1:
+            return action()
+        with ThreadPoolExecutor(1) as pool:
+            acting = pool.submit(action if self.main else lambda: None)
+            while self.agree(not acting.done())[0]:
+                time.sleep(1)
+        result = self.together(acting.result)
         return self.together(lambda: result if self.main else action())
 
     def from_main(self, make):

@@ -154,6 +154,7 @@ class TrainingRun:
         reached = state["step"] if state else 0
         summary = ranks.from_main(lambda: folder.finished_summary(reached, self.total_steps))
         if summary is not None:
+            self._tensorboard.begin(folder, reached, self.steps_per_epoch)
             accuracy = summary["test_accuracy"]
             print(f"finished already: test accuracy {accuracy:.2f} %; nothing to do")
             return summary

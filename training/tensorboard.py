@@ -11,7 +11,7 @@ import os
 import sys
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from engine.files import is_number
 from engine.output_folder import RunError
@@ -22,7 +22,7 @@ EVENTS = "events.out.tfevents.*"  # the files that TensorBoard looks for
 class TensorBoard:
     """Writes a file of events into a run's folder, if it is wanted; else its methods do nothing.
 
-    What cannot be written ends the writing with one line, and is made up for when the run goes on.
+    What cannot be written ends the writing with one line, and is made up for by the same command.
     Raises RunError where the package is missing.
     """
 
@@ -62,10 +62,11 @@ class TensorBoard:
         self._writer.add_text("settings", f"    {text}".replace("\n", "\n    "), 0, times.get(0))
         for record in folder.records():
             self._log(record, times.get(record["step"]))
-        for path in sorted((folder.path / "samples").glob("[0-9]*.png")):
-            step = int(path.stem) * steps_per_epoch
+        for path in sorted((folder.path / "samples").glob("*.png")):
+            step = int(path.stem) * steps_per_epoch if path.stem.isdecimal() else last + 1
             if step <= last:
-                self._show(path.read_bytes(), step, times.get(step))
+                with contextlib.suppress(UnidentifiedImageError):  # one that is damaged
+                    self._show(path.read_bytes(), step, times.get(step))
 
     def _times_in(self, paths):
         """{step: when it was written, in seconds since 1970} of files of events, damaged or not."""

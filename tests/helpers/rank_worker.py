@@ -36,6 +36,7 @@ def main():
             loss = metrics["discriminator_loss"]
             torch.save({"gradients": gradients, "loss": loss}, sys.argv[2])
         assert ranks.agree(ranks.rank, 5 - ranks.rank) == (ranks.world - 1, 5)
+        assert ranks.main_first(lambda: ranks.rank) == ranks.rank
         assert ranks.from_main(lambda: {"from": ranks.rank}) == {"from": 0}
 
 

@@ -17,6 +17,7 @@ LONGEST = 120  # seconds
 
 
 def main():
+    assert os.environ["SRUN_CPUS_PER_TASK"] == os.environ["SLURM_CPUS_PER_TASK"]
     tasks = []
     for number in range(int(os.environ["SLURM_NTASKS"])):
         place = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}

@@ -16,22 +16,22 @@ def of_labels(labels, classes):
 def test_columns_by_hand():
     """The first images of each class, row by row, whatever the order of the set."""
     some = of_labels([2, 0, 1, 1, 0, 2, 2, 0], 3)
-    indices, names = some.columns(1)
-    assert (indices.tolist(), names) == ([1, 2, 0], ["c0", "c1", "c2"])
+    indices, names, words = some.columns(1)
+    assert (indices.tolist(), names, words) == ([1, 2, 0], ["c0", "c1", "c2"], "")
     # Three rows are asked for, but class 1 has two images.
     assert some.columns(3)[0].tolist() == [1, 2, 0, 4, 3, 5]
 
 
 def test_a_class_without_an_image_has_no_column():
-    assert of_labels([2, 0, 2], 3).columns(1)[1] == ["c0", "c2"]
+    assert of_labels([2, 0, 2], 3).columns(1)[1:] == (["c0", "c2"], " (2 of 3 classes)")
 
 
 def test_ten_classes_of_many_are_shown():
     many = of_labels(list(range(64)) * 2, 64)
-    indices, names = many.columns(2)
+    indices, names, words = many.columns(2)
     assert names == [f"c{k}" for k in (0, 7, 14, 21, 28, 35, 42, 49, 56, 63)]
     assert many.labels[indices].tolist() == 2 * [0, 7, 14, 21, 28, 35, 42, 49, 56, 63]
-    assert words_of_shown(64) == " (10 of 64 classes)"
+    assert words == words_of_shown(64) == " (10 of 64 classes)"
 
 
 @pytest.mark.parametrize("count", range(2, 65))

@@ -130,8 +130,11 @@ def test_the_same_set_however_a_system_spells_its_names(mine, tmp_path):
     (mine.folder / "été").rename(mine.folder / unicodedata.normalize("NFD", "été"))
     assert len(os.listdir(mine.folder)) == 2
     there = load_folder(mine.folder)
-    assert there[0].class_names == ("été", "z")
+    assert here[0].class_names == there[0].class_names == ("z", "été")
     assert [levels(part) for part in there] == [levels(part) for part in here]
+    for a, b in zip(here, there, strict=True):
+        assert torch.equal(a.labels, b.labels)
+        assert a.digest == b.digest
 
 
 def test_a_name_that_cannot_be_shown(mine):
@@ -294,7 +297,7 @@ def test_a_class_without_a_picture_for_the_test(mine):
     mine.fill("a", "b")
     mine.fill("c", count=1)
     told = refusal(mine.folder)
-    assert "class c has no picture for the test, of 1 files" in told
+    assert "class c has no picture among the one in 10 for the test, of 1 files" in told
     assert "train/CLASS and test/CLASS" in told
 
 
@@ -306,10 +309,20 @@ def test_a_test_of_other_classes(mine):
     assert "in test alone: d" in told
 
 
-def test_a_test_by_another_name(mine):
-    mine.fill("a", "b", part="train/", count=2)
-    mine.fill("a", "b", part="val/", count=2)
-    assert "rename val to test" in refusal(mine.folder)
+@pytest.mark.parametrize(
+    "parts", [("train", "val"), ("Train", "Test"), ("training", "testing"), ("seg_train", "dev")]
+)
+def test_parts_by_other_names(mine, parts):
+    for part in parts:
+        mine.fill("a", "b", part=f"{part}/", count=40)
+    told = refusal(mine.folder)
+    assert "the same classes in each; rename" in told
+    assert all(part in told for part in parts)
+
+
+def test_a_name_of_two_lines_is_told_in_one(mine):
+    mine.fill("a\nb")
+    assert "one class only (a?b)" in refusal(mine.folder)
 
 
 def test_a_link_that_goes_in_a_circle(mine):
@@ -369,6 +382,8 @@ def test_a_set_is_decoded_once(mine, capsys, monkeypatch):
         assert torch.equal(a.images, b.images)
         assert torch.equal(a.labels, b.labels)
         assert a.digest == b.digest != ""
+    load_folder(os.path.relpath(mine.folder))  # however its path is spelled
+    assert capsys.readouterr().out == ""
     assert len(kept()) == 1
     assert sorted(os.listdir(mine.folder)) == ["a", "b"]  # nothing was put beside them
 

@@ -162,6 +162,12 @@ def test_judge_returns_what_its_network_computes(judge):
     assert torch.allclose(judge.model.class_head(features.float()), logits, atol=1e-5)
 
 
+def test_a_judge_that_tells_nothing(tmp_path):
+    export_model(Discriminator(6), tmp_path / "untold.safetensors", {})
+    with pytest.raises(CheckpointError, match="does not tell what it was trained on"):
+        Judge(tmp_path / "untold.safetensors").check_set(load_dataset("shapes")[0])
+
+
 def test_judge_of_another_set(judge):
     shapes, _ = load_dataset("shapes")
     judge.check_set(shapes)

@@ -38,6 +38,12 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path, images):
         assert error <= 1e-5 * scale, name
 
 
+@pytest.mark.slow
+def test_rank_0_may_act_for_longer_than_the_others_wait():
+    done = run("tests/helpers/slow_rank.py", [], ranks=2)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_rank_left_over_from_something_else(run_main, tmp_path, monkeypatch):
     """Without WORLD_SIZE this is the only process: it writes, and takes whole batches."""
     flags = [*SMALL, "--max_steps", 2, "--log_every_steps", 1, "--output_dir"]

@@ -88,6 +88,19 @@ def test_asked_for_when_the_run_goes_on_it_has_the_whole(run_main, tmp_path):
     assert_complete(tmp_path)
 
 
+def test_asked_for_when_the_run_is_finished_it_is_made_too(run_main, tmp_path):
+    flags = [*SMALL, "--epochs", 2, "--output_dir", tmp_path]
+    assert run_main(train_gan, *flags)[0] == 0
+    (tmp_path / "samples/000 (copy).png").write_text("of somebody's own")
+    (tmp_path / "samples/001.png").write_text("damaged")
+    code, out, err = run_main(train_gan, *flags, "--tensorboard")
+    assert (code, err) == (0, "")
+    assert "finished already" in out
+    events = opened(tmp_path)
+    assert [point.step for point in events.Scalars("critic_gap")] == [5, 10]
+    assert [point.step for point in events.Images("samples")] == [0, 10]
+
+
 def test_rank_0_alone_writes(tmp_path):
     flags = [*SMALL, *EVERY_SECOND, "--epochs", "1", "--output_dir", tmp_path]
     done = processes.run("train_gan.py", flags, ranks=2)

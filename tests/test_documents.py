@@ -13,6 +13,7 @@ import report
 import train_discriminator
 import train_gan
 import visualization
+from engine import cli
 from reporting import publish, table_makers, tables
 from reporting.markdown import TableError
 
@@ -74,7 +75,8 @@ def test_make_targets_exist():
 def test_the_command_is_that_of_the_published_run(command, folder, seed):
     """Every setting that makes the recipe, and the default ones above all."""
     _, script, *arguments = shlex.split(f"{command} --seed {seed}")
-    settings = json.loads((ROOT / "results" / folder / "config.json").read_text())["settings"]
+    config = json.loads((ROOT / "results" / folder / "config.json").read_text())
+    settings = cli.ADDED | config["settings"]
     assert script == settings["script"]
     module = SCRIPTS[script.removesuffix(".py")]
     args = vars(module.parse_args(arguments))
@@ -91,7 +93,10 @@ def test_every_table_has_a_place():
     text = "".join(page.read_text() for page in PAGES)
     used = {name for _, name, _, _ in tables.TABLE.findall(text)}
     results = ROOT / "results"
-    of_files = {f"trials {path.stem}" for path in (results / "trials").glob("*.jsonl")}
+    of_files = {
+        f"{'quality' if path.stem.startswith('time_to_quality') else 'trials'} {path.stem}"
+        for path in (results / "trials").glob("*.jsonl")
+    }
     of_files |= {f"lines elsewhere/{path.stem}" for path in (results / "elsewhere").glob("*.jsonl")}
     of_files |= {f"lines speed/{path.stem}" for path in (results / "speed").glob("*.jsonl")}
     of_files |= {f"speed {path.stem}" for path in (results / "speed").glob("*.json")}

@@ -55,7 +55,7 @@ def last_points(results, file):
     for record in read_lines(results / "trials" / f"{file}.jsonl"):
         key = record["flags"], record["variant"], record["share"]
         groups.setdefault(key, {})[record["seed"]] = record
-    return {key: list(of_seeds.values()) for key, of_seeds in groups.items()}
+    return {key: [of[seed] for seed in sorted(of)] for key, of in groups.items()}
 
 
 def quality(results, file):

@@ -34,6 +34,36 @@ def test_runs_that_differ_by_their_seed_share_a_row(tmp_path):
     ]
 
 
+def test_what_settings_come_to_in_the_same_time(tmp_path):
+    """Of each seed the last point alone; flags that all have are left out of the names."""
+
+    def point(flags, variant, seed, step, figure):
+        names = ("test_accuracy", "frechet_distance", "class_consistency")
+        told = {"flags": flags, "variant": variant, "seed": seed, "share": 0.5, "step": step}
+        return json.dumps(told | {"images": 1000 * step} | dict.fromkeys(names, figure))
+
+    lines = [
+        *(point("--width 4", "none", 1, step, 10.0 * step) for step in (1, 2)),
+        *(point("--width 4", "none", 0, step, 20.0 * step) for step in (1, 2)),
+        point("--width 4 --gp_every 2", "colour", 0, 3, 5.0),
+    ]
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials" / "some.jsonl").write_text("\n".join(lines))
+    figures = ["**30.00** (40.00, 20.00)", "**30** (40, 20)", "**30.0** (40.0, 20.0)"]
+    assert cells(make_table("quality some", tmp_path)) == [
+        ["the recipe", "0.5", "0, 1", "2", *figures],
+        [
+            "`--gp_every 2`; colour",
+            "0.5",
+            "0",
+            "3",
+            "**5.00** (5.00)",
+            "**5** (5)",
+            "**5.0** (5.0)",
+        ],
+    ]
+
+
 @pytest.fixture
 def results(tmp_path):
     """Six networks of two layers; whatever is measured of the k-th begins with the digit k."""

@@ -77,11 +77,12 @@ def check_that_none_is_empty(class_names, tensors, pictures, failed):
         own = [picture for picture in pictures if picture.label == label]
         bad = [p for p in own if p.hash in failed]
         why = f" ({bad[0].path}: {failed[bad[0].hash]})" if bad else ""
-        purpose = {"train": "for training", "test": f"among the one in {TEST_SHARE} for the test"}
+        what = f"class {class_names[label]}, of {len(own)} files{why}, has no picture"
+        if part == "train":
+            raise DataError(f"{what} for training")
         raise DataError(
-            f"class {class_names[label]} has no picture {purpose[part]}, of {len(own)} files{why}; "
-            f"with {ENOUGH} of each class that is unlikely, or sort them into train/CLASS and "
-            "test/CLASS yourself"
+            f"{what} among the one in {TEST_SHARE} for the test; with {ENOUGH} of each class that "
+            "is unlikely, or sort them into train/CLASS and test/CLASS yourself"
         )
 
 

@@ -1,4 +1,4 @@
-"""The eight-layer discriminator: a critic score and ten class logits out of one stack of features.
+"""The eight-layer discriminator: a critic score and class logits out of one stack of features.
 
 Eight 3x3 convolutions of the same width, each followed by a LayerNorm over the whole feature map
 and a LeakyReLU, then a max-pool over the last 4x4 map and two linear heads. With the class head

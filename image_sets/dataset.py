@@ -25,9 +25,9 @@ def shown_classes(count):
     return [round(i * (count - 1) / (MOST_COLUMNS - 1)) for i in range(MOST_COLUMNS)]
 
 
-def words_of_shown(count):
-    """What the title of such a picture adds where it does not show all classes."""
-    return f" ({MOST_COLUMNS} of {count} classes)" if count > MOST_COLUMNS else ""
+def words_of_shown(count, shown=MOST_COLUMNS):
+    """What the title of a picture adds where it does not show all classes."""
+    return f" ({shown} of {count} classes)" if shown < count else ""
 
 
 def are_names(value):
@@ -72,11 +72,8 @@ class Dataset:
         first = [torch.nonzero(self.labels == k)[:rows, 0] for k in shown]
         rows = min(map(len, first))
         indices = torch.stack([column[:rows] for column in first], 1).flatten()
-        return indices, [self.class_names[k] for k in shown], self._words_of(len(shown))
-
-    def _words_of(self, shown):
-        count = len(self.class_names)
-        return f" ({shown} of {count} classes)" if shown < count else ""
+        names = [self.class_names[k] for k in shown]
+        return indices, names, words_of_shown(len(self.class_names), len(shown))
 
     def uneven_classes(self, times=3):
         """In words, by how much the classes differ in size, where one is over `times` another."""

@@ -73,6 +73,7 @@ RECIPES = {
         "ema_decay": 0.999,
     },
 }
+RECIPES["brief"] = RECIPES["muon"] | {"batch_size": 32, "gen_train": 2}  # for minutes on a CPU
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksError, ScoreError)
 LEAST_NOISE = 16  # entries of a latent beside the code of the class
 REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams

@@ -32,46 +32,21 @@ def half_penalty():
 
 def reused_fakes():
     """The fakes that the critic's step drew are those that the generator learns from."""
-    kept = {}
+    draw, fake_inputs, kept = train_gan.draw, train_gan.fake_inputs, {}
 
-    def update_discriminator(
-        run, args, discriminator, generator, d_optimizer,
-        step, real, labels, z, fake_labels, alpha, shifts=None,
-    ):  # fmt: skip
-        with run.autocast():
-            fake = train_gan.draw(generator, z, shifts)
-            kept.update(fake=fake, labels=fake_labels)
-            loss, metrics = train_gan.discriminator_loss(
-                discriminator,
-                real,
-                labels,
-                fake.detach(),
-                fake_labels,
-                alpha=alpha,
-                gp_weight=args.gp_weight * args.gp_every,
-                fake_class_weight=args.d_fake_class_weight,
-            )
-        discriminator.zero_grad(set_to_none=True)
-        loss.backward()
-        run.take_step(d_optimizer, discriminator, loss, step)
-        return metrics
+    def inputs_of_both(*args, with_alpha=None):
+        if with_alpha is not None:  # of the critic's step, which comes first
+            kept["inputs"] = fake_inputs(*args, with_alpha=with_alpha)
+        return kept["inputs"]
 
-    def update_generator(
-        run, args, discriminator, generator, ema, g_optimizer, step, z, labels, shifts=None
-    ):
-        discriminator.requires_grad_(False)
-        with run.autocast():
-            loss, metrics = train_gan.generator_loss(
-                discriminator, kept["fake"], kept["labels"], args.g_class_weight
-            )
-        generator.zero_grad(set_to_none=True)
-        loss.backward()
-        discriminator.requires_grad_(True)
-        run.take_step(g_optimizer, generator, loss, step)
-        ema.update(generator, step.double() - 1)
-        return metrics
+    def draw_once(*args):
+        if torch.is_grad_enabled():  # the generator's step
+            return kept["fake"]
+        with torch.enable_grad():
+            kept["fake"] = draw(*args)
+        return kept["fake"].detach()
 
-    return patched(update_discriminator=update_discriminator, update_generator=update_generator)
+    return patched(fake_inputs=inputs_of_both, draw=draw_once)
 
 
 def _on_both(change):

@@ -156,8 +156,8 @@ def read_cache(folder, class_names, pictures):
             about = file.metadata() or {}
             if about.get("key") != key_of(class_names, pictures):
                 return None
-            tensors = {f"{p}_{what}": None for p in PARTS for what in ("images", "labels")}
-            tensors = {name: file.get_tensor(name) for name in tensors}
+            names = [f"{part}_{what}" for part in PARTS for what in ("images", "labels")]
+            tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError):
         return None
     if about.get("digest") != digest_of(*tensors.values()):

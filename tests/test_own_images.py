@@ -228,9 +228,9 @@ def test_two_networks_of_different_classes_are_refused(mine, refused, tmp_path):
     flags = ["--discriminator_without_G", "0.safetensors", "--discriminator_with_G"]
     for module in (visualization, explore):
         more = ["--max_classification_output"] if module is visualization else ["--no_browser"]
-        monkey = refused(module, *flags, "1.safetensors", *more)
-        assert "cat, dog" in monkey
-        assert "cat, cow, dog" in monkey
+        told = refused(module, *flags, "1.safetensors", *more)
+        assert "cat, dog" in told
+        assert "cat, cow, dog" in told
 
 
 @pytest.mark.parametrize("told", [{}, {"class_names": ["cat"]}, {"dataset": ["folder"]}])

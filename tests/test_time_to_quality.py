@@ -100,7 +100,6 @@ def test_cutout_leaves_a_grey_square(images):
         rows, columns = hole.any(1).sum().item(), hole.any(0).sum().item()
         assert 8 <= min(rows, columns) <= max(rows, columns) <= 16
         assert hole.sum() == rows * columns
-    assert (changed_by("cutout", images)[holes.any(1, keepdim=True).expand_as(images)]).numel() > 0
 
 
 def test_colour_changes_each_image_as_one(images):

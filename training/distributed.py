@@ -11,8 +11,7 @@ import contextlib
 import datetime
 import os
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 import torch.distributed as dist
@@ -114,8 +113,8 @@ class Ranks:
             return action()
         with ThreadPoolExecutor(1) as pool:
             acting = pool.submit(action if self.main else lambda: None)
-            while self.agree(not acting.done())[0]:
-                time.sleep(1)
+            while self.agree(not wait([acting], timeout=1).done)[0]:
+                pass
         result = self.together(acting.result)
         return self.together(lambda: result if self.main else action())
 

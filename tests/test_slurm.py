@@ -66,9 +66,10 @@ def submit(tmp_path):
 @pytest.mark.parametrize(
     ("script", "tasks"),
     [
-        ("train_gan", 2),
-        pytest.param("train_gan", 1, marks=pytest.mark.slow),
+        ("train_discriminator", 2),
         pytest.param("train_discriminator", 1, marks=pytest.mark.slow),
+        pytest.param("train_gan", 2, marks=pytest.mark.slow),
+        pytest.param("train_gan", 1, marks=pytest.mark.slow),
     ],
 )
 def test_saved_before_the_limit_requeued_and_gone_on_with(submit, tmp_path, script, tasks):
@@ -88,7 +89,7 @@ def test_saved_before_the_limit_requeued_and_gone_on_with(submit, tmp_path, scri
 
 
 def test_what_fails_is_not_requeued(submit, tmp_path):
-    code, told, asked, _ = submit("train_gan", *SMALL, "--width", "none")
+    code, told, asked, _ = submit("train_discriminator", *SMALL, "--width", "none")
     assert code == 2
     assert "--width" in told
     assert asked == []

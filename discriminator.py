@@ -11,7 +11,7 @@ the gradient penalty is defined for each image on its own, so no image may see i
 import torch.nn.functional as F
 from torch import nn
 
-from layers.modules import Conv3x3, MapNorm, run_layers
+from layers.modules import Conv3x3, LeakyReLU, MapNorm, run_layers
 
 IMAGE_SIZE = 32
 STRIDES = (1, 2, 1, 2, 1, 1, 1, 2)
@@ -26,7 +26,7 @@ class Block(nn.Sequential):
         super().__init__(
             Conv3x3(in_channels, out_channels, stride),
             MapNorm(out_channels, size),
-            nn.LeakyReLU(0.01),
+            LeakyReLU(0.01),
         )
 
 

@@ -28,7 +28,7 @@ def compile_works(device):
     """
     _compiled.clear()  # what did not work before is tried again
     x, affine = torch.zeros(2, 8, device=device), torch.zeros(8, device=device)
-    _run(_norm_forward, True, x, affine, affine, 1e-5, 8)
+    _run(_norm_forward, True, x, affine, affine, 1e-5, 8, 1.0)
     return _compiled[_norm_forward] is not _norm_forward
 
 
@@ -96,21 +96,24 @@ def conv2d(x, weight, bias, stride=(1, 1), padding=(0, 0)):
     return _Conv2d.apply(x, weight, bias, stride, padding)
 
 
-def layer_norm(x, weight, bias, eps=1e-5, count=None, compiled=False):
+def layer_norm(x, weight, bias, eps=1e-5, count=None, compiled=False, slope=1.0):
     """F.layer_norm over all dimensions but the first; statistics in float32, output like x.
 
     x: (b, ...) of any float type; weight, bias: (...). CUDA's own kernels take one type only:
     there the affine map, and its gradient, are rounded to that of x, unless `compiled`: then
     torch.compile makes the kernels, see compile_works.
     count: how many entries of a row count, None for all; the others must be 0 in x, weight and
-    bias. They are then 0 in the output, and have any gradient. ValueError where it does not run
-    compiled.
+    bias. They are then 0 in the output, and have any gradient.
+    slope: what is below zero in the output is multiplied by it, as by a LeakyReLU after it; the
+    kernels do that on the way, where the LeakyReLU would read and write the map once more in the
+    forward pass, the gradient and the second derivative. ValueError for either where it does not
+    run compiled.
     """
-    if not compiled and count not in (None, weight.numel()):
-        raise ValueError("entries that do not count: only where layer_norm runs compiled")
+    if not compiled and (count not in (None, weight.numel()) or slope != 1):
+        raise ValueError("entries that do not count, a slope: only where layer_norm runs compiled")
     if x.device.type != "cpu" and not compiled:
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-    return _LayerNorm.apply(x, weight, bias, eps, count or weight.numel(), compiled)
+    return _LayerNorm.apply(x, weight, bias, eps, count or weight.numel(), compiled, slope)
 
 
 def _autocast(*tensors):
@@ -192,16 +195,16 @@ class _Conv2dInputGradient(torch.autograd.Function):
 
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, eps, count, compiled):
+    def forward(ctx, x, weight, bias, eps, count, compiled, slope):
         with torch.autocast(x.device.type, enabled=False):  # on CUDA it would cast to float32
             if compiled:
                 affine = weight.flatten(), bias.flatten()
-                y, mean, rstd = _run(_norm_forward, True, x.flatten(1), *affine, eps, count)
+                y, mean, rstd = _run(_norm_forward, True, x.flatten(1), *affine, eps, count, slope)
                 y = y.view_as(x)
             else:
                 y, mean, rstd = torch.native_layer_norm(x, x.shape[1:], weight, bias, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
-        ctx.eps, ctx.count, ctx.compiled, ctx.inputs_only = eps, count, compiled, False
+        ctx.eps, ctx.how, ctx.inputs_only = eps, (count, compiled, slope), False
         return y
 
     @staticmethod
@@ -209,62 +212,74 @@ class _LayerNorm(torch.autograd.Function):
         x, weight, bias, mean, rstd = ctx.saved_tensors
         wanted = _wanted(ctx)
         if not torch.is_grad_enabled():
-            gradients = _layer_norm_gradients(
-                g, x, mean, rstd, weight, bias, ctx.count, ctx.compiled, wanted
-            )
-            return *gradients, None, None, None
+            gradients = _layer_norm_gradients(g, x, mean, rstd, weight, bias, *ctx.how, wanted)
+            return *gradients, None, None, None, None
+        count, _, slope = ctx.how
+        if any(wanted[1:]) and (count < weight.numel() or slope != 1):
+            raise NotImplementedError("input_gradient is the way to differentiate this twice")
         d_x = d_weight = d_bias = None
         if wanted[0]:
-            d_x = _LayerNormInputGradient.apply(g, x, weight, mean, rstd, ctx.count, ctx.compiled)
+            d_x = _LayerNormInputGradient.apply(g, x, weight, bias, mean, rstd, *ctx.how)
         if wanted[1]:
-            if ctx.count < weight.numel():
-                raise NotImplementedError("input_gradient is the way to differentiate this twice")
             d_weight = (g * F.layer_norm(x, x.shape[1:], eps=ctx.eps)).sum(0)
         if wanted[2]:
             d_bias = g.sum(0)
-        return d_x, d_weight, d_bias, None, None, None
+        return d_x, d_weight, d_bias, None, None, None, None
 
 
-def _layer_norm_gradients(g, x, mean, rstd, weight, bias, count, compiled, wanted):
+def _layer_norm_gradients(g, x, mean, rstd, weight, bias, count, compiled, slope, wanted):
     with torch.autocast(x.device.type, enabled=False):
         if not compiled:
             return torch.ops.aten.native_layer_norm_backward(
                 g.contiguous(), x, x.shape[1:], mean, rstd, weight, bias, wanted
             )
-        rows = (g.flatten(1), x.flatten(1), mean, rstd, weight.flatten(), count)
+        rows = (g.flatten(1), x.flatten(1), mean, rstd, weight.flatten(), bias.flatten())
         if not any(wanted[1:]):
-            return _run(_norm_input_gradient, True, *rows).view_as(x), None, None
-        d_x, d_weight, d_bias = _run(_norm_gradients, True, *rows)
+            return _run(_norm_input_gradient, True, *rows, count, slope).view_as(x), None, None
+        d_x, d_weight, d_bias = _run(_norm_gradients, True, *rows, count, slope)
         return d_x.view_as(x), d_weight.view_as(weight), d_bias.view_as(weight)
 
 
-def _norm_forward(x, weight, bias, eps, count):
+def _norm_forward(x, weight, bias, eps, count, slope):
     """x: (b, n); weight, bias: (n,) -> output like x, mean and 1 / std, (b, 1).
 
-    count: entries of a row that count; the others are 0.
+    count: entries of a row that count; the others are 0. slope: see layer_norm.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     mean = wide.sum(1, keepdim=True) / count
     away = wide - mean
     squares = away.square().sum(1, keepdim=True) - (x.shape[1] - count) * mean.square()
     rstd = (squares / count + eps).rsqrt()
-    return (away * rstd * weight + bias).to(x.dtype), mean, rstd
+    y = F.leaky_relu(away * rstd * weight + bias, slope)
+    return y.to(x.dtype), mean, rstd
 
 
-def _norm_input_gradient(g, x, mean, rstd, weight, count):
-    """g, x: (b, n); mean, rstd: (b, 1); weight: (n,) -> (b, n), as _LayerNormInputGradient says."""
+def _before_leaky_relu(g, x, mean, rstd, weight, bias, slope):
+    """The gradient of what the LeakyReLU got, from g, (b, n), that of what it gave."""
+    if slope == 1:
+        return g
     z = (x.to(mean.dtype) - mean) * rstd
-    h = g.to(mean.dtype) * weight
+    return torch.where(z * weight + bias > 0, g, slope * g)
+
+
+def _norm_input_gradient(g, x, mean, rstd, weight, bias, count, slope):
+    """g, x: (b, n); mean, rstd: (b, 1); weight, bias: (n,) -> (b, n).
+
+    As _LayerNormInputGradient says.
+    """
+    g = _before_leaky_relu(g.to(mean.dtype), x, mean, rstd, weight, bias, slope)
+    z = (x.to(mean.dtype) - mean) * rstd
+    h = g * weight
     by_one, by_z = (sums.sum(1, keepdim=True) / count for sums in (h, h * z))
     return (rstd * (h - by_one - z * by_z)).to(x.dtype)
 
 
-def _norm_gradients(g, x, mean, rstd, weight, count):
+def _norm_gradients(g, x, mean, rstd, weight, bias, count, slope):
     """The same, and the gradients of weight and bias, (n,)."""
-    wide = g.to(mean.dtype)
+    d_x = _norm_input_gradient(g, x, mean, rstd, weight, bias, count, slope)
+    g = _before_leaky_relu(g.to(mean.dtype), x, mean, rstd, weight, bias, slope)
     z = (x.to(mean.dtype) - mean) * rstd
-    d_x = _norm_input_gradient(g, x, mean, rstd, weight, count)
-    return d_x, (wide * z).sum(0).to(weight.dtype), wide.sum(0).to(weight.dtype)
+    return d_x, (g * z).sum(0).to(weight.dtype), g.sum(0).to(weight.dtype)
 
 
 class _LayerNormInputGradient(torch.autograd.Function):
@@ -274,28 +289,29 @@ class _LayerNormInputGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, g, x, weight, mean, rstd, count, compiled):
-        ctx.save_for_backward(g, x, weight, mean, rstd)
-        ctx.count, ctx.compiled = count, compiled
+    def forward(ctx, g, x, weight, bias, mean, rstd, *how):
+        ctx.save_for_backward(g, x, weight, bias, mean, rstd)
+        ctx.how = how
         wanted = [True, False, False]
-        return _layer_norm_gradients(g, x, mean, rstd, weight, None, count, compiled, wanted)[0]
+        return _layer_norm_gradients(g, x, mean, rstd, weight, bias, *how, wanted)[0]
 
     @staticmethod
     def backward(ctx, v):
         if torch.is_grad_enabled():
             raise NotImplementedError("layer_norm has no third derivative")
-        g, x, weight, mean, rstd = ctx.saved_tensors
+        g, x, weight, bias, mean, rstd = ctx.saved_tensors
         rows = [t.flatten(1) for t in (v, g, x, mean, rstd)]
         with torch.autocast(x.device.type, enabled=False):
-            d_g, d_x, d_weight = _in_chunks(*rows, weight.flatten(), ctx.count, ctx.compiled)
+            d_g, d_x, d_weight = _in_chunks(*rows, weight.flatten(), bias.flatten(), *ctx.how)
         gradients = d_g.view_as(g), d_x.view_as(x), d_weight.view_as(weight)
-        return *gradients, None, None, None, None
+        return *gradients, None, None, None, None, None, None
 
 
-def _in_chunks(v, g, x, mean, rstd, weight, total, compiled):
+def _in_chunks(v, g, x, mean, rstd, weight, bias, total, compiled, slope):
     """_layer_norm_second for a few images at a time on the CPU, so that they stay in its cache."""
     if compiled or x.device.type != "cpu":
-        return _run(_layer_norm_second_like, compiled, v, g, x, mean, rstd, weight, total)
+        rows = (v, g, x, mean, rstd, weight, bias)
+        return _run(_layer_norm_second_like, compiled, *rows, total, slope)
     count = max(1, 2**20 // weight.numel())
     d_g, d_x, d_weight = torch.empty_like(g), torch.empty_like(x), torch.zeros_like(weight)
     for rows in zip(*(t.split(count) for t in (v, g, x, mean, rstd, d_g, d_x)), strict=True):
@@ -307,9 +323,15 @@ def _in_chunks(v, g, x, mean, rstd, weight, total, compiled):
     return d_g, d_x, d_weight
 
 
-def _layer_norm_second_like(v, g, x, mean, rstd, weight, count):
-    """_layer_norm_second, each gradient in the type of what it is the gradient of."""
-    d_g, d_x, d_weight = _layer_norm_second(v, g, x, mean, rstd, weight, count)
+def _layer_norm_second_like(v, g, x, mean, rstd, weight, bias, count, slope):
+    """_layer_norm_second, each gradient in the type of what it is the gradient of.
+
+    The LeakyReLU is linear in the gradient, so it does to that of g what it did to g.
+    """
+    of_norm = (x, mean, rstd, weight, bias, slope)
+    of_g = _before_leaky_relu(g.to(mean.dtype), *of_norm)
+    d_g, d_x, d_weight = _layer_norm_second(v, of_g, x, mean, rstd, weight, count)
+    d_g = _before_leaky_relu(d_g, *of_norm)
     return d_g.to(g.dtype), d_x.to(x.dtype), d_weight.to(weight.dtype)
 
 

@@ -5,6 +5,8 @@ maps that channels of zeros fill up, see channel_padding.py. `run_layers` decide
 on networks that `prepare_for_cuda` has prepared.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,12 +15,13 @@ from layers import double_backward
 from layers.channel_padding import aligned, fill
 
 
-def prepare_for_cuda(network, device):
+def prepare_for_cuda(network, device, fuse=False):
     """Have a network's layers take the ways that are fast on a GPU; returns whether they do.
 
     In training LayerNorm then runs compiled, and under autocast maps are filled up to a multiple of
-    16 channels. device: where the network runs; None takes it back. Where torch.compile does not
-    work, a notice on stderr says so, and the layers stay as they were built.
+    16 channels. fuse: LayerNorm's kernels do the work of the LeakyReLU after it, too. device: where
+    the network runs; None takes it back. Where torch.compile does not work, a notice on stderr says
+    so, and the layers stay as they were built.
     """
     layers = list(network.modules())
     works = device is not None
@@ -30,6 +33,11 @@ def prepare_for_cuda(network, device):
             layer.compiled = works
         elif isinstance(layer, Conv3x3 | ConvTranspose4x4):
             layer.pads = works
+        elif isinstance(layer, nn.Sequential):
+            for norm, after in itertools.pairwise(layer):
+                if isinstance(norm, MapNorm) and isinstance(after, LeakyReLU):
+                    norm.slope = after.negative_slope if works and fuse else 1.0
+                    after.done_before = works and fuse
     return works
 
 
@@ -65,7 +73,7 @@ class MapNorm(nn.Module):
     def __init__(self, channels, size, eps=1e-5):
         super().__init__()
         self.eps = eps
-        self.compiled = False  # in training, see prepare_for_cuda
+        self.compiled, self.slope = False, 1.0  # in training, see prepare_for_cuda
         self.weight = nn.Parameter(torch.ones(size, size, channels))
         self.bias = nn.Parameter(torch.zeros(size, size, channels))
 
@@ -75,8 +83,18 @@ class MapNorm(nn.Module):
         if (more := x.shape[3] - weight.shape[2]) > 0:
             weight, bias = F.pad(weight, (0, more)), F.pad(bias, (0, more))
         compiled = self.compiled and self.training
-        x = double_backward.layer_norm(x, weight, bias, self.eps, count, compiled)
+        slope = self.slope if compiled else 1.0
+        x = double_backward.layer_norm(x, weight, bias, self.eps, count, compiled, slope)
         return x.permute(0, 3, 1, 2)
+
+
+class LeakyReLU(nn.LeakyReLU):
+    """That of PyTorch; in training nothing where the MapNorm before it has done its work."""
+
+    done_before = False  # see prepare_for_cuda
+
+    def forward(self, x):
+        return x if self.done_before and self.training else super().forward(x)
 
 
 class Conv3x3(nn.Conv2d):

@@ -50,7 +50,10 @@ def mine(tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("classes", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (7, 64))])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("classes", [2, pytest.param(7, marks=SLOW), pytest.param(64, marks=SLOW)])
 def test_every_script(mine, run_main, classes):
     set_flags = mine(classes)
 

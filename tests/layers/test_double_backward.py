@@ -260,32 +260,38 @@ def uncompiled(monkeypatch):
     assert double_backward.compile_works(torch.device("cpu"))
 
 
-def norm_of_filled_rows(x, weight, bias, added):
+def norm_of_filled_rows(x, weight, bias, added, slope=1.0):
     """The norm of rows to whose ends zeros that do not count are added, without those."""
     filled = [F.pad(t.flatten(t.dim() - 3), (0, added)) for t in (x, weight, bias)]
-    y = double_backward.layer_norm(*filled, count=weight.numel(), compiled=True)
+    y = double_backward.layer_norm(*filled, count=weight.numel(), compiled=True, slope=slope)
     assert y[:, weight.numel() :].eq(0).all()
     return y[:, : weight.numel()].view_as(x)
 
 
+@pytest.mark.parametrize("slope", [1.0, 0.01])
 @pytest.mark.parametrize("added", [0, 8])
-def test_the_functions_to_compile_equal_pytorchs_kernels(uncompiled, added):
+def test_the_functions_to_compile_equal_pytorchs_kernels(uncompiled, added, slope):
     def layer(x, weight, bias):
-        return norm_of_filled_rows(x, weight, bias, added)
+        return norm_of_filled_rows(x, weight, bias, added, slope)
+
+    def native(x, weight, bias):
+        return F.leaky_relu(native_norm(x, weight, bias), slope)
 
     inputs = norm_inputs()
-    torch.testing.assert_close(layer(*inputs), native_norm(*inputs))
+    torch.testing.assert_close(layer(*inputs), native(*inputs))
     ours = penalty_gradients(layer, inputs, double_backward.input_gradient)
-    theirs = penalty_gradients(native_norm, inputs, plain_gradient)
+    theirs = penalty_gradients(native, inputs, plain_gradient)
     for a, b in zip(ours, theirs, strict=True):
         assert relative_error(a, b) < 1e-12
 
 
-def test_with_entries_that_do_not_count_the_weights_first_derivative_is_final(uncompiled):
+@pytest.mark.parametrize(("added", "slope"), [(8, 1.0), (0, 0.01)])
+def test_there_the_weights_first_derivative_is_final(uncompiled, added, slope):
     x, weight, bias = norm_inputs()
-    total = norm_of_filled_rows(x, weight, bias, added=8).square().sum()
-    with pytest.raises(NotImplementedError, match="input_gradient"):
-        torch.autograd.grad(total, weight, create_graph=True)
+    for of in (weight, bias):
+        total = norm_of_filled_rows(x, weight, bias, added, slope).square().sum()
+        with pytest.raises(NotImplementedError, match="input_gradient"):
+            torch.autograd.grad(total, of, create_graph=True)
 
 
 def test_a_function_that_does_not_compile_is_taken_as_it_is(monkeypatch, capsys):
@@ -309,21 +315,33 @@ def test_a_function_that_does_not_compile_is_taken_as_it_is(monkeypatch, capsys)
     torch.testing.assert_close(gradient, expected)
 
 
-def test_entries_that_do_not_count_need_the_compiled_way():
+@pytest.mark.parametrize("option", [{"count": 6}, {"slope": 0.01}])
+def test_what_needs_the_compiled_way(option):
     with pytest.raises(ValueError, match="compiled"):
-        double_backward.layer_norm(torch.ones(2, 8), torch.ones(8), torch.ones(8), count=6)
+        double_backward.layer_norm(torch.ones(2, 8), torch.ones(8), torch.ones(8), **option)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_layer_norm_equals_pytorchs():
+NO_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param("cpu", marks=[pytest.mark.slow, NO_COMPILER]),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ],
+)
+@pytest.mark.parametrize("slope", [1.0, 0.01])
+def test_compiled_layer_norm_equals_pytorchs(device, slope):
     def results(compiled):
-        torch.manual_seed(0)
-        x = torch.randn(3, 5, 4, 4, requires_grad=True)
-        weight, bias = torch.randn(2, 5, 4, 4).requires_grad_().unbind()
-        y = double_backward.layer_norm(x, weight, bias, compiled=compiled)
+        x, weight, bias = norm_inputs(dtype=torch.float32, device=device)
+        if compiled:
+            y = double_backward.layer_norm(x, weight, bias, compiled=True, slope=slope)
+        else:
+            y = F.leaky_relu(native_norm(x, weight, bias), slope)
         gradient = double_backward.input_gradient(y.square().sum(), x, create_graph=True)
-        return y, *torch.autograd.grad((gradient.square() + y).sum(), (x, weight))
+        gradients = torch.autograd.grad((gradient.square() + y).sum(), (x, weight, bias))
+        return y, gradient, *gradients
 
-    assert double_backward.compile_works(torch.device("cpu"))
+    assert double_backward.compile_works(torch.device(device))
     torch.testing.assert_close(results(True), results(False), rtol=1e-4, atol=1e-4)

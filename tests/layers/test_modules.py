@@ -73,15 +73,15 @@ def channels_of(*networks):
     return channels
 
 
-def updates(device):
+def updates(device, fuse=False):
     """The parts of both losses, all gradients and BatchNorm's buffers, in float64.
 
-    device: for prepare_for_cuda. Also the channels of every convolution.
+    device, fuse: for prepare_for_cuda. Also the channels of every convolution.
     """
     torch.manual_seed(0)
     discriminator, generator = Discriminator(WIDTH).double(), Generator(WIDTH).double()
     for network in (discriminator, generator):
-        prepare_for_cuda(network, device)
+        prepare_for_cuda(network, device, fuse)
     channels = channels_of(discriminator, generator)
     for parameter in (*discriminator.parameters(), *generator.parameters()):
         parameter.data += 0.1 * torch.randn_like(parameter) * (parameter.ndim < 4)
@@ -100,10 +100,13 @@ def updates(device):
     return d_parts | g_parts, gradients, list(generator.buffers()), channels
 
 
-def test_updates_are_the_same_with_maps_filled_up(uncompiled):
+@pytest.mark.parametrize("fuse", [False, True])
+def test_updates_are_the_same_with_maps_filled_up(uncompiled, monkeypatch, fuse):
     parts, gradients, buffers, channels = updates(None)
     assert channels == {(3, WIDTH), (WIDTH, WIDTH), (WIDTH, 3)}
-    filled_parts, filled_gradients, filled_buffers, filled_channels = updates(CPU)
+    if fuse:
+        monkeypatch.setattr(nn.LeakyReLU, "forward", None)  # nothing is left to do for it
+    filled_parts, filled_gradients, filled_buffers, filled_channels = updates(CPU, fuse)
     assert filled_channels == {(8, 32), (32, 32), (32, 8)}
     for name in parts:
         torch.testing.assert_close(filled_parts[name], parts[name], rtol=1e-5, atol=1e-5)
@@ -128,6 +131,17 @@ def test_features_and_images_have_their_own_channels(uncompiled, images, layer):
     for ours, theirs in zip(filled, plain, strict=True):
         assert ours.shape == theirs.shape
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+@pytest.mark.parametrize("case", ["eval", "taken back"])
+def test_the_leaky_relu_is_left_to_the_norm_only_in_training(uncompiled, images, case):
+    network = Discriminator(WIDTH).train(case != "eval")
+    expected = network(images)
+    prepare_for_cuda(network, CPU, fuse=True)
+    if case == "taken back":
+        prepare_for_cuda(network, None)
+    for ours, theirs in zip(network(images), expected, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("case", ["float32", "eval", "taken back"])

@@ -66,10 +66,10 @@ def submit(tmp_path):
 @pytest.mark.parametrize(
     ("script", "tasks"),
     [
-        ("train_discriminator", 2),
-        pytest.param("train_discriminator", 1, marks=pytest.mark.slow),
-        pytest.param("train_gan", 2, marks=pytest.mark.slow),
+        ("train_discriminator", 1),
+        pytest.param("train_discriminator", 2, marks=pytest.mark.slow),
         pytest.param("train_gan", 1, marks=pytest.mark.slow),
+        pytest.param("train_gan", 2, marks=pytest.mark.slow),
     ],
 )
 def test_saved_before_the_limit_requeued_and_gone_on_with(submit, tmp_path, script, tasks):

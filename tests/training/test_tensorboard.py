@@ -76,7 +76,7 @@ def test_a_run_and_its_resumption(run_main, tmp_path, script):
 def test_killed_and_resumed(tmp_path):
     """Lines that were logged after the last checkpoint are taken back, and come again."""
     flags = [*SMALL, *EVERY_STEP, *EVERY_SECOND, "--epochs", "2", "--output_dir", tmp_path]
-    processes.train_through_kills("train_gan.py", flags, tmp_path, 2, random.Random(0))
+    processes.train_through_kills("train_discriminator.py", flags, tmp_path, 2, random.Random(0))
     assert_complete(tmp_path)
 
 
@@ -101,6 +101,7 @@ def test_asked_for_when_the_run_is_finished_it_is_made_too(run_main, tmp_path):
     assert [point.step for point in events.Images("samples")] == [0, 10]
 
 
+@pytest.mark.slow
 def test_rank_0_alone_writes(tmp_path):
     flags = [*SMALL, *EVERY_SECOND, "--epochs", "1", "--output_dir", tmp_path]
     done = processes.run("train_gan.py", flags, ranks=2)

@@ -17,8 +17,8 @@ PRECISION_HELP = (
     "multiplies it in hardware"
 )
 COMPILE_HELP = (
-    "of training on CUDA with one process: auto has torch.compile make LayerNorm's kernels, fills "
-    "maps up to a multiple of 16 channels in bf16, and records the step as a CUDA graph"
+    "of training on CUDA: auto has torch.compile make LayerNorm's kernels, fills maps up to a "
+    "multiple of 16 channels in bf16, and records the step as a CUDA graph"
 )
 
 
@@ -93,9 +93,9 @@ def _cpu_multiplies_bf16():
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
 
-def pick_compile(name, device, processes=1):
-    """Whether training runs compiled and recorded: `auto` does on CUDA, with one process."""
-    return name == "auto" and device.type == "cuda" and processes == 1
+def pick_compile(name, device):
+    """Whether training runs compiled and recorded: `auto` does on CUDA."""
+    return name == "auto" and device.type == "cuda"
 
 
 def autocast(device, precision):

@@ -1,11 +1,27 @@
 """A training step captured once as a CUDA graph and then replayed."""
 
+import contextlib
 import functools
+import itertools
 import sys
 
 import torch
 
 WARM_UP = 3  # calls before the capture, in which libraries choose their kernels
+
+_cut = None  # what `outside` hands its action to while a step is captured
+
+
+def outside(action):
+    """Do what no graph holds, such as talk between processes, between kernels before and after.
+
+    While a step is captured, it is cut in two here: the action is done at every replay, between the
+    two graphs, and not yet now.
+    """
+    if _cut is None:
+        action()
+    else:
+        _cut(action)
 
 
 class CapturedStep:
@@ -14,7 +30,8 @@ class CapturedStep:
     A step is some thousands of small kernels, and starting each from Python takes longer than it
     runs. The graph starts all of them at once; they are the same kernels on the same memory. So the
     function must leave every decision to the device, reading no value back, and may change only
-    tensors that stay where they are: weights, gradients, states of optimizers.
+    tensors that stay where they are: weights, gradients, states of optimizers. What it does by
+    `outside` happens at each replay, between graphs.
 
     update = CapturedStep(update, enabled=device.type == "cuda")
 
@@ -85,14 +102,54 @@ class CudaCapturer:
 
         Nothing is done yet. Raises RuntimeError where CUDA refuses.
         """
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        graph, stream = CutGraph(self.stream), torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(graph, stream=self.stream):
+            with graph:
                 outputs = function()
         except RuntimeError:
             torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own
             raise
         return graph, outputs
+
+
+class CutGraph:
+    """CUDA graphs that share their memory, and actions between them; the context captures them."""
+
+    def __init__(self, stream):
+        self.stream, self.graphs, self.actions = stream, [], []
+        self._capturing = contextlib.ExitStack()
+
+    def __enter__(self):
+        global _cut
+        self._begin_graph()
+        _cut = self._cut
+        return self
+
+    def __exit__(self, *error):
+        global _cut
+        _cut = None
+        return self._capturing.__exit__(*error)
+
+    def _cut(self, action):
+        self._capturing.close()
+        self.actions.append(action)
+        self._begin_graph()
+
+    def _begin_graph(self):
+        graph = torch.cuda.CUDAGraph()
+        pool = self.graphs[0].pool() if self.graphs else None
+        # NCCL's own thread asks after its work meanwhile, which a "global" capture does not stand.
+        mode = "thread_local" if torch.distributed.is_initialized() else "global"
+        self._capturing.enter_context(
+            torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode=mode)
+        )
+        self.graphs.append(graph)
+
+    def replay(self):
+        for graph, action in itertools.zip_longest(self.graphs, self.actions):
+            graph.replay()
+            if action is not None:
+                action()
 
 
 def _map_tensors(transform, value):

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from data_tools import DataError
 from engine.device import launched
+from training.cuda_graph import outside
 
 TIMEOUT = datetime.timedelta(minutes=10)
 
@@ -186,9 +187,12 @@ class Ranks:
         """The sum of a tensor over the ranks, on every rank."""
         if self.world > 1:
             tensor = tensor.clone()
-            with _talking():
-                dist.all_reduce(tensor, group=self._device_group)
+            self._sum_up(tensor)
         return tensor
+
+    def _sum_up(self, tensor):
+        with _talking():
+            dist.all_reduce(tensor, group=self._device_group)
 
     def all_reduce_gradients(self, module, loss, share):
         """Replace each gradient, and the loss, by the sum over the ranks of share * itself.
@@ -200,8 +204,7 @@ class Ranks:
         if self.world > 1:
             tensors = [p.grad for p in module.parameters() if p.grad is not None] + [loss]
             flat = torch.cat([t.flatten() for t in tensors]).mul_(share)
-            with _talking():
-                dist.all_reduce(flat, group=self._device_group)
+            outside(lambda: self._sum_up(flat))
             parts = flat.split([t.numel() for t in tensors])
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))

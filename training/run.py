@@ -73,7 +73,7 @@ class TrainingRun:
                 lambda: pick_precision(args.precision, self.device)
             )
             self.ranks.use(self.device)
-            self.compiled = pick_compile(args.compile, self.device, self.ranks.world)
+            self.compiled = pick_compile(args.compile, self.device)
             self.guard = FiniteGuard(self.device)
             keep_freed_memory()
             self._tensorboard = self.ranks.together(

@@ -1,17 +1,21 @@
 """Captured steps: on a stand-in for CUDA's graphs, and (marked gpu) on the real ones."""
 
+import contextlib
 import functools
+from argparse import Namespace
 from typing import NamedTuple
 
 import pytest
 import torch
+from torch import nn
 
 import train_gan
 from discriminator import Discriminator
 from generator import Generator
-from training import panels
+from training import distributed, panels
 from training.augmentation import sample_shift
-from training.cuda_graph import WARM_UP, CapturedStep
+from training.cuda_graph import WARM_UP, CapturedStep, CudaCapturer, outside
+from training.distributed import Ranks
 from training.ema import EMA
 from training.optimizers import keep_learning_rates_on, make_optimizer
 from training.run import TrainingRun
@@ -219,6 +223,121 @@ def test_where_it_is_not_enabled_it_is_the_function():
     for value in range(WARM_UP + 3):
         assert step(x=value_of(value))["twice"].tolist() == [2.0 * value] * 3
     assert (capturer.plain_calls, capturer.captures, capturer.replays) == (0, 0, 0)
+
+
+class Recorder:
+    """Stands in for torch.cuda's graphs: tells in which order they begin, end and are replayed."""
+
+    def __init__(self, monkeypatch):
+        self.events, self.graphs = [], []
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", self.new_graph)
+        monkeypatch.setattr(torch.cuda, "graph", self.capture)
+        for name in ("Stream", "current_stream", "set_stream"):
+            monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+
+    def new_graph(self):
+        name = f"graph {len(self.graphs)}"
+        self.graphs.append(
+            Namespace(
+                name=name,
+                pool=lambda: f"pool of {name}",
+                replay=lambda: self.events.append(f"replay {name}"),
+            )
+        )
+        return self.graphs[-1]
+
+    @contextlib.contextmanager
+    def capture(self, graph, pool, **_):
+        self.events.append(f"begin {graph.name} in {pool}")
+        yield
+        self.events.append(f"end {graph.name}")
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    return Recorder(monkeypatch)
+
+
+def test_what_is_done_outside_cuts_the_graph_in_two(recorder):
+    events = recorder.events
+
+    def step():
+        events.append("forward")
+        outside(lambda: events.append("sum up"))
+        events.append("update")
+        return "outputs"
+
+    graph, outputs = CudaCapturer().capture(step)
+    assert outputs == "outputs"
+    first = ["begin graph 0 in None", "forward", "end graph 0"]
+    second = ["begin graph 1 in pool of graph 0", "update", "end graph 1"]
+    assert events == first + second  # nothing is summed up while the step is captured
+    for _ in range(2):
+        events.clear()
+        graph.replay()
+        assert events == ["replay graph 0", "sum up", "replay graph 1"]
+    events.clear()
+    step()
+    assert events == ["forward", "sum up", "update"]  # no capture goes on any more
+
+
+def test_a_step_without_a_cut_is_one_graph(recorder):
+    graph, _ = CudaCapturer().capture(lambda: recorder.events.append("all"))
+    graph.replay()
+    expected = ["begin graph 0 in None", "all", "end graph 0", "replay graph 0"]
+    assert recorder.events == expected
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_after_a_capture_that_fails_nothing_is_cut_any_more(recorder, cut):
+    def step():
+        if cut:
+            outside(lambda: None)
+        raise RuntimeError("refused")
+
+    with pytest.raises(RuntimeError, match="refused"):
+        CudaCapturer().capture(step)
+    done = []
+    outside(lambda: done.append("at once"))
+    assert done == ["at once"]
+
+
+def test_gradients_are_summed_outside_of_the_graphs(monkeypatch, recorder):
+    """Ranks whose communication does as if there were two, with the same gradients."""
+    ranks, module = Ranks(), nn.Linear(2, 1)
+    ranks.world = 2
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor, **_: tensor.mul_(2))
+
+    def step():
+        module.zero_grad(set_to_none=True)
+        loss = module(torch.ones(3, 2)).mean()
+        loss.backward()
+        return ranks.all_reduce_gradients(module, loss, share=0.5)
+
+    expected = step().item(), [p.grad.tolist() for p in module.parameters()]
+    graph, _ = CudaCapturer().capture(step)
+    assert (len(graph.graphs), len(graph.actions)) == (2, 1)
+    assert expected == (step().item(), [p.grad.tolist() for p in module.parameters()])
+
+
+@pytest.mark.gpu
+def test_a_graph_cut_in_two_on_cuda():
+    """The action changes on the CPU what the second half reads; one rank, so no other's."""
+    weight = torch.zeros(4, device="cuda")
+
+    def step(x):
+        doubled = 2 * x
+        outside(lambda: doubled.copy_(doubled.cpu() + 1))
+        weight.add_(doubled)
+        return {"weight": weight.clone()}
+
+    captured = CapturedStep(step, enabled=True)
+    total = 0.0
+    for value in range(WARM_UP + 4):
+        total += 2 * value + 1
+        out = captured(value_of(value, (4,)).cuda())["weight"]
+        assert out.tolist() == [total] * 4
+    assert len(captured.graph.graphs) == 2
 
 
 @pytest.mark.gpu

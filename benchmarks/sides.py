@@ -35,9 +35,12 @@ from engine.device import (
 )
 from generator import Generator
 from interpretability.activation_maximization import feature_objective, maximize
+from layers.modules import prepare_for_cuda
 from metrics.classifier import evaluate
 from training import panels
 from training.augmentation import augment, sample_augmentation
+from training.cuda_graph import outside
+from training.distributed import Ranks
 from training.ema import EMA
 from training.optimizers import make_optimizer
 from training.run import TrainingRun
@@ -61,12 +64,17 @@ class Ours:
             make_optimizer("adam", network, lr=1e-4, kernel_lr=0.0, betas=BETAS)
             for network in (discriminator, generator)
         )
+        torch.backends.cudnn.benchmark = args.cudnn_benchmark
         flags = ["--recipe", "classic", "--ema_decay", "0", "--device", str(device)]
         flags += ["--precision", args.precision, "--compile", args.compile]
         settings = train_gan.parse_args(flags)
         self.run = run = TrainingRun(settings, "train_gan.py", panels.GAN)
         self.precision = run.precision
         run.prepare(discriminator, generator, d_optimizer, g_optimizer)
+        if args.fuse and run.compiled:
+            prepare_for_cuda(discriminator, device, fuse=True)
+        if args.cut:
+            run.ranks = CuttingRanks()
         networks = discriminator, generator
         self.update_d = run.captured(
             partial(train_gan.update_discriminator, run, settings, *networks, d_optimizer)
@@ -131,6 +139,14 @@ class Ours:
         maximize(objective, start, CLIMB_STEPS)
         self.discriminator.train().requires_grad_(True)
         return len(start) * CLIMB_STEPS
+
+
+class CuttingRanks(Ranks):
+    """One process whose recorded steps are cut in two, as those of several are."""
+
+    def all_reduce_gradients(self, module, loss, share):
+        outside(lambda: None)
+        return super().all_reduce_gradients(module, loss, share)
 
 
 class Plain:
@@ -272,6 +288,8 @@ def main(argv=None):
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--compile", choices=("auto", "off"), default="auto")
+    for change in ("cudnn_benchmark", "fuse", "cut"):
+        parser.add_argument(f"--{change}", action="store_true")
     args = parser.parse_args(argv)
     device = pick_device(args.device)
     if args.side == "plain":

@@ -3,9 +3,10 @@
     python benchmarks/throughput.py            # or: make bench
     python benchmarks/throughput.py --quick --json output/bench.json
     python benchmarks/throughput.py --profile  # where the time goes
+    python benchmarks/throughput.py --changes cudnn_benchmark fuse batch_256  # against itself
 
 Each side runs in a process of its own; they are asked in turn (A B A B ...), so that what else the
-machine does falls on both, and the median is taken. Images are random: no data set is needed.
+machine does falls on all, and the median is taken. Images are random: no data set is needed.
 """
 
 import json
@@ -25,6 +26,15 @@ from engine import cli
 from engine.device import DeviceError, pick_device, pick_precision
 from generator import Generator
 from sides import LAYER, PARTS
+
+CHANGES = {  # of the shipped code, by flags of sides.py
+    "compile_off": ["--compile", "off"],  # nothing compiled, recorded, filled up
+    "cudnn_benchmark": ["--cudnn_benchmark"],  # cuDNN times its kernels, and takes the fastest
+    "fuse": ["--fuse"],  # LayerNorm and LeakyReLU in one kernel
+    "cut": ["--cut"],  # the recorded step in two, as with several processes
+    "batch_256": ["--batch_size", "256"],
+    "batch_512": ["--batch_size", "512"],
+}
 
 
 def parse_args(argv=None):
@@ -46,6 +56,9 @@ def parse_args(argv=None):
     parser.add_argument(
         "--profile", action="store_true", help="where the time of the shipped code goes, on the CPU"
     )
+    parser.add_argument(
+        "--changes", nargs="+", choices=CHANGES, help="both steps of the shipped code with each"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the table there")
     cli.add_device_arguments(parser, seed=False)
     args = parser.parse_args(argv)
@@ -61,10 +74,11 @@ def parse_args(argv=None):
 class Side:
     """A process that runs benchmarks/sides.py; ask(part) has it do the part once."""
 
-    def __init__(self, args, side):
+    def __init__(self, args, side, more=()):
         flags = ("width", "batch_size", "images", "workers", "device", "precision")
         command = [sys.executable, str(Path(__file__).with_name("sides.py")), side]
         command += [str(word) for name in flags for word in (f"--{name}", getattr(args, name))]
+        command += more
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -98,6 +112,12 @@ def interleaved(sides, part, repeats, warm_ups):
             if repeat >= 0:
                 of_side.append(answer["images"] / answer["seconds"])
     return rates
+
+
+def warm_ups(part, device):
+    if pick_device(device).type == "cuda":  # a call is 50 steps there
+        return 1
+    return {"classifier_step": 3, "gan_step": 3, "evaluation": 0}.get(part, 1)
 
 
 def flops_per_image(width):
@@ -138,10 +158,7 @@ def compare(args):
     print(f"{'images per second':<18}{'ours':>10}{'plain':>10}{'ratio':>7}", end="")
     print(f"{'lowest, highest':>17}{'GFLOP':>9}{'of limit':>10}")
     for part in PARTS:
-        warm_ups = {"classifier_step": 3, "gan_step": 3, "evaluation": 0}.get(part, 1)
-        if pick_device(args.device).type == "cuda":  # a call is 50 steps there
-            warm_ups = 1
-        pair = interleaved((ours, theirs), part, args.repeats, warm_ups)
+        pair = interleaved((ours, theirs), part, args.repeats, warm_ups(part, args.device))
         rate, plain_rate = map(statistics.median, pair)
         ratios = [a / b for a, b in zip(*pair, strict=True)]
         # The augmentation runs on one core, in float32.
@@ -182,6 +199,33 @@ def compare(args):
     return table
 
 
+def compare_changes(args):
+    """Both steps of the shipped code, as it is and with each change alone; returns the table."""
+    names = ["as it is", *args.changes]
+    sides = [Side(args, "ours", CHANGES.get(name, ())) for name in names]
+    about = sides[0].about
+    table = {name: {} for name in names}
+    for part in ("classifier_step", "gan_step"):
+        rates = interleaved(sides, part, args.repeats, warm_ups(part, args.device))
+        for name, of_side in zip(names, rates, strict=True):
+            ratios = [rate / shipped for rate, shipped in zip(of_side, rates[0], strict=True)]
+            table[name][part] = {
+                "images_per_s": statistics.median(of_side),
+                "ratio": statistics.median(ratios),
+                "lowest_ratio": min(ratios),
+                "highest_ratio": max(ratios),
+            }
+    print(f"{about['device']}, {about['precision']}, width {args.width}, batch {args.batch_size}")
+    for name, parts in table.items():
+        for part, row in parts.items():
+            print(f"{name:<18}{part:<18}", end="")
+            print("{:>10.1f}{:>7.2f}{:>9.2f}, {:>6.2f}".format(*row.values()))
+    for side in sides:
+        side.close()
+    machine = {"device": about["device"], "torch": torch.__version__}
+    return table | {"machine": machine | {"precision": about["precision"]}}
+
+
 def profiles(args):
     """{part: {operation: share of the time in %}} of the shipped code."""
     ours = Side(args, "ours")
@@ -202,7 +246,8 @@ def main(argv=None):
         return 2
     if args.workers is None:
         args.workers = 0 if device.type == "cpu" else min(8, os.cpu_count())
-    table = (profiles if args.profile else compare)(args)
+    make = profiles if args.profile else compare_changes if args.changes else compare
+    table = make(args)
     if args.json:
         Path(args.json).write_text(json.dumps(table, indent=2) + "\n")
     return 0

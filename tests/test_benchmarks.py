@@ -67,6 +67,7 @@ class CountFlops(TorchDispatchMode):
 def test_counted_work_is_what_the_steps_do():
     width = 64
     args = Namespace(width=width, batch_size=2, images=4, precision="fp32", compile="auto")
+    args.cudnn_benchmark = args.fuse = args.cut = False
     ours = sides.Ours(args, torch.device("cpu"))
     work_of = throughput.flops_per_image(width)
     for part in ("classifier_step", "gan_step", "evaluation", "max_features", "augmentation"):
@@ -106,6 +107,57 @@ def test_the_table(tmp_path):
     assert table["machine"]["ours_peak_memory_bytes"] > 1e8
 
 
+@pytest.mark.slow
+def test_the_shipped_code_against_itself(tmp_path):
+    flags = ["--width", 4, "--batch_size", 4, "--images", 600, "--repeats", 2, "--device", "cpu"]
+    flags += ["--changes", *throughput.CHANGES, "--json", tmp_path / "table.json"]
+    done = subprocess.run([str(w) for w in (sys.executable, SCRIPT, *flags)], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert set(table) == {"as it is", *throughput.CHANGES, "machine"}
+    assert all(row["ratio"] == 1 for row in table["as it is"].values())
+
+
+class SlowSide:
+    """Answers like a Side; each is twice as slow as the one before it."""
+
+    alive = 0
+
+    def __init__(self, args, side, more=()):
+        assert side == "ours"
+        self.about = {"device": "none", "precision": "fp32"}
+        self.seconds = 2**SlowSide.alive
+        SlowSide.alive += 1
+
+    def ask(self, part):
+        return {"images": 8, "seconds": self.seconds}
+
+    def close(self):
+        SlowSide.alive -= 1
+
+
+def test_changes_are_compared_with_what_is_shipped(monkeypatch, capsys):
+    monkeypatch.setattr(throughput, "Side", SlowSide)
+    assert throughput.main(["--device", "cpu", "--changes", "fuse", "cut"]) == 0
+    lines = [line.split()[-4:] for line in capsys.readouterr().out.splitlines()[1:]]
+    rows = ("8.0 1.00 1.00, 1.00", "4.0 0.50 0.50, 0.50", "2.0 0.25 0.25, 0.25")
+    assert lines == [row.split() for row in rows for _ in range(2)]
+    assert SlowSide.alive == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("change", throughput.CHANGES)
+def test_every_change_trains_on_cuda(change):
+    command = [sys.executable, SCRIPT.with_name("sides.py"), "ours", "--width", "20"]
+    command += ["--images", "600", "--device", "cuda", *throughput.CHANGES[change]]
+    parts = "classifier_step\ngan_step\n"
+    done = subprocess.run(command, input=parts, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "note:" not in done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()[1:]]
+    assert [answer["images"] > 0 for answer in answers] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -114,6 +166,7 @@ def test_the_table(tmp_path):
         (["--json", "."], "cannot write there"),
         (["--batch_size", 16, "--images", 8], "larger than the set"),
         (["--device", "tpu"], "--device"),
+        (["--changes", "all"], "--changes"),
     ],
 )
 def test_bad_input(refused, flags, message):

@@ -34,10 +34,10 @@ from engine.device import describe_device
 from engine.plots import save_charts
 from engine.weights import RESULTS
 from training.run import TrainingRun
-from variants import VARIANTS
+from variants import VARIANTS, WARM_UP
 
 ROOT = Path(__file__).parent.parent
-WARM_UP, TIMED_STEPS, TURNS = 6, 20, 3
+TIMED_STEPS, TURNS = 20, 3
 FIGURES = {
     "test_accuracy": "test accuracy of D, %",
     "frechet_distance": "Frechet distance, 2,000 samples",
@@ -69,6 +69,7 @@ class TimedRun(TrainingRun):
 
     steps = points = None  # set by `trained`
     cpu_seconds = _began = 0.0
+    images = 0  # real ones that were trained on
 
     def load_data(self, *args, **options):
         sets = super().load_data(*args, **options)
@@ -82,7 +83,9 @@ class TimedRun(TrainingRun):
 
     def batch(self):
         self._began = time.process_time()
-        return super().batch()
+        batch = super().batch()
+        self.images += len(batch)
+        return batch
 
     def advance(self, *args, **options):
         super().advance(*args, **options)
@@ -90,7 +93,7 @@ class TimedRun(TrainingRun):
             self.cpu_seconds += time.process_time() - self._began
 
     def log(self, record):
-        super().log(record | {"cpu_seconds": round(self.cpu_seconds, 2)})
+        super().log(record | {"images": self.images, "cpu_seconds": round(self.cpu_seconds, 2)})
 
 
 def trained(args, flags, variant, seed, steps, points, score=True):
@@ -123,8 +126,7 @@ def step_against_the_recipe(args):
 
 
 def one_seed(args, steps, seed):
-    """Train, and write a line for each evaluation."""
-    batch_size = train_gan.parse_args(shlex.split(args.flags)).batch_size
+    """Train, and write a line for each evaluation, and for each other average that was kept."""
     about = {
         "trial": "time to quality",
         "script": "train_gan.py",
@@ -138,11 +140,18 @@ def one_seed(args, steps, seed):
         "steps": steps,
     }
     for record in trained(args, args.flags, args.variant, seed, steps, args.points):
-        figures = {name: record[name] for name in FIGURES}
-        point = {"step": record["step"], "images": record["step"] * batch_size}
-        line = about | point | {"cpu_seconds": record["cpu_seconds"]} | figures
+        point = {name: record[name] for name in ("step", "images", "cpu_seconds", *FIGURES)}
+        lines = [about | point]
+        for name in record:
+            if name.startswith("frechet_distance of "):
+                decay = name.rpartition(" ")[2]
+                own = {
+                    figure: record.get(f"{figure} of {decay}", record[figure]) for figure in FIGURES
+                }
+                flags = f"{about['flags']} --ema_decay {decay}"
+                lines.append(about | {"flags": flags, "variant": "none"} | point | own)
         with open(args.output, "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
 def draw(trials, path):

@@ -1,11 +1,14 @@
 """The bench of quality against time, and the changes that it tries."""
 
+import json
 from argparse import Namespace
+from functools import partial
 
 import pytest
 import torch
 
 import time_to_quality
+import train_discriminator
 import train_gan
 import variants
 from generator import Generator
@@ -63,7 +66,8 @@ def test_every_variant_trains_and_is_taken_back(of_the_recipe, variant):
     (record,) = logged(steps=4, points=1, variant=variant)
     assert figures(record).keys() == of_the_recipe.keys()
     assert all(abs(value) < 1e4 for value in figures(record).values())
-    assert (figures(record) == of_the_recipe) == (variant == "none")
+    same = figures(record) == of_the_recipe
+    assert same == (variant in ("none", "longer_averages"))  # no average has a part in training
     assert vars(train_gan) == functions
 
 
@@ -92,6 +96,87 @@ def test_half_a_penalty_looks_at_every_second_pair(images):
         norms = train_gan.input_gradient_norms(critic, images, -images, alpha)
     assert seen == [4]
     assert norms.tolist() == pytest.approx([(3 * 32 * 32) ** 0.5] * 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_batches_grow_after_the_warm_up(monkeypatch, scaled):
+    sizes, rates = [], []
+    loss, set_rates = train_gan.discriminator_loss, train_gan.set_learning_rates
+
+    def noting_loss(discriminator, real, *rest, **options):
+        sizes.append(len(real))
+        return loss(discriminator, real, *rest, **options)
+
+    def noting_rates(optimizer, factor):
+        rates.append(factor)
+        set_rates(optimizer, factor)
+
+    monkeypatch.setattr(train_gan, "discriminator_loss", noting_loss)
+    monkeypatch.setattr(train_gan, "set_learning_rates", noting_rates)
+    first = variants.WARM_UP + 2
+    variant = "growing_batches_scaled" if scaled else "growing_batches"
+    (record,) = logged(steps=first + 4, points=1, variant=variant)
+    assert sizes == [4] * first + [8] * 2 + [16] * 2
+    assert record["images"] == sum(sizes)
+    falling = 1 - first / (first + 4)
+    of_8 = rates[2 * first]  # there are two optimizers
+    assert of_8 == pytest.approx(falling * (0.5**0.5 if scaled else 1))
+
+
+def test_other_averages_are_those_of_runs_with_their_flag(monkeypatch, tmp_path):
+    """Scored by a stand-in: the sum of the average's weights."""
+
+    class Scores:
+        judge = Namespace(digest="stand-in")
+
+        def __call__(self, model):
+            total = sum(weight.double().sum().item() for weight in model.parameters())
+            return {"frechet_distance": total, "class_consistency": 0.0}
+
+    monkeypatch.setattr(train_gan, "make_scores", lambda *_: Scores())
+    kept = partial(variants.longer_averages, (0.3, 0.5))
+    monkeypatch.setitem(variants.VARIANTS, "longer_averages", kept)
+    output = tmp_path / "trials.jsonl"
+    for flags, variant in (("", "longer_averages"), ("--ema_decay 0.5", "none")):
+        args = time_to_quality.parse_args(
+            ["--width", "4", "--points", "1", "--output", str(output), "--variant", variant]
+        )
+        args.flags = f"{SHAPES} {flags}".strip()
+        time_to_quality.one_seed(args, 12, seed=0)
+    recipe, shorter, longer, by_flag = map(json.loads, output.read_text().splitlines())
+    assert len({line["frechet_distance"] for line in (recipe, shorter, longer)}) == 3
+    assert min(longer.pop("cpu_seconds"), by_flag.pop("cpu_seconds")) > 0
+    assert longer == by_flag
+
+
+def test_a_flip_in_every_other_epoch(monkeypatch, tmp_path):
+    """Which images are flipped first is by chance; a run that goes on flips as the whole one."""
+    moved = []
+    shift = train_discriminator.shift
+
+    def noting(images, drawn, hole):
+        moved.append((images.flatten(1).double().mean(1), drawn.flip))
+        return shift(images, drawn, hole)
+
+    monkeypatch.setattr(train_discriminator, "shift", noting)
+    flags = [*SHAPES.split(), "--width", "4", "--epochs", "3", "--output_dir", str(tmp_path)]
+    functions = dict(vars(train_discriminator))
+    with variants.alternating_flips():
+        for steps in (["--max_steps", "7"], []):
+            assert train_discriminator.main([*flags, *steps, "--log_every_steps", "1"]) == 0
+    assert vars(train_discriminator) == functions
+    epochs = [
+        {
+            image: flip
+            for images, flips in moved[5 * epoch : 5 * epoch + 5]
+            for image, flip in zip(images.tolist(), flips.tolist(), strict=True)
+        }
+        for epoch in range(3)
+    ]
+    assert len(moved) == 15
+    assert 20 < sum(epochs[0].values()) < 60 <= len(epochs[0])
+    assert epochs[1] == {image: not flip for image, flip in epochs[0].items()}
+    assert epochs[2] == epochs[0]
 
 
 def changed_by(variant, images):

@@ -7,6 +7,7 @@ import torch
 from matplotlib.image import imread
 
 import evaluate_gan
+import truncation
 from discriminator import Discriminator
 from engine.weights import class_names_of, export_model, load_model
 from faults import no_room_for
@@ -226,6 +227,19 @@ def test_truncation(evaluate, weights):
     assert plain["scores"]["samples"] != cut["scores"]["samples"]
     assert plain["scores"]["test images"] == cut["scores"]["test images"]
     assert (plain_picture != cut_picture).any()
+
+    # The benchmark that draws the curve has these scores too.
+    files = ["--generator", weights / "run/generator.safetensors"]
+    files += ["--judge", weights / "judge.safetensors", "--output", weights / "cut.jsonl"]
+    words = [*files, "--dataset", "shapes", *MACHINE, *few[:4], "--truncations", 0.5]
+    assert truncation.main([str(word) for word in words]) == 0
+    lines = [json.loads(line) for line in (weights / "cut.jsonl").read_text().splitlines()]
+    for line, result in zip(lines, (cut, plain), strict=True):
+        assert line["truncation"] == result.get("truncation", "none")
+        for name, digits in truncation.FIGURES.items():
+            assert line[name] == round(result["scores"]["samples"][name], digits)
+    assert (weights / "cut.png").exists()
+
     cut["inception"] = {"of": "truncated samples"}
     path.write_text(json.dumps(cut))
     assert "inception" in shown("--truncation", 0.5)[0]

@@ -1,0 +1,99 @@
+"""Precision against recall of a generator whose latents' noise is cut off: a line for each limit.
+
+    python benchmarks/truncation.py
+
+As `evaluate_gan.py --truncation T` scores it, by the published classifier, for the published
+generator, with the reference computed once. Writes a line for each T into --output, and a picture
+of them beside it.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from data_tools import load_dataset
+from engine import cli
+from engine.device import describe_device, pick_device, pick_precision
+from engine.plots import save_charts
+from engine.weights import RESULTS, load_model
+from metrics import sampling
+from metrics.scores import Judge, score_table
+from time_to_quality import git_commit
+
+FIGURES = {  # of a score_table: decimals
+    "precision": 3,
+    "recall": 3,
+    "density": 3,
+    "coverage": 3,
+    "frechet_distance": 2,
+    "class_consistency": 1,
+}
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--truncations",
+        type=cli.at_least(0.01, float),
+        nargs="+",
+        default=[0.25, 0.5, 0.75, 1, 1.5, 2],
+        metavar="T",
+        help="limits of the noise; the whole noise comes after them",
+    )
+    parser.add_argument("--samples", type=cli.at_least(20), default=10_000, help="for each")
+    parser.add_argument("--generator", default=RESULTS / "gan/generator.safetensors")
+    parser.add_argument("--judge", default=RESULTS / "baseline/discriminator.safetensors")
+    cli.add_data_arguments(parser)
+    cli.add_device_arguments(parser)
+    parser.add_argument("--output", default="results/trials/truncation.jsonl")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    generator, _ = load_model(args.generator, device, kind="generator")
+    judge = Judge(args.judge, device, precision)
+    train = load_dataset(args.dataset, args.data_dir)[0].first(args.limit_train)
+    names = train.class_names
+    judge.check_set(train)
+    reference, _ = judge.features_and_classes(train.images, title="judge, training images")
+    labels = sampling.sample_labels(args.samples, range(len(names)))
+    source = {
+        "commit": git_commit(),
+        "device": describe_device(device),
+        "generator": str(args.generator),
+    }
+    lines = []
+    for truncation in [*args.truncations, None]:
+        latents = sampling.latents_of(
+            labels, generator.latent_dim, args.seed, num_classes=len(names), truncation=truncation
+        )
+        samples = sampling.draw(generator, latents, precision=precision)
+        judged = *judge.features_and_classes(samples), labels
+        scores = score_table({"samples": judged}, reference, names, args.seed)["samples"]
+        figures = {name: round(scores[name], digits) for name, digits in FIGURES.items()}
+        lines.append(source | {"truncation": truncation or "none"} | figures)
+        print(lines[-1], flush=True)
+    Path(args.output).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    draw(lines, Path(args.output).with_suffix(".png"))
+    return 0
+
+
+def draw(lines, path):
+    """Precision over recall, and density over coverage, with a dot for each limit."""
+    charts = {}
+    for x, y in (("recall", "precision"), ("coverage", "density")):
+        dots = {"_": ([line[x] for line in lines], [line[y] for line in lines], {"color": "0.8"})}
+        for line in lines:
+            style = {"marker": "o", "linestyle": ""}
+            dots[f"truncation {line['truncation']}"] = ([line[x]], [line[y]], style)
+        charts[f"{y.capitalize()} against {x}"] = {"x": x, "y": y, "lines": dots}
+    save_charts(charts, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

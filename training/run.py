@@ -283,7 +283,8 @@ class TrainingRun:
         self.folder.log(record)
         self._tensorboard.log(record)
         self.progress.report(record)
-        if self.epoch_ends and self.clock.curves_due():
+        at_its_end = self.step == self.total_steps  # then `finish` draws them
+        if self.epoch_ends and not at_its_end and self.clock.curves_due():
             self._draw_curves()
         self.progress.start_lap()
 

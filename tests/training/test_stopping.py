@@ -63,10 +63,12 @@ def test_clock(monkeypatch):
     assert not never.time_up()
 
 
-def test_curves_are_due_at_once_and_then_every_30_seconds(monkeypatch):
+def test_curves_are_due_soon_and_then_every_30_seconds(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     clock = stopping.Clock()
+    assert not clock.curves_due()
+    now[0] += 10
     assert clock.curves_due()
     assert clock.curves_due()  # asking changes nothing
     clock.curves_drawn()

@@ -11,7 +11,7 @@ the gradient penalty is defined for each image on its own, so no image may see i
 import torch.nn.functional as F
 from torch import nn
 
-from layers.modules import Conv3x3, LeakyReLU, MapNorm, run_layers
+from layers.modules import Conv3x3, MapNorm, run_layers
 
 IMAGE_SIZE = 32
 STRIDES = (1, 2, 1, 2, 1, 1, 1, 2)
@@ -26,8 +26,15 @@ class Block(nn.Sequential):
         super().__init__(
             Conv3x3(in_channels, out_channels, stride),
             MapNorm(out_channels, size),
-            LeakyReLU(0.01),
+            nn.LeakyReLU(0.01),
         )
+
+    def forward(self, x):
+        convolution, norm, leaky_relu = self
+        x = convolution(x)
+        if norm.fused and norm.training:
+            return norm(x, leaky_relu.negative_slope)
+        return leaky_relu(norm(x))
 
 
 class Discriminator(nn.Module):

@@ -106,11 +106,11 @@ def layer_norm(x, weight, bias, eps=1e-5, count=None, compiled=False, slope=1.0)
     bias. They are then 0 in the output, and have any gradient.
     slope: what is below zero in the output is multiplied by it, as by a LeakyReLU after it; the
     kernels do that on the way, where the LeakyReLU would read and write the map once more in the
-    forward pass, the gradient and the second derivative. ValueError for either where it does not
-    run compiled.
+    forward pass, the gradient and the second derivative.
+    Raises ValueError for a count or a slope where it does not run compiled.
     """
     if not compiled and (count not in (None, weight.numel()) or slope != 1):
-        raise ValueError("entries that do not count, a slope: only where layer_norm runs compiled")
+        raise ValueError("count and slope need compiled=True")
     if x.device.type != "cpu" and not compiled:
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     return _LayerNorm.apply(x, weight, bias, eps, count or weight.numel(), compiled, slope)
@@ -204,22 +204,21 @@ class _LayerNorm(torch.autograd.Function):
             else:
                 y, mean, rstd = torch.native_layer_norm(x, x.shape[1:], weight, bias, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
-        ctx.eps, ctx.how, ctx.inputs_only = eps, (count, compiled, slope), False
+        ctx.eps, ctx.options, ctx.inputs_only = eps, (count, compiled, slope), False
         return y
 
     @staticmethod
     def backward(ctx, g):
-        x, weight, bias, mean, rstd = ctx.saved_tensors
-        wanted = _wanted(ctx)
+        rows, wanted = (g, *ctx.saved_tensors), _wanted(ctx)
         if not torch.is_grad_enabled():
-            gradients = _layer_norm_gradients(g, x, mean, rstd, weight, bias, *ctx.how, wanted)
+            gradients = _layer_norm_gradients(*rows, *ctx.options, wanted)
             return *gradients, None, None, None, None
-        count, _, slope = ctx.how
+        (x, weight), (count, _, slope) = ctx.saved_tensors[:2], ctx.options
         if any(wanted[1:]) and (count < weight.numel() or slope != 1):
             raise NotImplementedError("input_gradient is the way to differentiate this twice")
         d_x = d_weight = d_bias = None
         if wanted[0]:
-            d_x = _LayerNormInputGradient.apply(g, x, weight, bias, mean, rstd, *ctx.how)
+            d_x = _LayerNormInputGradient.apply(*rows, *ctx.options)
         if wanted[1]:
             d_weight = (g * F.layer_norm(x, x.shape[1:], eps=ctx.eps)).sum(0)
         if wanted[2]:
@@ -227,13 +226,13 @@ class _LayerNorm(torch.autograd.Function):
         return d_x, d_weight, d_bias, None, None, None, None
 
 
-def _layer_norm_gradients(g, x, mean, rstd, weight, bias, count, compiled, slope, wanted):
+def _layer_norm_gradients(g, x, weight, bias, mean, rstd, count, compiled, slope, wanted):
     with torch.autocast(x.device.type, enabled=False):
         if not compiled:
             return torch.ops.aten.native_layer_norm_backward(
                 g.contiguous(), x, x.shape[1:], mean, rstd, weight, bias, wanted
             )
-        rows = (g.flatten(1), x.flatten(1), mean, rstd, weight.flatten(), bias.flatten())
+        rows = (g.flatten(1), x.flatten(1), weight.flatten(), bias.flatten(), mean, rstd)
         if not any(wanted[1:]):
             return _run(_norm_input_gradient, True, *rows, count, slope).view_as(x), None, None
         d_x, d_weight, d_bias = _run(_norm_gradients, True, *rows, count, slope)
@@ -250,88 +249,87 @@ def _norm_forward(x, weight, bias, eps, count, slope):
     away = wide - mean
     squares = away.square().sum(1, keepdim=True) - (x.shape[1] - count) * mean.square()
     rstd = (squares / count + eps).rsqrt()
-    y = F.leaky_relu(away * rstd * weight + bias, slope)
+    y = away * rstd * weight + bias
+    if slope != 1:
+        y = F.leaky_relu(y, slope)
     return y.to(x.dtype), mean, rstd
 
 
-def _before_leaky_relu(g, x, mean, rstd, weight, bias, slope):
-    """The gradient of what the LeakyReLU got, from g, (b, n), that of what it gave."""
-    if slope == 1:
-        return g
+def _leaky_relu_backward(g, x, weight, bias, mean, rstd, slope):
+    """(g before the LeakyReLU, z): g where z weight + bias > 0, slope g elsewhere; (b, n) both."""
     z = (x.to(mean.dtype) - mean) * rstd
-    return torch.where(z * weight + bias > 0, g, slope * g)
+    g = g.to(mean.dtype)
+    return g if slope == 1 else torch.where(z * weight + bias > 0, g, slope * g), z
 
 
-def _norm_input_gradient(g, x, mean, rstd, weight, bias, count, slope):
-    """g, x: (b, n); mean, rstd: (b, 1); weight, bias: (n,) -> (b, n).
+def _norm_input_gradient(g, x, weight, bias, mean, rstd, count, slope):
+    """g, x: (b, n); weight, bias: (n,); mean, rstd: (b, 1) -> (b, n).
 
     As _LayerNormInputGradient says.
     """
-    g = _before_leaky_relu(g.to(mean.dtype), x, mean, rstd, weight, bias, slope)
-    z = (x.to(mean.dtype) - mean) * rstd
+    g, z = _leaky_relu_backward(g, x, weight, bias, mean, rstd, slope)
     h = g * weight
     by_one, by_z = (sums.sum(1, keepdim=True) / count for sums in (h, h * z))
     return (rstd * (h - by_one - z * by_z)).to(x.dtype)
 
 
-def _norm_gradients(g, x, mean, rstd, weight, bias, count, slope):
+def _norm_gradients(g, x, weight, bias, mean, rstd, count, slope):
     """The same, and the gradients of weight and bias, (n,)."""
-    d_x = _norm_input_gradient(g, x, mean, rstd, weight, bias, count, slope)
-    g = _before_leaky_relu(g.to(mean.dtype), x, mean, rstd, weight, bias, slope)
-    z = (x.to(mean.dtype) - mean) * rstd
+    d_x = _norm_input_gradient(g, x, weight, bias, mean, rstd, count, slope)
+    g, z = _leaky_relu_backward(g, x, weight, bias, mean, rstd, slope)
     return d_x, (g * z).sum(0).to(weight.dtype), g.sum(0).to(weight.dtype)
 
 
 class _LayerNormInputGradient(torch.autograd.Function):
     """s (h - mean(h) - z mean(h z)), where h = g * weight, z = (x - mean(x)) s, s = 1 / std(x).
 
-    mean and rstd are functions of x; the derivative with respect to x counts them in.
+    With a slope g is first taken back through the LeakyReLU, a constant factor for each entry: so
+    the gradient of g is, last of all, multiplied by it too, and x and bias have no other part in
+    it. mean and rstd are functions of x; the derivative with respect to x counts them in.
     """
 
     @staticmethod
-    def forward(ctx, g, x, weight, bias, mean, rstd, *how):
+    def forward(ctx, g, x, weight, bias, mean, rstd, *options):
         ctx.save_for_backward(g, x, weight, bias, mean, rstd)
-        ctx.how = how
+        ctx.options = options
         wanted = [True, False, False]
-        return _layer_norm_gradients(g, x, mean, rstd, weight, bias, *how, wanted)[0]
+        return _layer_norm_gradients(g, x, weight, bias, mean, rstd, *options, wanted)[0]
 
     @staticmethod
     def backward(ctx, v):
         if torch.is_grad_enabled():
             raise NotImplementedError("layer_norm has no third derivative")
         g, x, weight, bias, mean, rstd = ctx.saved_tensors
-        rows = [t.flatten(1) for t in (v, g, x, mean, rstd)]
+        rows = [t.flatten(1) for t in (v, g, x)]
+        norm = weight.flatten(), bias.flatten(), mean.flatten(1), rstd.flatten(1)
         with torch.autocast(x.device.type, enabled=False):
-            d_g, d_x, d_weight = _in_chunks(*rows, weight.flatten(), bias.flatten(), *ctx.how)
+            d_g, d_x, d_weight = _in_chunks(*rows, *norm, *ctx.options)
         gradients = d_g.view_as(g), d_x.view_as(x), d_weight.view_as(weight)
         return *gradients, None, None, None, None, None, None
 
 
-def _in_chunks(v, g, x, mean, rstd, weight, bias, total, compiled, slope):
+def _in_chunks(v, g, x, weight, bias, mean, rstd, count, compiled, slope):
     """_layer_norm_second for a few images at a time on the CPU, so that they stay in its cache."""
     if compiled or x.device.type != "cpu":
-        rows = (v, g, x, mean, rstd, weight, bias)
-        return _run(_layer_norm_second_like, compiled, *rows, total, slope)
-    count = max(1, 2**20 // weight.numel())
+        rows = (v, g, x, weight, bias, mean, rstd)
+        return _run(_layer_norm_second_compiled, compiled, *rows, count, slope)
+    images = max(1, 2**20 // weight.numel())
     d_g, d_x, d_weight = torch.empty_like(g), torch.empty_like(x), torch.zeros_like(weight)
-    for rows in zip(*(t.split(count) for t in (v, g, x, mean, rstd, d_g, d_x)), strict=True):
+    for rows in zip(*(t.split(images) for t in (v, g, x, mean, rstd, d_g, d_x)), strict=True):
         *inputs, d_g_rows, d_x_rows = rows
-        a, b, c = _layer_norm_second(*inputs, weight, total)
+        a, b, c = _layer_norm_second(*inputs, weight, count)
         d_g_rows.copy_(a)
         d_x_rows.copy_(b)
         d_weight += c
     return d_g, d_x, d_weight
 
 
-def _layer_norm_second_like(v, g, x, mean, rstd, weight, bias, count, slope):
-    """_layer_norm_second, each gradient in the type of what it is the gradient of.
-
-    The LeakyReLU is linear in the gradient, so it does to that of g what it did to g.
-    """
-    of_norm = (x, mean, rstd, weight, bias, slope)
-    of_g = _before_leaky_relu(g.to(mean.dtype), *of_norm)
-    d_g, d_x, d_weight = _layer_norm_second(v, of_g, x, mean, rstd, weight, count)
-    d_g = _before_leaky_relu(d_g, *of_norm)
+def _layer_norm_second_compiled(v, g, x, weight, bias, mean, rstd, count, slope):
+    """_layer_norm_second with a slope; each gradient in the dtype of what it is the gradient of."""
+    norm = (x, weight, bias, mean, rstd, slope)
+    before, _ = _leaky_relu_backward(g, *norm)
+    d_before, d_x, d_weight = _layer_norm_second(v, before, x, mean, rstd, weight, count)
+    d_g, _ = _leaky_relu_backward(d_before, *norm)
     return d_g.to(g.dtype), d_x.to(x.dtype), d_weight.to(weight.dtype)
 
 

@@ -5,8 +5,6 @@ maps that channels of zeros fill up, see channel_padding.py. `run_layers` decide
 on networks that `prepare_for_cuda` has prepared.
 """
 
-import itertools
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,7 +17,7 @@ def prepare_for_cuda(network, device, fuse=False):
     """Have a network's layers take the ways that are fast on a GPU; returns whether they do.
 
     In training LayerNorm then runs compiled, and under autocast maps are filled up to a multiple of
-    16 channels. fuse: LayerNorm's kernels do the work of the LeakyReLU after it, too. device: where
+    16 channels. fuse: LayerNorm's kernels do the work of the LeakyReLU after it too. device: where
     the network runs; None takes it back. Where torch.compile does not work, a notice on stderr says
     so, and the layers stay as they were built.
     """
@@ -30,14 +28,9 @@ def prepare_for_cuda(network, device, fuse=False):
         works = double_backward.compile_works(device)
     for layer in layers:
         if isinstance(layer, MapNorm):
-            layer.compiled = works
+            layer.compiled, layer.fused = works, works and fuse
         elif isinstance(layer, Conv3x3 | ConvTranspose4x4):
             layer.pads = works
-        elif isinstance(layer, nn.Sequential):
-            for norm, after in itertools.pairwise(layer):
-                if isinstance(norm, MapNorm) and isinstance(after, LeakyReLU):
-                    norm.slope = after.negative_slope if works and fuse else 1.0
-                    after.done_before = works and fuse
     return works
 
 
@@ -67,34 +60,26 @@ class MapNorm(nn.Module):
     channels-first and back.
 
     (b, channels, size, size) -> the same shape; mean 0 and variance 1 per image before the affine.
+    fused: whether, in training, it is to be called with the slope of the LeakyReLU after it, and
+    does that one's work.
     Source: Ba et al. 2016, Layer Normalization.
     """
 
     def __init__(self, channels, size, eps=1e-5):
         super().__init__()
         self.eps = eps
-        self.compiled, self.slope = False, 1.0  # in training, see prepare_for_cuda
+        self.compiled = self.fused = False  # in training, see prepare_for_cuda
         self.weight = nn.Parameter(torch.ones(size, size, channels))
         self.bias = nn.Parameter(torch.zeros(size, size, channels))
 
-    def forward(self, x):
+    def forward(self, x, slope=1.0):
         x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC: a view, and contiguous where x is channels_last
         weight, bias, count = self.weight, self.bias, self.weight.numel()
         if (more := x.shape[3] - weight.shape[2]) > 0:
             weight, bias = F.pad(weight, (0, more)), F.pad(bias, (0, more))
         compiled = self.compiled and self.training
-        slope = self.slope if compiled else 1.0
         x = double_backward.layer_norm(x, weight, bias, self.eps, count, compiled, slope)
         return x.permute(0, 3, 1, 2)
-
-
-class LeakyReLU(nn.LeakyReLU):
-    """That of PyTorch; in training nothing where the MapNorm before it has done its work."""
-
-    done_before = False  # see prepare_for_cuda
-
-    def forward(self, x):
-        return x if self.done_before and self.training else super().forward(x)
 
 
 class Conv3x3(nn.Conv2d):

@@ -2,26 +2,29 @@
 
 import contextlib
 import functools
-import itertools
 import sys
+import threading
 
 import torch
 
 WARM_UP = 3  # calls before the capture, in which libraries choose their kernels
 
-_cut = None  # what `outside` hands its action to while a step is captured
+_capturing = threading.local()  # .cut: what `outside` hands its action to, while one captures
 
 
 def outside(action):
     """Do what no graph holds, such as talk between processes, between kernels before and after.
 
-    While a step is captured, it is cut in two here: the action is done at every replay, between the
-    two graphs, and not yet now.
+    While a step is captured, it is cut in two here: the action, a function without arguments, is
+    done at every replay, between the two graphs, and not yet now. So it may only change tensors,
+    those that were there before or came out of the first graph, in place: whatever else it has from
+    around it stays for ever as it is now.
     """
-    if _cut is None:
+    cut = getattr(_capturing, "cut", None)
+    if cut is None:
         action()
     else:
-        _cut(action)
+        cut(action)
 
 
 class CapturedStep:
@@ -113,43 +116,37 @@ class CudaCapturer:
 
 
 class CutGraph:
-    """CUDA graphs that share their memory, and actions between them; the context captures them."""
+    """CUDA graphs that share their memory, and actions between them; captured inside the context.
+
+    parts: what a replay does one after the other: a graph's replay, an action, a graph's replay ...
+    """
 
     def __init__(self, stream):
-        self.stream, self.graphs, self.actions = stream, [], []
-        self._capturing = contextlib.ExitStack()
+        self.stream, self.pool, self.parts = stream, torch.cuda.graph_pool_handle(), []
+        self._graph = contextlib.ExitStack()
 
     def __enter__(self):
-        global _cut
         self._begin_graph()
-        _cut = self._cut
+        _capturing.cut = self._cut
         return self
 
     def __exit__(self, *error):
-        global _cut
-        _cut = None
-        return self._capturing.__exit__(*error)
+        _capturing.cut = None
+        return self._graph.__exit__(*error)
 
     def _cut(self, action):
-        self._capturing.close()
-        self.actions.append(action)
+        self._graph.close()
+        self.parts.append(action)
         self._begin_graph()
 
     def _begin_graph(self):
         graph = torch.cuda.CUDAGraph()
-        pool = self.graphs[0].pool() if self.graphs else None
-        # NCCL's own thread asks after its work meanwhile, which a "global" capture does not stand.
-        mode = "thread_local" if torch.distributed.is_initialized() else "global"
-        self._capturing.enter_context(
-            torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode=mode)
-        )
-        self.graphs.append(graph)
+        self._graph.enter_context(torch.cuda.graph(graph, pool=self.pool, stream=self.stream))
+        self.parts.append(graph.replay)
 
     def replay(self):
-        for graph, action in itertools.zip_longest(self.graphs, self.actions):
-            graph.replay()
-            if action is not None:
-                action()
+        for part in self.parts:
+            part()
 
 
 def _map_tensors(transform, value):

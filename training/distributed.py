@@ -187,10 +187,10 @@ class Ranks:
         """The sum of a tensor over the ranks, on every rank."""
         if self.world > 1:
             tensor = tensor.clone()
-            self._sum_up(tensor)
+            self._all_reduce_in_place(tensor)
         return tensor
 
-    def _sum_up(self, tensor):
+    def _all_reduce_in_place(self, tensor):
         with _talking():
             dist.all_reduce(tensor, group=self._device_group)
 
@@ -204,7 +204,7 @@ class Ranks:
         if self.world > 1:
             tensors = [p.grad for p in module.parameters() if p.grad is not None] + [loss]
             flat = torch.cat([t.flatten() for t in tensors]).mul_(share)
-            outside(lambda: self._sum_up(flat))
+            outside(lambda: self._all_reduce_in_place(flat))
             parts = flat.split([t.numel() for t in tensors])
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))

@@ -229,26 +229,23 @@ class Recorder:
     """Stands in for torch.cuda's graphs: tells in which order they begin, end and are replayed."""
 
     def __init__(self, monkeypatch):
-        self.events, self.graphs = [], []
+        self.events, self.graphs = [], 0
         monkeypatch.setattr(torch.cuda, "CUDAGraph", self.new_graph)
         monkeypatch.setattr(torch.cuda, "graph", self.capture)
-        for name in ("Stream", "current_stream", "set_stream"):
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "the pool")
+        monkeypatch.setattr(torch.cuda, "Stream", lambda: "the stream")
+        for name in ("current_stream", "set_stream"):
             monkeypatch.setattr(torch.cuda, name, lambda *_: None)
 
     def new_graph(self):
-        name = f"graph {len(self.graphs)}"
-        self.graphs.append(
-            Namespace(
-                name=name,
-                pool=lambda: f"pool of {name}",
-                replay=lambda: self.events.append(f"replay {name}"),
-            )
-        )
-        return self.graphs[-1]
+        name = f"graph {self.graphs}"
+        self.graphs += 1
+        return Namespace(name=name, replay=lambda: self.events.append(f"replay {name}"))
 
     @contextlib.contextmanager
-    def capture(self, graph, pool, **_):
-        self.events.append(f"begin {graph.name} in {pool}")
+    def capture(self, graph, pool, stream):
+        assert (pool, stream) == ("the pool", "the stream")  # both alike: they share their memory
+        self.events.append(f"begin {graph.name}")
         yield
         self.events.append(f"end {graph.name}")
 
@@ -269,8 +266,8 @@ def test_what_is_done_outside_cuts_the_graph_in_two(recorder):
 
     graph, outputs = CudaCapturer().capture(step)
     assert outputs == "outputs"
-    first = ["begin graph 0 in None", "forward", "end graph 0"]
-    second = ["begin graph 1 in pool of graph 0", "update", "end graph 1"]
+    first = ["begin graph 0", "forward", "end graph 0"]
+    second = ["begin graph 1", "update", "end graph 1"]
     assert events == first + second  # nothing is summed up while the step is captured
     for _ in range(2):
         events.clear()
@@ -284,7 +281,7 @@ def test_what_is_done_outside_cuts_the_graph_in_two(recorder):
 def test_a_step_without_a_cut_is_one_graph(recorder):
     graph, _ = CudaCapturer().capture(lambda: recorder.events.append("all"))
     graph.replay()
-    expected = ["begin graph 0 in None", "all", "end graph 0", "replay graph 0"]
+    expected = ["begin graph 0", "all", "end graph 0", "replay graph 0"]
     assert recorder.events == expected
 
 
@@ -303,21 +300,23 @@ def test_after_a_capture_that_fails_nothing_is_cut_any_more(recorder, cut):
 
 
 def test_gradients_are_summed_outside_of_the_graphs(monkeypatch, recorder):
-    """Ranks whose communication does as if there were two, with the same gradients."""
+    """Ranks whose communication does as if the others' sum were twice this one's."""
     ranks, module = Ranks(), nn.Linear(2, 1)
     ranks.world = 2
-    monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor, **_: tensor.mul_(2))
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor, **_: tensor.mul_(3))
 
-    def step():
+    def step(ranks):
         module.zero_grad(set_to_none=True)
-        loss = module(torch.ones(3, 2)).mean()
+        loss = module(torch.tensor([[1.0, 2.0], [3.0, -1.0]])).square().mean()
         loss.backward()
-        return ranks.all_reduce_gradients(module, loss, share=0.5)
+        loss = ranks.all_reduce_gradients(module, loss, share=0.5)
+        return torch.cat([loss.flatten(), *(p.grad.flatten() for p in module.parameters())])
 
-    expected = step().item(), [p.grad.tolist() for p in module.parameters()]
-    graph, _ = CudaCapturer().capture(step)
-    assert (len(graph.graphs), len(graph.actions)) == (2, 1)
-    assert expected == (step().item(), [p.grad.tolist() for p in module.parameters()])
+    alone, summed = step(Ranks()), step(ranks)
+    torch.testing.assert_close(summed, 1.5 * alone)
+    graph, unsummed = CudaCapturer().capture(lambda: step(ranks))
+    torch.testing.assert_close(unsummed, 0.5 * alone)  # what the others have comes at a replay
+    assert len(graph.parts) == 3
 
 
 @pytest.mark.gpu
@@ -337,7 +336,7 @@ def test_a_graph_cut_in_two_on_cuda():
         total += 2 * value + 1
         out = captured(value_of(value, (4,)).cuda())["weight"]
         assert out.tolist() == [total] * 4
-    assert len(captured.graph.graphs) == 2
+    assert len(captured.graph.parts) == 3
 
 
 @pytest.mark.gpu

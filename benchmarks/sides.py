@@ -278,7 +278,7 @@ def synchronize(device):
         torch.cuda.synchronize()
 
 
-def main(argv=None):
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("side", choices=("ours", "plain"))
     parser.add_argument("--width", type=int, default=196)
@@ -290,7 +290,11 @@ def main(argv=None):
     parser.add_argument("--compile", choices=("auto", "off"), default="auto")
     for change in ("cudnn_benchmark", "fuse", "cut"):
         parser.add_argument(f"--{change}", action="store_true")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
     device = pick_device(args.device)
     if args.side == "plain":
         side = Plain(args, device)

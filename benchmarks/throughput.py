@@ -30,11 +30,12 @@ from sides import LAYER, PARTS
 CHANGES = {  # of the shipped code, by flags of sides.py
     "compile_off": ["--compile", "off"],  # nothing compiled, recorded, filled up
     "cudnn_benchmark": ["--cudnn_benchmark"],  # cuDNN times its kernels, and takes the fastest
-    "fuse": ["--fuse"],  # LayerNorm and LeakyReLU in one kernel
+    "fuse": ["--fuse"],  # LayerNorm's kernels do LeakyReLU's work too
     "cut": ["--cut"],  # the recorded step in two, as with several processes
     "batch_256": ["--batch_size", "256"],
     "batch_512": ["--batch_size", "512"],
 }
+ON_CUDA_ALONE = {"compile_off", "cudnn_benchmark", "fuse", "cut"}
 
 
 def parse_args(argv=None):
@@ -53,11 +54,16 @@ def parse_args(argv=None):
     parser.add_argument(
         "--quick", action="store_true", help="2 repeats, 2,000 images to evaluate: under 3 minutes"
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--profile", action="store_true", help="where the time of the shipped code goes, on the CPU"
     )
-    parser.add_argument(
-        "--changes", nargs="+", choices=CHANGES, help="both steps of the shipped code with each"
+    instead.add_argument(
+        "--changes",
+        nargs="+",
+        choices=CHANGES,
+        help="both steps of the shipped code with each; only larger batches change something on "
+        "the CPU",
     )
     parser.add_argument("--json", metavar="FILE", help="also write the table there")
     cli.add_device_arguments(parser, seed=False)
@@ -205,21 +211,21 @@ def compare_changes(args):
     sides = [Side(args, "ours", CHANGES.get(name, ())) for name in names]
     about = sides[0].about
     table = {name: {} for name in names}
+    print(f"{about['device']}, {about['precision']}, width {args.width}; the shipped code in")
+    print(f"batches of {args.batch_size} unless it says otherwise; and its changes against it")
+    print(f"{'':<36}{'images/s':>10}{'ratio':>7}{'lowest, highest':>17}")
     for part in ("classifier_step", "gan_step"):
         rates = interleaved(sides, part, args.repeats, warm_ups(part, args.device))
         for name, of_side in zip(names, rates, strict=True):
             ratios = [rate / shipped for rate, shipped in zip(of_side, rates[0], strict=True)]
-            table[name][part] = {
+            row = table[name][part] = {
                 "images_per_s": statistics.median(of_side),
-                "ratio": statistics.median(ratios),
+                "ratio": statistics.median(of_side) / statistics.median(rates[0]),
                 "lowest_ratio": min(ratios),
                 "highest_ratio": max(ratios),
             }
-    print(f"{about['device']}, {about['precision']}, width {args.width}, batch {args.batch_size}")
-    for name, parts in table.items():
-        for part, row in parts.items():
             print(f"{name:<18}{part:<18}", end="")
-            print("{:>10.1f}{:>7.2f}{:>9.2f}, {:>6.2f}".format(*row.values()))
+            print("{:>10.1f}{:>7.2f}{:>9.2f}, {:>6.2f}".format(*row.values()), flush=True)
     for side in sides:
         side.close()
     machine = {"device": about["device"], "torch": torch.__version__}
@@ -241,6 +247,9 @@ def main(argv=None):
     try:
         device = pick_device(args.device)
         pick_precision(args.precision, device)
+        idle = ON_CUDA_ALONE & {*(args.changes or ())}
+        if idle and device.type != "cuda":
+            raise DeviceError(f"--changes {' '.join(sorted(idle))}: without effect on {device}")
     except DeviceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -34,7 +34,7 @@ from engine.device import describe_device
 from engine.plots import save_charts
 from engine.weights import RESULTS
 from training.run import TrainingRun
-from variants import VARIANTS, WARM_UP
+from variants import UNTIMED_STEPS, VARIANTS
 
 ROOT = Path(__file__).parent.parent
 TIMED_STEPS, TURNS = 20, 3
@@ -89,7 +89,7 @@ class TimedRun(TrainingRun):
 
     def advance(self, *args, **options):
         super().advance(*args, **options)
-        if self.step > WARM_UP:
+        if self.step > UNTIMED_STEPS:
             self.cpu_seconds += time.process_time() - self._began
 
     def log(self, record):
@@ -120,7 +120,9 @@ def step_against_the_recipe(args):
             "recipe": ("", "none"),
             "trial": (args.flags, args.variant),
         }.items():
-            (record,) = trained(args, flags, variant, 0, WARM_UP + TIMED_STEPS, 1, score=False)
+            (record,) = trained(
+                args, flags, variant, 0, UNTIMED_STEPS + TIMED_STEPS, 1, score=False
+            )
             seconds[name].append(record["cpu_seconds"] / TIMED_STEPS)
     return (statistics.median(times) for times in seconds.values())
 
@@ -148,8 +150,8 @@ def one_seed(args, steps, seed):
                 own = {
                     figure: record.get(f"{figure} of {decay}", record[figure]) for figure in FIGURES
                 }
-                flags = f"{about['flags']} --ema_decay {decay}"
-                lines.append(about | {"flags": flags, "variant": "none"} | point | own)
+                variant = {"variant": f"{args.variant} of {decay}"}
+                lines.append(about | variant | point | own)
         with open(args.output, "a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
 

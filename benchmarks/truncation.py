@@ -13,15 +13,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from data_tools import load_dataset
+from data_tools import DataError, load_dataset
 from engine import cli
-from engine.device import describe_device, pick_device, pick_precision
+from engine.device import DeviceError, describe_device, pick_device, pick_precision
 from engine.plots import save_charts
-from engine.weights import RESULTS, load_model
+from engine.weights import RESULTS, CheckpointError, digest, load_model
 from metrics import sampling
 from metrics.scores import Judge, score_table
 from time_to_quality import git_commit
 
+USER_ERRORS = (CheckpointError, DataError, DeviceError, OSError)
 FIGURES = {  # of a score_table: decimals
     "precision": 3,
     "recall": 3,
@@ -45,14 +46,16 @@ def parse_args(argv=None):
     parser.add_argument("--samples", type=cli.at_least(20), default=10_000, help="for each")
     parser.add_argument("--generator", default=RESULTS / "gan/generator.safetensors")
     parser.add_argument("--judge", default=RESULTS / "baseline/discriminator.safetensors")
-    cli.add_data_arguments(parser)
+    parser.add_argument("--dataset", default="cifar10", help="that the generator was trained on")
+    parser.add_argument("--data_dir", help="its folder")
+    parser.add_argument("--limit_train", type=cli.at_least(20), help="images to compare with")
     cli.add_device_arguments(parser)
-    parser.add_argument("--output", default="results/trials/truncation.jsonl")
+    parser.add_argument("--output", default="results/evaluation/truncation.jsonl")
     return parser.parse_args(argv)
 
 
-def main(argv=None):
-    args = parse_args(argv)
+def run(args):
+    """Score the samples of each limit, and draw the curve. Raises one of USER_ERRORS."""
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
     generator, _ = load_model(args.generator, device, kind="generator")
@@ -65,7 +68,7 @@ def main(argv=None):
     source = {
         "commit": git_commit(),
         "device": describe_device(device),
-        "generator": str(args.generator),
+        "generator_sha256": digest(generator),
     }
     lines = []
     for truncation in [*args.truncations, None]:
@@ -80,7 +83,6 @@ def main(argv=None):
         print(lines[-1], flush=True)
     Path(args.output).write_text("".join(json.dumps(line) + "\n" for line in lines))
     draw(lines, Path(args.output).with_suffix(".png"))
-    return 0
 
 
 def draw(lines, path):
@@ -93,6 +95,10 @@ def draw(lines, path):
             dots[f"truncation {line['truncation']}"] = ([line[x]], [line[y]], style)
         charts[f"{y.capitalize()} against {x}"] = {"x": x, "y": y, "lines": dots}
     save_charts(charts, path)
+
+
+def main(argv=None):
+    return cli.exit_code_of(run, parse_args(argv), USER_ERRORS)
 
 
 if __name__ == "__main__":

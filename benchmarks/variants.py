@@ -22,11 +22,12 @@ import torch.nn.functional as F
 
 import train_discriminator
 import train_gan
+from engine import cli
 from metrics.classifier import evaluate
 from training.ema import EMA
 from training.run import TrainingRun
 
-WARM_UP = 6  # steps that time_to_quality.py does not time
+UNTIMED_STEPS = 6  # steps that time_to_quality.py does not time
 FLIPS = 20  # the name of a random stream
 
 
@@ -146,7 +147,7 @@ def growing_batches(scaled=False):
     real_batch, linear, whole = train_gan.real_batch, train_gan.linear, {}
 
     def share(step, total):
-        progress = max(0, step - WARM_UP) / max(1, total - WARM_UP)
+        progress = max(0, step - UNTIMED_STEPS) / max(1, total - UNTIMED_STEPS)
         return (1 / 4, 1 / 2, 1)[int(3 * progress)]
 
     def part_of_batch(run, args, train_set):
@@ -224,6 +225,17 @@ VARIANTS = {
 }
 OF_THE_CLASSIFIER = {"alternating_flips": alternating_flips}
 
+
+def main(argv=None):
+    """Train the classifier in one; its name stands among the run's settings."""
+    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser.add_argument("variant", choices=OF_THE_CLASSIFIER)
+    name, flags = parser.parse_known_args(argv)
+    args = train_discriminator.parse_args(flags)
+    args.variant = name.variant
+    with OF_THE_CLASSIFIER[args.variant]():
+        return cli.exit_code_of(train_discriminator.train, args, train_discriminator.USER_ERRORS)
+
+
 if __name__ == "__main__":
-    with OF_THE_CLASSIFIER[sys.argv[1]]():
-        sys.exit(train_discriminator.main(sys.argv[2:]))
+    sys.exit(main())

@@ -212,7 +212,7 @@ def test_inception_by_both_protocols(evaluate, weights, monkeypatch):
     assert "inception" not in json.loads(path.read_text())
 
 
-def test_truncation(evaluate, weights):
+def test_truncation(evaluate, run_main, refused, weights):
     few = ["--samples", 40, "--limit_train", 40, "--limit_test", 40]
     path = weights / "evaluation" / "evaluation.json"
 
@@ -231,14 +231,15 @@ def test_truncation(evaluate, weights):
     # The benchmark that draws the curve has these scores too.
     files = ["--generator", weights / "run/generator.safetensors"]
     files += ["--judge", weights / "judge.safetensors", "--output", weights / "cut.jsonl"]
-    words = [*files, "--dataset", "shapes", *MACHINE, *few[:4], "--truncations", 0.5]
-    assert truncation.main([str(word) for word in words]) == 0
+    flags = [*files, "--dataset", "shapes", *MACHINE, *few[:4], "--truncations", 0.5]
+    assert run_main(truncation, *flags)[0] == 0
     lines = [json.loads(line) for line in (weights / "cut.jsonl").read_text().splitlines()]
     for line, result in zip(lines, (cut, plain), strict=True):
         assert line["truncation"] == result.get("truncation", "none")
         for name, digits in truncation.FIGURES.items():
             assert line[name] == round(result["scores"]["samples"][name], digits)
     assert (weights / "cut.png").exists()
+    assert "no weights" in refused(truncation, *flags, "--generator", weights / "nowhere")
 
     cut["inception"] = {"of": "truncated samples"}
     path.write_text(json.dumps(cut))

@@ -40,7 +40,7 @@ def test_the_clock_counts_steps_after_the_first_ones_alone(monkeypatch):
     """Not the test in between: here a step takes one second, and everything else a thousand."""
     now = [0.0]
     monkeypatch.setattr(time_to_quality.time, "process_time", lambda: now[0])
-    monkeypatch.setattr(time_to_quality, "WARM_UP", 2)
+    monkeypatch.setattr(time_to_quality, "UNTIMED_STEPS", 2)
     update, evaluate = train_gan.update_generator, train_gan.evaluate
 
     def taking(seconds, function):
@@ -113,7 +113,7 @@ def test_batches_grow_after_the_warm_up(monkeypatch, scaled):
 
     monkeypatch.setattr(train_gan, "discriminator_loss", noting_loss)
     monkeypatch.setattr(train_gan, "set_learning_rates", noting_rates)
-    first = variants.WARM_UP + 2
+    first = variants.UNTIMED_STEPS + 2
     variant = "growing_batches_scaled" if scaled else "growing_batches"
     (record,) = logged(steps=first + 4, points=1, variant=variant)
     assert sizes == [4] * first + [8] * 2 + [16] * 2
@@ -144,6 +144,9 @@ def test_other_averages_are_those_of_runs_with_their_flag(monkeypatch, tmp_path)
         args.flags = f"{SHAPES} {flags}".strip()
         time_to_quality.one_seed(args, 12, seed=0)
     recipe, shorter, longer, by_flag = map(json.loads, output.read_text().splitlines())
+    assert longer.pop("variant") == "longer_averages of 0.5"
+    assert by_flag.pop("variant") == "none"
+    assert by_flag.pop("flags") == f"{longer.pop('flags')} --ema_decay 0.5"
     assert len({line["frechet_distance"] for line in (recipe, shorter, longer)}) == 3
     assert min(longer.pop("cpu_seconds"), by_flag.pop("cpu_seconds")) > 0
     assert longer == by_flag
@@ -161,10 +164,10 @@ def test_a_flip_in_every_other_epoch(monkeypatch, tmp_path):
     monkeypatch.setattr(train_discriminator, "shift", noting)
     flags = [*SHAPES.split(), "--width", "4", "--epochs", "3", "--output_dir", str(tmp_path)]
     functions = dict(vars(train_discriminator))
-    with variants.alternating_flips():
-        for steps in (["--max_steps", "7"], []):
-            assert train_discriminator.main([*flags, *steps, "--log_every_steps", "1"]) == 0
+    for steps in (["--max_steps", "7"], []):
+        assert variants.main(["alternating_flips", *flags, *steps]) == 0
     assert vars(train_discriminator) == functions
+    assert train_discriminator.main(flags) == 2  # the plain training does not take it up
     epochs = [
         {
             image: flip

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import train_gan
@@ -339,15 +340,29 @@ def test_a_graph_cut_in_two_on_cuda():
     assert len(captured.graph.parts) == 3
 
 
+@pytest.fixture
+def nccl_alone(tmp_path):
+    """NCCL's group of this process alone."""
+    dist.init_process_group("gloo", f"file://{tmp_path / 'store'}", world_size=1, rank=0)
+    yield dist.new_group(backend="nccl")
+    dist.destroy_process_group()
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.1), ("bf16", 0.5)])
-def test_captured_updates_agree_with_plain_ones_on_cuda(precision, tolerance):
-    """How far the weights have moved after the capture; one batch on the way is smaller."""
+def test_captured_updates_agree_with_plain_ones_on_cuda(nccl_alone, precision, tolerance, cut):
+    """How far the weights have moved after the capture; one batch on the way is smaller.
+
+    cut: by an all-reduce that takes this process for one of two, and its gradients by half.
+    """
     ends = []
     for compiling in ("off", "auto"):
         flags = ["--device", "cuda", "--precision", precision, "--compile", compiling]
         args = train_gan.parse_args([*flags, "--d_fake_class_weight", "1", "--ema_decay", "0.9"])
         with TrainingRun(args, "train_gan.py", panels.GAN) as run:
+            if cut:
+                run.ranks.world, run.ranks._device_group = 2, nccl_alone
             torch.manual_seed(0)
             networks = Discriminator(20).to(run.device), Generator(20).to(run.device)
             ema = EMA(networks[1], args.ema_decay)
@@ -380,7 +395,10 @@ def test_captured_updates_agree_with_plain_ones_on_cuda(precision, tolerance):
                 if step == WARM_UP + 2:
                     before = [weights_of(network) for network in weights]
             captured = compiling == "auto"
-            assert (update_d.graph is not None) == (update_g.graph is not None) == captured
+            for update in (update_d, update_g):
+                parts = update.graph.parts if update.graph else ()
+                assert len(parts) == captured * (3 if cut else 1)
+            run.ranks.world = 1
             ends.append([weights_of(network) for network in weights])
     for start, plain, captured in zip(before, *ends, strict=True):
         assert (captured - plain).norm() < tolerance * (plain - start).norm()

@@ -92,8 +92,8 @@ def draw(lines, path):
         dots = {"_": ([line[x] for line in lines], [line[y] for line in lines], {"color": "0.8"})}
         for line in lines:
             style = {"marker": "o", "linestyle": ""}
-            dots[f"truncation {line['truncation']}"] = ([line[x]], [line[y]], style)
-        charts[f"{y.capitalize()} against {x}"] = {"x": x, "y": y, "lines": dots}
+            dots[str(line["truncation"])] = ([line[x]], [line[y]], style)
+        charts[f"{y.capitalize()} against {x}, by truncation"] = {"x": x, "y": y, "lines": dots}
     save_charts(charts, path)
 
 

@@ -83,7 +83,14 @@ def quality(results, file):
     return markdown(headings, rows)
 
 
-SOURCE = ("transcribed", "note", "commit", "device", "command")  # where a figure is from
+SOURCE = (
+    "transcribed",
+    "note",
+    "commit",
+    "device",
+    "command",
+    "generator_sha256",
+)  # where a figure is from
 
 
 def lines(results, file):

@@ -73,6 +73,7 @@ def test_a_run_and_its_resumption(run_main, tmp_path, script):
     assert_complete(tmp_path, before.Reload())
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(tmp_path):
     """Lines that were logged after the last checkpoint are taken back, and come again."""
     flags = [*SMALL, *EVERY_STEP, *EVERY_SECOND, "--epochs", "2", "--output_dir", tmp_path]

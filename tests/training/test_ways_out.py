@@ -11,7 +11,7 @@ import pytest
 import processes
 from processes import ENVIRONMENT, ROOT, SMALL, command
 
-SCRIPTS = ("train_gan.py", pytest.param("train_discriminator.py", marks=pytest.mark.slow))
+SCRIPTS = ("train_gan.py", "train_discriminator.py")
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def ends(processes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["train_gan.py", "train_discriminator.py"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_the_end_of_the_run(start_two, tmp_path, script):
     flags = [*SMALL, "--epochs", 1, "--output_dir", tmp_path / "run"]
     codes, written = ends(start_two(script, flags))
@@ -67,6 +67,7 @@ def test_the_end_of_the_run(start_two, tmp_path, script):
     assert written.count("finished already") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_time_is_up(start_two, tmp_path, script):
     flags = [*SMALL, "--epochs", 2, "--max_minutes", 0, "--output_dir", tmp_path / "run"]

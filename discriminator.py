@@ -32,7 +32,7 @@ class Block(nn.Sequential):
     def forward(self, x):
         convolution, norm, leaky_relu = self
         x = convolution(x)
-        if norm.fused and norm.training:
+        if self.training and isinstance(norm, MapNorm) and norm.fused:
             return norm(x, leaky_relu.negative_slope)
         return leaky_relu(norm(x))
 

@@ -93,8 +93,9 @@ def test_every_table_has_a_place():
     text = "".join(page.read_text() for page in PAGES)
     used = {name for _, name, _, _ in tables.TABLE.findall(text)}
     results = ROOT / "results"
+    kinds = {"time": "quality {}", "truncation": "lines trials/{}"}
     of_files = {
-        f"{'quality' if path.stem.startswith('time_to_quality') else 'trials'} {path.stem}"
+        kinds.get(path.stem.partition("_")[0], "trials {}").format(path.stem)
         for path in (results / "trials").glob("*.jsonl")
     }
     of_files |= {f"lines elsewhere/{path.stem}" for path in (results / "elsewhere").glob("*.jsonl")}

@@ -50,7 +50,7 @@ def parse_args(argv=None):
     parser.add_argument("--data_dir", help="its folder")
     parser.add_argument("--limit_train", type=cli.at_least(20), help="images to compare with")
     cli.add_device_arguments(parser)
-    parser.add_argument("--output", default="results/trials/truncation.jsonl")
+    parser.add_argument("--output", default="results/truncation/scores.jsonl")
     return parser.parse_args(argv)
 
 

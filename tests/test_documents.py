@@ -93,13 +93,12 @@ def test_every_table_has_a_place():
     text = "".join(page.read_text() for page in PAGES)
     used = {name for _, name, _, _ in tables.TABLE.findall(text)}
     results = ROOT / "results"
-    kinds = {"time": "quality {}", "truncation": "lines trials/{}"}
     of_files = {
-        kinds.get(path.stem.partition("_")[0], "trials {}").format(path.stem)
+        f"{'quality' if path.stem.startswith('time_to_quality') else 'trials'} {path.stem}"
         for path in (results / "trials").glob("*.jsonl")
     }
-    of_files |= {f"lines elsewhere/{path.stem}" for path in (results / "elsewhere").glob("*.jsonl")}
-    of_files |= {f"lines speed/{path.stem}" for path in (results / "speed").glob("*.jsonl")}
+    for folder in ("elsewhere", "speed", "truncation"):
+        of_files |= {f"lines {folder}/{path.stem}" for path in (results / folder).glob("*.jsonl")}
     of_files |= {f"speed {path.stem}" for path in (results / "speed").glob("*.json")}
     assert used == table_makers.TABLES.keys() | of_files
     assert text.count("<!-- table:") == len(tables.TABLE.findall(text))

@@ -36,11 +36,18 @@ def survive(script, tmp_path, kills, epochs, seed, ranks=1):
     assert_same_run(tmp_path / "whole", parts)
 
 
-def test_killed_inside_a_save(tmp_path):
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_killed_inside_a_save(run_main, one_thread, tmp_path):
     """The process stands still between writing the temporary file and renaming it; then SIGKILL."""
     flags = [*SMALL, *EVERY_STEP, "--epochs", "2", "--output_dir"]
-    done = processes.run("train_gan.py", [*flags, tmp_path / "whole"])
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert run_main(train_gan, *flags, tmp_path / "whole")[0] == 0
     mark = tmp_path / "inside"
     program = (
         "import os, sys, time, train_gan\n"
@@ -60,9 +67,9 @@ def test_killed_inside_a_save(tmp_path):
     temporary, *whole = sorted(path.name for path in (parts / "checkpoints").iterdir())
     assert re.fullmatch(r"\.step_000000007\.pt\..+\.tmp", temporary)
     assert whole == ["step_000000005.pt", "step_000000006.pt"]
-    done = processes.run("train_gan.py", [*flags, tmp_path / "parts"])
-    assert done.returncode == 0
-    assert "resumed after step 6" in done.stdout
+    code, out, _ = run_main(train_gan, *flags, tmp_path / "parts")
+    assert code == 0
+    assert "resumed after step 6" in out
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 

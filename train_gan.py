@@ -48,6 +48,7 @@ RECIPES = {
         "schedule": "constant",
         "gp_weight": 10.0,
         "gp_every": 1,
+        "gp_batch_shrink": 1,
         "d_fake_class_weight": 1.0,
         "g_class_weight": 1.0,
         "gen_train": 1,
@@ -67,13 +68,15 @@ RECIPES = {
         "schedule": "linear",
         "gp_weight": 10.0,
         "gp_every": 1,
+        "gp_batch_shrink": 1,
         "d_fake_class_weight": 0.0,
         "g_class_weight": 1.0,
         "gen_train": 1,
         "ema_decay": 0.999,
     },
 }
-RECIPES["brief"] = RECIPES["muon"] | {"batch_size": 32, "gen_train": 2}  # for minutes on a CPU
+# For minutes on a CPU.
+RECIPES["brief"] = {**RECIPES["muon"], "batch_size": 32, "gen_train": 2, "gp_batch_shrink": 2}
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksError, ScoreError)
 LEAST_NOISE = 16  # entries of a latent beside the code of the class
 REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
@@ -108,14 +111,9 @@ def parse_args(argv=None):
             "type": at_least(1),
             "help": "discriminator steps from one penalty to the next, which weighs as many times",
         },
-        "d_fake_class_weight": {
-            "type": at_least(0, float),
-            "help": "of the fakes' class loss in the discriminator's loss",
-        },
-        "g_class_weight": {
-            "type": at_least(0, float),
-            "help": "of the class loss in the generator's loss",
-        },
+        "gp_batch_shrink": {"type": at_least(1), "help": "one pair in so many has a penalty"},
+        "d_fake_class_weight": {"type": at_least(0, float), "help": "of the class loss on fakes"},
+        "g_class_weight": {"type": at_least(0, float), "help": "of the generator's class loss"},
         "gen_train": {"type": at_least(1), "help": "discriminator steps per generator step"},
         "ema_decay": {
             "type": at_least(0, float, high=1),
@@ -214,8 +212,8 @@ def discriminator_loss(
     L = mean D(fake) - mean D(real) + CE(real) + fake_class_weight CE(fake) + gp_weight penalty: the
     critic's estimate of the Wasserstein distance, the class head's cross-entropy, the gradient
     penalty.
-    real, fake: (b, 3, 32, 32) in [-1, 1]; labels, fake_labels: int64 (b,); alpha: (b, 1, 1, 1), the
-    weight of each real image in x_hat, or None, for a loss without the penalty.
+    real, fake: (b, 3, 32, 32) in [-1, 1]; labels, fake_labels: int64 (b,); alpha: (n, 1, 1, 1), the
+    weight in x_hat of each of the first n real images, or None, for a loss without the penalty.
     Source: Gulrajani et al. 2017, equation 3; Odena et al. 2017, equation 2.
     """
     # Real and fake images share one pass: nothing in the discriminator looks across images.
@@ -228,7 +226,8 @@ def discriminator_loss(
     class_loss = class_loss_real + fake_class_weight * class_loss_fake
     loss, of_gradient = -critic_gap + class_loss, {}
     if alpha is not None:
-        norms = input_gradient_norms(discriminator, real, fake, alpha)
+        n = len(alpha)
+        norms = input_gradient_norms(discriminator, real[:n], fake[:n], alpha)
         of_gradient = {"gradient_penalty": penalty_of(norms), "gradient_norm": norms.mean()}
         loss = loss + gp_weight * of_gradient["gradient_penalty"]
     parts = {
@@ -259,7 +258,7 @@ def generator_loss(discriminator, fake, labels, class_weight=1.0):
 # ------------------------------------------------------------------------------ updates
 
 # step: the discriminator's, from 1, a tensor; real: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,);
-# z: (b, latent_dim); alpha: (b, 1, 1, 1); shifts: a Shift of the fakes, or None; all of them this
+# z: (b, latent_dim); alpha: (n, 1, 1, 1); shifts: a Shift of the fakes, or None; all of them this
 # process's shards. Both return the parts of their loss, left on the device.
 
 
@@ -331,7 +330,9 @@ def real_batch(run, args, train_set):
 def fake_inputs(run, args, num_classes, stream, with_alpha=False):
     """What fakes are drawn from: z (b, latent_dim), labels (b,), alpha or None, shifts or None."""
     labels, z = sample_inputs(args.batch_size, args.latent_dim, stream, num_classes)
-    alpha = sample_alpha(args.batch_size, run.device, stream) if with_alpha else None
+    of_world = args.gp_batch_shrink * run.ranks.world  # each process has as many pairs, at least 1
+    pairs = -(-args.batch_size // of_world) * run.ranks.world
+    alpha = sample_alpha(pairs, run.device, stream) if with_alpha else None
     shifts = sample_shift(args.batch_size, stream) if args.augmentation == "shift" else None
     return [None if drawn is None else run.shard(drawn) for drawn in (z, labels, alpha, shifts)]
 

@@ -35,16 +35,6 @@ def patched(**functions):
     return mock.patch.multiple(train_gan, **functions)
 
 
-def half_penalty():
-    """The penalty on every second image of the batch."""
-    of_all = train_gan.input_gradient_norms
-
-    def of_half(discriminator, real, fake, alpha):
-        return of_all(discriminator, real[::2], fake[::2], alpha[::2])
-
-    return patched(input_gradient_norms=of_half)
-
-
 def reused_fakes():
     """The fakes that the critic's step drew are those that the generator learns from."""
     draw, fake_inputs, kept = train_gan.draw, train_gan.fake_inputs, {}
@@ -213,7 +203,6 @@ def alternating_flips():
 
 VARIANTS = {
     "none": contextlib.nullcontext,
-    "half_penalty": half_penalty,
     "reused_fakes": reused_fakes,
     "colour": colour,
     "cutout": cutout,

@@ -16,7 +16,8 @@ MAY_CHANGE = (
     *("log_every_steps", "save_every_epochs", "save_every_minutes", "max_minutes"),
     *("evaluate_every", "judge", "tensorboard"),
 )
-ADDED = {"gp_every": 1, "latent_dim": 100}  # flags that runs of older versions lack: what those did
+# Flags that runs of older versions lack: what those did.
+ADDED = {"gp_every": 1, "gp_batch_shrink": 1, "latent_dim": 100}
 
 
 class _Formatter(argparse.HelpFormatter):

@@ -84,20 +84,6 @@ def test_fakes_that_are_used_again_are_drawn_once(monkeypatch):
     assert (drawn_for_both, sum(passes)) == (10, 5)
 
 
-def test_half_a_penalty_looks_at_every_second_pair(images):
-    seen = []
-
-    def critic(x):
-        seen.append(len(x))
-        return x.flatten(1).sum(1), None
-
-    alpha = train_gan.sample_alpha(8, images.device)
-    with variants.half_penalty():
-        norms = train_gan.input_gradient_norms(critic, images, -images, alpha)
-    assert seen == [4]
-    assert norms.tolist() == pytest.approx([(3 * 32 * 32) ** 0.5] * 4, rel=1e-5)
-
-
 @pytest.mark.parametrize("scaled", [False, True])
 def test_batches_grow_after_the_warm_up(monkeypatch, scaled):
     sizes, rates = [], []

@@ -175,7 +175,7 @@ def draw(trials, path):
             lines[f"_{name}"] = (*zip(*dots, strict=True), style)
         x = "CPU time, as a share of the recipe's"
         charts[title] = {"x": x, "y": title.partition(",")[0], "lines": lines}
-    save_charts(charts, path, columns=3)
+    save_charts(charts, path, columns=3, legend_below=True)
 
 
 def git_commit():

@@ -88,12 +88,12 @@ def save_histograms(values, path, xlabel):
     save_figure(figure, path)
 
 
-def save_charts(charts, path, columns=2):
+def save_charts(charts, path, columns=2, legend_below=False):
     """Line charts side by side.
 
     charts: {title: {"x": label, "y": label, "lines": {name: (xs, ys, matplotlib style)}}}; with
     "height", the y axis begins at 0 and reaches at least so far. A legend stands once for the same
-    names.
+    names; legend_below: below all charts, for those of the first.
     """
     columns = min(columns, len(charts))
     rows = -(-len(charts) // columns)
@@ -109,8 +109,12 @@ def save_charts(charts, path, columns=2):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if len(chart["lines"]) > 1 and list(chart["lines"]) not in told:
-            axes.legend(frameon=False, fontsize=8)
             told.append(list(chart["lines"]))
+            if not legend_below:
+                axes.legend(frameon=False, fontsize=8)
+    if legend_below:
+        lines, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False)
     save_figure(figure, path)
 
 

@@ -83,14 +83,8 @@ def quality(results, file):
     return markdown(headings, rows)
 
 
-SOURCE = (
-    "transcribed",
-    "note",
-    "commit",
-    "device",
-    "command",
-    "generator_sha256",
-)  # where a figure is from
+# Where a figure is from.
+SOURCE = {"transcribed", "note", "commit", "device", "command", "generator_sha256"}
 
 
 def lines(results, file):

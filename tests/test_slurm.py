@@ -1,6 +1,5 @@
 """The batch scripts, with stand-ins for srun and scontrol around the real training."""
 
-import json
 import os
 import socket
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from compare import assert_same_run
 from processes import ENVIRONMENT, EVERY_STEP, ROOT, SMALL
 
 SCRIPTS = {"train_gan": "train_gan.sbatch", "train_discriminator": "train_discriminator.sbatch"}
@@ -74,6 +74,7 @@ def submit(tmp_path):
 )
 def test_saved_before_the_limit_requeued_and_gone_on_with(submit, tmp_path, script, tasks):
     flags = [*SMALL, *EVERY_STEP, "--epochs", 2, "--output_dir"]
+    assert submit(script, *flags, tmp_path / "whole", tasks=tasks)[0] == 0
     parts = tmp_path / "parts"
     first_save = parts / "checkpoints" / "step_000000002.pt"
     code, told, asked, job = submit(script, *flags, parts, tasks=tasks, signal_at=first_save)
@@ -84,7 +85,7 @@ def test_saved_before_the_limit_requeued_and_gone_on_with(submit, tmp_path, scri
     assert code == 0, told
     assert "resumed after step" in told
     assert asked == []
-    assert json.loads((parts / "summary.json").read_text())["step"] == 10
+    assert_same_run(tmp_path / "whole", parts)
 
 
 def test_what_fails_is_not_requeued(submit, tmp_path):

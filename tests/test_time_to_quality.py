@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from matplotlib.image import imread
 
 import time_to_quality
 import train_discriminator
@@ -216,3 +217,22 @@ def test_the_budget_is_that_of_the_recipe(monkeypatch, capsys):
     assert [command[-4:] for command in started] == [
         ["--steps", "250", "--seeds", str(seed)] for seed in (3, 4)
     ]
+
+
+def test_the_curves_are_drawn(tmp_path):
+    """Of each setting the mean line and, in its colour, a dot for each seed; one legend below."""
+    point = {"flags": "--width 4", "share": 1.0, "steps": 4}
+    figures = {"test_accuracy": 50.0, "frechet_distance": 90.0, "class_consistency": 40.0}
+    lines = [
+        point | figures | {"variant": variant, "seed": seed, "step": step}
+        for variant in ("none", "colour")
+        for seed in (0, 1)
+        for step in (2, 4)
+    ]
+    (tmp_path / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files = ["--output", tmp_path / "trials.jsonl", "--draw", tmp_path / "curves.png"]
+    assert time_to_quality.main([str(word) for word in files]) == 0
+    picture = imread(tmp_path / "curves.png")[..., :3]
+    below = picture[-picture.shape[0] // 8 :]
+    colourful = (below.max(2) - below.min(2) > 0.5).any(0)
+    assert 20 < colourful.sum() < 200  # the legend's two short lines, under all charts

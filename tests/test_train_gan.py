@@ -1,6 +1,5 @@
 import contextlib
 import json
-from argparse import Namespace
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from image_sets import cifar10
 from steps import at_pass
 from training import panels
 from training.augmentation import move, sample_shift
-from training.distributed import Ranks
 from training.ema import EMA
 from training.optimizers import make_optimizer
 from training.run import TrainingRun
@@ -135,48 +133,6 @@ def test_a_rarer_penalty_weighs_as_many_times_more(make_pair):
     assert other["discriminator_loss"].item() == pytest.approx(
         (parts["discriminator_loss"] + more).item(), rel=1e-4
     )
-
-
-@pytest.mark.parametrize("every", [1, 2, 3])
-def test_the_penalty_is_taken_at_every_nth_step_from_the_first(run_main, tmp_path, every):
-    flags = ["--epochs", 1, "--log_every_steps", 1, "--gp_every", every]
-    assert run_main(train_gan, *SMALL, *flags, "--output_dir", tmp_path)[0] == 0
-    taken = ["gradient_norm" in record for record in records(tmp_path)]
-    assert taken == [step % every == 0 for step in range(5)]
-
-
-@pytest.mark.parametrize(("shrink", "pairs"), [(1, 16), (2, 8), (3, 6), (100, 1)])
-def test_the_penalty_is_taken_on_a_part_of_the_batch(
-    run_main, tmp_path, monkeypatch, shrink, pairs
-):
-    """The first pairs of it, in the order of an epoch, which is by chance."""
-    norms, seen = train_gan.input_gradient_norms, []
-
-    def noting(discriminator, real, fake, alpha):
-        seen.append((len(real), len(fake), len(alpha)))
-        return norms(discriminator, real, fake, alpha)
-
-    monkeypatch.setattr(train_gan, "input_gradient_norms", noting)
-    flags = ["--max_steps", 2, "--gp_batch_shrink", shrink, "--output_dir", tmp_path]
-    assert run_main(train_gan, *SMALL, *flags)[0] == 0
-    assert seen == [(pairs,) * 3] * 2
-
-
-def test_two_processes_have_the_pairs_of_one(monkeypatch):
-    """As many each, at least one; together those of one process where they can be shared."""
-    args = train_gan.parse_args(["--batch_size", "8", "--gp_batch_shrink", "2"])
-
-    def alphas(world, rank):
-        ranks = Ranks()
-        ranks.world, ranks.rank = world, rank
-        run = Namespace(ranks=ranks, shard=ranks.shard, device=torch.device("cpu"))
-        stream = torch.Generator().manual_seed(0)
-        return train_gan.fake_inputs(run, args, 10, stream, with_alpha=True)[2]
-
-    both = torch.stack([alphas(2, 0), alphas(2, 1)], 1).flatten(0, 1)
-    assert torch.equal(both, alphas(1, 0))
-    args.gp_batch_shrink = 8
-    assert [len(alphas(2, rank)) for rank in range(2)] == [1, 1]
 
 
 def test_weights_of_the_class_losses_are_those_of_the_flags(make_pair):

@@ -77,7 +77,7 @@ def test_a_run_and_its_resumption(run_main, tmp_path, script):
 def test_killed_and_resumed(tmp_path):
     """Lines that were logged after the last checkpoint are taken back, and come again."""
     flags = [*SMALL, *EVERY_STEP, *EVERY_SECOND, "--epochs", "2", "--output_dir", tmp_path]
-    processes.train_through_kills("train_discriminator.py", flags, tmp_path, 2, random.Random(0))
+    processes.train_through_kills("train_gan.py", flags, tmp_path, 2, random.Random(0))
     assert_complete(tmp_path)
 
 

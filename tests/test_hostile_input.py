@@ -14,11 +14,11 @@ import report
 import train_discriminator
 import visualization
 from discriminator import Discriminator
+from engine import provenance
 from engine.weights import export_model
 from faults import no_room_for
 from generator import Generator
 from processes import ENVIRONMENT, ROOT, SMALL
-from training import run_folder
 
 QUICK = ["--limit_test", 60, "--steps", 3, "--device", "cpu", "--precision", "fp32"]
 DEEP = "[" * 100_000
@@ -92,7 +92,7 @@ def test_a_git_that_hangs_is_not_waited_for(monkeypatch):
         raise subprocess.TimeoutExpired(command, timeout)
 
     monkeypatch.setattr(subprocess, "run", hang)
-    assert run_folder._environment()["git_commit"] == "unknown"
+    assert provenance.git_commit() == "unknown"
 
 
 # ------------------------------------------------------------------------------ the report

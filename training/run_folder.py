@@ -4,17 +4,13 @@ import contextlib
 import json
 import math
 import os
-import platform
-import subprocess
 import sys
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from engine.cli import ADDED, DIVERGED, SAVE_FAILED, Stopped
 from engine.files import parse_json, write_atomically
 from engine.output_folder import RunError
+from engine.provenance import environment
 from engine.weights import CheckpointError
 from training.checkpoint import (
     checkpoint_step,
@@ -209,9 +205,9 @@ class RunFolder:
         """
         if not self.writer:
             return
-        config = self.config or {"settings": self.settings, "device": device, **_environment()}
+        config = self.config or {"settings": self.settings, "device": device, **environment()}
         if self.config is not None:
-            entry = {"after_step": step, "device": device, **_environment()}
+            entry = {"after_step": step, "device": device, **environment()}
             before = config["settings"]
             entry["changed"] = {k: v for k, v in self.settings.items() if before.get(k) != v}
             config = config | {"resumed": [*config.get("resumed", []), entry]}
@@ -322,14 +318,3 @@ def _read_config(path):
     if not well_formed:
         raise RunError(f"{path} is damaged; give another --output_dir")
     return config
-
-
-def _environment():
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        done = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10)
-        commit = done.stdout.strip()
-    except (OSError, ValueError, subprocess.SubprocessError):
-        commit = "unknown"
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    return {"git_commit": commit, "versions": {**versions, "numpy": np.__version__}}

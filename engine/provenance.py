@@ -1,0 +1,24 @@
+"""Where a result comes from: the commit and the versions that made it."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def git_commit():
+    """This repository's commit, "-dirty" behind it where files differ; "unknown" without git."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def environment():
+    """{"git_commit", "versions": of Python, PyTorch and NumPy}, for config.json."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    return {"git_commit": git_commit(), "versions": {**versions, "numpy": np.__version__}}

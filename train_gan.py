@@ -111,7 +111,7 @@ def parse_args(argv=None):
             "type": at_least(1),
             "help": "discriminator steps from one penalty to the next, which weighs as many times",
         },
-        "gp_batch_shrink": {"type": at_least(1), "help": "one pair in so many has a penalty"},
+        "gp_batch_shrink": {"type": at_least(1), "help": "the penalty is of 1 pair in so many"},
         "d_fake_class_weight": {"type": at_least(0, float), "help": "of the class loss on fakes"},
         "g_class_weight": {"type": at_least(0, float), "help": "of the generator's class loss"},
         "gen_train": {"type": at_least(1), "help": "discriminator steps per generator step"},
@@ -332,7 +332,7 @@ def fake_inputs(run, args, num_classes, stream, with_alpha=False):
     labels, z = sample_inputs(args.batch_size, args.latent_dim, stream, num_classes)
     of_world = args.gp_batch_shrink * run.ranks.world  # each process has as many pairs, at least 1
     pairs = -(-args.batch_size // of_world) * run.ranks.world
-    alpha = sample_alpha(pairs, run.device, stream) if with_alpha else None
+    alpha = sample_alpha(args.batch_size, run.device, stream)[:pairs] if with_alpha else None
     shifts = sample_shift(args.batch_size, stream) if args.augmentation == "shift" else None
     return [None if drawn is None else run.shard(drawn) for drawn in (z, labels, alpha, shifts)]
 

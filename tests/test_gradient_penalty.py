@@ -171,17 +171,16 @@ def test_penalty_gradients_against_pytorchs_layers_in_float64(images, precision,
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_the_penalty_is_taken_at_every_nth_step_from_the_first(run_main, tmp_path, every):
-    flags = ["--epochs", 1, "--log_every_steps", 1, "--gp_every", every]
+    flags = ["--epochs", 2, "--log_every_steps", 1, "--gp_every", every]
     assert run_main(train_gan, *SMALL, *flags, "--output_dir", tmp_path)[0] == 0
     taken = ["gradient_norm" in record for record in records(tmp_path)]
-    assert taken == [step % every == 0 for step in range(5)]
+    assert taken == [step % every == 0 for step in range(10)]
 
 
 @pytest.mark.parametrize(("shrink", "pairs"), [(1, 16), (2, 8), (3, 6), (100, 1)])
 def test_the_penalty_is_taken_on_a_part_of_the_batch(
     run_main, tmp_path, monkeypatch, shrink, pairs
 ):
-    """The first pairs of it, in the order of an epoch, which is by chance."""
     norms, seen = train_gan.input_gradient_norms, []
 
     def noting(discriminator, real, fake, alpha):
@@ -194,18 +193,41 @@ def test_the_penalty_is_taken_on_a_part_of_the_batch(
     assert seen == [(pairs,) * 3] * 2
 
 
-def test_two_processes_have_the_pairs_of_one(monkeypatch):
-    """As many each, at least one; together those of one process where they can be shared."""
-    args = train_gan.parse_args(["--batch_size", "8", "--gp_batch_shrink", "2"])
+def test_a_penalty_on_the_first_pairs_weighs_as_one_on_all(images):
+    """As a mean over them; which images come first in a batch is by chance."""
+    torch.manual_seed(3)
+    critic, labels = Discriminator(width=4), torch.arange(8)
+    batch = critic, images, labels, -images, labels
+    alpha = train_gan.sample_alpha(3, "cpu")
+    without, _ = train_gan.discriminator_loss(*batch, alpha=None)
+    loss, parts = train_gan.discriminator_loss(*batch, alpha=alpha, gp_weight=5.0)
+    norms = train_gan.input_gradient_norms(critic, images[:3], -images[:3], alpha)
+    penalty = (norms - 1).square().mean()
+    assert parts["gradient_penalty"].item() == pytest.approx(penalty.item(), rel=1e-5)
+    assert loss.item() == pytest.approx((without + 5 * penalty).item(), rel=1e-5)
 
-    def alphas(world, rank):
+
+def test_two_processes_draw_what_one_does():
+    """As many pairs each, at least one; together one's, where there are enough for all."""
+    args = train_gan.parse_args(["--batch_size", "8", "--gp_batch_shrink", "3"])
+
+    def drawn(world, rank):
         ranks = Ranks()
         ranks.world, ranks.rank = world, rank
         run = Namespace(ranks=ranks, shard=ranks.shard, device=torch.device("cpu"))
         stream = torch.Generator().manual_seed(0)
-        return train_gan.fake_inputs(run, args, 10, stream, with_alpha=True)[2]
+        return train_gan.fake_inputs(run, args, 10, stream, with_alpha=True)
 
-    both = torch.stack([alphas(2, 0), alphas(2, 1)], 1).flatten(0, 1)
-    assert torch.equal(both, alphas(1, 0))
-    args.gp_batch_shrink = 8
-    assert [len(alphas(2, rank)) for rank in range(2)] == [1, 1]
+    def both(of_one, of_other):
+        return torch.stack([of_one, of_other], 1).flatten(0, 1)
+
+    for shrink, pairs, pairs_of_two in ((2, 4, 4), (3, 3, 4), (8, 1, 2)):
+        args.gp_batch_shrink = shrink
+        alone, first, second = drawn(1, 0), drawn(2, 0), drawn(2, 1)
+        alpha = both(first[2], second[2])
+        assert (len(alone[2]), len(alpha)) == (pairs, pairs_of_two)
+        assert torch.equal(alpha[:pairs], alone[2])
+        for index in (0, 1):
+            assert torch.equal(both(first[index], second[index]), alone[index])
+        for of_one, of_other, of_all in zip(first[3], second[3], alone[3], strict=True):
+            assert torch.equal(both(of_one, of_other), of_all)

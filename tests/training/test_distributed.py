@@ -18,7 +18,7 @@ from training.run import TrainingRun
 def test_two_ranks_give_the_gradients_of_one(tmp_path, images):
     labels, fake_labels = torch.arange(8), torch.arange(8).flip(0)
     z = sample_latents(fake_labels, generator=torch.Generator().manual_seed(0))
-    alpha = train_gan.sample_alpha(8, "cpu", torch.Generator().manual_seed(1))
+    alpha = train_gan.sample_alpha(6, "cpu", torch.Generator().manual_seed(1))  # of 8 pairs
     batch = [images, labels, z, fake_labels, alpha]
     torch.save(batch, tmp_path / "batch.pt")
     files = [tmp_path / "batch.pt", tmp_path / "of_two.pt"]

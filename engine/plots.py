@@ -93,7 +93,7 @@ def save_charts(charts, path, columns=2, legend_below=False):
 
     charts: {title: {"x": label, "y": label, "lines": {name: (xs, ys, matplotlib style)}}}; with
     "height", the y axis begins at 0 and reaches at least so far. A legend stands once for the same
-    names; legend_below: below all charts, for those of the first.
+    names; legend_below: one for all charts, below them.
     """
     columns = min(columns, len(charts))
     rows = -(-len(charts) // columns)
@@ -108,13 +108,17 @@ def save_charts(charts, path, columns=2, legend_below=False):
             axes.set_ylim(0, max(axes.get_ylim()[1], chart["height"]))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(chart["lines"]) > 1 and list(chart["lines"]) not in told:
-            told.append(list(chart["lines"]))
-            if not legend_below:
-                axes.legend(frameon=False, fontsize=8)
+        names = list(chart["lines"])
+        if len(names) > 1 and names not in told and not legend_below:
+            told.append(names)
+            axes.legend(frameon=False, fontsize=8)
     if legend_below:
-        lines, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False)
+        shown = {}
+        for axes in figure.axes:
+            lines, names = axes.get_legend_handles_labels()
+            shown |= dict(zip(names, lines, strict=True))
+        place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
+        figure.legend(shown.values(), shown, **place)
     save_figure(figure, path)
 
 

@@ -65,15 +65,15 @@ def parse_args(argv=None):
         help="both steps of the shipped code with each; only larger batches change something on "
         "the CPU",
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the table there")
+    parser.add_argument(
+        "--json", type=cli.new_file, metavar="FILE", help="also write the table there"
+    )
     cli.add_device_arguments(parser, seed=False)
     args = parser.parse_args(argv)
     if args.quick:
         args.repeats, args.images = min(args.repeats, 2), min(args.images, 2_000)
     if args.batch_size > args.images:
         parser.error(f"--batch_size {args.batch_size} is larger than the set ({args.images})")
-    if args.json and (Path(args.json).is_dir() or not Path(args.json).absolute().parent.is_dir()):
-        parser.error(f"--json {args.json}: cannot write there")
     return args
 
 

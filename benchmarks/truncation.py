@@ -13,16 +13,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from data_tools import DataError, load_dataset
+from data_tools import DATASETS, DataError, load_dataset
 from engine import cli
 from engine.device import DeviceError, describe_device, pick_device, pick_precision
+from engine.files import write_atomically
 from engine.plots import save_charts
-from engine.weights import RESULTS, CheckpointError, digest, load_model
+from engine.provenance import git_commit
+from engine.weights import RESULTS, CheckpointError, check_classes, digest, find_export, load_model
 from metrics import sampling
-from metrics.scores import Judge, score_table
-from time_to_quality import git_commit
+from metrics.scores import Judge, ScoreError, score_table
 
-USER_ERRORS = (CheckpointError, DataError, DeviceError, OSError)
+USER_ERRORS = (CheckpointError, DataError, DeviceError, ScoreError, OSError)
 FIGURES = {  # of a score_table: decimals
     "precision": 3,
     "recall": 3,
@@ -44,13 +45,13 @@ def parse_args(argv=None):
         help="limits of the noise; the whole noise comes after them",
     )
     parser.add_argument("--samples", type=cli.at_least(20), default=10_000, help="for each")
-    parser.add_argument("--generator", default=RESULTS / "gan/generator.safetensors")
-    parser.add_argument("--judge", default=RESULTS / "baseline/discriminator.safetensors")
-    parser.add_argument("--dataset", default="cifar10", help="that the generator was trained on")
+    parser.add_argument("--generator", default=RESULTS / "gan", help="weights, or their folder")
+    parser.add_argument("--judge", default=RESULTS / "baseline", help="likewise, of a classifier")
+    parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="of the generator")
     parser.add_argument("--data_dir", help="its folder")
     parser.add_argument("--limit_train", type=cli.at_least(20), help="images to compare with")
     cli.add_device_arguments(parser)
-    parser.add_argument("--output", default="results/truncation/scores.jsonl")
+    parser.add_argument("--output", type=cli.new_file, default="results/truncation/scores.jsonl")
     return parser.parse_args(argv)
 
 
@@ -58,10 +59,12 @@ def run(args):
     """Score the samples of each limit, and draw the curve. Raises one of USER_ERRORS."""
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
-    generator, _ = load_model(args.generator, device, kind="generator")
-    judge = Judge(args.judge, device, precision)
+    path = find_export(args.generator, "generator.safetensors")
+    generator, metadata = load_model(path, device, kind="generator")
+    judge = Judge(find_export(args.judge, "discriminator.safetensors"), device, precision)
     train = load_dataset(args.dataset, args.data_dir)[0].first(args.limit_train)
     names = train.class_names
+    check_classes("the generator", metadata, train)
     judge.check_set(train)
     reference, _ = judge.features_and_classes(train.images, title="judge, training images")
     labels = sampling.sample_labels(args.samples, range(len(names)))
@@ -81,8 +84,9 @@ def run(args):
         figures = {name: round(scores[name], digits) for name, digits in FIGURES.items()}
         lines.append(source | {"truncation": truncation or "none"} | figures)
         print(lines[-1], flush=True)
-    Path(args.output).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    draw(lines, Path(args.output).with_suffix(".png"))
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_atomically(args.output, text.encode())
+    draw(lines, args.output.with_suffix(".png"))
 
 
 def draw(lines, path):

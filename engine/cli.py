@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
+from pathlib import Path
 
 from data_tools import DATASETS, DEFAULT_DATA_DIR, MAX_CLASSES
 from engine.device import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP
@@ -53,6 +54,14 @@ def at_least(low, kind=int, high=float("inf")):
         return value
 
     return parse
+
+
+def new_file(text):
+    """An argparse type: a file that can be written, in a folder that is there."""
+    path = Path(text)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: cannot write there")
+    return path
 
 
 def switch(text):

@@ -7,13 +7,15 @@ The budget is what the default recipe needs for --images at this width. First bo
 few steps in turn, on one thread, which tells how long a step is against one of the recipe's: the
 trial then gets as many steps as the recipe has time for, and its rates fall to zero at the last of
 them. So what else the machine does falls on both, and each budget is a number of steps. A trial is
-tested and scored (by the published classifier) at every --points-th of its steps; each time a line
-with the CPU seconds of its steps goes to --output. The seeds run side by side, one thread each.
+tested and scored (by the published classifier) at --points steps, evenly spread; at its end a line
+for each, with the CPU seconds until then, goes to --output. The seeds run side by side, one thread
+each. `--time` only says how long a step is, `--draw` only draws what --output holds.
 """
 
 import contextlib
 import io
 import json
+import math
 import os
 import shlex
 import statistics
@@ -31,13 +33,15 @@ import torch
 import train_gan
 from engine import cli
 from engine.device import describe_device
+from engine.output_folder import RunError
 from engine.plots import save_charts
+from engine.provenance import git_commit
 from engine.weights import RESULTS
+from reporting.file_tables import settings_of
 from training.run import TrainingRun
 from variants import UNTIMED_STEPS, VARIANTS
 
-ROOT = Path(__file__).parent.parent
-TIMED_STEPS, TURNS = 20, 3
+TIMED_STEPS, TURNS = 20, 5
 FIGURES = {
     "test_accuracy": "test accuracy of D, %",
     "frechet_distance": "Frechet distance, 2,000 samples",
@@ -52,16 +56,23 @@ def parse_args(argv=None):
     parser.add_argument(
         "--images", type=at_least(1), default=280_000, help="that the recipe has time for"
     )
-    parser.add_argument("--share", type=at_least(0, float), default=1.0, help="of that time")
+    parser.add_argument("--share", type=at_least(0.01, float), default=1.0, help="of that time")
     parser.add_argument("--seeds", type=at_least(0), nargs="+", default=[0], help="one run each")
     parser.add_argument("--flags", default="", help="of train_gan.py, in one word")
     parser.add_argument("--variant", choices=VARIANTS, default="none", help="of variants.py")
     parser.add_argument("--points", type=at_least(1), default=4, help="evaluations of a run")
     parser.add_argument("--data_dir", help="folder of CIFAR-10")
-    parser.add_argument("--output", default="results/trials/time_to_quality.jsonl")
-    parser.add_argument("--steps", type=at_least(1), help="of a run, in place of timing a step")
-    parser.add_argument("--draw", metavar="FILE", help="only draw the curves that --output holds")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--output", type=cli.new_file, default="results/trials/time_to_quality.jsonl"
+    )
+    parser.add_argument("--time", action="store_true", help="only time a step, and tell")
+    parser.add_argument("--steps", type=at_least(1), help="of one seed, in place of timing a step")
+    parser.add_argument("--draw", type=cli.new_file, metavar="FILE", help="only draw the curves")
+    args = parser.parse_args(argv)
+    if args.steps and len(args.seeds) > 1:
+        parser.error("--steps is for one seed, in this process")
+    args.words = sys.argv[1:] if argv is None else argv  # for each seed's own process
+    return args
 
 
 class TimedRun(TrainingRun):
@@ -96,35 +107,41 @@ class TimedRun(TrainingRun):
         super().log(record | {"images": self.images, "cpu_seconds": round(self.cpu_seconds, 2)})
 
 
+def settings(args, flags, seed=0, folder="output", score=False):
+    """The training's arguments; score: by the judge too."""
+    words = ["--dataset", "cifar10", "--width", args.width, "--seed", seed, "--device", "cpu"]
+    words += ["--data_dir", args.data_dir] if args.data_dir else []
+    words += ["--output_dir", folder, *shlex.split(flags)]
+    words += ["--evaluate_every", 1, "--judge", RESULTS / "baseline"] if score else []
+    return train_gan.parse_args([str(word) for word in words])
+
+
 def trained(args, flags, variant, seed, steps, points, score=True):
-    """The records of a new training of so many steps; score: by the judge too."""
+    """The records of a new training of so many steps."""
     run = type("Run", (TimedRun,), {"steps": steps, "points": points})
     on_it = mock.patch.object(train_gan, "TrainingRun", run)
     with tempfile.TemporaryDirectory() as folder, VARIANTS[variant](), on_it:
-        words = ["--dataset", "cifar10", "--width", args.width, "--seed", seed, "--device", "cpu"]
-        words += ["--data_dir", args.data_dir] if args.data_dir else []
-        words += ["--output_dir", folder, *shlex.split(flags)]
-        if score:
-            words += ["--evaluate_every", 1, "--judge", RESULTS / "baseline"]
         with contextlib.redirect_stdout(io.StringIO()):
-            train_gan.train(train_gan.parse_args([str(word) for word in words]))
+            train_gan.train(settings(args, flags, seed, folder, score))
         lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
 def step_against_the_recipe(args):
-    """CPU seconds of a step of the recipe, and of the setting, for each in turn: two medians."""
-    seconds = {"recipe": [], "trial": []}
+    """CPU seconds of a step of the recipe, and of the setting, for each in turn: two medians.
+
+    Of whole periods of steps that differ: with a penalty or a generator's step, and without.
+    """
+    settings_in_turn = ("", "none"), (args.flags, args.variant)
+    seconds = [], []
     for _ in range(TURNS):
-        for name, (flags, variant) in {
-            "recipe": ("", "none"),
-            "trial": (args.flags, args.variant),
-        }.items():
-            (record,) = trained(
-                args, flags, variant, 0, UNTIMED_STEPS + TIMED_STEPS, 1, score=False
-            )
-            seconds[name].append(record["cpu_seconds"] / TIMED_STEPS)
-    return (statistics.median(times) for times in seconds.values())
+        for (flags, variant), times in zip(settings_in_turn, seconds, strict=True):
+            of_setting = settings(args, flags)
+            period = math.lcm(of_setting.gp_every, of_setting.gen_train)
+            steps = period * math.ceil(TIMED_STEPS / period)
+            (record,) = trained(args, flags, variant, 0, UNTIMED_STEPS + steps, 1, score=False)
+            times.append(record["cpu_seconds"] / steps)
+    return map(statistics.median, seconds)
 
 
 def one_seed(args, steps, seed):
@@ -159,11 +176,12 @@ def one_seed(args, steps, seed):
 def draw(trials, path):
     """A chart for each figure over the recipe's time: the mean of the seeds, and each as a dot."""
     groups = {}
-    for line in Path(trials).read_text().splitlines():
-        point = json.loads(line)
-        name = f"{point['flags']} {'' if point['variant'] == 'none' else point['variant']}".strip()
-        of_point = groups.setdefault(f"{name}, {point['share']:g} of the time", {})
-        of_point.setdefault(point["step"] / point["steps"] * point["share"], []).append(point)
+    for (flags, variant, share, _), seeds in settings_of(trials).items():
+        name = f"{flags} {'' if variant == 'none' else variant}".strip()
+        of_time = groups.setdefault(f"{name}, {share:g} of the time", {})
+        for of_step in seeds.values():
+            for step, point in of_step.items():
+                of_time.setdefault(step / point["steps"] * share, []).append(point)
     charts = {}
     for figure, title in FIGURES.items():
         lines = {}
@@ -178,31 +196,36 @@ def draw(trials, path):
     save_charts(charts, path, columns=3, legend_below=True)
 
 
-def git_commit():
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-
-def main(argv=None):
-    args = parse_args(argv)
+def run(args):
+    """Time, train, or draw. Raises one of the training's USER_ERRORS."""
     if args.draw:
         draw(args.output, args.draw)
-        return 0
+        return
+    settings(args, args.flags)  # nonsense in them ends here
     torch.set_num_threads(1)
     if args.steps:
         one_seed(args, args.steps, args.seeds[0])
-        return 0
+        return
     recipe, trial = step_against_the_recipe(args)
     of_recipe = args.images / train_gan.RECIPES["muon"]["batch_size"]
     steps = round(args.share * of_recipe * recipe / trial)
     print(f"a step takes {trial:.4f} s, of the recipe {recipe:.4f} s: {steps} steps", flush=True)
-    here = [sys.executable, __file__, *(argv or sys.argv[1:])]
+    if args.time:
+        return
+    here = [sys.executable, __file__, *args.words]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     runs = [
         subprocess.Popen([*here, "--steps", str(steps), "--seeds", str(seed)], env=one_thread)
         for seed in args.seeds
     ]
-    return max(run.wait() for run in runs)
+    codes = [run.wait() for run in runs]
+    if any(codes):
+        raise RunError(f"not every seed came to its end: exit codes {codes}")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    return cli.exit_code_of(run, args, train_gan.USER_ERRORS)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The tables of one file of results/ each: trials, measured speed, the figures of others."""
 
 import re
+from pathlib import Path
 
-from reporting.markdown import markdown, read_json, read_lines
+from reporting.markdown import TableError, markdown, read_json, read_lines
 
 FIGURES = {  # a trial's fields: heading, format
     "epoch": ("epoch", "d"),
@@ -49,24 +50,32 @@ def trials(results, file):
     return f"{told}\n\n{markdown(headings, rows)}"
 
 
-def last_points(results, file):
-    """{(flags, variant, share of the time): the last line of each seed} of a file of trials."""
+def settings_of(path):
+    """{(flags, variant, share, budget): {seed: {step: its last line}}} of trials of one length.
+
+    Raises TableError where the runs of a setting had different numbers of steps.
+    """
     groups = {}
-    for record in read_lines(results / "trials" / f"{file}.jsonl"):
-        key = record["flags"], record["variant"], record["share"]
-        groups.setdefault(key, {})[record["seed"]] = record
-    return {key: [of[seed] for seed in sorted(of)] for key, of in groups.items()}
+    for record in read_lines(Path(path)):
+        key = tuple(record[field] for field in ("flags", "variant", "share", "budget_images"))
+        groups.setdefault(key, {}).setdefault(record["seed"], {})[record["step"]] = record
+    for (flags, variant, *_), seeds in groups.items():
+        lengths = {point["steps"] for of_step in seeds.values() for point in of_step.values()}
+        if len(lengths) > 1:
+            raise TableError(f"{path}: {flags} {variant} has runs of {sorted(lengths)} steps")
+    return groups
 
 
 def quality(results, file):
     """What settings come to in the same CPU time, by `benchmarks/time_to_quality.py`."""
-    groups = last_points(results, file)
+    groups = settings_of(results / "trials" / f"{file}.jsonl")
     common = [
         f for f in flags_of({"flags": next(iter(groups))[0]}) if all(f in k[0] for k in groups)
     ]
     shown = ("test_accuracy", "frechet_distance", "class_consistency")
     rows = []
-    for (flags, variant, share), points in groups.items():
+    for (flags, variant, share, _), seeds in groups.items():
+        points = [seeds[seed][max(seeds[seed])] for seed in sorted(seeds)]
         own = " ".join(flag for flag in flags_of({"flags": flags}) if flag not in common)
         what = [f"`{own}`" if own else None, None if variant == "none" else variant]
         figures = []
@@ -74,10 +83,10 @@ def quality(results, file):
             values = [format(point[field], FIGURES[field][1]) for point in points]
             mean = sum(point[field] for point in points) / len(points)
             figures.append(f"**{format(mean, FIGURES[field][1])}** ({', '.join(values)})")
-        seeds = ", ".join(str(point["seed"]) for point in points)
+        names = ", ".join(map(str, sorted(seeds)))
         images = f"{points[0]['images'] / 1000:.0f}"
         name = "; ".join(filter(None, what)) or "the recipe"
-        rows.append([name, f"{share:g}", seeds, images, *figures])
+        rows.append([name, f"{share:g}", names, images, *figures])
     headings = ["setting", "CPU time", "seeds", "images, thousands"]
     headings += [FIGURES[field][0] for field in shown]
     return markdown(headings, rows)

@@ -196,32 +196,65 @@ def test_colour_changes_each_image_as_one(images):
         assert abs(y.mean() - x.mean()) <= 0.5 + 1e-5
 
 
-def test_the_budget_is_that_of_the_recipe(monkeypatch, capsys):
+def test_the_budget_is_that_of_the_recipe(monkeypatch, capsys, tmp_path):
     """A step twice as long as the recipe's: half as many steps, and of half the time a quarter."""
     monkeypatch.setattr(time_to_quality, "step_against_the_recipe", lambda _: (0.1, 0.2))
-    started = []
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    started, codes = [], [0, 0, 0, -9]
 
     class Started:
         def __init__(self, command, env):
             started.append(command)
 
         def wait(self):
-            return 0
+            return codes.pop(0)
 
     monkeypatch.setattr(time_to_quality.subprocess, "Popen", Started)
-    flags = ["--images", "128000", "--share", "0.5", "--seeds", "3", "4"]
-    threads = torch.get_num_threads()
-    assert time_to_quality.main(flags) == 0
-    torch.set_num_threads(threads)
+    flags = ["--images", "128000", "--share", "0.5", "--output", str(tmp_path / "trials.jsonl")]
+    seeds = ["--seeds", "3", "4"]
+    assert time_to_quality.main([*flags, *seeds, "--time"]) == 0
+    assert not started
+    assert time_to_quality.main([*flags, *seeds]) == 0
     assert "250 steps" in capsys.readouterr().out
     assert [command[-4:] for command in started] == [
         ["--steps", "250", "--seeds", str(seed)] for seed in (3, 4)
     ]
+    assert time_to_quality.main([*flags, *seeds]) == 2  # where one was killed
+    assert "[0, -9]" in capsys.readouterr().err
+
+
+def test_a_step_is_timed_over_whole_periods(monkeypatch):
+    """Of 20 steps or a few more: as many penalties and generator's steps as a long run has."""
+    taken = []
+
+    def trained(args, flags, variant, seed, steps, points, score):
+        taken.append(steps - variants.UNTIMED_STEPS)
+        return [{"cpu_seconds": steps - variants.UNTIMED_STEPS}]
+
+    monkeypatch.setattr(time_to_quality, "trained", trained)
+    args = time_to_quality.parse_args(["--flags", "--gp_every 4 --gen_train 3"])
+    assert list(time_to_quality.step_against_the_recipe(args)) == [1, 1]
+    assert taken == [20, 24] * time_to_quality.TURNS
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--steps", 5, "--seeds", 0, 1], "--steps is for one seed"),
+        (["--share", 0], "--share"),
+        (["--output", "nowhere/trials.jsonl"], "cannot write there"),
+        (["--flags", "--gp_every 0"], "--gp_every"),
+        (["--data_dir", "nowhere", "--flags", "--dataset folder", "--steps", 1], "nowhere"),
+    ],
+)
+def test_bad_input(refused, tmp_path, monkeypatch, flags, message):
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    assert message in refused(time_to_quality, "--output", tmp_path / "trials.jsonl", *flags)
 
 
 def test_the_curves_are_drawn(tmp_path):
     """Of each setting the mean line and, in its colour, a dot for each seed; one legend below."""
-    point = {"flags": "--width 4", "share": 1.0, "steps": 4}
+    point = {"flags": "--width 4", "share": 1.0, "steps": 4, "budget_images": 9}
     figures = {"test_accuracy": 50.0, "frechet_distance": 90.0, "class_consistency": 40.0}
     lines = [
         point | figures | {"variant": variant, "seed": seed, "step": step}

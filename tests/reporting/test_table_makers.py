@@ -40,9 +40,11 @@ def test_what_settings_come_to_in_the_same_time(tmp_path):
     def point(flags, variant, seed, step, figure):
         names = ("test_accuracy", "frechet_distance", "class_consistency")
         told = {"flags": flags, "variant": variant, "seed": seed, "share": 0.5, "step": step}
-        return json.dumps(told | {"images": 1000 * step} | dict.fromkeys(names, figure))
+        told |= {"steps": 3, "budget_images": 9, "images": 1000 * step}
+        return json.dumps(told | dict.fromkeys(names, figure))
 
     lines = [
+        point("--width 4", "none", 1, 2, 99.0),  # of a run that was made again
         *(point("--width 4", "none", 1, step, 10.0 * step) for step in (1, 2)),
         *(point("--width 4", "none", 0, step, 20.0 * step) for step in (1, 2)),
         point("--width 4 --gp_every 2", "colour", 0, 3, 5.0),
@@ -62,6 +64,10 @@ def test_what_settings_come_to_in_the_same_time(tmp_path):
             "**5.0** (5.0)",
         ],
     ]
+    other = json.loads(lines[0]) | {"steps": 4}
+    (tmp_path / "trials" / "some.jsonl").write_text("\n".join([*lines, json.dumps(other)]))
+    with pytest.raises(TableError, match="runs of \\[3, 4\\] steps"):
+        make_table("quality some", tmp_path)
 
 
 @pytest.fixture

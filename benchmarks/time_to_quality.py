@@ -38,10 +38,12 @@ from engine.plots import save_charts
 from engine.provenance import git_commit
 from engine.weights import RESULTS
 from reporting.file_tables import settings_of
+from reporting.markdown import TableError
 from training.run import TrainingRun
 from variants import UNTIMED_STEPS, VARIANTS
 
 TIMED_STEPS, TURNS = 20, 5
+USER_ERRORS = (*train_gan.USER_ERRORS, TableError)
 FIGURES = {
     "test_accuracy": "test accuracy of D, %",
     "frechet_distance": "Frechet distance, 2,000 samples",
@@ -197,7 +199,7 @@ def draw(trials, path):
 
 
 def run(args):
-    """Time, train, or draw. Raises one of the training's USER_ERRORS."""
+    """Time, train, or draw. Raises one of USER_ERRORS."""
     if args.draw:
         draw(args.output, args.draw)
         return
@@ -225,7 +227,7 @@ def run(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return cli.exit_code_of(run, args, train_gan.USER_ERRORS)
+    return cli.exit_code_of(run, args, USER_ERRORS)
 
 
 if __name__ == "__main__":

@@ -244,6 +244,7 @@ def test_a_step_is_timed_over_whole_periods(monkeypatch):
         (["--share", 0], "--share"),
         (["--output", "nowhere/trials.jsonl"], "cannot write there"),
         (["--flags", "--gp_every 0"], "--gp_every"),
+        (["--draw", "curves.png"], "cannot be read"),
         (["--data_dir", "nowhere", "--flags", "--dataset folder", "--steps", 1], "nowhere"),
     ],
 )

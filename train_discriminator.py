@@ -21,7 +21,13 @@ from engine.output_folder import RunError
 from engine.weights import CheckpointError
 from metrics.classifier import evaluate
 from training import panels
-from training.augmentation import augment, sample_augmentation, sample_shift, shift
+from training.augmentation import (
+    alternating_flips,
+    augment,
+    sample_augmentation,
+    sample_shift,
+    shift,
+)
 from training.distributed import RanksError
 from training.ema import EMA
 from training.optimizers import make_optimizer
@@ -43,6 +49,7 @@ RECIPES = {
         "lr_drop_epochs": [50, 75],
         "warmup": 0.0,
         "augmentation": "crop",
+        "flip": "random",
         "hole": 0,
         "label_smoothing": 0.0,
         "ema_decay": 0.0,
@@ -60,6 +67,7 @@ RECIPES = {
         "lr_drop_epochs": [],
         "warmup": 0.2,
         "augmentation": "shift",
+        "flip": "random",
         "hole": 8,
         "label_smoothing": 0.1,
         "ema_decay": 0.999,
@@ -67,7 +75,7 @@ RECIPES = {
 }
 MUON_ONLY = ("kernel_lr", "normalise", "weight_decay")  # flags that do nothing with adam
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksError)
-AUGMENTATION = 0  # the name of the random stream
+AUGMENTATION, FLIPS = range(2)  # names of the random streams
 BEST = "discriminator_best.safetensors"
 
 
@@ -97,6 +105,10 @@ def parse_args(argv=None):
             "choices": ("crop", "shift"),
             "help": "of every training image; crop: resized crop, flip, colour jitter; "
             "shift: by up to 4 pixels, flip, hole",
+        },
+        "flip": {
+            "choices": ("random", "alternating"),
+            "help": "alternating: each image is mirrored in every other epoch, not by chance",
         },
         "hole": {"type": at_least(0, high=33), "help": "side of the hole in pixels, for shift"},
         "label_smoothing": {
@@ -139,9 +151,15 @@ def learning_rate_factor(args, step, steps_per_epoch):
     return triangle(step, args.epochs * steps_per_epoch, args.warmup)
 
 
-def sample(args, count, stream):
-    """Random parameters of the augmentation of `count` images, on the stream's device."""
-    return (sample_augmentation if args.augmentation == "crop" else sample_shift)(count, stream)
+def sample(args, run, train_set, batch):
+    """Random parameters of the augmentation of a batch, the images of these numbers."""
+    draw = sample_augmentation if args.augmentation == "crop" else sample_shift
+    drawn = draw(len(batch), run.stream(AUGMENTATION, run.step))
+    if args.flip == "alternating":
+        epoch = run.step // run.steps_per_epoch
+        flips = alternating_flips(len(train_set), epoch, run.stream(FLIPS))
+        drawn = drawn._replace(flip=flips[batch])
+    return drawn
 
 
 def augmented(args, images, drawn):
@@ -205,7 +223,7 @@ def train(args):
 
             # The whole batch and its random numbers; then this process's shard of both.
             batch = run.batch()
-            drawn = run.shard(sample(args, len(batch), run.stream(AUGMENTATION, run.step)))
+            drawn = run.shard(sample(args, run, train_set, batch))
             shard = run.shard(batch)
             images = augmented(args, train_set.images[shard], drawn)
             step = torch.full((), run.step + 1, device=run.device)

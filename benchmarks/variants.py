@@ -1,10 +1,7 @@
-"""Changes of the two trainings that were tried and are no flags: context managers.
+"""Changes of the GAN's training that were tried and are no flags: context managers.
 
-Each replaces functions of the training's module for as long as it lasts; what gains becomes a flag
-of the script. A GAN's is tried by `benchmarks/time_to_quality.py --variant NAME`, the classifier's
-by a run of its script, with the script's flags:
-
-    python benchmarks/variants.py alternating_flips --epochs 8 --seed 0 --output_dir output/flips
+Each replaces functions of train_gan.py for as long as it lasts; what gains becomes a flag there.
+`benchmarks/time_to_quality.py --variant NAME` tries one.
 """
 
 import contextlib
@@ -19,15 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 import torch.nn.functional as F
 
-import train_discriminator
 import train_gan
-from engine import cli
 from metrics.classifier import evaluate
 from training.ema import EMA
-from training.run import TrainingRun
 
 UNTIMED_STEPS = 6  # steps that time_to_quality.py does not time
-FLIPS = 20  # the name of a random stream
 
 
 def patched(**functions):
@@ -182,28 +175,6 @@ def longer_averages(decays=(0.9995, 0.9999)):
     return patched(EMA=Averages, score=score)
 
 
-@contextlib.contextmanager
-def alternating_flips():
-    """The classifier's images are each flipped in every other epoch, in place of by chance.
-
-    Source: Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU.
-    """
-    batch, sample, now = TrainingRun.batch, train_discriminator.sample, {}
-
-    def noted(run):
-        indices = batch(run)
-        in_first = torch.rand(run._images, generator=run.stream(FLIPS), device=run.device) < 0.5
-        now["flip"] = in_first[indices] ^ (run.step // run.steps_per_epoch % 2 == 1)
-        return indices
-
-    def alternating(*args):
-        return sample(*args)._replace(flip=now["flip"])
-
-    patch = mock.patch.object
-    with patch(TrainingRun, "batch", noted), patch(train_discriminator, "sample", alternating):
-        yield
-
-
 VARIANTS = {
     "none": contextlib.nullcontext,
     "reused_fakes": reused_fakes,
@@ -215,20 +186,3 @@ VARIANTS = {
     "growing_batches_scaled": partial(growing_batches, scaled=True),
     "longer_averages": longer_averages,
 }
-OF_THE_CLASSIFIER = {"alternating_flips": alternating_flips}
-
-
-def main(argv=None):
-    """Train the classifier in one; its name stands among the run's settings."""
-    words = sys.argv[1:] if argv is None else argv
-    parser = cli.Parser(__doc__.split("\n\n")[0])
-    parser.add_argument("variant", choices=OF_THE_CLASSIFIER, help="then flags of the training")
-    variant = parser.parse_args(words[:1]).variant
-    args = train_discriminator.parse_args(words[1:])
-    args.variant = variant
-    with OF_THE_CLASSIFIER[args.variant]():
-        return cli.exit_code_of(train_discriminator.train, args, train_discriminator.USER_ERRORS)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,6 @@ import torch
 from matplotlib.image import imread
 
 import time_to_quality
-import train_discriminator
 import train_gan
 import variants
 from generator import Generator
@@ -137,36 +136,6 @@ def test_other_averages_are_those_of_runs_with_their_flag(monkeypatch, tmp_path)
     assert len({line["frechet_distance"] for line in (recipe, shorter, longer)}) == 3
     assert min(longer.pop("cpu_seconds"), by_flag.pop("cpu_seconds")) > 0
     assert longer == by_flag
-
-
-def test_a_flip_in_every_other_epoch(monkeypatch, tmp_path):
-    """Which images are flipped first is by chance; a run that goes on flips as the whole one."""
-    moved = []
-    shift = train_discriminator.shift
-
-    def noting(images, drawn, hole):
-        moved.append((images.flatten(1).double().mean(1), drawn.flip))
-        return shift(images, drawn, hole)
-
-    monkeypatch.setattr(train_discriminator, "shift", noting)
-    flags = [*SHAPES.split(), "--width", "4", "--epochs", "3", "--output_dir", str(tmp_path)]
-    functions = dict(vars(train_discriminator))
-    for steps in (["--max_steps", "7"], []):
-        assert variants.main(["alternating_flips", *flags, *steps]) == 0
-    assert vars(train_discriminator) == functions
-    assert train_discriminator.main(flags) == 2  # the plain training does not take it up
-    epochs = [
-        {
-            image: flip
-            for images, flips in moved[5 * epoch : 5 * epoch + 5]
-            for image, flip in zip(images.tolist(), flips.tolist(), strict=True)
-        }
-        for epoch in range(3)
-    ]
-    assert len(moved) == 15
-    assert 20 < sum(epochs[0].values()) < 60 <= len(epochs[0])
-    assert epochs[1] == {image: not flip for image, flip in epochs[0].items()}
-    assert epochs[2] == epochs[0]
 
 
 def changed_by(variant, images):

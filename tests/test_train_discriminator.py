@@ -111,6 +111,33 @@ def test_what_is_tested_and_exported_is_the_average(small_run, tmp_path):
         assert_equal(dict(exported.state_dict()), state["parts"]["model"])
 
 
+@pytest.mark.parametrize(("augmentation", "changed"), [("shift", "shift"), ("crop", "augment")])
+def test_alternating_flips(small_run, monkeypatch, augmentation, changed):
+    """Every image in every other epoch, whichever by chance; a resumed run as the whole one."""
+    flipped = [{}]  # of each epoch: {image: whether it was flipped}
+    change = getattr(train_discriminator, changed)
+
+    def noting(images, drawn, *more):
+        if len(flipped[-1]) == 120:
+            flipped.append({})
+        names = (image.numpy().tobytes() for image in images)
+        flipped[-1] |= zip(names, drawn.flip.tolist(), strict=True)
+        return change(images, drawn, *more)
+
+    monkeypatch.setattr(train_discriminator, changed, noting)
+    flags = ("--augmentation", augmentation, "--epochs", 3, "--flip")
+    small_run(*flags, "alternating", "--max_steps", 6)
+    small_run(*flags, "alternating")
+    first, second, third = flipped
+    assert 40 < sum(first.values()) < 80
+    assert second == {image: not flip for image, flip in first.items()}
+    assert third == first
+    small_run(*flags, "random", folder="random")
+    *_, first, second, third = flipped
+    assert second != {image: not flip for image, flip in first.items()}
+    assert third != first
+
+
 @pytest.fixture
 def make_update(images):
     """make_update(model, *flags) -> a function that takes one step and returns the metrics."""

@@ -74,6 +74,16 @@ def sample_shift(batch_size, generator, reach=4, image_size=32):
     return Shift(down, right, u[2] < 0.5, *(image_size * u[3:]).long())
 
 
+def alternating_flips(count, epoch, generator):
+    """Which of `count` images an epoch, from 0, mirrors: a random half, and the others in the next.
+
+    generator: one that has drawn nothing yet, of the same seed in every epoch. Returns bool
+    (count,) on its device. Source: Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU.
+    """
+    in_even_epochs = torch.rand(count, generator=generator, device=generator.device) < 0.5
+    return in_even_epochs ^ (epoch % 2 == 1)
+
+
 def move(images, params):
     """Move each image and flip it; what comes in at an edge is the image mirrored there.
 

@@ -6,6 +6,7 @@ from torchvision.transforms import functional as tvf
 import data_tools
 from training.augmentation import (
     Augmentation,
+    alternating_flips,
     augment,
     move,
     sample_augmentation,
@@ -123,6 +124,16 @@ def test_shift_against_torchvision(hole):
     for index, image in enumerate(images):
         expected = shifted_by_hand(image, *(field[index].item() for field in params), hole)
         assert (ours[index] - expected).abs().max() < 1e-6
+
+
+def test_half_of_the_images_are_flipped_in_one_epoch_and_the_others_in_the_next():
+    epochs = [
+        alternating_flips(20_000, epoch, torch.Generator().manual_seed(3)) for epoch in range(4)
+    ]
+    assert abs(epochs[0].float().mean() - 0.5) < 0.02
+    assert torch.equal(epochs[1], ~epochs[0])
+    assert torch.equal(epochs[2], epochs[0])
+    assert torch.equal(epochs[3], epochs[1])
 
 
 def test_moving_floats_is_shifting_them_and_has_their_gradient():

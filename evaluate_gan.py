@@ -146,6 +146,10 @@ def epochs_of(path, metadata):
     return metadata.get("epochs_done", summary.get("epochs_done"))
 
 
+def truncation_in_words(limit):
+    return "" if limit is None else f"truncation {limit:g}"
+
+
 # ------------------------------------------------------------------------------ scores
 
 
@@ -197,7 +201,8 @@ def score(args, sets, train, judge, folder):
     for name, share in table["samples"]["per_class_consistency"].items():
         print(f"  {name:<12} {share:6.2f}")
     shown, columns, some = samples.columns()
-    save_image_grid(samples.images[shown], folder / "samples.png", columns, some.strip())
+    title = ", ".join(filter(None, (some.strip(), truncation_in_words(args.truncation))))
+    save_image_grid(samples.images[shown], folder / "samples.png", columns, title)
     of_samples, of_test = compared["samples"][0], compared["test images"][0]
     save_nearest(samples.first(count), of_samples, train, reference, folder / "nearest.png")
     path = folder / "nearest_distances.png"
@@ -302,7 +307,8 @@ def run(args):
     name = "generator_raw.safetensors" if args.raw else "generator.safetensors"
     path = find_weights(args.generator, "gan", name)
     model, metadata = load_model(path, device, kind="generator")
-    print(f"generator: {path}, width {model.width}, step {metadata.get('step')}")
+    told = f"generator: {path}, width {model.width}, step {metadata.get('step')}"
+    print(", ".join(filter(None, (told, truncation_in_words(args.truncation)))))
     if args.sample:
         with writing_to(folder):
             return sample_only(args, model, metadata, precision, folder)
@@ -344,7 +350,8 @@ def run(args):
         with all_or_nothing(folder, last="evaluation.json") as new:
             sets = make_sets(args, model, train, test, precision)
             result |= score(args, sets, train, judge, new)
-            sampling.save_walks(model, args.seed, precision, train.class_names, new)
+            names = train.class_names
+            sampling.save_walks(model, args.seed, precision, names, new, args.truncation)
             if args.cas:
                 key = "classification_accuracy_score"
                 result[key] = cas_of(args, sets["samples"], train, test, device, precision)

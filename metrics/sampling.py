@@ -30,22 +30,24 @@ def latents_of(labels, latent_dim, seed, purpose=LATENTS, num_classes=10, trunca
         stream = random_stream("cpu", seed, purpose, block_index)
         whole = torch.cat([block, block.new_zeros(BLOCK - len(block))])
         blocks.append(sample_latents(whole, latent_dim, stream, num_classes)[: len(block)])
-    latents = torch.cat(blocks)
-    if truncation is not None:
-        latents[:, num_classes:] = truncated(latents[:, num_classes:], truncation)
-    return latents
+    return truncated(torch.cat(blocks), truncation, num_classes)
 
 
-def truncated(noise, limit):
-    """Normal noise squeezed to a normal distribution that is cut at -limit and limit.
+def truncated(latents, limit, num_classes=10):
+    """Latents whose normal noise is squeezed to a normal distribution cut at -limit and limit.
 
-    Every value keeps its rank: less variety, and each sample still known by its noise. limit: above
-    0. Source: the truncation trick of Brock et al. 2019, Large Scale GAN Training for High Fidelity
-    Natural Image Synthesis, which draws anew what lies outside.
+    Every value keeps its rank: less variety, and each sample still known by its noise; the code of
+    the class stays. limit: above 0; None leaves all as it is. Source: the truncation trick of Brock
+    et al. 2019, Large Scale GAN Training for High Fidelity Natural Image Synthesis, which draws
+    anew what lies outside.
     """
+    if limit is None:
+        return latents
+    code, noise = latents[:, :num_classes], latents[:, num_classes:]
     low, high = torch.special.ndtr(torch.tensor([-limit, limit], dtype=torch.float64))
     rank = torch.special.ndtr(noise.double())
-    return torch.special.ndtri(low + (high - low) * rank).to(noise.dtype)
+    noise = torch.special.ndtri(low + (high - low) * rank).to(noise.dtype)
+    return torch.cat([code, noise], 1)
 
 
 def latent_of(label, number, latent_dim, seed, num_classes=10):
@@ -85,15 +87,18 @@ def draw(generator, latents, batch_size=500, precision="fp32", title=""):
     return torch.cat(images)
 
 
-def walks(latent_dim, seed, classes=range(10), columns=10, num_classes=10):
+def walks(latent_dim, seed, classes=range(10), columns=10, num_classes=10, truncation=None):
     """Latents of two kinds of walks, each (rows * columns, latent_dim), a row for each of classes.
 
     Within a class: the row leads from one latent of the class to another. Between classes: the row
-    holds one noise, and its code moves from its class to the next.
+    holds one noise, and its code moves from its class to the next. truncation: of the ends.
     """
     stream = random_stream("cpu", seed, WALKS)
     classes = torch.as_tensor(list(classes))
-    start, end = (sample_latents(classes, latent_dim, stream, num_classes) for _ in range(2))
+    start, end = (
+        truncated(sample_latents(classes, latent_dim, stream, num_classes), truncation, num_classes)
+        for _ in range(2)
+    )
     renamed = start.clone()
     renamed[:, :num_classes] = F.one_hot((classes + 1) % num_classes, num_classes)
     steps = torch.linspace(0, 1, columns)
@@ -120,7 +125,7 @@ def slerp(a, b, t):
     return torch.where(angle < 1e-3, torch.lerp(a, b, t), arc)  # nearly parallel: a line will do
 
 
-def save_walks(generator, seed, precision, class_names, folder):
+def save_walks(generator, seed, precision, class_names, folder, truncation=None):
     """Draw both kinds of `walks`: walk_within_classes.png and walk_between_classes.png.
 
     class_names: of all classes that the generator knows, of which the shown_classes get a row.
@@ -131,7 +136,7 @@ def save_walks(generator, seed, precision, class_names, folder):
         "walk_within_classes.png": ("from one latent of a class to another", ""),
         "walk_between_classes.png": ("one noise in each row, from its class to the next one", " →"),
     }
-    of_both = walks(generator.latent_dim, seed, shown, num_classes=count)
+    of_both = walks(generator.latent_dim, seed, shown, num_classes=count, truncation=truncation)
     for latents, (file, (title, arrow)) in zip(of_both, pictures.items(), strict=True):
         captions = [""] * len(latents)
         captions[::10] = [shortened(class_names[k]) + arrow for k in shown]

@@ -170,8 +170,16 @@ def cards(baseline, gan, summary, evaluation):
             name = f"accuracy after one step of {perturbation.get('epsilon')}, {network}"
             values[name] = percent(perturbation, "accuracy_after")
     scores = _dict_in(_dict_in(evaluation, "scores"), "samples")
-    values["class consistency of samples"] = percent(scores, "class_consistency")
+    name = _told_truncation("class consistency of samples", evaluation)
+    values[name] = percent(scores, "class_consistency")
     return [(name, value) for name, value in values.items() if value is not None]
+
+
+def _told_truncation(name, evaluation):
+    """A name, with what the samples' latents were cut off at where it is of samples."""
+    limit = evaluation.get("truncation")
+    cut = is_number(limit) and "samples" in name
+    return f"{name}, truncation {limit:g}" if cut else name
 
 
 def _dict_in(content, key):
@@ -313,7 +321,7 @@ def score_table(evaluation):
     if not isinstance(scores, dict):
         return None
     rows = [
-        (name, [_score(row.get(key)) for key in SCORES])
+        (_told_truncation(name, evaluation), [_score(row.get(key)) for key in SCORES])
         for name, row in scores.items()
         if isinstance(row, dict)
     ]
@@ -328,7 +336,8 @@ def inception_table(evaluation):
     for name, row in scores.items():
         if isinstance(row, dict):
             scaled = {key: 1000 * row[key] for key in ("kid", "kid_std") if is_number(row.get(key))}
-            rows.append((name, [_score((row | scaled).get(key)) for key in INCEPTION]))
+            cells = [_score((row | scaled).get(key)) for key in INCEPTION]
+            rows.append((_told_truncation(name, evaluation), cells))
     columns = ["what against what", *INCEPTION.values()]
     label = "FID and KID, by the Inception network"
     return {"label": label, "columns": columns, "rows": rows} if rows else None

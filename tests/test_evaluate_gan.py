@@ -16,6 +16,7 @@ from image_sets.shapes import CLASS_NAMES
 from metrics import inception, sampling, scores
 from metrics.scores import Judge
 from random_inception import write_random_weights
+from reporting.page import contents_of
 
 MACHINE = ["--device", "cpu", "--precision", "fp32"]
 
@@ -217,16 +218,28 @@ def test_truncation(evaluate, run_main, refused, weights):
     path = weights / "evaluation" / "evaluation.json"
 
     def shown(*more):
-        assert evaluate(*few, *more)[0] == 0
-        return json.loads(path.read_text()), imread(weights / "evaluation/samples.png")
+        code, out, err = evaluate(*few, *more)
+        assert code == 0, err
+        assert ("truncation 0.5" in out) == bool(more)
+        pictures = ("samples", "walk_within_classes", "walk_between_classes")
+        pictures = [imread(weights / f"evaluation/{name}.png") for name in pictures]
+        return json.loads(path.read_text()), pictures
 
-    plain, plain_picture = shown()
-    cut, cut_picture = shown("--truncation", 0.5)
+    plain, plain_pictures = shown()
+    cut, cut_pictures = shown("--truncation", 0.5)
     assert "truncation" not in plain
     assert cut["truncation"] == 0.5
     assert plain["scores"]["samples"] != cut["scores"]["samples"]
     assert plain["scores"]["test images"] == cut["scores"]["test images"]
-    assert (plain_picture != cut_picture).any()
+    for before, after in zip(plain_pictures, cut_pictures, strict=True):
+        assert before.shape != after.shape or (before != after).any()
+
+    # The report says so too.
+    places = dict.fromkeys(("baseline", "gan", "visualization"), weights / "nothing")
+    page = contents_of({**places, "evaluation": weights / "evaluation"})
+    assert "samples" not in dict(page["scores"]["rows"])
+    assert "samples, truncation 0.5" in dict(page["scores"]["rows"])
+    assert "class consistency of samples, truncation 0.5" in dict(page["cards"])
 
     # The benchmark that draws the curve has these scores too.
     files = ["--generator", weights / "run/generator.safetensors"]

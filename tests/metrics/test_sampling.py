@@ -65,6 +65,9 @@ def test_walks():
     assert torch.equal(steps[:, 0, :10].argmax(1), torch.arange(10))
     assert torch.equal(steps[:, 9, :10].argmax(1), (torch.arange(10) + 1) % 10)
     assert torch.allclose(steps[:, :, :10].sum(2), torch.ones(10, 10))
+    for latents in sampling.walks(100, seed=0, truncation=0.8):
+        ends = latents.view(10, 10, 100)[:, [0, 9], 10:]
+        assert 0.7 < ends.abs().max() <= 0.8
 
 
 def test_truncated_noise_keeps_its_rank_within_the_limit():

@@ -75,8 +75,8 @@ RECIPES = {
         "ema_decay": 0.999,
     },
 }
-# For minutes on a CPU.
-RECIPES["brief"] = {**RECIPES["muon"], "batch_size": 32, "gen_train": 2, "gp_batch_shrink": 2}
+# For minutes on a CPU, where a --width of 64 is enough.
+RECIPES["brief"] = dict(RECIPES["muon"], epochs=3, batch_size=32, gen_train=2, gp_batch_shrink=2)
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksError, ScoreError)
 LEAST_NOISE = 16  # entries of a latent beside the code of the class
 REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
@@ -108,7 +108,7 @@ def parse_args(argv=None):
         },
         "gp_weight": {"type": at_least(0, float), "help": "lambda of the gradient penalty"},
         "gp_every": {
-            "type": at_least(1),
+            "type": at_least(1, high=1000),
             "help": "discriminator steps from one penalty to the next, which weighs as many times",
         },
         "gp_batch_shrink": {"type": at_least(1), "help": "the penalty is of 1 pair in so many"},
@@ -327,12 +327,12 @@ def real_batch(run, args, train_set):
     return augmented(train_set.images[shard], run.shard(drawn)), train_set.labels[shard]
 
 
-def fake_inputs(run, args, num_classes, stream, with_alpha=False):
-    """What fakes are drawn from: z (b, latent_dim), labels (b,), alpha or None, shifts or None."""
+def fake_inputs(run, args, num_classes, stream, for_d=False):
+    """What fakes are drawn from: z (b, latent_dim), labels (b,), alpha if for D, shifts or None."""
     labels, z = sample_inputs(args.batch_size, args.latent_dim, stream, num_classes)
-    of_world = args.gp_batch_shrink * run.ranks.world  # each process has as many pairs, at least 1
-    pairs = -(-args.batch_size // of_world) * run.ranks.world
-    alpha = sample_alpha(args.batch_size, run.device, stream)[:pairs] if with_alpha else None
+    shrink, world = args.gp_batch_shrink, run.ranks.world
+    pairs = -(-args.batch_size // (shrink * world)) * world  # as many for each process, at least 1
+    alpha = sample_alpha(args.batch_size, run.device, stream)[:pairs] if for_d else None
     shifts = sample_shift(args.batch_size, stream) if args.augmentation == "shift" else None
     return [None if drawn is None else run.shard(drawn) for drawn in (z, labels, alpha, shifts)]
 
@@ -458,10 +458,10 @@ def train(args):
             step = torch.full((), run.step + 1, device=run.device)
             real, labels = real_batch(run, args, train_set)
             stream = run.stream(FAKE_FOR_D, run.step)
+            z, fake_labels, alpha, shifts = fake_inputs(run, args, num_classes, stream, for_d=True)
             penalize = run.step % args.gp_every == 0
-            inputs = fake_inputs(run, args, num_classes, stream, with_alpha=penalize)
-            update = update_d if penalize else update_d_alone
-            step_metrics = update(step, real, labels, *inputs)
+            update, alpha = (update_d, alpha) if penalize else (update_d_alone, None)
+            step_metrics = update(step, real, labels, z, fake_labels, alpha, shifts)
 
             # (2) Generator, after every gen_train-th step, with fakes of its own: raise their
             # score, and have the class head name the class that was asked for.

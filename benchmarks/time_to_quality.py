@@ -8,8 +8,9 @@ few steps in turn, on one thread, which tells how long a step is against one of 
 trial then gets as many steps as the recipe has time for, and its rates fall to zero at the last of
 them. So what else the machine does falls on both, and each budget is a number of steps. A trial is
 tested and scored (by the published classifier) at --points steps, evenly spread; at its end a line
-for each, with the CPU seconds until then, goes to --output. The seeds run side by side, one thread
-each. `--time` only says how long a step is, `--draw` only draws what --output holds.
+for each, with the CPU seconds until then, is added to --output; of a seed that is run again the
+last run counts. The seeds run side by side, one thread each. `--time` only says how long a step is,
+`--draw` only draws what --output holds.
 """
 
 import contextlib
@@ -42,8 +43,13 @@ from reporting.markdown import TableError
 from training.run import TrainingRun
 from variants import UNTIMED_STEPS, VARIANTS
 
-TIMED_STEPS, TURNS = 20, 5
-USER_ERRORS = (*train_gan.USER_ERRORS, TableError)
+TIMED_STEPS, TURNS = 24, 5  # whole thirds of them: batches that grow do so in thirds
+# Flags of train_gan.py that are set here.
+OWN_FLAGS = {
+    *("--dataset", "--data_dir", "--width", "--seed", "--device", "--output_dir", "--max_steps"),
+    *("--max_minutes", "--log_every_steps", "--evaluate_every", "--judge"),
+}
+USER_ERRORS = (*train_gan.USER_ERRORS, TableError, OSError)
 FIGURES = {
     "test_accuracy": "test accuracy of D, %",
     "frechet_distance": "Frechet distance, 2,000 samples",
@@ -65,14 +71,19 @@ def parse_args(argv=None):
     parser.add_argument("--points", type=at_least(1), default=4, help="evaluations of a run")
     parser.add_argument("--data_dir", help="folder of CIFAR-10")
     parser.add_argument(
-        "--output", type=cli.new_file, default="results/trials/time_to_quality.jsonl"
+        "--output", type=cli.new_file, default="output/trials.jsonl", help="file to add lines to"
     )
     parser.add_argument("--time", action="store_true", help="only time a step, and tell")
-    parser.add_argument("--steps", type=at_least(1), help="of one seed, in place of timing a step")
+    parser.add_argument("--steps", type=at_least(1), help="of a run, in place of timing a step")
     parser.add_argument("--draw", type=cli.new_file, metavar="FILE", help="only draw the curves")
     args = parser.parse_args(argv)
-    if args.steps and len(args.seeds) > 1:
-        parser.error("--steps is for one seed, in this process")
+    try:
+        flags = [word.partition("=")[0] for word in shlex.split(args.flags)]
+    except ValueError as error:
+        parser.error(f"--flags: {error}")
+    for flag in flags:
+        if flag.startswith("--") and any(own.startswith(flag) for own in OWN_FLAGS):
+            parser.error(f"--flags: {flag} is set by this benchmark")
     args.words = sys.argv[1:] if argv is None else argv  # for each seed's own process
     return args
 
@@ -141,9 +152,25 @@ def step_against_the_recipe(args):
             of_setting = settings(args, flags)
             period = math.lcm(of_setting.gp_every, of_setting.gen_train)
             steps = period * math.ceil(TIMED_STEPS / period)
-            (record,) = trained(args, flags, variant, 0, UNTIMED_STEPS + steps, 1, score=False)
+            (record,) = trained(
+                args,
+                flags,
+                variant,
+                seed=0,
+                steps=UNTIMED_STEPS + steps,
+                points=1,
+                score=False,
+            )
             times.append(record["cpu_seconds"] / steps)
     return map(statistics.median, seconds)
+
+
+def steps_in_the_budget(args):
+    recipe, trial = step_against_the_recipe(args)
+    of_recipe = args.images / train_gan.RECIPES["muon"]["batch_size"]
+    steps = max(1, round(args.share * of_recipe * recipe / trial))
+    print(f"a step takes {trial:.4f} s, of the recipe {recipe:.4f} s: {steps} steps", flush=True)
+    return steps
 
 
 def one_seed(args, steps, seed):
@@ -160,7 +187,8 @@ def one_seed(args, steps, seed):
         "device": describe_device(torch.device("cpu")),
         "steps": steps,
     }
-    for record in trained(args, args.flags, args.variant, seed, steps, args.points):
+    records = trained(args, args.flags, args.variant, seed, steps=steps, points=args.points)
+    for record in records:
         point = {name: record[name] for name in ("step", "images", "cpu_seconds", *FIGURES)}
         lines = [about | point]
         for name in record:
@@ -205,13 +233,10 @@ def run(args):
         return
     settings(args, args.flags)  # nonsense in them ends here
     torch.set_num_threads(1)
-    if args.steps:
+    if args.steps and len(args.seeds) == 1:
         one_seed(args, args.steps, args.seeds[0])
         return
-    recipe, trial = step_against_the_recipe(args)
-    of_recipe = args.images / train_gan.RECIPES["muon"]["batch_size"]
-    steps = round(args.share * of_recipe * recipe / trial)
-    print(f"a step takes {trial:.4f} s, of the recipe {recipe:.4f} s: {steps} steps", flush=True)
+    steps = args.steps or steps_in_the_budget(args)
     if args.time:
         return
     here = [sys.executable, __file__, *args.words]

@@ -4,7 +4,7 @@
 
 As `evaluate_gan.py --truncation T` scores it, by the published classifier, for the published
 generator, with the reference computed once. Writes a line for each T into --output, and a picture
-of them beside it.
+of them beside it; `results/truncation` has those of the bare command.
 """
 
 import json
@@ -51,8 +51,13 @@ def parse_args(argv=None):
     parser.add_argument("--data_dir", help="its folder")
     parser.add_argument("--limit_train", type=cli.at_least(20), help="images to compare with")
     cli.add_device_arguments(parser)
-    parser.add_argument("--output", type=cli.new_file, default="results/truncation/scores.jsonl")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--output", type=cli.new_file, default="output/truncation.jsonl", help="file of the scores"
+    )
+    args = parser.parse_args(argv)
+    if args.output.suffix == ".png":
+        parser.error("--output is the file of the scores; their picture stands beside it as .png")
+    return args
 
 
 def run(args):
@@ -72,6 +77,9 @@ def run(args):
         "commit": git_commit(),
         "device": describe_device(device),
         "generator_sha256": digest(generator),
+        "dataset": args.dataset,
+        "samples": args.samples,
+        "seed": args.seed,
     }
     lines = []
     for truncation in [*args.truncations, None]:

@@ -6,12 +6,8 @@ Each replaces functions of train_gan.py for as long as it lasts; what gains beco
 
 import contextlib
 import math
-import sys
 from functools import partial
-from pathlib import Path
 from unittest import mock
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +27,9 @@ def reused_fakes():
     """The fakes that the critic's step drew are those that the generator learns from."""
     draw, fake_inputs, kept = train_gan.draw, train_gan.fake_inputs, {}
 
-    def inputs_of_both(*args, with_alpha=None):
-        if with_alpha is not None:  # of the critic's step, which comes first
-            kept["inputs"] = fake_inputs(*args, with_alpha=with_alpha)
+    def inputs_of_both(*args, for_d=False):
+        if for_d:  # the critic's step comes first
+            kept["inputs"] = fake_inputs(*args, for_d=for_d)
         return kept["inputs"]
 
     def draw_once(*args):

@@ -57,9 +57,11 @@ def at_least(low, kind=int, high=float("inf")):
 
 
 def new_file(text):
-    """An argparse type: a file that can be written, in a folder that is there."""
+    """An argparse type: a file that can be written, in a folder that is there; none is made yet."""
     path = Path(text)
-    if path.is_dir() or not path.absolute().parent.is_dir():
+    folder = path.absolute().parent
+    place = path if path.exists() else folder
+    if path.is_dir() or not folder.is_dir() or not os.access(place, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text}: cannot write there")
     return path
 

@@ -44,6 +44,8 @@ def _run(function, compiled, *args):
         # One compilation for each shape. Set here, since every thread has its own setting.
         torch._dynamo.config.recompile_limit = 64
         return _compiled[function](*args)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # of Dynamo, Inductor, Triton or the C compiler
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         print(f"note: torch.compile does not work here: {reason}", file=sys.stderr)
@@ -315,12 +317,11 @@ def _in_chunks(v, g, x, weight, bias, mean, rstd, count, compiled, slope):
         return _run(_layer_norm_second_compiled, compiled, *rows, count, slope)
     images = max(1, 2**20 // weight.numel())
     d_g, d_x, d_weight = torch.empty_like(g), torch.empty_like(x), torch.zeros_like(weight)
-    for rows in zip(*(t.split(images) for t in (v, g, x, mean, rstd, d_g, d_x)), strict=True):
-        *inputs, d_g_rows, d_x_rows = rows
-        a, b, c = _layer_norm_second(*inputs, weight, count)
-        d_g_rows.copy_(a)
-        d_x_rows.copy_(b)
-        d_weight += c
+    for start in range(0, len(x), images):
+        few = slice(start, start + images)
+        norm = (weight, mean[few], rstd[few], count)
+        d_g[few], d_x[few], d_weight_of_few = _layer_norm_second(v[few], g[few], x[few], *norm)
+        d_weight += d_weight_of_few
     return d_g, d_x, d_weight
 
 
@@ -328,15 +329,15 @@ def _layer_norm_second_compiled(v, g, x, weight, bias, mean, rstd, count, slope)
     """_layer_norm_second with a slope; each gradient in the dtype of what it is the gradient of."""
     norm = (x, weight, bias, mean, rstd, slope)
     before, _ = _leaky_relu_backward(g, *norm)
-    d_before, d_x, d_weight = _layer_norm_second(v, before, x, mean, rstd, weight, count)
+    d_before, d_x, d_weight = _layer_norm_second(v, before, x, weight, mean, rstd, count)
     d_g, _ = _leaky_relu_backward(d_before, *norm)
     return d_g.to(g.dtype), d_x.to(x.dtype), d_weight.to(weight.dtype)
 
 
-def _layer_norm_second(v, g, x, mean, rstd, weight, count):
+def _layer_norm_second(v, g, x, weight, mean, rstd, count):
     """Gradients of <v, input gradient> with respect to g, x and weight.
 
-    v, g, x: (b, n); mean, rstd: (b, 1); weight: (n,); count: entries of a row that count. With h
+    v, g, x: (b, n); weight: (n,); mean, rstd: (b, 1); count: entries of a row that count. With h
     and z as above and m(.) the mean over a row, the input gradient is s (h - m(h) - z m(h z)), and
     <v, .> differentiates to
         h: s (v - m(v) - z m(v z))

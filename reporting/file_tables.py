@@ -15,9 +15,9 @@ FIGURES = {  # a trial's fields: heading, format
 }
 
 
-def flags_of(trial):
-    """A trial's flags, each with its values: ["--lr 1", "--max_features 2 4"]."""
-    return re.findall(r"--.*?(?= --|$)", trial["flags"])
+def flags_of(text):
+    """Flags, each with its values: ["--lr 1", "--max_features 2 4"]."""
+    return re.findall(r"--.*?(?= --|$)", text)
 
 
 def trials(results, file):
@@ -27,13 +27,14 @@ def trials(results, file):
     for record in records:
         key = record["flags"], record.get("change"), record.get("epoch")
         groups.setdefault(key, []).append(record)
-    common = [f for f in flags_of(records[0]) if all(f in flags_of(r) for r in records)]
+    of_each = [flags_of(record["flags"]) for record in records]
+    common = [flag for flag in of_each[0] if all(flag in flags for flags in of_each)]
     shown = [field for field in FIGURES if any(field in record for record in records)]
     noted = any("note" in record for record in records)
     differ = len({key[:2] for key in groups}) > 1
     rows = []
     for group in groups.values():
-        own = " ".join(flag for flag in flags_of(group[0]) if flag not in common)
+        own = " ".join(flag for flag in flags_of(group[0]["flags"]) if flag not in common)
         what = [part for part in (f"`{own}`" if own else None, group[0].get("change")) if part]
         figures = [
             ", ".join(format(r[field], FIGURES[field][1]) for r in group if field in r)
@@ -51,32 +52,41 @@ def trials(results, file):
 
 
 def settings_of(path):
-    """{(flags, variant, share, budget): {seed: {step: its last line}}} of trials of one length.
+    """{(flags, variant, share, budget): {seed: {step: line}}} of trials, of a seed its last one.
 
-    Raises TableError where the runs of a setting had different numbers of steps.
+    Raises TableError where there are none, or the runs of a setting had different numbers of steps.
     """
     groups = {}
     for record in read_lines(Path(path)):
-        key = tuple(record[field] for field in ("flags", "variant", "share", "budget_images"))
-        groups.setdefault(key, {}).setdefault(record["seed"], {})[record["step"]] = record
+        try:
+            key = tuple(record[field] for field in ("flags", "variant", "share", "budget_images"))
+            points = groups.setdefault(key, {}).setdefault(record["seed"], {})
+            if record["step"] <= max(points, default=0):
+                points.clear()  # it was run again
+            points[record["step"]] = record
+        except (KeyError, TypeError):
+            raise TableError(f"{path} has lines that time_to_quality.py did not write") from None
+    if not groups:
+        raise TableError(f"{path} has no trials")
     for (flags, variant, *_), seeds in groups.items():
         lengths = {point["steps"] for of_step in seeds.values() for point in of_step.values()}
         if len(lengths) > 1:
-            raise TableError(f"{path}: {flags} {variant} has runs of {sorted(lengths)} steps")
+            raise TableError(
+                f"{path}: {flags} {variant} has runs of {sorted(lengths)} steps; give --steps to "
+                "seeds that are added"
+            )
     return groups
 
 
 def quality(results, file):
     """What settings come to in the same CPU time, by `benchmarks/time_to_quality.py`."""
     groups = settings_of(results / "trials" / f"{file}.jsonl")
-    common = [
-        f for f in flags_of({"flags": next(iter(groups))[0]}) if all(f in k[0] for k in groups)
-    ]
+    widths = {f for key in groups for f in flags_of(key[0]) if f.startswith("--width ")}
     shown = ("test_accuracy", "frechet_distance", "class_consistency")
     rows = []
     for (flags, variant, share, _), seeds in groups.items():
         points = [seeds[seed][max(seeds[seed])] for seed in sorted(seeds)]
-        own = " ".join(flag for flag in flags_of({"flags": flags}) if flag not in common)
+        own = " ".join(f for f in flags_of(flags) if f not in widths or len(widths) > 1)
         what = [f"`{own}`" if own else None, None if variant == "none" else variant]
         figures = []
         for field in shown:
@@ -93,7 +103,10 @@ def quality(results, file):
 
 
 # Where a figure is from.
-SOURCE = {"transcribed", "note", "commit", "device", "command", "generator_sha256"}
+SOURCE = {
+    *("transcribed", "note", "commit", "device", "command"),
+    *("generator_sha256", "dataset", "samples", "seed"),
+}
 
 
 def lines(results, file):

@@ -253,6 +253,7 @@ def test_truncation(evaluate, run_main, refused, weights):
             assert line[name] == round(result["scores"]["samples"][name], digits)
     assert (weights / "cut.png").exists()
     assert "no weights" in refused(truncation, *flags, "--generator", weights / "nowhere")
+    assert "--output" in refused(truncation, *flags, "--output", weights / "cut.png")
 
     cut["inception"] = {"of": "truncated samples"}
     path.write_text(json.dumps(cut))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import train_gan
-from compare import records
+from compare import assert_equal, records
 from discriminator import Discriminator
 from engine.device import autocast
 from plain_reference import PlainDiscriminator
@@ -177,6 +177,21 @@ def test_the_penalty_is_taken_at_every_nth_step_from_the_first(run_main, tmp_pat
     assert taken == [step % every == 0 for step in range(10)]
 
 
+def test_a_step_without_a_penalty_draws_what_it_would_with_one(run_main, tmp_path, monkeypatch):
+    draw, drawn = train_gan.draw, []
+
+    def noting(generator, z, shifts):
+        drawn.append((z, shifts))
+        return draw(generator, z, shifts)
+
+    monkeypatch.setattr(train_gan, "draw", noting)
+    for every in (1, 3):
+        flags = ["--max_steps", 3, "--gp_every", every, "--output_dir", tmp_path / str(every)]
+        assert run_main(train_gan, *SMALL, *flags)[0] == 0
+    assert len(drawn) == 12
+    assert_equal(drawn[:6], drawn[6:])
+
+
 @pytest.mark.parametrize(("shrink", "pairs"), [(1, 16), (2, 8), (3, 6), (100, 1)])
 def test_the_penalty_is_taken_on_a_part_of_the_batch(
     run_main, tmp_path, monkeypatch, shrink, pairs
@@ -216,7 +231,7 @@ def test_two_processes_draw_what_one_does():
         ranks.world, ranks.rank = world, rank
         run = Namespace(ranks=ranks, shard=ranks.shard, device=torch.device("cpu"))
         stream = torch.Generator().manual_seed(0)
-        return train_gan.fake_inputs(run, args, 10, stream, with_alpha=True)
+        return train_gan.fake_inputs(run, args, 10, stream, for_d=True)
 
     def both(of_one, of_other):
         return torch.stack([of_one, of_other], 1).flatten(0, 1)

@@ -190,10 +190,16 @@ def test_the_budget_is_that_of_the_recipe(monkeypatch, capsys, tmp_path):
     ]
     assert time_to_quality.main([*flags, *seeds]) == 2  # where one was killed
     assert "[0, -9]" in capsys.readouterr().err
+    started.clear()
+    codes += [0, 0]
+    assert time_to_quality.main([*flags, *seeds, "--steps", "7"]) == 0  # as an earlier run's
+    assert [command[-4:] for command in started] == [
+        ["--steps", "7", "--seeds", str(seed)] for seed in (3, 4)
+    ]
 
 
 def test_a_step_is_timed_over_whole_periods(monkeypatch):
-    """Of 20 steps or a few more: as many penalties and generator's steps as a long run has."""
+    """Of 24 steps or a few more: as many penalties and generator's steps as a long run has."""
     taken = []
 
     def trained(args, flags, variant, seed, steps, points, score):
@@ -201,25 +207,33 @@ def test_a_step_is_timed_over_whole_periods(monkeypatch):
         return [{"cpu_seconds": steps - variants.UNTIMED_STEPS}]
 
     monkeypatch.setattr(time_to_quality, "trained", trained)
-    args = time_to_quality.parse_args(["--flags", "--gp_every 4 --gen_train 3"])
+    args = time_to_quality.parse_args(["--flags", "--gp_every 4 --gen_train 5"])
     assert list(time_to_quality.step_against_the_recipe(args)) == [1, 1]
-    assert taken == [20, 24] * time_to_quality.TURNS
+    assert taken == [24, 40] * time_to_quality.TURNS
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--steps", 5, "--seeds", 0, 1], "--steps is for one seed"),
+        (["--flags", "it's"], "No closing quotation"),
+        (["--flags", "--gen_train 2 --wid=64"], "--wid is set by this benchmark"),
         (["--share", 0], "--share"),
         (["--output", "nowhere/trials.jsonl"], "cannot write there"),
         (["--flags", "--gp_every 0"], "--gp_every"),
         (["--draw", "curves.png"], "cannot be read"),
-        (["--data_dir", "nowhere", "--flags", "--dataset folder", "--steps", 1], "nowhere"),
     ],
 )
 def test_bad_input(refused, tmp_path, monkeypatch, flags, message):
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     assert message in refused(time_to_quality, "--output", tmp_path / "trials.jsonl", *flags)
+
+
+def test_other_lines_are_not_drawn(refused, tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"flags": "--width 4", "seed": 0}')
+    files = ["--output", tmp_path / "other.jsonl", "--draw", tmp_path / "curves.png"]
+    assert "did not write" in refused(time_to_quality, *files)
+    (tmp_path / "other.jsonl").write_text("")
+    assert "no trials" in refused(time_to_quality, *files)
 
 
 def test_the_curves_are_drawn(tmp_path):

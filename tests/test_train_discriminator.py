@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import data_tools
 import train_discriminator
-from compare import assert_equal, records
+from compare import assert_equal, assert_same_export, records
 from discriminator import Discriminator
 from engine import cli
 from engine.weights import load_model
@@ -112,7 +112,7 @@ def test_what_is_tested_and_exported_is_the_average(small_run, tmp_path):
 
 
 @pytest.mark.parametrize(("augmentation", "changed"), [("shift", "shift"), ("crop", "augment")])
-def test_alternating_flips(small_run, monkeypatch, augmentation, changed):
+def test_alternating_flips(small_run, tmp_path, monkeypatch, augmentation, changed):
     """Every image in every other epoch, whichever by chance; a resumed run as the whole one."""
     flipped = [{}]  # of each epoch: {image: whether it was flipped}
     change = getattr(train_discriminator, changed)
@@ -126,9 +126,14 @@ def test_alternating_flips(small_run, monkeypatch, augmentation, changed):
 
     monkeypatch.setattr(train_discriminator, changed, noting)
     flags = ("--augmentation", augmentation, "--epochs", 3, "--flip")
+    small_run(*flags, "alternating", folder="whole")
     small_run(*flags, "alternating", "--max_steps", 6)
     small_run(*flags, "alternating")
-    first, second, third = flipped
+    assert_same_export(
+        *(tmp_path / folder / "discriminator.safetensors" for folder in ("whole", "run"))
+    )
+    assert flipped[:3] == flipped[3:]
+    first, second, third = flipped[:3]
     assert 40 < sum(first.values()) < 80
     assert second == {image: not flip for image, flip in first.items()}
     assert third == first

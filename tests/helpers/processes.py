@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from process_tree import descendants
 from training import checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
@@ -82,15 +83,6 @@ def wait_until(condition, timeout=120):
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
-
-
-def descendants(pid):
-    """Process ids of the children, their children and so on; torchrun's are in other sessions."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
 
 
 def kill(process):

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from processes import descendants
+from process_tree import descendants
 
 LONGEST = 120  # seconds
 

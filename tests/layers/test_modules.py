@@ -165,6 +165,15 @@ def test_preparing_one_network_leaves_others_alone(uncompiled, images):
     assert channels == {(3, WIDTH), (WIDTH, WIDTH)}
 
 
+def test_a_full_memory_is_no_reason_to_leave_compiled_kernels(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: full)
+    with pytest.raises(torch.OutOfMemoryError):
+        prepare_for_cuda(Discriminator(WIDTH), CPU)
+
+
 def test_where_torch_compile_fails_all_stays_as_it_was(monkeypatch, capsys, images):
     def refuse(*_, **__):
         raise RuntimeError("no C compiler\nand more")

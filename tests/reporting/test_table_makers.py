@@ -35,7 +35,7 @@ def test_runs_that_differ_by_their_seed_share_a_row(tmp_path):
 
 
 def test_what_settings_come_to_in_the_same_time(tmp_path):
-    """Of each seed the last point alone; flags that all have are left out of the names."""
+    """Of each seed the last run's last point alone; a width that all have is left out of names."""
 
     def point(flags, variant, seed, step, figure):
         names = ("test_accuracy", "frechet_distance", "class_consistency")
@@ -64,6 +64,11 @@ def test_what_settings_come_to_in_the_same_time(tmp_path):
             "**5.0** (5.0)",
         ],
     ]
+    (tmp_path / "trials" / "some.jsonl").write_text(
+        "\n".join(point(f"--width 4 --batch_size {size}", "none", 0, 3, 5.0) for size in (8, 80))
+    )
+    names = [row[0] for row in cells(make_table("quality some", tmp_path))]
+    assert names == ["`--batch_size 8`", "`--batch_size 80`"]
     other = json.loads(lines[0]) | {"steps": 4}
     (tmp_path / "trials" / "some.jsonl").write_text("\n".join([*lines, json.dumps(other)]))
     with pytest.raises(TableError, match="runs of \\[3, 4\\] steps"):

@@ -115,7 +115,7 @@ COUNTS = [400, pytest.param(10_000, marks=pytest.mark.slow)]
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", JSON_FILES)
 def test_json_files(run, tmp_path, name, count):
-    """A start that goes on from them; and the report's page of every tenth."""
+    """A start that goes on from them; and the report's page of every 25th."""
     _, _, files = run
     settings = json.loads(files["config.json"])["settings"]
 
@@ -140,7 +140,7 @@ def test_json_files(run, tmp_path, name, count):
         else:
             content = json.dumps(altered_value(json.loads(files[name]), rng)).encode()
         (folder / name).write_bytes(content)
-        if number % 10 == 0:
+        if number % 25 == 0:
             places = dict.fromkeys(("gan", "visualization", "evaluation"), folder / "nothing")
             assert render(contents_of({"baseline": folder} | places))
         refused += is_refused(RunError, go_on, folder)

@@ -30,16 +30,20 @@ def parse_numbers(text, width):
 
 
 def accuracies(session, network, layer, features):
-    """Share of right names in % on the first IMAGES images: (of all, float64 (classes,))."""
+    """Share of right names in % on the first IMAGES images: (of all, {class: of its images}).
+
+    A class that none of them shows has none.
+    """
     images = session.images.first(IMAGES)
     named = classes_named(
         network.model, images.images, layer, features, precision=session.precision
     )
-    right = (named == images.labels).double().cpu()
-    classes, labels = len(session.class_names), images.labels.cpu()
-    counts = labels.bincount(minlength=classes).clamp_min(1)
-    of_class = torch.zeros(classes, dtype=torch.float64).index_add_(0, labels, right)
-    return 100 * right.mean().item(), 100 * of_class / counts
+    right, labels = (named == images.labels).double().cpu(), images.labels.cpu()
+    of_class = {
+        session.class_names[label]: 100 * right[labels == label].mean().item()
+        for label in labels.unique().tolist()
+    }
+    return 100 * right.mean().item(), of_class
 
 
 def favouring(session, network, layer, label, count):

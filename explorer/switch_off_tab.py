@@ -109,9 +109,8 @@ class SwitchOffTab:
             f"{len(features)} of {network.model.width} features of layer {layer} silenced: "
             f"{before:.1f} % → {after:.1f} % of {images:,} {kind} images are named right"
         )
-        part = pieces.bars(
-            network.name, words, self.session.class_names, without.tolist(), of_class.tolist()
-        )
+        classes, shares = list(without), list(without.values())
+        part = pieces.bars(network.name, words, classes, shares, list(of_class.values()))
         numbers = ", ".join(map(str, sorted(features)))
         return pieces.side_by_side([part]) + pieces.note(f"silenced: {numbers or 'none'}")
 

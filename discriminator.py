@@ -35,7 +35,7 @@ class Discriminator(nn.Module):
 
     width: channels of every layer; num_classes: number of class logits.
     Raises ValueError where one of them is below 1.
-    Source: the recipe in the README; class head as in Odena et al. 2017, Conditional Image
+    Source: the homework named in the README; class head as in Odena et al. 2017, Conditional Image
     Synthesis with Auxiliary Classifier GANs.
     """
 

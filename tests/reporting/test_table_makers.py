@@ -147,7 +147,7 @@ def test_trials_of_several_seeds_share_a_row(tmp_path):
     ]
     (tmp_path / "trials" / "some.jsonl").write_text("\n".join(map(json.dumps, trials)))
     told, _, heading, _, *rows = make_table("trials some", tmp_path).splitlines()
-    assert told == "`python train_gan.py --width 4` and, in a row:"
+    assert told == "`python train_gan.py --width 4`, the flags of a row:"
     assert heading == "| flags | seeds | test accuracy, % |  |"
     assert rows == [
         "| `--lr 1 --gp_weight 2` | 0, 1 | 50.00, 51.25 |  |",
@@ -171,3 +171,11 @@ def test_what_says_where_a_figure_is_from_is_no_column(tmp_path):
 def test_durations_in_words():
     assert in_words(66) == "1.1 min"
     assert in_words(7834) == "2 h 10 min"
+
+
+def test_scores_that_were_left_out_are_told(tmp_path):
+    """So that an experiment without network still comes to its end."""
+    (tmp_path / "evaluation").mkdir()
+    left_out = {"inception": {"left_out": "no weights"}}
+    (tmp_path / "evaluation" / "evaluation.json").write_text(json.dumps(left_out))
+    assert make_table("fid", tmp_path) == "FID and KID are left out: no weights."

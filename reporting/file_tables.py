@@ -45,9 +45,8 @@ def trials(results, file):
         first = ["; ".join(what) or "(nothing)"] if differ else []
         rows.append([*first, seeds, *figures, *note])
     script = records[0]["script"]
-    told = f"`python {' '.join([script, *common])}`" + (
-        " and the flags of a row:" if differ else ":"
-    )
+    more = " with the flags of a row" if differ else ""
+    told = f"`python {' '.join([script, *common])}`{more}:"
     headings = ["flags"] if differ else []
     headings += ["seeds", *(FIGURES[field][0] for field in shown), *([""] if noted else [])]
     return f"{told}\n\n{markdown(headings, rows)}"

@@ -147,7 +147,7 @@ def test_trials_of_several_seeds_share_a_row(tmp_path):
     ]
     (tmp_path / "trials" / "some.jsonl").write_text("\n".join(map(json.dumps, trials)))
     told, _, heading, _, *rows = make_table("trials some", tmp_path).splitlines()
-    assert told == "`python train_gan.py --width 4`, the flags of a row:"
+    assert told == "`python train_gan.py --width 4` with the flags of a row:"
     assert heading == "| flags | seeds | test accuracy, % |  |"
     assert rows == [
         "| `--lr 1 --gp_weight 2` | 0, 1 | 50.00, 51.25 |  |",

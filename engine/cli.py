@@ -57,7 +57,7 @@ def at_least(low, kind=int, high=float("inf")):
 
 
 def new_file(text):
-    """An argparse type: a file that can be written, in a folder that is there; none is made yet."""
+    """An argparse type: a file that can be written, in a folder that is there."""
     path = Path(text)
     folder = path.absolute().parent
     place = path if path.exists() else folder

@@ -7,6 +7,9 @@ Leaves in output/gan: config.json, metrics.jsonl, curves.png, samples/000.png (b
 generator.safetensors (the moving average, unless --ema_decay 0), generator_raw.safetensors and,
 with --evaluate_every, generator_best.safetensors, of the smallest Frechet distance so far.
 The same command again goes on where it stopped.
+
+--critic trains the discriminator alone, with a part of its loss left out or against a generator
+that does not learn: the control networks that show what the generator changes in a discriminator.
 """
 
 from functools import partial
@@ -20,7 +23,13 @@ from engine import cli
 from engine.device import DeviceError
 from engine.output_folder import RunError
 from engine.plots import image_grid
-from engine.weights import CheckpointError, find_weights
+from engine.weights import (
+    CheckpointError,
+    check_classes,
+    find_export,
+    find_weights,
+    load_model,
+)
 from generator import Generator, sample_latents
 from layers.double_backward import input_gradient
 from metrics.classifier import evaluate
@@ -78,6 +87,9 @@ RECIPES = {
 # For minutes on a CPU, where a --width of 64 is enough.
 RECIPES["brief"] = dict(RECIPES["muon"], epochs=3, batch_size=32, gen_train=2, gp_batch_shrink=2)
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksError, ScoreError)
+WITHOUT_FAKES = ("none", "penalty")  # values of --critic
+GENERATOR_ONLY = ("g_optimizer", "g_class_weight", "gen_train", "ema_decay")  # flags
+PENALTY_ONLY = ("gp_weight", "gp_every", "gp_batch_shrink")
 LEAST_NOISE = 16  # entries of a latent beside the code of the class
 REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
 
@@ -132,6 +144,21 @@ def parse_args(argv=None):
         help="length of a latent, the code of the class in it: at least the number of classes + "
         f"{LEAST_NOISE}",
     )
+    group = parser.add_argument_group("controls")
+    group.add_argument(
+        "--critic",
+        choices=("full", "trained", "frozen", "penalty", "none"),
+        default="full",
+        help="what the discriminator learns beside the classes of real images. full: the GAN; "
+        "trained: the critic loss and the penalty against --fixed_generator, which does not learn; "
+        "frozen: the same against an untrained generator; penalty: the gradient penalty alone, "
+        "between pairs of real images; none: nothing",
+    )
+    group.add_argument(
+        "--fixed_generator",
+        metavar="PATH",
+        help="exported weights of a generator, or a folder, for --critic trained",
+    )
     group = parser.add_argument_group("scores during training")
     group.add_argument(
         "--evaluate_every",
@@ -149,10 +176,21 @@ def parse_args(argv=None):
         parser,
         parser.parse_args(argv),
         RECIPES,
-        conditions=[(("kernel_lr", "momentum"), "--d_optimizer or --g_optimizer muon", takes_muon)],
+        conditions=[
+            (("kernel_lr", "momentum"), "--d_optimizer or --g_optimizer muon", takes_muon),
+            (GENERATOR_ONLY, "--critic full", lambda args: args.critic == "full"),
+            (["d_fake_class_weight"], "fakes", lambda args: args.critic not in WITHOUT_FAKES),
+            (PENALTY_ONLY, "a penalty", lambda args: args.critic != "none"),
+        ],
     )
     if args.judge is not None and not args.evaluate_every:
         parser.error("--judge does nothing here: it goes with --evaluate_every")
+    if (args.critic == "trained") != (args.fixed_generator is not None):
+        parser.error("--critic trained and --fixed_generator go together")
+    if args.critic != "full":
+        if args.evaluate_every:
+            parser.error("--evaluate_every scores a generator that learns: it needs --critic full")
+        args.ema_decay = 0.0  # no generator learns
     if takes_muon(args) and not args.kernel_lr:
         parser.error("muon needs a --kernel_lr above 0: the kernels would stay put")
     return args
@@ -242,6 +280,30 @@ def discriminator_loss(
     return loss, {name: part.detach() for name, part in parts.items()}
 
 
+def real_images_loss(discriminator, real, labels, *, alpha=None, gp_weight=10.0):
+    """Loss of a discriminator that sees no fakes, a scalar, and its parts, as discriminator_loss.
+
+    L = CE(real) + gp_weight penalty; x_hat mixes real image i with real image i + 1 of the batch.
+    real: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); alpha: (n, 1, 1, 1), or None for a loss
+    without the penalty.
+    """
+    class_logits = discriminator(real)[1].float()
+    loss = class_loss = F.cross_entropy(class_logits, labels)
+    of_gradient = {}
+    if alpha is not None:
+        n = len(alpha)
+        norms = input_gradient_norms(discriminator, real[:n], real.roll(-1, 0)[:n], alpha)
+        of_gradient = {"gradient_penalty": penalty_of(norms), "gradient_norm": norms.mean()}
+        loss = loss + gp_weight * of_gradient["gradient_penalty"]
+    parts = {
+        "discriminator_loss": loss,
+        **of_gradient,
+        "class_loss_real": class_loss,
+        "class_accuracy_real": 100 * (class_logits.argmax(1) == labels).float().mean(),
+    }
+    return loss, {name: part.detach() for name, part in parts.items()}
+
+
 def generator_loss(discriminator, fake, labels, class_weight=1.0):
     """Loss of the generator, a scalar, and its parts, a dict of detached scalars.
 
@@ -273,19 +335,25 @@ def update_discriminator(
     step, real, labels, z, fake_labels, alpha, shifts=None,
 ):  # fmt: skip
     """One step of the discriminator, with a penalty if with alpha; the generator only draws."""
+    gp_weight = args.gp_weight * args.gp_every
     with run.autocast():
-        with torch.no_grad():
-            fake = draw(generator, z, shifts)
-        loss, metrics = discriminator_loss(
-            discriminator,
-            real,
-            labels,
-            fake,
-            fake_labels,
-            alpha=alpha,
-            gp_weight=args.gp_weight * args.gp_every,
-            fake_class_weight=args.d_fake_class_weight,
-        )
+        if args.critic in WITHOUT_FAKES:
+            loss, metrics = real_images_loss(
+                discriminator, real, labels, alpha=alpha, gp_weight=gp_weight
+            )
+        else:
+            with torch.no_grad():
+                fake = draw(generator, z, shifts)
+            loss, metrics = discriminator_loss(
+                discriminator,
+                real,
+                labels,
+                fake,
+                fake_labels,
+                alpha=alpha,
+                gp_weight=gp_weight,
+                fake_class_weight=args.d_fake_class_weight,
+            )
     discriminator.zero_grad(set_to_none=True)
     loss.backward()
     run.take_step(d_optimizer, discriminator, loss, step)
@@ -380,6 +448,23 @@ def save_samples(run, ema, dataset):
     )
 
 
+def make_generator(args, dataset):
+    """The generator that the discriminator is trained against: it learns only with --critic full.
+
+    With --critic frozen its BatchNorm takes the statistics of each batch, as in the first step of a
+    GAN; that of --critic trained takes its running averages, as where samples are generated.
+    Raises CheckpointError, RunError where the fixed generator does not fit the data or --latent_dim.
+    """
+    if args.critic != "trained":
+        return Generator(args.width, args.latent_dim)
+    path = find_export(args.fixed_generator, "generator.safetensors")
+    generator, metadata = load_model(path, kind="generator")
+    check_classes(path, metadata, dataset)
+    if generator.latent_dim != args.latent_dim:
+        raise RunError(f"--latent_dim {args.latent_dim}: {path} takes {generator.latent_dim}")
+    return generator
+
+
 def make_scores(run, args, dataset):
     """What scores the generator during training; only rank 0 needs it."""
     path = find_weights(args.judge, "baseline", "discriminator.safetensors")
@@ -413,7 +498,7 @@ def train(args):
             training_scores = run.on_main(lambda: make_scores(run, args, train_set))
         torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
         discriminator = Discriminator(args.width, num_classes).to(run.device)
-        generator = Generator(args.width, args.latent_dim).to(run.device)
+        generator = make_generator(args, train_set).to(run.device)
         ema = EMA(generator, args.ema_decay)
         d_optimizer, g_optimizer = (
             make_optimizer(
@@ -437,16 +522,19 @@ def train(args):
         metrics = {}
 
         def exports():
+            about = metrics | {"critic": args.critic}
+            if args.critic != "full":
+                return {"discriminator.safetensors": (discriminator, about)}
             raw = {"generator_raw.safetensors": (generator, {"weights": "raw"})}
             return {
-                "discriminator.safetensors": (discriminator, metrics),
+                "discriminator.safetensors": (discriminator, about),
                 "generator.safetensors": (ema.model, {"weights": ema.name}),
             } | (raw if args.ema_decay else {})
 
         parts = {"d_optimizer": d_optimizer, "g_optimizer": g_optimizer, "ema": ema}
         if summary := run.start(discriminator=discriminator, generator=generator, **parts):
             return summary
-        if run.step == 0:
+        if run.step == 0 and args.critic == "full":
             save_samples(run, ema, train_set)
         while run.step < run.total_steps:
             if args.schedule == "linear":
@@ -459,13 +547,13 @@ def train(args):
             real, labels = real_batch(run, args, train_set)
             stream = run.stream(FAKE_FOR_D, run.step)
             z, fake_labels, alpha, shifts = fake_inputs(run, args, num_classes, stream, for_d=True)
-            penalize = run.step % args.gp_every == 0
+            penalize = run.step % args.gp_every == 0 and args.critic != "none"
             update, alpha = (update_d, alpha) if penalize else (update_d_alone, None)
             step_metrics = update(step, real, labels, z, fake_labels, alpha, shifts)
 
             # (2) Generator, after every gen_train-th step, with fakes of its own: raise their
             # score, and have the class head name the class that was asked for.
-            if (run.step + 1) % args.gen_train == 0:
+            if (run.step + 1) % args.gen_train == 0 and args.critic == "full":
                 stream = run.stream(FAKE_FOR_G, run.step + 1)
                 z, labels, _, shifts = fake_inputs(run, args, num_classes, stream)
                 step_metrics = step_metrics | update_g(step, z, labels, shifts)
@@ -479,7 +567,7 @@ def train(args):
                 if run.epoch_ends and args.evaluate_every and run.epoch % args.evaluate_every == 0:
                     record |= score(run, training_scores, ema)
                 run.log(record)
-            if run.epoch_ends:
+            if run.epoch_ends and args.critic == "full":
                 save_samples(run, ema, train_set)
             run.save_if_due(exports)
             run.stop_if_asked()
@@ -487,7 +575,8 @@ def train(args):
         metrics = metrics or evaluate(discriminator, test_set, run.precision, run)
         summary = run.finish(exports, run.last_record() | metrics)
         print(f"test accuracy of the discriminator {metrics['test_accuracy']:.2f} %")
-        print(f"samples: {run.folder.path / 'samples'}")
+        if args.critic == "full":
+            print(f"samples: {run.folder.path / 'samples'}")
         return summary
 
 

@@ -18,7 +18,14 @@ MAY_CHANGE = (
     *("evaluate_every", "judge", "tensorboard"),
 )
 # Flags that runs of older versions lack: what those did.
-ADDED = {"flip": "random", "gp_every": 1, "gp_batch_shrink": 1, "latent_dim": 100}
+ADDED = {
+    "flip": "random",
+    "gp_every": 1,
+    "gp_batch_shrink": 1,
+    "latent_dim": 100,
+    "critic": "full",
+    "fixed_generator": None,
+}
 
 
 class _Formatter(argparse.HelpFormatter):

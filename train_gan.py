@@ -453,7 +453,7 @@ def make_generator(args, dataset):
 
     With --critic frozen its BatchNorm takes the statistics of each batch, as in the first step of a
     GAN; that of --critic trained takes its running averages, as where samples are generated.
-    Raises CheckpointError, RunError where the fixed generator does not fit the data or --latent_dim.
+    Raises CheckpointError or RunError if the fixed generator does not fit the data or --latent_dim.
     """
     if args.critic != "trained":
         return Generator(args.width, args.latent_dim)

@@ -1,0 +1,163 @@
+"""train_gan.py --critic: what each control network is trained on, and what it leaves out."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import train_gan
+from compare import assert_equal, assert_same_run
+from discriminator import Discriminator
+from engine.weights import load_model
+from generator import Generator
+from processes import SMALL
+from steps import at_pass, outputs_of
+from training import checkpoint
+
+
+@pytest.fixture
+def train(run_main, tmp_path):
+    """train(folder, *flags) -> the folder of a small run, two epochs of five steps."""
+
+    def call(folder, *flags):
+        own = ["--limit_train", 85, "--epochs", 2, "--output_dir", tmp_path / folder]
+        assert run_main(train_gan, *SMALL, *own, *flags)[0] == 0
+        return tmp_path / folder
+
+    return call
+
+
+def parts_of(folder):
+    """What the newest checkpoint of a run holds of each network and optimizer."""
+    return checkpoint.load_latest(folder / "checkpoints")["parts"]
+
+
+def untrained(seed=0):
+    """The two networks as a small run creates them."""
+    torch.manual_seed(seed)
+    width = SMALL[SMALL.index("--width") + 1]
+    return Discriminator(int(width)), Generator(int(width))
+
+
+def test_loss_on_real_images_alone_is_their_cross_entropy(images):
+    torch.manual_seed(0)
+    discriminator, labels = Discriminator(width=4), torch.arange(8)
+    loss, parts = train_gan.real_images_loss(discriminator, images, labels)
+    expected = F.cross_entropy(discriminator(images)[1], labels)
+    assert loss.item() == pytest.approx(expected.item())
+    assert parts.keys() == {"discriminator_loss", "class_loss_real", "class_accuracy_real"}
+
+
+class LinearCritic(torch.nn.Module):
+    """A score with the same gradient everywhere, and equal logits."""
+
+    def forward(self, x):
+        return 0.1 * x.flatten(1).sum(1), x.new_zeros(len(x), 10)
+
+
+class FirstPixelSquared(torch.nn.Module):
+    """A score whose gradient has the norm |2 x_0|, so that the penalty shows where it is taken."""
+
+    def forward(self, x):
+        return x[:, 0, 0, 0].square(), x.new_zeros(len(x), 10)
+
+
+def test_penalty_between_real_images_of_a_linear_critic(images):
+    alpha = torch.rand(8, 1, 1, 1)
+    loss, parts = train_gan.real_images_loss(
+        LinearCritic(), images, torch.arange(8), alpha=alpha, gp_weight=2.0
+    )
+    norm = 0.1 * (3 * 32 * 32) ** 0.5
+    assert parts["gradient_norm"].item() == pytest.approx(norm, rel=1e-5)
+    expected = torch.log(torch.tensor(10.0)) + 2 * (norm - 1) ** 2
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_penalty_between_real_images_mixes_each_with_the_next(images):
+    alpha = torch.tensor([0.25, 0.75]).view(2, 1, 1, 1)
+    _, parts = train_gan.real_images_loss(FirstPixelSquared(), images, torch.arange(8), alpha=alpha)
+    x = images[:3, 0, 0, 0]
+    mixed = torch.stack([0.25 * x[0] + 0.75 * x[1], 0.75 * x[1] + 0.25 * x[2]])
+    assert parts["gradient_norm"].item() == pytest.approx((2 * mixed).abs().mean().item(), rel=1e-5)
+
+
+def test_none_learns_the_classes_alone(train):
+    with outputs_of(Generator) as fakes:
+        folder = train("none", "--critic", "none")
+    assert not fakes
+    first, trained = untrained()[0], load_model(folder / "discriminator.safetensors")[0]
+    assert_equal(dict(first.critic_head.state_dict()), dict(trained.critic_head.state_dict()))
+    assert not torch.equal(first.class_head.weight, trained.class_head.weight)
+    left = {path.name for path in folder.iterdir()}
+    assert not {"samples", "generator.safetensors", "generator_raw.safetensors"} & left
+
+
+def test_penalty_sees_no_fakes_and_moves_the_critic_head(train):
+    with outputs_of(Generator) as fakes:
+        folder = train("penalty", "--critic", "penalty")
+    assert not fakes
+    first, trained = untrained()[0], load_model(folder / "discriminator.safetensors")[0]
+    assert not torch.equal(first.critic_head.weight, trained.critic_head.weight)
+
+
+def test_a_frozen_generator_stays_untrained(train):
+    with at_pass(Generator, {1: lambda: pytest.fail("the generator learns")}):
+        folder = train("frozen", "--critic", "frozen")
+    weights = dict(untrained()[1].named_parameters())
+    saved = parts_of(folder)["generator"]
+    assert_equal({n: p.detach() for n, p in weights.items()}, {n: saved[n] for n in weights})
+    assert not (folder / "generator.safetensors").exists()
+    metadata = load_model(folder / "discriminator.safetensors")[1]
+    assert metadata["critic"] == "frozen"
+
+
+def test_a_fixed_generator_is_the_exported_one(train):
+    full = train("full", "--seed", 1)
+    folder = train("trained", "--critic", "trained", "--fixed_generator", full)
+    exported = load_model(full / "generator.safetensors")[0].state_dict()
+    assert_equal(dict(exported), dict(parts_of(folder)["generator"]))
+
+
+def test_the_arms_differ_from_the_gan_from_the_first_step(train):
+    """The same seed begins with the same networks, and every loss moves them another way."""
+    weights = [
+        parts_of(train(arm, "--critic", arm, "--max_steps", 1))["discriminator"][
+            "blocks.0.0.weight"
+        ]
+        for arm in ("full", "frozen", "penalty", "none")
+    ]
+    full, frozen, penalty, none = weights
+    assert torch.equal(full, frozen)  # the first step's generator is the untrained one
+    assert not torch.equal(full, penalty)
+    assert not torch.equal(penalty, none)
+
+
+@pytest.mark.parametrize("arm", ["penalty", "frozen"])
+def test_a_control_resumes_to_the_bit(train, arm):
+    flags = ["--critic", arm]
+    whole = train("whole", *flags)
+    train("parts", *flags, "--max_steps", 5)
+    assert_same_run(whole, train("parts", *flags))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--critic", "trained"], "--fixed_generator"),
+        (["--fixed_generator", "x"], "--fixed_generator"),
+        (["--critic", "none", "--evaluate_every", 1], "--evaluate_every"),
+        (["--critic", "none", "--gp_weight", 1], "--gp_weight"),
+        (["--critic", "penalty", "--d_fake_class_weight", 1], "--d_fake_class_weight"),
+        (["--critic", "frozen", "--ema_decay", 0], "--ema_decay"),
+        (["--critic", "trained", "--fixed_generator", "{tmp}"], "no weights"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(refused, tmp_path, flags, message):
+    flags = [str(flag).replace("{tmp}", str(tmp_path)) for flag in flags]
+    assert message in refused(train_gan, *SMALL, "--output_dir", tmp_path / "run", *flags)
+
+
+def test_a_fixed_generator_of_another_latent_length_is_refused(train, refused, tmp_path):
+    full = train("full", "--max_steps", 1)
+    flags = ["--critic", "trained", "--fixed_generator", full, "--latent_dim", 50]
+    err = refused(train_gan, *SMALL, "--output_dir", tmp_path / "run", *flags)
+    assert "--latent_dim 50" in err

@@ -3,6 +3,8 @@
 # make full    the whole experiment from nothing into results/, for a GPU; stopped, the same
 #              command goes on. TRAIN_FLAGS go to all trainings
 # make rehearsal   the same in minutes, networks of width 12, into output/rehearsal
+# make ladder  small networks, each trained with one part of the critic's loss more than the last;
+#              trains those that $(LADDER) lacks, hours each on a CPU; resumes after a stop
 # make test    the default test suite
 # make lint    style
 # make explore a page on this machine where one can touch both networks
@@ -38,7 +40,7 @@ SHELL := /bin/bash
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .NOTPARALLEL:
-.PHONY: demo full rehearsal settings test lint explore data bench tables install
+.PHONY: demo full ladder rehearsal settings test lint explore data bench tables install
 
 # The GAN trains beside the rest, each side with half of the cores: small networks gain little from
 # more threads, which wait for each other. The pipes keep two progress bars out of one terminal.
@@ -102,7 +104,7 @@ $(CONTROLS:%=$(FULL)/controls/%/summary.json): | $(FULL)/gan/summary.json
 	@test -f $@ || { echo "stopped before its end: the same command goes on" >&2; exit 1; }
 
 $(CONTROLS:%=$(FULL)/controls/%/published): %/published: %/summary.json
-	python -m reporting.publish --logs_only $(@D) $(RESULTS)/controls/$(notdir $(@D))
+	python -m reporting.publish $(@D) $(RESULTS)/controls/$(notdir $(@D)) --skip weights curves
 	touch $@
 
 $(FULL)/published: $(FULL)/baseline/summary.json $(FULL)/gan/summary.json
@@ -120,6 +122,31 @@ $(FULL)/visualized: $(FULL)/published $(CONTROLS:%=$(FULL)/controls/%/published)
 		--discriminator_with_G $(RESULTS)/gan --control $(CONTROLS:%=$(FULL)/controls/%) \
 		--output_dir $(FULL)/visualization
 	touch $@
+
+# docs/training.md, "The ladder of controls". $(1): the arm, $(2): the seed.
+LADDER := results/ladder
+LADDER_OUTPUT := output/ladder
+PENALTY := --gp_batch_shrink 2
+FLAGS_OF_full := --epochs 16 $(PENALTY) --gen_train 2 --ema_decay 0.9995
+FLAGS_OF_trained := --epochs 16 $(PENALTY) --critic trained
+FLAGS_OF_frozen := --epochs 16 $(PENALTY) --critic frozen
+FLAGS_OF_penalty := --epochs 16 $(PENALTY) --critic penalty
+FLAGS_OF_none := --epochs 16 --critic none
+FLAGS_OF_none_early := --epochs 2 --critic none
+
+define LADDER_RUN
+ladder: $(LADDER)/$(1)_$(2)/summary.json
+$(LADDER)/$(1)_$(2)/summary.json: | $(INSTALLED) \
+		$(if $(filter trained,$(1)),$(LADDER)/full_$(2)/summary.json)
+	python train_gan.py --dataset cifar10 --width 64 --batch_size 64 $(FLAGS_OF_$(1)) \
+		$(if $(filter trained,$(1)),--fixed_generator $(LADDER)/full_$(2)) \
+		--seed $(2) --output_dir $(LADDER_OUTPUT)/$(1)_$(2) $(TRAIN_FLAGS)
+	@test -f $(LADDER_OUTPUT)/$(1)_$(2)/summary.json || \
+		{ echo "stopped before its end: the same command resumes" >&2; exit 1; }
+	python -m reporting.publish $(LADDER_OUTPUT)/$(1)_$(2) $(LADDER)/$(1)_$(2) --skip curves
+endef
+$(foreach arm,full none none_early,$(foreach seed,0 1 2,$(eval $(call LADDER_RUN,$(arm),$(seed)))))
+$(foreach arm,penalty frozen trained,$(foreach seed,0 1,$(eval $(call LADDER_RUN,$(arm),$(seed)))))
 
 rehearsal:
 	$(MAKE) full FULL=output/rehearsal RESULTS=output/rehearsal/results GAN_EPOCHS=20 \

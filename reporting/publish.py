@@ -2,9 +2,9 @@
 
     python -m reporting.publish output/baseline results/baseline
 
-A discriminator's weights are rounded to 16 bits and tested again in float32, on all test images:
-the accuracy that the published file states is that of the file. A generator's are rounded to 8
-bits; by how much its images then differ is told. Paths of this machine are left out.
+All weights are rounded to 8 bits. A discriminator is then evaluated in float32 on all test images:
+the accuracy that the published file states is that of the file. Of a generator the file states by
+how much its images change. Paths of this machine are left out.
 """
 
 import json
@@ -49,14 +49,15 @@ def parse_args(argv=None):
         help="also copy the sample grids of these epochs",
     )
     parser.add_argument(
-        "--logs_only", action="store_true", help="settings, log and figures: no weights, no curves"
+        "--skip",
+        nargs="+",
+        choices=("weights", "curves"),
+        default=[],
+        help="do not copy the weights, or the curves (the log has their numbers)",
     )
     parser.add_argument("--data_dir", help="folder of the set that the run was trained on")
     parser.add_argument("--device", default="auto", help=DEVICE_HELP)
-    args = parser.parse_args(argv)
-    if args.logs_only and args.sample_epochs:
-        parser.error("--sample_epochs are pictures: not with --logs_only")
-    return args
+    return parser.parse_args(argv)
 
 
 def run(args):
@@ -72,22 +73,21 @@ def run(args):
         raise RunError(f"{source} holds no finished run")
     check_target(target, source)
     pictures = [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
-    pictures += [] if args.logs_only else [CURVES]
+    pictures += [] if "curves" in args.skip else [CURVES]
     config = cleaned_config(source / "config.json")
     files = {name: content_of(source / name) for name in (*LOGS, *pictures)}
     files["config.json"] = json.dumps(config, indent=2).encode() + b"\n"
     weights = {
         name: rounded(source / name, args.data_dir, device)
         for name in NETWORKS
-        if (source / name).is_file() and not args.logs_only
+        if (source / name).is_file() and "weights" not in args.skip
     }
     try:
         for name, content in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target / name, content)
         for name, (network, metadata) in weights.items():
-            small = metadata["kind"] == "generator"
-            export_model(network, target / name, metadata, in_8_bits=small)
+            export_model(network, target / name, metadata, in_8_bits=True)
         for stale in (
             *NETWORKS,
             CURVES,
@@ -139,38 +139,35 @@ def cleaned_config(path):
 
 
 def rounded(path, data_dir, device):
-    """(the network with small weights, its metadata with the metrics of these weights)."""
+    """(the network with weights that 8 bits can hold, its metadata with their metrics)."""
     model, metadata = load_model(path, device)
+    exact = model.state_dict()
+    in_8_bits = from_8_bits(to_8_bits(exact))
     if metadata["kind"] == "generator":
-        return rounded_generator(model, metadata, path)
-    model.half().float()  # what a loader of the new file gets
+        num_classes = len(class_names_of(metadata))
+        before, after = (preview(model, state, num_classes) for state in (exact, in_8_bits))
+        difference = f"{(after - before).abs().mean().item():.2f} of 255"
+        print(f"{path}: in 8 bits its images differ by {difference} levels on average")
+        return model, metadata | {"mean_difference_in_8_bits": difference}
+    model.load_state_dict(in_8_bits)
     if metadata.get("dataset") not in DATASETS:
-        raise CheckpointError(f"{path} does not tell what set it was trained on")
+        raise CheckpointError(f"{path} does not name the dataset it was trained on")
     _, test_set = load_dataset(metadata["dataset"], data_dir)
     check_classes(path, metadata, test_set)
     metrics = evaluate(model, test_set.to(device), "fp32")
-    before = metadata.get("test_accuracy")
-    print(f"{path}: test accuracy {before} %, in 16 bits {metrics['test_accuracy']} %")
-    metadata |= {**metrics, "precision": "fp32", "test_images": len(test_set)}
-    return model.half(), metadata
+    before, after = metadata.get("test_accuracy"), metrics["test_accuracy"]
+    print(f"{path}: test accuracy {before} %, in 8 bits {after} %")
+    return model, metadata | {**metrics, "precision": "fp32", "test_images": len(test_set)}
 
 
 @torch.no_grad()
-def rounded_generator(model, metadata, path):
-    """(the generator with weights that 8 bits can hold, its metadata)."""
-    num_classes = len(class_names_of(metadata))
+def preview(model, state, num_classes):
+    """1,000 images of a generator with these weights, the same latents each time, 0 to 255."""
+    model.load_state_dict(state)
     labels = torch.arange(1000, device=next(model.parameters()).device) % num_classes
     stream = random_stream(labels.device, 0, 0)
     latents = sample_latents(labels, model.latent_dim, stream, num_classes)
-
-    def images():
-        return torch.cat([to_uint8(model(part)).float() for part in latents.split(100)])
-
-    before = images()
-    model.load_state_dict(from_8_bits(to_8_bits(model.state_dict())))
-    difference = (images() - before).abs().mean().item()
-    print(f"{path}: in 8 bits its images differ by {difference:.2f} of 255 levels on average")
-    return model, metadata | {"mean_difference_in_8_bits": f"{difference:.2f} of 255"}
+    return torch.cat([to_uint8(model(part)).float() for part in latents.split(100)])
 
 
 def main(argv=None):

@@ -52,7 +52,7 @@ def put_python(venv, program):
 
 @pytest.fixture
 def make_full(tmp_path):
-    """make_full(*variables, fail="") -> (exit code, [(script, args)], stderr)."""
+    """make_full(*variables, fail="", target="full") -> (exit code, [(script, args)], stderr)."""
     shown = sorted(path.name for path in (ROOT / "results" / "visualization").iterdir())
     put_python(tmp_path / "venv", STAND_IN)
     notes = tmp_path / "notes"
@@ -61,12 +61,12 @@ def make_full(tmp_path):
         "LEFT": " ".join(["evaluation.json", *shown]),
     }
 
-    def make_full(*variables, fail=""):
+    def make_full(*variables, fail="", target="full"):
         notes.write_text("")
         folders = {"VENV": "venv", "FULL": "full", "RESULTS": "results"}
         folders = [f"{name}={tmp_path / folder}" for name, folder in folders.items()]
         result = subprocess.run(
-            ["make", "full", *folders, *variables],
+            ["make", target, *folders, *variables],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -126,7 +126,7 @@ def test_from_nothing_every_stage_in_its_order_and_folder(make_full, tmp_path):
         command += ["--dataset", "cifar10", "--output_dir", str(control)]
         assert vars(trained) == vars(train_discriminator.parse_args(command))
         assert (shown.run, shown.target) == (str(control), str(results / "controls" / name))
-        assert shown.logs_only
+        assert shown.skip == ["weights", "curves"]
     later = dict(calls[12:])
     assert later["visualization.py"].control == [str(full / "controls" / name) for name in controls]
     assert later["evaluate_gan.py"].generator == str(results / "gan")
@@ -136,6 +136,27 @@ def test_from_nothing_every_stage_in_its_order_and_folder(make_full, tmp_path):
     assert later["report.py"].output == str(full / "report.html")
     for name in ("baseline", "gan", "evaluation", "visualization"):
         assert getattr(later["report.py"], name) == str(full / name)
+
+
+def test_the_ladder_trains_every_arm_and_each_fixed_generator_before_its_use(make_full, tmp_path):
+    folders = [f"LADDER={tmp_path / 'ladder'}", f"LADDER_OUTPUT={tmp_path / 'runs'}"]
+    code, calls, error = make_full(*folders, target="ladder")
+    assert (code, error) == (0, "")
+    trainings = {Path(args.output_dir).name: args for _, args in calls[::2]}
+    published = [Path(args.target).name for _, args in calls[1::2]]
+    assert list(trainings) == published
+    seeds = {"full": 3, "none": 3, "none_early": 3, "penalty": 2, "frozen": 2, "trained": 2}
+    assert set(trainings) == {f"{arm}_{k}" for arm, count in seeds.items() for k in range(count)}
+    equal = ("width", "batch_size", "augmentation", "d_optimizer", "kernel_lr", "lr", "schedule")
+    for name, args in trainings.items():
+        arm, _, seed = name.rpartition("_")
+        assert (args.critic, args.seed) == (arm.removesuffix("_early"), int(seed))
+        assert args.dataset == "cifar10"
+        assert all(getattr(args, n) == getattr(trainings["full_0"], n) for n in equal)
+        assert args.epochs == 16 or arm == "none_early"
+        if arm == "trained":
+            assert args.fixed_generator == str(tmp_path / "ladder" / f"full_{seed}")
+            assert published.index(f"full_{seed}") < published.index(name)
 
 
 def test_the_published_pictures_are_those_that_are_copied(make_full, tmp_path):

@@ -34,7 +34,7 @@ USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
 SWITCHES = {  # section: help
     "perturb_images": "adversarial perturbation",
     "max_classification_output": "images that maximise the output of a class",
-    "compare_layers": "what each layer knows: linear probes, dead and selective features, CKA",
+    "compare_layers": "what each layer knows: linear probes, selective features, CKA",
     "attribution": "where it looks: Grad-CAM and integrated gradients",
     "film": "the sample grids of a GAN's training as an animated GIF",
 }
@@ -145,10 +145,10 @@ def parse_args(argv=None):
 
 
 def load_images(args, networks, device):
-    """(train, test) of the set that the networks were trained on; None, None where it is missing.
+    """The test images of the dataset the networks were trained on, or None if it is missing.
 
-    Raises DataError where sections that cannot do without were asked for by name, or where the set
-    cannot be used, CheckpointError where a network knows other classes.
+    Raises DataError if sections that need images were requested by name, or if the dataset cannot
+    be used, CheckpointError if a network has other classes.
     """
     names = sorted({str(network.metadata.get("dataset")) for network in networks})
     if args.dataset == "auto" and len(names) > 1:
@@ -161,14 +161,14 @@ def load_images(args, networks, device):
     needed = [section for section in NEED_IMAGES if getattr(args, section)]
     untold = [network for network in networks if network.start is None]
     try:
-        train, test = load_dataset(name, args.data_dir, download=bool(needed or untold))
+        _, test = load_dataset(name, args.data_dir, download=bool(needed or untold))
     except DataMissing as reason:
         if untold or (needed and not args.all_sections) or args.dataset == "folder":
             raise
         print(f"left out for want of test images: {', '.join(needed) or 'examples'} ({reason})")
         for section in needed:
             setattr(args, section, False)
-        return None, None
+        return None
     print(f"data: {test.source}")
     for network in networks:
         check_classes(network.path, network.metadata, test)
@@ -177,7 +177,7 @@ def load_images(args, networks, device):
         few = test.first(getattr(args, flag))
         if wanted and getattr(args, flag) and few.labels.unique().numel() < len(test.class_names):
             raise DataError(f"--{flag} {getattr(args, flag)} leaves a class without an image")
-    return train.to(device), test.to(device)
+    return test.to(device)
 
 
 def film(args, networks, path):
@@ -197,9 +197,8 @@ def film(args, networks, path):
     print(f"  {path}")
 
 
-def draw(args, networks, ascent, sets, precision, folder, summary):
+def draw(args, networks, ascent, test_set, precision, folder, summary):
     """Every section asked for, in turn; the summary is written anew after each."""
-    train_set, test_set = sets
     pair = [network for network in networks if not network.is_control]
 
     def keep(network, section, metrics):
@@ -237,7 +236,7 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
             before = summary[network.name].get("max_features", {})
             keep(network, "max_features", before | metrics)
     if args.compare_layers:
-        metrics_of = layer_section(networks, train_set, test_set, precision, folder)
+        metrics_of = layer_section(networks, test_set, precision, folder)
         for network in networks:
             keep(network, "layers", metrics_of[network.name])
     if args.attribution:
@@ -259,12 +258,12 @@ def run(args):
     networks = load_networks(given, device, args.control)
     names_that_all_have({network.path: network.metadata for network in networks})
     ascent = Ascent(method=args.method, steps=args.steps, lr=args.lr, decay=args.decay)
-    train_set = test_set = None
+    test_set = None
     untold = any(network.start is None for network in networks)
     examples = args.max_features and ascent.robust
     wanted = untold or examples or args.dataset != "auto"
     if wanted or any(getattr(args, section) for section in NEED_IMAGES):
-        train_set, test_set = load_images(args, networks, device)
+        test_set = load_images(args, networks, device)
     if test_set is not None:
         for network in networks:
             network.learn_from(test_set)
@@ -273,7 +272,7 @@ def run(args):
     for network in networks:
         print(f"discriminator {network.words}: {network.path}, width {network.model.width}")
     with writing_to(folder):
-        draw(args, networks, ascent, (train_set, test_set), precision, folder, summary)
+        draw(args, networks, ascent, test_set, precision, folder, summary)
     print(f"figures: {folder / 'summary.json'}")
     return summary
 

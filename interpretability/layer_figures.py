@@ -1,62 +1,48 @@
-"""Layer by layer: what a linear probe reads from each, dead and selective features, similarity."""
+"""Layer by layer: linear probes, how often features fire, class selectivity, similarity."""
 
 import itertools
+import math
 
 from discriminator import MAP_SIZES, NUM_LAYERS
 from engine.plots import save_charts
 from engine.progress import Progress
 from interpretability.layer_probes import (
-    dead_share,
+    firing_rate,
     linear_cka,
     pooled_features,
     probe_accuracy,
-    selectivity,
+    selective_features,
 )
 from interpretability.receptive_field import geometry
 from interpretability.trained_networks import TRAININGS, line_styles
 
-SELECTIVE = 0.5  # a feature is called class-selective from this index on: three times the others
-PROBE_IMAGES = 5000  # of either set
+IMAGES = 10_000  # test images; the probe is fitted on one half and tested on the other
 LAYERS = range(1, NUM_LAYERS + 1)
 
 
-def layer_section(networks, train_set, test_set, precision, folder):
+def layer_section(networks, test_set, precision, folder):
     """Measure every layer of every network; returns {name: {measure: one value for each layer}}.
 
-    `cka` is {name of another network: one value for each layer}. Leaves layers.png in `folder`.
+    The networks saw none of the test images in training, so the probe is fitted on the first half
+    of them and tested on the second; the other measures take both. `cka` and `cka_standardized` are
+    {name of another network: one value for each layer}. Leaves layers.png in `folder`.
     """
-    train_set, test_set = train_set.first(PROBE_IMAGES), test_set.first(PROBE_IMAGES)
-    labels, test_labels = train_set.labels.cpu(), test_set.labels.cpu()
-    classes = len(test_set.class_names)
+    test_set = test_set.first(IMAGES)
     metrics_of, features_of = {}, {}
     for network in networks:
-        title = f"layers, {network.name}"
-        batches = -(-len(train_set) // 500) - (-len(test_set) // 500)
-        progress = Progress(title, batches, 500)
-        sets = [
-            pooled_features(network.model, part.images, precision, progress=progress)
-            for part in (train_set, test_set)
-        ]
+        progress = Progress(f"layers, {network.name}", math.ceil(len(test_set) / 500), 500)
+        features_of[network.name] = pooled_features(
+            network.model, test_set.images, precision, progress=progress
+        )
         progress.close()
-        metrics = {"probe_accuracy": [], "dead_share": [], "selective_share": []}
         progress = Progress(f"probes, {network.name}", NUM_LAYERS, 1)
-        for features, test_features in zip(*sets, strict=True):
-            accuracy = probe_accuracy(features, labels, test_features, test_labels, classes)
-            selective = (selectivity(test_features, test_labels, classes) > SELECTIVE).double()
-            metrics["probe_accuracy"].append(round(accuracy, 2))
-            metrics["dead_share"].append(round(dead_share(test_features), 2))
-            metrics["selective_share"].append(round(100 * selective.mean().item(), 2))
-            progress.step()
+        metrics_of[network.name] = measures(features_of[network.name], test_set, progress)
         progress.close()
-        metrics["receptive_field"] = [geometry(layer)[0] for layer in LAYERS]
-        metrics["map_size"] = list(MAP_SIZES)
-        metrics["images"] = [len(train_set), len(test_set)]
-        metrics["cka"] = {}
-        metrics_of[network.name], features_of[network.name] = metrics, sets[1]
     for one, other in itertools.combinations(features_of, 2):
-        pairs = zip(features_of[one], features_of[other], strict=True)
-        similarity = [round(linear_cka(a, b), 4) for a, b in pairs]
-        metrics_of[one]["cka"][other] = metrics_of[other]["cka"][one] = similarity
+        pairs = list(zip(features_of[one], features_of[other], strict=True))
+        for key, standardize in (("cka", False), ("cka_standardized", True)):
+            similarity = [round(linear_cka(a, b, standardize), 4) for a, b in pairs]
+            metrics_of[one][key][other] = metrics_of[other][key][one] = similarity
     print_tables(networks, metrics_of)
     path = folder / "layers.png"
     draw(metrics_of, path)
@@ -64,11 +50,40 @@ def layer_section(networks, train_set, test_set, precision, folder):
     return metrics_of
 
 
+def measures(features_of_layers, test_set, progress):
+    """{measure: one value for each layer} of one network; the similarities are still empty."""
+    labels, classes = test_set.labels.cpu(), len(test_set.class_names)
+    half = len(labels) // 2
+    metrics = {key: [] for key in TABLE} | {"cka": {}, "cka_standardized": {}}
+    for layer, features in zip(LAYERS, features_of_layers, strict=True):
+        rate = firing_rate(features)
+        values = {
+            "receptive_field": geometry(layer)[0],
+            "map_size": MAP_SIZES[layer - 1],
+            "probe_accuracy": probe_accuracy(
+                features[:half], labels[:half], features[half:], labels[half:], classes
+            ),
+            "fires_below_1_percent": share(rate < 0.01),
+            "fires_below_10_percent": share(rate < 0.1),
+            "selective_share": share(selective_features(features, labels, classes)),
+        }
+        for key, value in values.items():
+            metrics[key].append(round(value, 2))
+        progress.step()
+    return metrics | {"images": [half, len(labels) - half]}
+
+
+def share(mask):
+    """Share of True in %."""
+    return 100 * mask.double().mean().item()
+
+
 TABLE = {  # measure: heading, format
     "receptive_field": ("sees (pixels)", "d"),
     "map_size": ("map", "d"),
     "probe_accuracy": ("probe %", ".2f"),
-    "dead_share": ("dead %", ".1f"),
+    "fires_below_1_percent": ("fires on < 1 %", ".1f"),
+    "fires_below_10_percent": ("fires on < 10 %", ".1f"),
     "selective_share": ("selective %", ".1f"),
 }
 
@@ -78,7 +93,6 @@ def print_tables(networks, metrics_of):
     for network in networks:
         metrics = metrics_of[network.name]
         columns = [(heading, form, metrics[key]) for key, (heading, form) in TABLE.items()]
-        columns += [(f"CKA, {other}", ".2f", values) for other, values in metrics["cka"].items()]
         print(f"layer by layer, {network.words}:")
         print("  ".join(["  layer"] + [heading for heading, _, _ in columns]))
         for index in range(NUM_LAYERS):
@@ -89,15 +103,17 @@ def print_tables(networks, metrics_of):
 def draw(metrics_of, path):
     """One chart for each measure, one line for each network."""
     titles = {
-        "probe_accuracy": ("A linear probe reads the class", "accuracy on test images, %", 100),
-        "selective_share": ("Features for one class", f"selectivity above {SELECTIVE}, %", 10),
-        "dead_share": ("Dead features", "never above 0 on test images, %", 10),
-        "cka": ("Do two networks see alike?", "linear CKA", 1),
+        "probe_accuracy": ("Linear probe of the class", "accuracy on test images, %", 100),
+        "selective_share": ("Class-selective features", "share of the features, %", 10),
+        "fires_below_1_percent": ("Features that fire on < 1 % of the images", "share, %", 10),
+        "fires_below_10_percent": ("Features that fire on < 10 % of the images", "share, %", 10),
+        "cka": ("Similarity of two networks", "linear CKA", 1),
+        "cka_standardized": ("The same, features standardized", "linear CKA", 1),
     }
     styles, charts = line_styles(metrics_of), {}
     for key, (title, y, height) in titles.items():
-        if key == "cka":
-            lines = similarity_lines(metrics_of)
+        if key.startswith("cka"):
+            lines = similarity_lines(metrics_of, key)
         else:
             lines = {name: (LAYERS, of[key], styles[name]) for name, of in metrics_of.items()}
         if lines:
@@ -105,7 +121,7 @@ def draw(metrics_of, path):
     save_charts(charts, path)
 
 
-def similarity_lines(metrics_of):
+def similarity_lines(metrics_of, key="cka"):
     """{name: line} of every two networks' CKA; the legend tells lines with controls by their kind.
 
     A control's lines with the pair are in its own colour. metrics_of: {name of network: metrics}.
@@ -122,5 +138,5 @@ def similarity_lines(metrics_of):
         else:
             kind, style = "two controls", {"color": "C7", "linewidth": 1}
         name = f"_{pair}" if kind in lines else kind  # matplotlib leaves out what begins with "_"
-        lines[name] = (LAYERS, metrics_of[pair[0]]["cka"][pair[1]], style)
+        lines[name] = (LAYERS, metrics_of[pair[0]][key][pair[1]], style)
     return lines

@@ -1,6 +1,7 @@
-"""What each layer knows: how well its features tell the classes, which are dead, which selective.
+"""What each layer knows: linear probes, how often features fire, class selectivity, similarity.
 
-Every measure is of pooled features: the maximum of each feature over its map, (n, width).
+Every measure is of pooled features: the maximum of each feature over its map, (n, width). A feature
+fires on an image if that maximum is above 0.
 """
 
 import torch
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from data_tools import to_signed
 from discriminator import NUM_LAYERS
 from engine.device import autocast
+
+MIN_FIRING_RATE = 0.01  # of a feature that `selective_features` considers
 
 
 @torch.no_grad()
@@ -60,26 +63,42 @@ def probe_accuracy(features, labels, test_features, test_labels, classes=10, dec
     return 100 * (named == test_labels).double().mean().item()
 
 
-def dead_share(features):
-    """Share in % of the features that no image brings above 0: (n, width) -> float."""
-    return 100 * (features.amax(0) <= 0).double().mean().item()
+def firing_rate(features):
+    """Share of the images on which each feature fires: (n, width) -> float64 (width,)."""
+    return (features > 0).double().mean(0)
 
 
 def selectivity(features, labels, classes=10):
     """Each feature's (a - b) / (a + b): a its mean over the class it likes best, b over the others.
 
-    Negative activations count as 0. 0: all classes alike; 1: one class alone; 0 for a dead feature.
-    (n, width), int64 (n,) -> float64 (width,). A class without an image counts for nothing.
+    Negative activations count as 0. 0: all classes alike; 1: one class alone; 0 if it never fires.
+    A feature that fires on few images has a high selectivity whatever it responds to: see
+    `selective_features`.
+    (n, width), int64 (n,) -> float64 (width,). A class without an image is ignored.
     Source: Morcos et al. 2018, On the importance of single directions for generalization.
     """
     active = features.double().clamp_min(0)
     counts = labels.bincount(minlength=classes).double()
-    sums = torch.zeros(classes, active.shape[1], dtype=torch.float64).index_add_(0, labels, active)
+    sums = F.one_hot(labels, classes).double().mT @ active
     means = sums / counts.clamp_min(1)[:, None]
     best, which = means.max(0)
     rest = sums.sum(0) - sums.gather(0, which[None])[0]
     rest = rest / (counts.sum() - counts[which]).clamp_min(1)
     return (best - rest) / (best + rest).clamp_min(1e-12)
+
+
+def selective_features(features, labels, classes=10, *, threshold=0.5, shuffles=100, seed=0):
+    """Which features respond to one class: (n, width), int64 (n,) -> bool (width,).
+
+    Those that fire on at least 1 % of the images and whose selectivity exceeds both the threshold
+    and the 99th percentile of their own selectivity over `shuffles` random orders of the labels.
+    """
+    stream = torch.Generator().manual_seed(seed)
+    orders = (torch.randperm(len(labels), generator=stream) for _ in range(shuffles))
+    null = torch.stack([selectivity(features, labels[order], classes) for order in orders])
+    measured = selectivity(features, labels, classes)
+    frequent = firing_rate(features) >= MIN_FIRING_RATE
+    return frequent & (measured > threshold) & (measured > null.quantile(0.99, dim=0))
 
 
 def class_selectivity(features, labels, label):
@@ -95,13 +114,16 @@ def class_selectivity(features, labels, label):
     return (inside - outside) / (inside + outside).clamp_min(1e-12)
 
 
-def linear_cka(features, others):
-    """Similarity of two sets of features of the same images: 0 to 1; 1 up to turning and scaling.
+def linear_cka(features, others, standardize=False):
+    """Similarity of two sets of features of the same images: 0 to 1; 1 up to rotation and scaling.
 
-    (n, p), (n, q) -> |Y^T X|^2 / (|X^T X| |Y^T Y|) for centred X and Y.
+    (n, p), (n, q) -> |Y^T X|^2 / (|X^T X| |Y^T Y|) for centered X and Y. Features of large variance
+    dominate it; with `standardize` every feature has variance 1.
     Source: Kornblith et al. 2019, Similarity of Neural Network Representations Revisited.
     """
     x, y = (f.double() - f.double().mean(0) for f in (features, others))
+    if standardize:
+        x, y = (f / f.std(0).clamp_min(1e-8) for f in (x, y))
     cross = (y.mT @ x).norm() ** 2
     return (cross / ((x.mT @ x).norm() * (y.mT @ y).norm()).clamp_min(1e-12)).item()
 

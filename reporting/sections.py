@@ -39,9 +39,10 @@ PICTURES = (  # of visualization.py
     Section(
         heading="Where it looks",
         files=["attribution_without_G.png", "attribution_with_G.png"],
-        explanation="Bright regions speak for the class that was named (Grad-CAM). Bright pixels "
-        "count most, for or against it, compared with the image out of focus (integrated "
-        "gradients).",
+        explanation="Grad-CAM marks the regions whose features point to the predicted class; the "
+        "head takes only the maximum of each feature map, so a bright region need not have "
+        "contributed to the logit. Bright pixels of integrated gradients count most, for or "
+        "against the class, compared with the blurred image.",
         command="python visualization.py --attribution",
     ),
     Section(
@@ -61,9 +62,9 @@ PICTURES = (  # of visualization.py
     Section(
         heading="Layer by layer",
         files=["layers.png"],
-        explanation="How well a linear classifier reads the class from each layer, how many "
-        "features answer to one class above all or to no image at all, and how alike two networks "
-        "are.",
+        explanation="The accuracy of a linear classifier on the features of each layer, the share "
+        "of features that respond to one class, the share that fire on few images, and the "
+        "similarity of two networks.",
         command="python visualization.py --compare_layers",
     ),
 )

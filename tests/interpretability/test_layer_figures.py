@@ -6,42 +6,43 @@ import torch
 import data_tools
 from discriminator import Discriminator
 from interpretability.layer_figures import layer_section, similarity_lines
-from interpretability.layer_probes import dead_share, pooled_features, probe_accuracy
+from interpretability.layer_probes import firing_rate, pooled_features, probe_accuracy
 from networks import as_network
 
 
-def test_each_measure_is_of_its_own_layer_network_and_set(trained, tmp_path, capsys):
-    """Probes are fitted on the training images and counted on the test images."""
-    train, test = (part.first(300) for part in data_tools.load_shapes())
-    test = test.first(200)
+def test_each_measure_is_of_its_own_layer_and_network(trained, tmp_path, capsys):
+    """Probes are fitted on one half of the test images and evaluated on the other."""
+    _, test = data_tools.load_shapes()
+    test = test.first(300)
     torch.manual_seed(0)
     networks = [as_network(trained, "without G"), as_network(Discriminator(width=12), "with G")]
-    metrics_of = layer_section(networks, train, test, "fp32", tmp_path)
+    metrics_of = layer_section(networks, test, "fp32", tmp_path)
     for network in networks:
         metrics = metrics_of[network.name]
-        sets = [pooled_features(network.model, part.images) for part in (train, test)]
-        pairs = list(zip(*sets, strict=True))
+        features_of = pooled_features(network.model, test.images)
+        labels = test.labels
         accuracies = [
-            probe_accuracy(features, train.labels, test_features, test.labels)
-            for features, test_features in pairs
+            probe_accuracy(features[:150], labels[:150], features[150:], labels[150:])
+            for features in features_of
         ]
         assert metrics["probe_accuracy"] == pytest.approx(accuracies, abs=0.01)
-        dead = [dead_share(test_features) for _, test_features in pairs]
-        assert metrics["dead_share"] == pytest.approx(dead, abs=0.01)
-        assert metrics["images"] == [300, 200]
+        rare = [100 * (firing_rate(f) < 0.01).double().mean().item() for f in features_of]
+        assert metrics["fires_below_1_percent"] == pytest.approx(rare, abs=0.01)
+        assert metrics["images"] == [150, 150]
     alike = metrics_of["with G"]["cka"]["without G"]
     assert metrics_of["without G"]["cka"] == {"with G": alike}
     assert max(alike) < 0.999
+    assert metrics_of["with G"]["cka_standardized"]["without G"] != alike
     assert (tmp_path / "layers.png").exists()
     out = capsys.readouterr().out
     assert out.count("layer  sees (pixels)  map  probe %") == 2
 
 
 def test_a_network_is_like_itself(trained, tmp_path):
-    train, test = (part.first(100) for part in data_tools.load_shapes())
+    test = data_tools.load_shapes()[1].first(100)
     networks = [as_network(trained, "without G"), as_network(trained, "with G")]
     networks.append(as_network(Discriminator(width=12), "other"))
-    metrics_of = layer_section(networks, train, test, "fp32", tmp_path)
+    metrics_of = layer_section(networks, test, "fp32", tmp_path)
     assert metrics_of["with G"]["cka"]["without G"] == pytest.approx([1.0] * 8)
     assert metrics_of["other"]["cka"].keys() == {"without G", "with G"}
     assert max(metrics_of["other"]["cka"]["with G"]) < 0.999
@@ -70,9 +71,9 @@ def test_the_legend_tells_pairs_with_controls_by_their_kind():
 
 
 def test_deeper_layers_tell_the_classes_better(trained, tmp_path):
-    train, test = data_tools.load_shapes()
+    _, test = data_tools.load_shapes()
     networks = [as_network(trained, "without G")]
-    metrics_of = layer_section(networks, train.first(1000), test.first(500), "fp32", tmp_path)
+    metrics_of = layer_section(networks, test, "fp32", tmp_path)
     metrics = metrics_of["without G"]
     assert metrics["cka"] == {}
     assert metrics["probe_accuracy"][7] > metrics["probe_accuracy"][0] + 10

@@ -6,13 +6,14 @@ import data_tools
 from discriminator import Discriminator
 from interpretability.layer_probes import (
     class_selectivity,
-    dead_share,
     distinct,
+    firing_rate,
     fit_probe,
     linear_cka,
     most_alike,
     pooled_features,
     probe_accuracy,
+    selective_features,
     selectivity,
     stand_out,
 )
@@ -66,9 +67,32 @@ def test_constant_features_do_no_harm(labels):
     assert probe_accuracy(features, labels, features, labels) == 100
 
 
-def test_dead_share():
-    features = torch.tensor([[-1.0, 0, 0.1, -2], [-3, -1, -1, 5]])
-    assert dead_share(features) == 50
+def test_firing_rate():
+    features = torch.tensor([[-1.0, 0, 0.1, -2], [-3, -1, 1, 5]])
+    assert firing_rate(features).tolist() == [0, 0, 1, 0.5]
+
+
+def test_a_feature_that_fires_once_is_selective_for_no_class():
+    """Nor is one whose selectivity shuffled labels reach; one that fires on a class of 10 % is."""
+    labels = torch.arange(1000) % 10
+    features = -torch.ones(1000, 4)
+    features[7, 0] = 5  # selectivity 1 for any order of the labels
+    features[torch.arange(0, 1000, 83), 1] = 1  # 13 images of several classes, 1.3 %
+    features[labels == 3, 2] = 2
+    features[:, 3] = 1 + labels.float() / 100
+    assert selectivity(features, labels)[[0, 2]].tolist() == [1, 1]
+    assert selective_features(features, labels).tolist() == [False, False, True, False]
+    shuffled = labels[torch.randperm(1000, generator=torch.Generator().manual_seed(5))]
+    assert not selective_features(features, shuffled).any()
+
+
+def test_rare_features_are_selective_by_chance_alone():
+    """Most features that fire on a random 1.5 % of the images exceed 0.5, but not the null."""
+    labels = torch.arange(1000) % 10
+    fires = torch.rand(1000, 200, generator=torch.Generator().manual_seed(0)) < 0.015
+    features = fires.float()
+    assert (selectivity(features, labels) > 0.5).float().mean() > 0.25
+    assert selective_features(features, labels).float().mean() < 0.05
 
 
 def test_selectivity_by_hand():
@@ -86,6 +110,13 @@ def test_cka():
     assert linear_cka(x, 3 * x @ turned + 7) == pytest.approx(1)
     assert linear_cka(x, x[:, :1] * random(1, 9, seed=2)) < 0.9
     assert linear_cka(random(5000, 4), random(5000, 3, seed=1)) < 0.01
+    # A feature of large variance decides alone, unless the features are standardized.
+    loud = torch.cat([100 * random(50, 1, seed=4), random(50, 3, seed=5)], dim=1)
+    other = torch.cat([loud[:, :1], random(50, 3, seed=6)], dim=1)
+    assert linear_cka(loud, other) > 0.99
+    assert linear_cka(loud, other, standardize=True) < 0.6
+    scaled = x * torch.tensor([1.0, 9.0, 3.0, 0.1])
+    assert linear_cka(x, scaled, standardize=True) == pytest.approx(1)
     # One column each: the squared correlation.
     y = x[:, :1] + random(50, 1, seed=3)
     expected = torch.corrcoef(torch.cat([x[:, :1], y], dim=1).T)[0, 1] ** 2

@@ -1,6 +1,6 @@
 """Images climbed while one looks on. What the third tab computes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -11,30 +11,49 @@ from interpretability.activation_maximization import (
     class_objective,
     feature_objective,
     robust_ascent,
+    unit_objective,
 )
 from interpretability.layer_probes import most_alike
-from interpretability.maximization_figures import RESTARTS, SMOOTHNESS, part_seen, views_of
+from interpretability.maximization_figures import (
+    RESTARTS,
+    SMOOTHNESS,
+    middle_of,
+    part_seen,
+    views_of,
+)
 
 STEPS = 200
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is climbed in a network: a class, or, with a layer, a feature of it."""
+    """What is maximized in a network: a class, or, with a layer, a feature of it.
+
+    position: (row, column) of the feature's unit; None: the middle of the map.
+    """
 
     number: int
     layer: int | None = None
+    position: tuple | None = field(default=None, compare=False)
+
+    @property
+    def positions(self):
+        return middle_of(self.layer, 1) if self.position is None else torch.tensor([self.position])
 
     def objective(self, network, precision, robust):
         """The objective of activation_maximization: every image's value is of this one thing."""
         one = torch.tensor([self.number])
         if self.layer is None:
             return class_objective(network.model, precision, one)
-        return feature_objective(network.model, self.layer, precision, one, centre=robust)
+        if robust:
+            return unit_objective(network.model, self.layer, one, self.positions, precision)
+        return feature_objective(network.model, self.layer, precision, one)
 
     def shown(self, images, robust):
-        """The part of the images that is looked at: of a feature, what its unit sees."""
-        return part_seen(images, self.layer)[0] if self.layer and robust else images
+        """The part of the images that is displayed: of a feature, what its unit sees."""
+        if self.layer is None or not robust:
+            return images
+        return part_seen(images, self.layer, self.positions[0].tolist())[0]
 
 
 def climb(network, goal, method, precision="fp32", steps=STEPS):
@@ -49,7 +68,7 @@ def climb(network, goal, method, precision="fp32", steps=STEPS):
         yield from ascent(objective, network.start, steps=steps)
         return
     kind = "class" if goal.layer is None else "feature"
-    views = VIEWS if goal.layer is None else views_of(goal.layer)
+    views = VIEWS if goal.layer is None else views_of(goal.layer, goal.positions)
     images = None
     for images in robust_ascent(
         objective,
@@ -82,4 +101,9 @@ def goals_of_both(session, name, goal):
             )
             number, correlation = most_alike(own, others, goal.number)
             goals[network.name] = Goal(number, goal.layer), f"correlation {correlation:.2f}"
-    return goals
+    if goal.layer is None:
+        return goals
+    return {
+        name: (replace(g, position=session.peak(session.network(name), g.layer, g.number)), how)
+        for name, (g, how) in goals.items()
+    }

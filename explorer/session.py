@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from data_tools import DATASETS, DataMissing, Dataset, load_dataset
-from discriminator import IMAGE_SIZE
+from discriminator import IMAGE_SIZE, NUM_LAYERS
 from engine.weights import (
     CheckpointError,
     check_classes,
@@ -17,7 +17,7 @@ from engine.weights import (
     published,
 )
 from generator import Generator
-from interpretability.layer_probes import pooled_features
+from interpretability.top_images import peak_positions, strongest_units
 from interpretability.trained_networks import TRAININGS, WEIGHTS, Network, load_networks
 from metrics import sampling
 
@@ -62,14 +62,27 @@ class Session:
             said[network.name] = scores.float().cpu(), logits.float().softmax(1).cpu()
         return said
 
-    def reference(self, network):
-        """pooled_features of the first REFERENCE images, one (n, width) for each layer; kept."""
+    def strongest(self, network, layer):
+        """strongest_units of the first REFERENCE images in a layer; all layers are cached."""
         with self._filling:
             if network.name not in self._reference:
-                images = self.images.images[:REFERENCE]
-                found = pooled_features(network.model, images, self.precision)
-                self._reference[network.name] = found
-            return self._reference[network.name]
+                self._reference[network.name] = strongest_units(
+                    network.model,
+                    self.images.images[:REFERENCE],
+                    range(1, NUM_LAYERS + 1),
+                    self.precision,
+                )
+            return self._reference[network.name][layer]
+
+    def reference(self, network):
+        """The largest activations in the first REFERENCE images, (n, width) for each layer."""
+        return [self.strongest(network, layer)[0] for layer in range(1, NUM_LAYERS + 1)]
+
+    def peak(self, network, layer, feature):
+        """(row, column) where a feature peaks, None without images."""
+        if self.images is None:
+            return None
+        return tuple(peak_positions(*self.strongest(network, layer))[feature].tolist())
 
     def judge_one(self, levels):
         """{name: (critic score, probabilities (k,))} of one image, (3, 32, 32)."""

@@ -40,21 +40,34 @@ def class_objective(discriminator, precision="fp32", classes=None):
     return values
 
 
-def feature_objective(discriminator, layer, precision="fp32", features=None, centre=False):
-    """Image i's value is a feature of the layer; no later layer runs.
+def feature_objective(discriminator, layer, precision="fp32", features=None):
+    """Image i's value is a feature's largest activation over its map; no later layer runs.
 
     features: int64 (n,), image i stands for features[i % n]; None: for feature i % width.
-    centre: its unit in the middle of the map, row and column size // 2, not the largest one.
+    """
+
+    def values(images):
+        with autocast(images.device, precision):
+            pooled = discriminator.pool(discriminator.features(images, layer)).float()
+        return _each_its_own(pooled, features)
+
+    return values
+
+
+def unit_objective(discriminator, layer, features, positions, precision="fp32"):
+    """Image i's value is one unit of the layer: a feature at one position of its map.
+
+    LayerNorm scales each position by itself, so a feature is another unit at each position.
+    features: int64 (n,); positions: int64 (n, 2), row and column; image i stands for i % n.
     """
 
     def values(images):
         with autocast(images.device, precision):
             maps = discriminator.features(images, layer)
-            if centre:
-                pooled = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].float()
-            else:
-                pooled = discriminator.pool(maps).float()
-        return _each_its_own(pooled, features)
+        index = torch.arange(len(images), device=images.device) % len(features)
+        rows, columns = positions.to(images.device)[index].unbind(1)
+        image = torch.arange(len(images), device=images.device)
+        return maps[image, features.to(images.device)[index], rows, columns].float()
 
     return values
 
@@ -133,13 +146,15 @@ class Views(NamedTuple):
     """How far random views reach, each way.
 
     shift: in pixels, along each axis; turn: in degrees; zoom: a share of the size; noise: standard
-    deviation of a normal disturbance of every value in [-1, 1].
+    deviation of a normal disturbance of every value in [-1, 1]; centers: (n, 2), x and y in
+    [-1, 1], where image i % n is turned and zoomed about, None for the middle.
     """
 
     shift: float = 5.0
     turn: float = 15.0
     zoom: float = 0.25
     noise: float = 0.08  # without it, a classifier's class shows as fine lines, not as a thing
+    centers: torch.Tensor | None = None
 
 
 VIEWS = Views()
@@ -151,8 +166,12 @@ def sample_maps(count, views, generator=None, device="cpu"):
     angle, scale = math.radians(views.turn) * u[0], 1 + views.zoom * u[1]
     cos, sin = scale * angle.cos(), scale * angle.sin()
     right, down = 2 * views.shift / SIZE * u[2:]
-    rows = [torch.stack([cos, -sin, right], dim=1), torch.stack([sin, cos, down], dim=1)]
-    return torch.stack(rows, dim=1)
+    matrices = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+    translations = torch.stack([right, down], 1)
+    if views.centers is not None:
+        centers = views.centers.to(device)[torch.arange(count, device=device) % len(views.centers)]
+        translations = translations + centers - (matrices @ centers[:, :, None]).squeeze(2)
+    return torch.cat([matrices, translations[:, :, None]], dim=2)
 
 
 def transform(images, maps):

@@ -1,11 +1,13 @@
 """Images that maximise the output of a class, or the features of a layer."""
 
+import itertools
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from data_tools import to_signed, to_uint8
+from data_tools import Dataset, to_uint8
 from discriminator import MAP_SIZES
 from engine.device import autocast
 from engine.plots import save_image_grid, shortened
@@ -17,12 +19,14 @@ from interpretability.activation_maximization import (
     held_out,
     maximize,
     maximize_robustly,
+    unit_objective,
 )
 from interpretability.layer_probes import distinct, stand_out
-from interpretability.receptive_field import box, geometry
+from interpretability.receptive_field import at_border, box, centers, geometry
+from interpretability.top_images import peak_positions, strongest_units
 
 CLASSIC_FEATURES = 100  # shown by the classic method: the first ones of the layer
-FEATURES = 20  # shown by the robust method: those that stand out most
+FEATURES = 20  # shown by the robust method: those that stand out most, and as many random ones
 EXAMPLES = 4  # test images beside each feature
 RESTARTS = {"class": 4, "feature": 2}  # of the robust method
 SMOOTHNESS = {"class": 10.0, "feature": 5.0}  # weight of the total variation
@@ -113,164 +117,205 @@ def class_section(network, ascent, precision, folder):
     return {row[0]: dict(zip(keys, row[1:], strict=True)) for row in rows}
 
 
-@torch.no_grad()
-def strongest_units(model, images, layers, precision, batch_size=500, progress=None):
-    """Where each feature of these layers is strongest in each image, in one pass for all layers.
+@dataclass
+class LayerUnits:
+    """The features of a layer on the test images.
 
-    {layer: (values, rows, columns)}, each float32 (n, width), on the CPU.
+    values, rows, columns: of `strongest_units`, each (images, width).
     """
-    parts_of = {layer: [] for layer in layers}
-    for batch in images.split(batch_size):
-        with autocast(batch.device, precision):
-            x = to_signed(batch).contiguous(memory_format=torch.channels_last)
-            for layer, block in enumerate(model.blocks[: max(layers)], start=1):
-                x = block(x)
-                if layer in parts_of:
-                    values, places = x.float().flatten(2).max(2)
-                    rows, columns = places // x.shape[3], places % x.shape[3]
-                    parts_of[layer].append(torch.stack([values, rows, columns]).cpu())
-        if progress is not None:
-            progress.step()
-    return {layer: torch.cat(parts, dim=1) for layer, parts in parts_of.items()}
+
+    layer: int
+    test_set: Dataset
+    values: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+    def __post_init__(self):
+        self.positions = peak_positions(self.values, self.rows, self.columns)
+        self.stand_out = stand_out(self.values)
+
+    def choose(self):
+        """Features that stand out most, and as many random ones of the others: two int64 (n,)."""
+        selected = distinct(self.values, self.stand_out, FEATURES)
+        stream = torch.Generator().manual_seed(self.layer)
+        order = torch.randperm(self.values.shape[1], generator=stream)
+        return selected, order[~torch.isin(order, selected)][:FEATURES]
+
+    def compare(self, selected, chosen, activations):
+        """Metrics of synthetic images, one for each chosen feature, beside those of test images."""
+        best = self.values.amax(0)[chosen]
+        below = chosen[activations.cpu() <= best].tolist()
+        border = at_border(self.positions, self.layer)
+        places = torch.cartesian_prod(*2 * [torch.arange(MAP_SIZES[self.layer - 1])])
+        shares = {
+            "selected": border[selected],
+            "all": border,
+            "uniform": at_border(places, self.layer),
+        }
+        shares = {name: round(100 * of.double().mean().item(), 1) for name, of in shares.items()}
+        print(
+            f"  layer {self.layer}: {len(chosen) - len(below)} of {len(chosen)} synthetic images "
+            "activate their feature more than every test image"
+            + (f", not those of features {below}" if below else "")
+        )
+        print(
+            f"  layer {self.layer}: {shares['all']} % of all features peak at the border of the "
+            f"map, {shares['selected']} % of the selected ones; the border is "
+            f"{shares['uniform']} % of the map"
+        )
+        return {
+            "position": self.positions[chosen].tolist(),
+            "best_test_image": best.tolist(),
+            "below_best_test_image": below,
+            "peak_at_border_percent": shares,
+            "stand_out": [round(v, 2) for v in self.stand_out[selected].tolist()],
+            "test_images": len(self.values),
+        }
+
+    def strip(self, feature, image, activation):
+        """Cells (1 + EXAMPLES, 3, 32, 32), captions and boxes: one feature's row of a picture."""
+        part, part_box = part_seen(image[None], self.layer, self.positions[feature].tolist())
+        best = self.values[:, feature].argsort(descending=True, stable=True)[:EXAMPLES]
+        examples = self.test_set.images[best.to(self.test_set.images.device)].cpu()
+        largest = self.values[best[0], feature].item()
+        ratio = f" ({activation / largest:.1f}×)" if largest > 0 else ""
+        captions, boxes = [f"feature {feature}\n{activation:.1f}{ratio}"], [part_box]
+        for example in best.tolist():
+            label = self.test_set.class_names[int(self.test_set.labels[example])]
+            captions.append(f"{shortened(label)}\n{self.values[example, feature]:.1f}")
+            unit = int(self.rows[example, feature]), int(self.columns[example, feature])
+            boxes.append(box(self.layer, *unit))
+        return torch.cat([to_uint8(part).cpu(), examples]), captions, boxes
 
 
 def feature_section(network, layers, ascent, precision, folder, test_set=None):
-    """Images that maximise features of these layers; returns {layer: metrics}.
+    """Images that maximize features of these layers; returns {layer: metrics}.
 
-    The classic method draws the first 100, and climbs the strongest unit of each, wherever it is.
-    The robust one draws the features that stand out most, none of them much like another, and
-    climbs the unit in the middle; what is shown is the part that it sees, beside the test images
-    that excite the feature most, with the pixels that the strongest unit sees framed. Without a
-    test set, it draws the first features.
+    The classic method takes the first 100 features and maximizes the largest activation over the
+    map. The robust one takes the features that stand out most, none of them much like another, and
+    as many random ones. It maximizes each feature at the position where it peaks on test images.
+    The picture shows the part of the image that this unit sees, beside the test images with the
+    largest activations, in which the receptive field of the strongest unit is framed. Without a
+    test set, it takes the first features, in the middle of the map.
     Leaves max_features_..._layer....png in `folder`.
     """
     units = {}
     if ascent.robust and test_set is not None:
-        batches = -(-len(test_set) // 500)
+        batches = math.ceil(len(test_set) / 500)
         progress = Progress(f"features on test images, {network.name}", batches, 500)
-        units = strongest_units(
+        strongest = strongest_units(
             network.model, test_set.images, layers, precision, progress=progress
         )
         progress.close()
+        units = {layer: LayerUnits(layer, test_set, *strongest[layer]) for layer in layers}
     return {
-        str(layer): _one_layer(
-            network,
-            layer,
-            ascent,
-            precision,
-            folder=folder,
-            test_set=test_set,
-            units=units.get(layer),
-        )
+        str(layer): _one_layer(network, layer, ascent, precision, folder, units.get(layer))
         for layer in layers
     }
 
 
-def views_of(layer):
-    """The views for a layer's features: none moves the middle out of what its unit sees."""
-    return VIEWS._replace(shift=min(VIEWS.shift, geometry(layer)[1]))
+def middle_of(layer, count):
+    """The position in the middle of a layer's map, once for each feature: int64 (count, 2)."""
+    return torch.full((count, 2), MAP_SIZES[layer - 1] // 2)
 
 
-def _one_layer(network, layer, ascent, precision, *, folder, test_set, units):
-    """The picture and the metrics of one layer; units: of strongest_units, or None."""
+def views_of(layer, positions):
+    """The views for units of a layer: none moves what a unit sees out of its receptive field."""
+    shift = min(VIEWS.shift, geometry(layer)[1])
+    return VIEWS._replace(shift=shift, centers=centers(positions, layer))
+
+
+def _one_layer(network, layer, ascent, precision, folder, units):
+    """The picture and the metrics of one layer; units: its LayerUnits, or None."""
     model, name = network.model, network.name
-    chosen = torch.arange(min(CLASSIC_FEATURES, model.width))
     if units is not None:
-        measure = stand_out(units[0])
-        chosen = distinct(units[0], measure, FEATURES)
-    elif ascent.robust:
-        chosen = chosen[: 2 * FEATURES]
-    objective = feature_objective(model, layer, precision, features=chosen, centre=ascent.robust)
-    views = views_of(layer) if ascent.robust else VIEWS
+        selected, others = units.choose()
+        positions = units.positions
+    else:
+        count = 2 * FEATURES if ascent.robust else CLASSIC_FEATURES
+        selected, others = torch.arange(min(count, model.width)), torch.arange(0)
+        positions = middle_of(layer, model.width)
+    chosen = torch.cat([selected, others])
+    if ascent.robust:
+        objective = unit_objective(model, layer, chosen, positions[chosen], precision)
+        views = views_of(layer, positions[chosen])
+    else:
+        objective, views = feature_objective(model, layer, precision, chosen), VIEWS
     title = f"layer {layer}, {name}"
     images = ascent.climb(
         objective, network.start, len(chosen), kind="feature", views=views, title=title
     )
     values, moved, of_start = values_of(objective, images, network.start, views)
+    metrics = {
+        "method": ascent.method,
+        "features": selected.tolist(),
+        "random_features": others.tolist(),
+        "activation": values.tolist(),
+        "activation_moved": moved.tolist(),
+        "activation_of_mean_image": of_start.tolist(),
+    }
     path = folder / f"max_features_{network.slug}_layer{layer}.png"
     if units is not None:
-        draw_beside_examples(
-            images,
-            values,
-            path,
-            network=network,
-            layer=layer,
-            features=chosen,
-            units=units,
-            test_set=test_set,
+        metrics |= units.compare(selected, chosen, values)
+        title = (
+            f"Layer {layer}, trained {name}: an image that maximizes a feature where it peaks, and "
+            "the test images that activate it most. Left: features that stand out most, right: "
+            "random ones. In brackets: ratio to the best test image"
         )
+        draw_beside_examples(units, (selected, others), images, values.tolist(), path, title)
     else:
+        if ascent.robust:
+            images = part_seen(images, layer, positions[0].tolist())[0]
         pairs = zip(chosen.tolist(), values.tolist(), strict=True)
         save_image_grid(
-            to_uint8(part_seen(images, layer)[0] if ascent.robust else images),
+            to_uint8(images),
             path,
-            title=f"Layer {layer}, trained {name}: each image maximises one feature",
+            title=f"Layer {layer}, trained {name}: each image maximizes one feature",
             captions=[f"{feature}: {value:.1f}" for feature, value in pairs],
         )
     print(
         f"  layer {layer}: mean activation {values.mean():.3f}, over random views "
         f"{moved.mean():.3f}, of the mean image {of_start.mean():.3f}; {path}"
     )
-    metrics = {
-        "method": ascent.method,
-        "features": chosen.tolist(),
-        "activation": values.tolist(),
-        "activation_moved": moved.tolist(),
-        "activation_of_mean_image": of_start.tolist(),
-    }
-    if ascent.robust:
-        metrics |= {"views": views._asdict(), "smoothness": SMOOTHNESS["feature"]}
-    if units is not None:
-        metrics["stand_out"] = [round(v, 2) for v in measure[chosen].tolist()]
-        metrics["test_images"] = len(test_set)
     return metrics
 
 
-def part_seen(images, layer, margin=2):
-    """What the unit in the middle of the map sees, and a margin, enlarged; and where it is in it.
+def part_seen(images, layer, position, margin=2):
+    """What the unit at (row, column) sees, and a margin, enlarged; and where it is in it.
 
     (b, 3, 32, 32) -> (b, 3, 32, 32), (top, left, bottom, right) in the enlarged image.
     """
     size = images.shape[-1]
-    middle = MAP_SIZES[layer - 1] // 2
-    low, _, high, _ = box(layer, middle, middle)  # a square on the diagonal
-    first, last = max(0, low - margin), min(size, high + margin)
-    window = images[..., first:last, first:last]
+    side = min(size, geometry(layer)[0] + 2 * margin)
+    top, left, bottom, right = box(layer, *position)
+    first_row = min(max((top + bottom - side) // 2, 0), size - side)
+    first_column = min(max((left + right - side) // 2, 0), size - side)
+    window = images[..., first_row : first_row + side, first_column : first_column + side]
     enlarged = F.interpolate(window, images.shape[2:], mode="bicubic", align_corners=False)
-    edges = [round(size * (edge - first) / (last - first)) for edge in (low, high)]
-    return enlarged.clamp(-1, 1), (edges[0], edges[0], edges[1], edges[1])
+    starts = (first_row, first_column, first_row, first_column)
+    edges = zip((top, left, bottom, right), starts, strict=True)
+    return enlarged.clamp(-1, 1), tuple(round(size * (e - start) / side) for e, start in edges)
 
 
-def draw_beside_examples(images, activations, path, *, network, layer, features, units, test_set):
-    """Two features a row: the synthetic image, then the test images that excite it most.
+def draw_beside_examples(units, columns, images, activations, path, title):
+    """Two columns of features; each feature has an image, its activation, and test images.
 
-    images: (n, 3, 32, 32), one for each of `features`, and its activation; units: of
-    strongest_units.
+    columns: two lists of features; images: (n, 3, 32, 32), activations: n, in the order of both.
     """
-    values, rows, columns = units
-    parts, part_box = part_seen(images, layer)
-    cells, captions, boxes = [], [], []
-    for index, feature in enumerate(features.tolist()):
-        cells.append(to_uint8(parts[index : index + 1]))
-        captions.append(f"feature {feature}\n{activations[index]:.1f}")
-        boxes.append(part_box)
-        best = values[:, feature].argsort(descending=True, stable=True)[:EXAMPLES]
-        cells.append(test_set.images[best.to(test_set.images.device)])
-        for example in best.tolist():
-            label = test_set.class_names[int(test_set.labels[example])]
-            captions.append(f"{shortened(label)}\n{values[example, feature]:.1f}")
-            boxes.append(box(layer, int(rows[example, feature]), int(columns[example, feature])))
-    title = (
-        f"Layer {layer}, trained {network.name}: features that stand out most, each with the test "
-        "images that excite it most"
-    )
+    blank = torch.full((1 + EXAMPLES, 3, *images.shape[2:]), 255, dtype=torch.uint8)
+    empty = blank, [""] * len(blank), [None] * len(blank)
+    of_features = zip(torch.cat(columns).tolist(), images, activations, strict=True)
+    strips = [units.strip(*of_feature) for of_feature in of_features]
+    left, right = strips[: len(columns[0])], strips[len(columns[0]) :]
+    rows = [strip for pair in itertools.zip_longest(left, right, fillvalue=empty) for strip in pair]
+    cells, captions, boxes = zip(*rows, strict=True)
     save_image_grid(
         torch.cat(cells),
         path,
         title=title,
-        captions=captions,
-        columns=2 * (1 + EXAMPLES),
-        scale=4,
+        captions=list(itertools.chain.from_iterable(captions)),
+        columns=2 * len(blank),
+        scale=3,
         gap=6,
-        boxes=boxes,
+        boxes=list(itertools.chain.from_iterable(boxes)),
     )

@@ -1,6 +1,8 @@
 """Which pixels a unit of a layer looks at."""
 
-from discriminator import IMAGE_SIZE, NUM_LAYERS, STRIDES
+import torch
+
+from discriminator import IMAGE_SIZE, MAP_SIZES, NUM_LAYERS, STRIDES
 
 
 def geometry(layer):
@@ -34,3 +36,15 @@ def box(layer, row, column):
 
     (top, bottom), (left, right) = span(row), span(column)
     return top, left, bottom, right
+
+
+def at_border(positions, layer):
+    """Whether units, int64 (n, 2) rows and columns, are at the border of their map: bool (n,)."""
+    return ((positions == 0) | (positions == MAP_SIZES[layer - 1] - 1)).any(1)
+
+
+def centers(positions, layer):
+    """The middle of what each unit sees, as grid_sample counts: (n, 2) -> x and y in [-1, 1]."""
+    boxes = torch.tensor([box(layer, *position) for position in positions.tolist()]).float()
+    top, left, bottom, right = boxes.unbind(1)
+    return torch.stack([left + right, top + bottom], dim=1) / IMAGE_SIZE - 1

@@ -1,4 +1,4 @@
-"""Of every feature of a network the images that excite it most: found in a pass, kept on disk."""
+"""Where in which images each feature of a network is strongest; the top images, kept on disk."""
 
 import hashlib
 from typing import NamedTuple
@@ -7,9 +7,48 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from data_tools import to_signed
 from discriminator import NUM_LAYERS
+from engine.device import autocast
 from engine.files import write_atomically
-from interpretability.maximization_figures import strongest_units
+
+PEAK_IMAGES = 8  # the images that activate a feature most: they decide where it peaks
+
+
+@torch.no_grad()
+def strongest_units(model, images, layers, precision, batch_size=500, progress=None):
+    """Where each feature of these layers is strongest in each image, in one pass for all layers.
+
+    {layer: (values, rows, columns)}, each float32 (n, width), on the CPU.
+    """
+    parts_of = {layer: [] for layer in layers}
+    for batch in images.split(batch_size):
+        with autocast(batch.device, precision):
+            x = to_signed(batch).contiguous(memory_format=torch.channels_last)
+            for layer, block in enumerate(model.blocks[: max(layers)], start=1):
+                x = block(x)
+                if layer in parts_of:
+                    values, places = x.float().flatten(2).max(2)
+                    rows, columns = places // x.shape[3], places % x.shape[3]
+                    parts_of[layer].append(torch.stack([values, rows, columns]).cpu())
+        if progress is not None:
+            progress.step()
+    return {layer: torch.cat(parts, dim=1) for layer, parts in parts_of.items()}
+
+
+def peak_positions(values, rows, columns):
+    """Where each feature peaks: the most frequent position among its strongest images.
+
+    Of positions that are equally frequent, the one of the stronger images.
+    values, rows, columns: of `strongest_units`, (n, width) -> int64 (width, 2), row and column.
+    """
+    best = values.topk(min(PEAK_IMAGES, len(values)), dim=0)
+    side = 1 + int(max(rows.max(), columns.max()))
+    places = (rows * side + columns).long().gather(0, best.indices)
+    weights = 1 + torch.softmax(best.values, 0) / (1 + PEAK_IMAGES)
+    votes = torch.zeros(side * side, values.shape[1]).scatter_add_(0, places, weights)
+    winner = votes.argmax(0)
+    return torch.stack([winner // side, winner % side], dim=1)
 
 
 class TopImages(NamedTuple):

@@ -16,6 +16,7 @@ from image_sets import shapes
 from interpretability import adversarial_figures, maximization_figures
 from interpretability.activation_maximization import feature_objective, maximize
 from interpretability.layer_probes import distinct, stand_out
+from interpretability.top_images import strongest_units
 from interpretability.trained_networks import WEIGHTS
 
 
@@ -69,7 +70,7 @@ def shown_features(weights_path, layer):
     """The features of a layer that a picture has to show."""
     model, _ = load_model(weights_path)
     images = data_tools.load_shapes()[1].first(60).images
-    values = maximization_figures.strongest_units(model, images, [layer], "fp32")[layer][0]
+    values = strongest_units(model, images, [layer], "fp32")[layer][0]
     measure = stand_out(values)
     return distinct(values, measure, maximization_figures.FEATURES).tolist()
 
@@ -99,7 +100,8 @@ def test_all_sections(run_main, two_runs):
         for layer in (2, 4, 6, 8):
             of_layer = metrics["max_features"][str(layer)]
             assert of_layer["stand_out"] == sorted(of_layer["stand_out"], reverse=True)
-            assert len(of_layer["activation"]) == len(of_layer["features"])
+            chosen = of_layer["features"] + of_layer["random_features"]
+            assert len(of_layer["activation"]) == len(set(chosen)) == 12
             assert of_layer["features"] == shown_features(metrics["weights"], layer)
         study = metrics["strength_study"]
         assert study["images"] == 60

@@ -8,11 +8,12 @@ from explorer.session import Session
 from interpretability.activation_maximization import (
     VIEWS,
     class_objective,
-    feature_objective,
     maximize,
     maximize_robustly,
+    unit_objective,
 )
 from interpretability.maximization_figures import SMOOTHNESS, views_of
+from interpretability.top_images import peak_positions
 from networks import as_network
 
 
@@ -23,7 +24,7 @@ def network(trained):
     return network
 
 
-@pytest.mark.parametrize("goal", [Goal(3), Goal(5, layer=4)], ids=["class", "feature"])
+@pytest.mark.parametrize("goal", [Goal(3), Goal(5, 4), Goal(5, 4, (0, 7))])
 def test_the_last_image_is_that_of_the_pictures(network, goal):
     *way, best = climb(network, goal, "robust", steps=6)
     one = torch.tensor([goal.number])
@@ -31,8 +32,9 @@ def test_the_last_image_is_that_of_the_pictures(network, goal):
         kind, restarts, views = "class", 4, VIEWS
         objective = class_objective(network.model, classes=one)
     else:
-        kind, restarts, views = "feature", 2, views_of(4)
-        objective = feature_objective(network.model, 4, features=one, centre=True)
+        position = torch.tensor([goal.position or (4, 4)])
+        kind, restarts, views = "feature", 2, views_of(4, position)
+        objective = unit_objective(network.model, 4, one, position)
     expected = maximize_robustly(
         objective, 1, steps=6, smoothness=SMOOTHNESS[kind], restarts=restarts, views=views
     )
@@ -64,6 +66,9 @@ def test_of_a_feature_its_relative_is_climbed(trained):
     goals = goals_of_both(session, "without G", Goal(7, layer=1))
     assert goals["without G"] == (Goal(7, layer=1), "")
     assert goals["with G"] == (Goal(order.tolist().index(7), layer=1), "correlation 1.00")
+    values, rows, columns = session.strongest(networks[0], 1)
+    peak = peak_positions(values, rows, columns)[7].tolist()
+    assert list(goals["without G"][0].position) == peak
     session.images = None
     assert goals_of_both(session, "without G", Goal(7, 1))["with G"] == (Goal(7, 1), "same number")
     both = goals_of_both(session, "with G", Goal(4))

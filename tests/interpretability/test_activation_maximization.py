@@ -16,6 +16,7 @@ from interpretability.activation_maximization import (
     smoothness_at,
     total_variation,
     transform,
+    unit_objective,
 )
 
 
@@ -40,9 +41,12 @@ def test_objectives_pick_the_diagonal(network, images):
     assert torch.equal(values, pooled.diagonal())
 
 
-def test_the_unit_in_the_middle(network, images):
-    values = feature_objective(network, 4, centre=True)(images)
-    assert torch.equal(values, network.features(images, 4)[:, :, 4, 4].diagonal())
+def test_units_at_their_positions(network, images):
+    features, positions = torch.tensor([7, 2]), torch.tensor([[0, 3], [7, 7]])
+    values = unit_objective(network, 4, features, positions)(images)
+    maps = network.features(images, 4)
+    expected = [maps[i, 2, 7, 7] if i % 2 else maps[i, 7, 0, 3] for i in range(8)]
+    assert torch.equal(values, torch.stack(expected))
 
 
 def test_features_by_index(network, images):
@@ -137,6 +141,17 @@ def test_sampled_views_have_the_stated_ranges():
     assert -30.001 <= angle.min() < -29
     shift = maps[:, :, 2].abs() * 32 / 2
     assert 1.95 < shift.max() <= 2
+
+
+def test_views_about_a_center_leave_it_in_place():
+    """Of image i the center i % n: the point that all its maps take to itself."""
+    centers = torch.tensor([[0.5, -0.75], [-1.0, 0.25]])
+    views = Views(shift=0, turn=30, zoom=0.3, centers=centers)
+    maps = sample_maps(50, views, seeded())
+    points = torch.cat([centers, torch.ones(2, 1)], dim=1).repeat(25, 1)
+    assert torch.allclose((maps @ points[:, :, None]).squeeze(2), points[:, :2], atol=1e-6)
+    plain = sample_maps(50, views._replace(centers=None), seeded())
+    assert torch.equal(maps[:, :, :2], plain[:, :, :2])
 
 
 def test_a_view_is_a_map_and_noise(images):

@@ -1,17 +1,20 @@
+import copy
+
 import pytest
 import torch
 
 import data_tools
-from discriminator import Discriminator
+from data_tools import to_signed
 from interpretability import maximization_figures
 from interpretability.activation_maximization import (
     VIEWS,
     class_objective,
-    feature_objective,
     held_out,
+    unit_objective,
 )
-from interpretability.maximization_figures import Ascent
+from interpretability.maximization_figures import Ascent, LayerUnits, feature_section
 from interpretability.receptive_field import box
+from networks import as_network
 
 
 def climb(method, objective, kind, views):
@@ -26,8 +29,9 @@ def test_robust_images_excite_more_over_held_out_views_than_classic_ones(trained
     unit in the middle."""
     kind, views, objective = "class", VIEWS, class_objective(trained)
     if layer is not None:
-        kind, views = "feature", maximization_figures.views_of(layer)
-        objective = feature_objective(trained, layer, features=torch.arange(10), centre=True)
+        positions = maximization_figures.middle_of(layer, 10)
+        kind, views = "feature", maximization_figures.views_of(layer, positions)
+        objective = unit_objective(trained, layer, torch.arange(10), positions)
     robust = climb("robust", objective, kind, views)
     classic = climb("classic", objective, kind, views)
     assert robust.abs().max() <= 1
@@ -37,57 +41,67 @@ def test_robust_images_excite_more_over_held_out_views_than_classic_ones(trained
     assert over_views[0] > grey + 1
 
 
-def test_strongest_units_are_the_largest_values_of_the_maps(trained):
-    images = data_tools.load_shapes()[1].images[:5]
-    units = maximization_figures.strongest_units(trained, images, [2, 7], "fp32", batch_size=2)
-    assert units.keys() == {2, 7}
-    index, feature = torch.arange(5)[:, None], torch.arange(trained.width)
-    for layer, (values, rows, columns) in units.items():
-        maps = trained.features(data_tools.to_signed(images), layer)
-        assert torch.allclose(values, maps.amax((2, 3)), atol=1e-5)
-        there = maps[index, feature, rows.long(), columns.long()]
-        assert torch.allclose(there, values, atol=1e-5)
-
-
-def test_strongest_units_are_where_the_pattern_is():
-    """One bright spot off the diagonal, and a network of positive kernels: all light excites it.
-
-    The pixels that are framed hold the spot.
-    """
-    torch.manual_seed(0)
-    network = Discriminator(width=4)
-    for block in network.blocks:
-        torch.nn.init.uniform_(block[0].weight, 0.5, 1)
-    spots = [(5, 20), (24, 9)]
-    images = torch.full((2, 3, 32, 32), 127, dtype=torch.uint8)
-    for image, (row, column) in zip(images, spots, strict=True):
-        image[:, row : row + 3, column : column + 3] = 255
-    units = maximization_figures.strongest_units(network, images, [1, 2, 3, 4], "fp32")
-    for layer, (_, rows, columns) in units.items():
-        for index, (row, column) in enumerate(spots):
-            for feature in range(network.width):
-                place = int(rows[index, feature]), int(columns[index, feature])
-                top, left, bottom, right = box(layer, *place)
-                assert top <= row + 1 < bottom, layer
-                assert left <= column + 1 < right, layer
-
-
-def test_no_view_moves_the_middle_out_of_sight():
-    shifts = [maximization_figures.views_of(layer).shift for layer in range(1, 9)]
-    assert shifts == [1, 2, 2, 4, 4, 4, 4, 5]
-    assert maximization_figures.views_of(2) == VIEWS._replace(shift=2)
+def test_no_view_moves_a_unit_out_of_sight():
+    middle = torch.tensor([[4, 4]])
+    views = [maximization_figures.views_of(layer, middle) for layer in range(1, 9)]
+    assert [of_layer.shift for of_layer in views] == [1, 2, 2, 4, 4, 4, 4, 5]
+    assert views[1]._replace(centers=None) == VIEWS._replace(shift=2)
+    # Layer 2: unit (4, 4) sees the pixels 6 to 10, so its middle is 8.5 pixels from the corner.
+    assert views[1].centers.tolist() == [[8.5 / 16 - 1] * 2]
 
 
 @pytest.mark.parametrize("layer", range(1, 9))
-def test_the_part_shown_holds_what_the_unit_sees(layer):
+@pytest.mark.parametrize("place", ["middle", "corner", "edge"])
+def test_the_part_shown_holds_what_the_unit_sees(layer, place):
     images = torch.zeros(1, 3, 32, 32)
-    middle = (32, 16, 16, 8, 8, 8, 8, 4)[layer - 1] // 2
-    top, left, bottom, right = box(layer, middle, middle)
+    size = (32, 16, 16, 8, 8, 8, 8, 4)[layer - 1]
+    unit = {"middle": (size // 2, size // 2), "corner": (0, size - 1), "edge": (size - 1, 1)}[place]
+    top, left, bottom, right = box(layer, *unit)
     images[:, :, top:bottom, left:right] = 1
-    shown, (top, left, bottom, right) = maximization_figures.part_seen(images, layer)
+    shown, (top, left, bottom, right) = maximization_figures.part_seen(images, layer, unit)
     assert shown.shape == (1, 3, 32, 32)
     inner = shown[..., top + 1 : bottom - 1, left + 1 : right - 1]
     assert inner.min() > 0.3
     outside = shown.clone()
     outside[..., max(0, top - 2) : bottom + 2, max(0, left - 2) : right + 2] = 0
     assert outside.abs().max() < 0.3
+
+
+@pytest.fixture
+def tied(trained):
+    """The network with feature 3 of layer 4 silenced, but at one position of the map."""
+    network = copy.deepcopy(trained)
+    bias = network.blocks[3][1].bias
+    bias[:, :, 3] -= 100
+    bias[1, 6, 3] += 100
+    return network
+
+
+def test_a_feature_tied_to_one_position_is_maximized_there(tied, tmp_path, capsys):
+    """In the middle of the map nothing activates it."""
+    test_set = data_tools.load_shapes()[1].first(200)
+    network = as_network(tied)
+    network.start = torch.zeros(1, 3, 32, 32)
+    ascent = Ascent(steps=60)
+    metrics = feature_section(network, [4], ascent, "fp32", tmp_path, test_set)["4"]
+    chosen = metrics["features"] + metrics["random_features"]
+    assert sorted(chosen) == list(range(12))
+    index = chosen.index(3)
+    assert metrics["position"][index] == [1, 6]
+    assert metrics["activation"][index] > metrics["best_test_image"][index] > 0
+    assert 3 not in metrics["below_best_test_image"]
+    middle = unit_objective(tied, 4, torch.tensor([3]), torch.tensor([[4, 4]]))
+    assert (middle(to_signed(test_set.images)) < 0).all()
+    below = metrics["below_best_test_image"]
+    assert f"{12 - len(below)} of 12 synthetic images" in capsys.readouterr().out
+
+
+def test_share_of_features_that_peak_at_the_border(trained):
+    """Twelve features, three of them at the border of a 4x4 map, of which 12 / 16 is border."""
+    positions = [(0, 1), (3, 2), (2, 3)] + [(1, 2)] * 9
+    rows, columns = torch.tensor(positions).float().T[:, None].expand(2, 10, 12)
+    test_set = data_tools.load_shapes()[1].first(10)
+    units = LayerUnits(8, test_set, torch.rand(10, 12), rows, columns)
+    metrics = units.compare(torch.tensor([0, 5]), torch.tensor([0, 5, 1]), torch.zeros(3))
+    assert metrics["peak_at_border_percent"] == {"selected": 50, "all": 25, "uniform": 75}
+    assert metrics["below_best_test_image"] == [0, 5, 1]

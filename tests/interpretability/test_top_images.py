@@ -3,7 +3,15 @@ import torch
 
 import data_tools
 from data_tools import to_signed
-from interpretability.top_images import digest_of, kept, top_images
+from discriminator import Discriminator
+from interpretability.receptive_field import box
+from interpretability.top_images import (
+    digest_of,
+    kept,
+    peak_positions,
+    strongest_units,
+    top_images,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +65,48 @@ def test_the_digest_is_of_the_pixels(images):
     other = images.clone()
     other[5, 1, 3, 3] ^= 1
     assert digest_of(images) == digest_of(images.clone()) != digest_of(other)
+
+
+def test_strongest_units_are_the_largest_values_of_the_maps(trained):
+    images = data_tools.load_shapes()[1].images[:5]
+    units = strongest_units(trained, images, [2, 7], "fp32", batch_size=2)
+    assert units.keys() == {2, 7}
+    index, feature = torch.arange(5)[:, None], torch.arange(trained.width)
+    for layer, (values, rows, columns) in units.items():
+        maps = trained.features(to_signed(images), layer)
+        assert torch.allclose(values, maps.amax((2, 3)), atol=1e-5)
+        there = maps[index, feature, rows.long(), columns.long()]
+        assert torch.allclose(there, values, atol=1e-5)
+
+
+def test_strongest_units_are_where_the_pattern_is():
+    """One bright spot off the diagonal, and a network of positive kernels: all light excites it.
+
+    The pixels that are framed hold the spot.
+    """
+    torch.manual_seed(0)
+    network = Discriminator(width=4)
+    for block in network.blocks:
+        torch.nn.init.uniform_(block[0].weight, 0.5, 1)
+    spots = [(5, 20), (24, 9)]
+    images = torch.full((2, 3, 32, 32), 127, dtype=torch.uint8)
+    for image, (row, column) in zip(images, spots, strict=True):
+        image[:, row : row + 3, column : column + 3] = 255
+    units = strongest_units(network, images, [1, 2, 3, 4], "fp32")
+    for layer, (_, rows, columns) in units.items():
+        for index, (row, column) in enumerate(spots):
+            for feature in range(network.width):
+                place = int(rows[index, feature]), int(columns[index, feature])
+                top, left, bottom, right = box(layer, *place)
+                assert top <= row + 1 < bottom, layer
+                assert left <= column + 1 < right, layer
+
+
+def test_a_peak_is_the_most_frequent_position_of_the_strongest_images():
+    """The weak images at (3, 3) do not count; of equally frequent positions the stronger wins."""
+    values = torch.arange(40.0)[:, None].expand(40, 2)
+    rows, columns = torch.full((2, 40, 2), 3.0)
+    rows[32:, 0], columns[32:, 0] = torch.tensor([0, 5, 5, 0, 5, 1, 5, 0.0]), 6
+    rows[32:36, 1], columns[32:36, 1] = 1, 2
+    rows[36:, 1], columns[36:, 1] = 4, 0
+    assert peak_positions(values, rows, columns).tolist() == [[5, 6], [4, 0]]

@@ -123,6 +123,7 @@ def parse_args(argv=None):
     }
     cli.add_recipe_arguments(parser, RECIPES, "muon", flags)
     cli.add_data_arguments(parser, cli.AUTO_FOR_TRAINING)
+    cli.add_hold_out_argument(parser)
     cli.add_device_arguments(parser)
     cli.add_run_arguments(parser, "output/baseline")
     args = cli.fill_in_recipe(
@@ -246,7 +247,7 @@ def train(args):
         best_accuracy = run.best_value(BEST, "test_accuracy", metrics["test_accuracy"])
         summary = run.finish(exports, {"best_test_accuracy": best_accuracy, **metrics})
         accuracy = metrics["test_accuracy"]
-        print(f"test accuracy {accuracy:.2f} % (best epoch {best_accuracy:.2f} %)")
+        print(f"{run.evaluated_on} accuracy {accuracy:.2f} % (best epoch {best_accuracy:.2f} %)")
         for name, accuracy in metrics["per_class_accuracy"].items():
             print(f"  {name:<12} {accuracy:6.2f} %")
         return summary

@@ -134,6 +134,7 @@ def parse_args(argv=None):
     }
     cli.add_recipe_arguments(parser, RECIPES, "muon", flags)
     cli.add_data_arguments(parser, cli.AUTO_FOR_TRAINING)
+    cli.add_hold_out_argument(parser)
     cli.add_device_arguments(parser)
     cli.add_run_arguments(parser, "output/gan")
     group = parser.add_argument_group("generator")
@@ -465,10 +466,20 @@ def make_generator(args, dataset):
     return generator
 
 
-def make_scores(run, args, dataset):
-    """What scores the generator during training; only rank 0 needs it."""
+def make_scores(run, args, reference):
+    """What scores the generator during training; only rank 0 needs it.
+
+    reference: the images that samples are compared with. Raises ScoreError for a judge that was
+    trained on the held-out ones.
+    """
     path = find_weights(args.judge, "baseline", "discriminator.safetensors")
-    return TrainingScores(Judge(path, run.device, run.precision), dataset, args.seed)
+    judge = Judge(path, run.device, run.precision)
+    if args.hold_out and judge.metadata.get("hold_out") != args.hold_out:
+        raise ScoreError(
+            f"the judge {path} was trained on held-out images; train one with --hold_out "
+            f"{args.hold_out}"
+        )
+    return TrainingScores(judge, reference, args.seed)
 
 
 def score(run, training_scores, ema):
@@ -495,7 +506,8 @@ def train(args):
             print(f"{differ}; the generator is asked for all of them alike")
         training_scores = None
         if args.evaluate_every:
-            training_scores = run.on_main(lambda: make_scores(run, args, train_set))
+            reference = test_set if args.hold_out else train_set
+            training_scores = run.on_main(lambda: make_scores(run, args, reference))
         torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
         discriminator = Discriminator(args.width, num_classes).to(run.device)
         generator = make_generator(args, train_set).to(run.device)
@@ -574,7 +586,8 @@ def train(args):
 
         metrics = metrics or evaluate(discriminator, test_set, run.precision, run)
         summary = run.finish(exports, run.last_record() | metrics)
-        print(f"test accuracy of the discriminator {metrics['test_accuracy']:.2f} %")
+        accuracy = metrics["test_accuracy"]
+        print(f"{run.evaluated_on} accuracy of the discriminator {accuracy:.2f} %")
         if args.critic == "full":
             print(f"samples: {run.folder.path / 'samples'}")
         return summary

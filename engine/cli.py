@@ -23,6 +23,7 @@ ADDED = {
     "gp_every": 1,
     "gp_batch_shrink": 1,
     "latent_dim": 100,
+    "hold_out": 0,
     "critic": "full",
     "fixed_generator": None,
 }
@@ -119,6 +120,17 @@ def add_data_arguments(parser, auto=AUTO_FOR_NETWORKS, limits=("train", "test"))
     for part in limits:
         limit_help = f"{part} on the first N images only"
         group.add_argument(f"--limit_{part}", type=at_least(1), metavar="N", help=limit_help)
+
+
+def add_hold_out_argument(parser):
+    parser.add_argument(
+        "--hold_out",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="leave the last N training images out, as many of each class, and evaluate on them "
+        "instead of the test set: for choosing hyperparameters",
+    )
 
 
 def add_device_arguments(parser, seed=True):

@@ -93,11 +93,16 @@ class TrainingRun:
     def load_data(self, drop_last=False):
         """(train, test) on the device; and opens the run's folder, where settings are compared.
 
+        With --hold_out, `test` is the held-out part of the training images.
         drop_last: leave out an epoch's last, smaller batch, and give every process as many images
         of a batch, at least 2 (BatchNorm needs them). Raises DataError, RunError, RanksError.
         """
         args, world = self.args, self.ranks.world
         sets = self.ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
+        self.evaluated_on = "held-out" if args.hold_out else "test"
+        if args.hold_out:
+            sets = self.ranks.together(lambda: sets[0].hold_out(args.hold_out))
+            print(f"evaluated on {args.hold_out} held-out training images, not on the test set")
         train_set = sets[0].first(args.limit_train).to(self.device)
         test_set = sets[1].first(args.limit_test).to(self.device)
         count, batch_size = len(train_set), args.batch_size
@@ -117,7 +122,7 @@ class TrainingRun:
             lambda: RunFolder(args.output_dir, settings, may_change, args.resume, self.ranks.main)
         )
         self._made_once = MadeOnce(self.folder)
-        self._about = {"recipe": args.recipe, **test_set.facts()}  # of every export
+        self._about = {"recipe": args.recipe, "hold_out": args.hold_out, **test_set.facts()}
         print(f"data: {train_set.source}")
         print(
             f"run: {self.folder.path}, recipe {args.recipe}, {self.total_steps} steps, "
@@ -156,7 +161,7 @@ class TrainingRun:
         if summary is not None:
             self._tensorboard.begin(folder, reached, self.steps_per_epoch)
             accuracy = summary["test_accuracy"]
-            print(f"finished already: test accuracy {accuracy:.2f} %; nothing to do")
+            print(f"finished already: {self.evaluated_on} accuracy {accuracy:.2f} %; nothing to do")
             return summary
         if state is not None:
             ranks.from_main(lambda: folder.check_format(state))

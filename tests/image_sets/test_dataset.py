@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data_tools import load_shapes
-from image_sets.dataset import Dataset, shown_classes, words_of_shown
+from image_sets.dataset import DataError, Dataset, shown_classes, words_of_shown
 
 
 def of_labels(labels, classes):
@@ -55,6 +55,21 @@ def test_the_classes_shown_are_spread_from_the_first_to_the_last(count):
 )
 def test_classes_of_uneven_sizes_are_told(labels, told):
     assert of_labels(labels, 3).uneven_classes() == told
+
+
+def test_hold_out_takes_the_last_images_of_each_class():
+    some = of_labels([0, 1, 1, 0, 1, 0, 0], 2)
+    some.images[:, 0, 0, 0] = torch.arange(7)
+    rest, held_out = some.hold_out(4)
+    assert rest.images[:, 0, 0, 0].tolist() == [0, 1, 3]
+    assert held_out.images[:, 0, 0, 0].tolist() == [2, 4, 5, 6]
+    assert held_out.labels.tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("count", "message"), [(3, "not a multiple"), (6, "class c1")])
+def test_hold_out_leaves_images_of_every_class(count, message):
+    with pytest.raises(DataError, match=message):
+        of_labels([0, 1, 1, 0, 1, 0, 0], 2).hold_out(count)
 
 
 def test_sets_that_never_change_have_no_digest():

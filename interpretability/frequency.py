@@ -1,0 +1,119 @@
+"""Which spatial frequencies a discriminator depends on: input gradients, and noise in bands.
+
+Frequencies are radial, in cycles per pixel: 0 is the mean, 0.5 the finest stripes along an axis.
+"""
+
+import itertools
+
+import torch
+
+from discriminator import IMAGE_SIZE
+from engine.device import random_stream
+from engine.plots import save_charts
+from engine.progress import Progress
+from interpretability.adversarial import loss_gradient, predict
+from interpretability.trained_networks import line_styles
+
+BANDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.75)  # edges of five bands, cycles per pixel
+NOISE_RMS = 16.0  # of the noise, in pixel values of 0 to 255
+IMAGES = 2000  # test images
+_NOISE = 40  # name of the random stream
+
+
+def radial_frequencies():
+    """The radial frequency of each coefficient of torch.fft.fft2: (32, 32), cycles per pixel."""
+    axis = torch.fft.fftfreq(IMAGE_SIZE)
+    return (axis[:, None] ** 2 + axis**2).sqrt()
+
+
+def in_bands():
+    """Which coefficients each band of BANDS holds: bool (5, 32, 32)."""
+    edges = torch.tensor(BANDS)[:, None, None]
+    frequencies = radial_frequencies()
+    return (frequencies >= edges[:-1]) & (frequencies < edges[1:])
+
+
+def band_energy(images):
+    """Share of each image's energy in each band: float (n, 3, 32, 32) -> float32 (n, 5)."""
+    power = torch.fft.fft2(images.float()).abs().square().sum(1)
+    energy = torch.einsum("nij,kij->nk", power, in_bands().to(images.device).float())
+    return energy / energy.sum(1, keepdim=True).clamp_min(1e-30)
+
+
+def band_noise(count, band, rms, generator=None, device="cpu"):
+    """Normal noise that holds the frequencies of one band only: float32 (count, 3, 32, 32).
+
+    band: 0 to 4; rms: root mean square of each image's noise.
+    Source: Yin et al. 2019, A Fourier Perspective on Model Robustness in Computer Vision.
+    """
+    shape = (count, 3, IMAGE_SIZE, IMAGE_SIZE)
+    noise = torch.randn(shape, generator=generator, device=device)
+    noise = torch.fft.ifft2(torch.fft.fft2(noise) * in_bands()[band].to(device)).real
+    return rms * noise / noise.square().mean((1, 2, 3), keepdim=True).sqrt()
+
+
+def frequency_study(discriminator, images, labels, *, precision="fp32", batch_size=250, progress):
+    """The gradient's energy in each band, and the predictions under noise of each band.
+
+    The gradient is that of the class margin: the label's logit minus the largest other one.
+    images: uint8 (n, 3, 32, 32); labels: int64 (n,). Returns float32 (n, 5) and bool (5, n):
+    whether the class is right under noise of NOISE_RMS.
+    """
+    energies, right = [], []
+    for index, (batch, classes) in enumerate(
+        zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    ):
+        gradient, _ = loss_gradient(discriminator, batch.float(), classes, precision, margin=True)
+        energies.append(band_energy(gradient).cpu())
+        stream = random_stream(images.device, 0, _NOISE, index)
+        bands = range(len(BANDS) - 1)
+        noises = (band_noise(len(batch), k, NOISE_RMS, stream, images.device) for k in bands)
+        noisy = ((batch + noise).clamp(0, 255) for noise in noises)
+        predicted = [predict(discriminator, x, precision).argmax(1) for x in noisy]
+        right.append(torch.stack([classes == k for k in predicted]).cpu())
+        progress.step()
+    return torch.cat(energies), torch.cat(right, dim=1)
+
+
+def frequency_section(networks, test_set, precision, folder):
+    """The study of all networks; returns {name: metrics}, shares in % for each band.
+
+    Leaves frequency.png in `folder`.
+    """
+    test_set = test_set.first(IMAGES)
+    metrics_of, styles = {}, line_styles([network.name for network in networks])
+    for network in networks:
+        progress = Progress(f"frequency, {network.name}", -(-len(test_set) // 250), 250)
+        energies, right = frequency_study(
+            network.model, test_set.images, test_set.labels, precision=precision, progress=progress
+        )
+        progress.close()
+        metrics_of[network.name] = {
+            "bands": list(BANDS),
+            "gradient_energy": percentages(energies.mean(0)),
+            "noise_rms": NOISE_RMS,
+            "accuracy_under_noise": percentages(right.double().mean(1)),
+            "images": len(test_set),
+        }
+        print(f"{network.name}, bands {BANDS}: {metrics_of[network.name]}")
+    middles = [(low + high) / 2 for low, high in itertools.pairwise(BANDS)]
+    titles = {
+        "gradient_energy": ("Gradient of the class margin", "share of its energy, %", 50),
+        "accuracy_under_noise": (f"Noise in one band, rms {NOISE_RMS:g}/255", "accuracy, %", 100),
+    }
+    charts = {
+        title: {
+            "x": "frequency, cycles per pixel",
+            "y": y,
+            "height": height,
+            "lines": {name: (middles, of[key], styles[name]) for name, of in metrics_of.items()},
+        }
+        for key, (title, y, height) in titles.items()
+    }
+    save_charts(charts, folder / "frequency.png")
+    print(f"  {folder / 'frequency.png'}")
+    return metrics_of
+
+
+def percentages(shares):
+    return [round(100 * share, 2) for share in shares.tolist()]

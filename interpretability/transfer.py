@@ -1,0 +1,89 @@
+"""Do images made for one network work on another? Matrices of predictions of every network."""
+
+import torch
+from matplotlib.figure import Figure
+
+from data_tools import to_uint8
+from engine.plots import save_figure
+from engine.progress import Progress
+from interpretability.adversarial import predict, projected_gradient
+
+EPSILON = 8.0  # of the adversarial images, in pixel values of 0 to 255
+IMAGES = 500  # test images
+
+
+def agreement(networks, images_of, labels, precision="fp32"):
+    """{source: {network: share in % of the source's images that it gives their label}}.
+
+    images_of: {source: float (n, 3, 32, 32) in [0, 255]}; labels: int64 (n,).
+    """
+    return {
+        source: {
+            network.name: 100
+            * (predict(network.model, images, precision).argmax(1) == labels).double().mean().item()
+            for network in networks
+        }
+        for source, images in images_of.items()
+    }
+
+
+def adversarial_images(network, images, labels, precision="fp32", batch_size=250):
+    """Images attacked by 20 steps at EPSILON: uint8 (n, 3, 32, 32) -> float32, [0, 255]."""
+    progress = Progress(f"transfer, {network.name}", -(-len(labels) // batch_size), batch_size)
+    attacked = []
+    for batch, classes in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        stream = torch.Generator(images.device).manual_seed(0)
+        attacked.append(
+            projected_gradient(
+                network.model,
+                batch,
+                classes,
+                EPSILON,
+                generator=stream,
+                precision=precision,
+                margin=True,
+            )
+        )
+        progress.step()
+    progress.close()
+    return torch.cat(attacked)
+
+
+def transfer_section(networks, class_images, test_set, precision, folder):
+    """Both matrices; returns {name of the source: {matrix: {name of the network: %}}}.
+
+    class_images: {name: float (classes, 3, 32, 32) in [-1, 1]}, the images that maximize its class
+    logits, in the order of the classes. Leaves transfer.png in `folder`.
+    """
+    few = test_set.first(IMAGES)
+    adversarial = {
+        network.name: adversarial_images(network, few.images, few.labels, precision)
+        for network in networks
+    }
+    of_classes = {name: to_uint8(images).float() for name, images in class_images.items()}
+    classes = torch.arange(len(test_set.class_names), device=few.labels.device)
+    matrices = {
+        "class_images": agreement(networks, of_classes, classes, precision),
+        "adversarial_images": agreement(networks, adversarial, few.labels, precision),
+    }
+    titles = {
+        "class_images": "Class images: predicted as their class, %",
+        "adversarial_images": f"Adversarial images, epsilon {EPSILON:g}/255: accuracy, %",
+    }
+    names = [network.name for network in networks]
+    side = 2.5 + 0.5 * len(names)
+    figure = Figure(figsize=(2 * side, side), layout="constrained")
+    for place, (key, title) in enumerate(titles.items(), start=1):
+        rows = [[matrices[key][source][name] for name in names] for source in names]
+        axes = figure.add_subplot(1, 2, place)
+        axes.imshow(rows, vmin=0, vmax=100, cmap="viridis")
+        axes.set(title=title, xlabel="predicted by", ylabel="made for")
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+        for i, row in enumerate(rows):
+            for j, value in enumerate(row):
+                color = "black" if value > 60 else "white"
+                axes.text(j, i, f"{value:.0f}", ha="center", va="center", color=color)
+    save_figure(figure, folder / "transfer.png")
+    print(f"  {folder / 'transfer.png'}")
+    return {name: {key: matrix[name] for key, matrix in matrices.items()} for name in names}

@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+import data_tools
+from interpretability.calibration import calibration, calibration_section
+from networks import as_network
+
+
+def test_error_by_hand():
+    """Four images at 0.95, two of them right; two at 0.65, both right: 4/6 0.45 + 2/6 0.35."""
+    probabilities = torch.tensor([[0.95, 0.05]] * 4 + [[0.35, 0.65]] * 2)
+    labels = torch.tensor([0, 0, 1, 1, 1, 1])
+    error, confidences, accuracies, counts = calibration(probabilities, labels, bins=10)
+    assert error == pytest.approx((4 * 0.45 + 2 * 0.35) / 6)
+    assert counts.tolist() == [0, 0, 0, 0, 0, 0, 2, 0, 0, 4]
+    assert confidences[[6, 9]].tolist() == pytest.approx([0.65, 0.95])
+    assert accuracies[[6, 9]].tolist() == pytest.approx([1.0, 0.5])
+
+
+def test_probabilities_that_are_meant_have_no_error():
+    probability = torch.rand(100_000, generator=torch.Generator().manual_seed(0)) / 2 + 0.5
+    right = torch.rand(100_000, generator=torch.Generator().manual_seed(1)) < probability
+    two = torch.stack([probability, 1 - probability], 1)
+    assert calibration(two, (~right).long())[0] < 0.01
+
+
+def test_certainty_is_in_the_last_bin():
+    assert calibration(torch.eye(3), torch.arange(3))[3][-1] == 3
+
+
+def test_section(trained, tmp_path):
+    test_set = data_tools.load_shapes()[1].first(300)
+    metrics = calibration_section([as_network(trained)], test_set, "fp32", tmp_path)["without G"]
+    probabilities = trained(data_tools.to_signed(test_set.images))[1].softmax(1)
+    error = 100 * calibration(probabilities, test_set.labels)[0]
+    assert metrics["expected_calibration_error"] == pytest.approx(error, abs=0.01)
+    assert (tmp_path / "calibration.png").exists()

@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+import data_tools
+from discriminator import Discriminator
+from interpretability.transfer import EPSILON, adversarial_images, transfer_section
+from networks import as_network
+
+
+def test_matrices_of_a_trained_and_an_untrained_network(trained, tmp_path):
+    """Images that fool the trained network are its own; test images stand in for class images."""
+    test_set = data_tools.load_shapes()[1].first(100)
+    torch.manual_seed(0)
+    networks = [as_network(trained), as_network(Discriminator(width=4).eval(), "with G")]
+    first = [int((test_set.labels == k).nonzero()[0]) for k in range(10)]
+    class_images = {n.name: data_tools.to_signed(test_set.images[first]) for n in networks}
+    matrices = transfer_section(networks, class_images, test_set, "fp32", tmp_path)
+    of_classes = matrices["without G"]["class_images"]
+    right = trained(class_images["without G"])[1].argmax(1) == torch.arange(10)
+    assert of_classes["without G"] == pytest.approx(100 * right.double().mean().item())
+    own = matrices["without G"]["adversarial_images"]["without G"]
+    other = matrices["with G"]["adversarial_images"]["without G"]
+    assert own < other - 30
+    assert (tmp_path / "transfer.png").exists()
+
+
+def test_adversarial_images_stay_within_epsilon(trained):
+    test_set = data_tools.load_shapes()[1].first(20)
+    images = test_set.images
+    attacked = adversarial_images(as_network(trained), images, test_set.labels, batch_size=8)
+    assert (attacked - images).abs().max() <= EPSILON + 1e-4
+    assert attacked.min() >= 0
+    assert attacked.max() <= 255

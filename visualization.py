@@ -11,6 +11,7 @@ visualization/.
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from data_tools import DATASETS, DataError, DataMissing, load_dataset
@@ -20,13 +21,17 @@ from engine.device import DeviceError, keep_freed_memory, pick_device, pick_prec
 from engine.files import write_atomically
 from engine.output_folder import RunError, writing_to
 from engine.plots import save_film
-from engine.weights import CheckpointError, check_classes, names_that_all_have
-from interpretability import adversarial_figures
+from engine.weights import CheckpointError, check_classes, load_model, names_that_all_have
+from interpretability import adversarial_figures, critic_score
 from interpretability.attribution import attribution_section
+from interpretability.calibration import calibration_section
+from interpretability.frequency import frequency_section
 from interpretability.layer_figures import layer_section
 from interpretability.maximization_figures import Ascent, class_section, feature_section
 from interpretability.summary import open_summary
 from interpretability.trained_networks import TRAININGS, load_networks
+from interpretability.transfer import transfer_section
+from metrics import sampling
 
 DEFAULT_LAYERS = [2, 4, 6, 8]
 STUDY_IMAGES = 300
@@ -36,9 +41,16 @@ SWITCHES = {  # section: help
     "max_classification_output": "images that maximise the output of a class",
     "compare_layers": "what each layer knows: linear probes, selective features, CKA",
     "attribution": "where it looks: Grad-CAM and integrated gradients",
+    "frequency": "input gradients and accuracy under noise, by spatial frequency",
+    "calibration": "whether class probabilities are right: calibration error",
+    "critic_score": "the critic's score of test images, samples, noise, blurred images and others",
+    "transfer": "class images and adversarial images of each network, classified by every other",
     "film": "the sample grids of a GAN's training as an animated GIF",
 }
-NEED_IMAGES = ("perturb_images", "compare_layers", "attribution")
+NEED_IMAGES = (
+    *("perturb_images", "compare_layers", "attribution"),
+    *("frequency", "calibration", "critic_score", "transfer"),
+)
 
 
 # ------------------------------------------------------------------------------ arguments
@@ -145,7 +157,7 @@ def parse_args(argv=None):
 
 
 def load_images(args, networks, device):
-    """The test images of the dataset the networks were trained on, or None if it is missing.
+    """(train, test) of the dataset the networks were trained on; None, None if it is missing.
 
     Raises DataError if sections that need images were requested by name, or if the dataset cannot
     be used, CheckpointError if a network has other classes.
@@ -161,14 +173,14 @@ def load_images(args, networks, device):
     needed = [section for section in NEED_IMAGES if getattr(args, section)]
     untold = [network for network in networks if network.start is None]
     try:
-        _, test = load_dataset(name, args.data_dir, download=bool(needed or untold))
+        train, test = load_dataset(name, args.data_dir, download=bool(needed or untold))
     except DataMissing as reason:
         if untold or (needed and not args.all_sections) or args.dataset == "folder":
             raise
         print(f"left out for want of test images: {', '.join(needed) or 'examples'} ({reason})")
         for section in needed:
             setattr(args, section, False)
-        return None
+        return None, None
     print(f"data: {test.source}")
     for network in networks:
         check_classes(network.path, network.metadata, test)
@@ -177,7 +189,7 @@ def load_images(args, networks, device):
         few = test.first(getattr(args, flag))
         if wanted and getattr(args, flag) and few.labels.unique().numel() < len(test.class_names):
             raise DataError(f"--{flag} {getattr(args, flag)} leaves a class without an image")
-    return test.to(device)
+    return train.first(args.limit_test).to(device), test.to(device)
 
 
 def film(args, networks, path):
@@ -197,12 +209,36 @@ def film(args, networks, path):
     print(f"  {path}")
 
 
-def draw(args, networks, ascent, test_set, precision, folder, summary):
+def score_sets(network, train_set, test_set):
+    """{name: uint8 images} for the critic's score; with samples if its generator is beside it."""
+    count = critic_score.IMAGES
+    sets = {
+        "test images": test_set.images[:count],
+        "training images": train_set.images[:count],
+    }
+    path = Path(network.path).with_name("generator.safetensors")
+    if path.is_file():
+        generator, _ = load_model(path, test_set.images.device, kind="generator")
+        classes = len(test_set.class_names)
+        labels = sampling.sample_labels(count, range(classes))
+        latents = sampling.latents_of(labels, generator.latent_dim, 0, num_classes=classes)
+        sets["samples"] = sampling.draw(generator, latents).to(test_set.images.device)
+    return sets | critic_score.baseline_sets(sets["test images"])
+
+
+def has_critic(network):
+    """Whether its score head was trained: a GAN's discriminator, or a control with a critic loss."""
+    default = "full" if network.name == "with G" else "none"
+    return network.metadata.get("critic", default) not in ("none", "penalty")
+
+
+def draw(args, networks, ascent, sets, precision, folder, summary):
     """Every section asked for, in turn; the summary is written anew after each."""
+    train_set, test_set = sets
     pair = [network for network in networks if not network.is_control]
 
-    def keep(network, section, metrics):
-        summary[network.name][section] = metrics
+    def keep(name, section, metrics):
+        summary[name][section] = metrics
         write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode())
 
     if args.perturb_images:
@@ -216,32 +252,49 @@ def draw(args, networks, ascent, test_set, precision, folder, summary):
                 suffix="" if network is networks[0] else f"_{network.slug}",
                 batch_size=args.batch_size,
             )
-            keep(network, "perturbation", metrics)
+            keep(network.name, "perturbation", metrics)
         studied, studies = test_set.first(args.study_images or STUDY_IMAGES), {}
         for network in networks:
             studies[network.name] = adversarial_figures.strength_study(
                 network, studied, precision, folder, batch_size=args.batch_size
             )
-            keep(network, "strength_study", studies[network.name])
+            keep(network.name, "strength_study", studies[network.name])
         adversarial_figures.draw_strength_study(studies, folder / "robustness.png")
-    if args.max_classification_output:
+    class_images = {}
+    if args.max_classification_output or args.transfer:
         for network in networks:
-            metrics = class_section(network, ascent, precision, folder)
-            keep(network, "max_classification_output", metrics)
+            metrics, class_images[network.name] = class_section(network, ascent, precision, folder)
+            keep(network.name, "max_classification_output", metrics)
     if args.max_features:
         for network in pair:
             metrics = feature_section(
                 network, args.max_features, ascent, precision, folder, test_set=test_set
             )
             before = summary[network.name].get("max_features", {})
-            keep(network, "max_features", before | metrics)
-    if args.compare_layers:
-        metrics_of = layer_section(networks, test_set, precision, folder)
-        for network in networks:
-            keep(network, "layers", metrics_of[network.name])
+            keep(network.name, "max_features", before | metrics)
+    if args.critic_score:
+        for network in filter(has_critic, networks):
+            image_sets = score_sets(network, train_set, test_set)
+            metrics = critic_score.score_section(network, image_sets, precision, folder)
+            keep(network.name, "critic_score", metrics)
+    beside_each_other = {
+        "layers": (args.compare_layers, layer_section),
+        "frequency": (args.frequency, frequency_section),
+        "calibration": (args.calibration, calibration_section),
+        "transfer": (args.transfer, partial(transfer_section, class_images=class_images)),
+    }
+    for name, (wanted, section) in beside_each_other.items():
+        for network, metrics in (
+            section(networks, test_set, precision, folder).items() if wanted else ()
+        ):
+            keep(network, name, metrics)
     if args.attribution:
         for network in pair:
-            keep(network, "attribution", attribution_section(network, test_set, precision, folder))
+            keep(
+                network.name,
+                "attribution",
+                attribution_section(network, test_set, precision, folder),
+            )
     if args.film:
         film(args, networks, folder / "training.gif")
 
@@ -258,12 +311,12 @@ def run(args):
     networks = load_networks(given, device, args.control)
     names_that_all_have({network.path: network.metadata for network in networks})
     ascent = Ascent(method=args.method, steps=args.steps, lr=args.lr, decay=args.decay)
-    test_set = None
+    train_set = test_set = None
     untold = any(network.start is None for network in networks)
     examples = args.max_features and ascent.robust
     wanted = untold or examples or args.dataset != "auto"
     if wanted or any(getattr(args, section) for section in NEED_IMAGES):
-        test_set = load_images(args, networks, device)
+        train_set, test_set = load_images(args, networks, device)
     if test_set is not None:
         for network in networks:
             network.learn_from(test_set)
@@ -272,7 +325,7 @@ def run(args):
     for network in networks:
         print(f"discriminator {network.words}: {network.path}, width {network.model.width}")
     with writing_to(folder):
-        draw(args, networks, ascent, test_set, precision, folder, summary)
+        draw(args, networks, ascent, (train_set, test_set), precision, folder, summary)
     print(f"figures: {folder / 'summary.json'}")
     return summary
 

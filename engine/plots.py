@@ -81,11 +81,9 @@ def save_histograms(values, path, xlabel):
     axes = figure.add_subplot()
     top = max(float(np.quantile(v, 0.995)) for v in values.values())
     low = min(0.0, *(float(np.quantile(v, 0.005)) for v in values.values()))
-    reach = low, top
     for name, numbers in values.items():
-        axes.hist(
-            np.asarray(numbers), bins=60, range=(low, top), density=True, alpha=0.5, label=name
-        )
+        options = {"range": (low, top), "density": True, "alpha": 0.5, "label": name}
+        axes.hist(np.asarray(numbers), bins=60, **options)
     axes.set(xlabel=xlabel, yticks=[])
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(frameon=False)

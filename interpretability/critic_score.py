@@ -64,27 +64,25 @@ def baseline_sets(test_images):
     }
 
 
-def score_section(networks, image_sets, precision, folder):
-    """Scores of every set by every network; returns {name: {set: metrics}}.
+def score_section(network, image_sets, precision, folder):
+    """The network's scores of every set; returns {set: metrics}.
 
     image_sets: {name: uint8 images}, "test images" among them. `auc`: how often a test image scores
-    above an image of the set. Leaves critic_score_....png in `folder`, one for each network.
+    above an image of the set. Leaves critic_score_....png in `folder`.
     """
-    metrics_of = {}
-    for network in networks:
-        scores = {k: scores_of(network.model, x, precision) for k, x in image_sets.items()}
-        metrics_of[network.name] = {
-            name: {
-                "mean": round(values.mean().item(), 3),
-                "auc": round(auc(scores["test images"], values), 4),
-                "images": len(values),
-            }
-            for name, values in scores.items()
+    scores = {k: scores_of(network.model, x, precision) for k, x in image_sets.items()}
+    metrics = {
+        name: {
+            "mean": round(values.mean().item(), 3),
+            "auc": round(auc(scores["test images"], values), 4),
+            "images": len(values),
         }
-        print(f"critic score, {network.name}: mean; how often a test image scores higher")
-        for name, of_set in metrics_of[network.name].items():
-            print(f"  {name:<30} {of_set['mean']:9.3f}  {100 * of_set['auc']:6.2f} %")
-        path = folder / f"critic_score_{network.slug}.png"
-        save_histograms({k: v for k, v in scores.items() if len(v) > 1}, path, "critic score")
-        print(f"  {path}")
-    return metrics_of
+        for name, values in scores.items()
+    }
+    print(f"critic score, {network.name}: mean; how often a test image scores higher")
+    for name, of_set in metrics.items():
+        print(f"  {name:<30} {of_set['mean']:9.3f}  {100 * of_set['auc']:6.2f} %")
+    path = folder / f"critic_score_{network.slug}.png"
+    save_histograms({k: v for k, v in scores.items() if len(v) > 1}, path, "critic score")
+    print(f"  {path}")
+    return metrics

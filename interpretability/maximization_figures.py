@@ -85,7 +85,7 @@ def values_of(objective, images, start, views=VIEWS):
 
 
 def class_section(network, ascent, precision, folder):
-    """One image per class that maximises the class's logit; returns {class: metrics}.
+    """One image per class that maximizes its logit; returns {class: metrics} and the images.
 
     Leaves max_class_....png in `folder`.
     """
@@ -114,7 +114,7 @@ def class_section(network, ascent, precision, folder):
         )
     print(f"  {path}")
     keys = ("logit", "logit_moved", "logit_of_mean_image", "probability")
-    return {row[0]: dict(zip(keys, row[1:], strict=True)) for row in rows}
+    return {row[0]: dict(zip(keys, row[1:], strict=True)) for row in rows}, images
 
 
 @dataclass

@@ -8,7 +8,13 @@ from engine.files import parse_json, write_atomically
 from engine.output_folder import RunError, writing_to
 from engine.weights import CheckpointError, digest, load_model
 
-SHARED = {"strength_study": "robustness.png", "layers": "layers.png"}  # sections in one picture
+SHARED = {  # section: its picture, which shows all networks
+    "strength_study": "robustness.png",
+    "layers": "layers.png",
+    "frequency": "frequency.png",
+    "calibration": "calibration.png",
+    "transfer": "transfer.png",
+}
 PICTURES_OF_THE_STEP = ("real_images{}.png", "gradient_image{}.png", "jittered_images{}.png")
 PICTURES_OF_ONE = (  # network: its slug stands in the braces
     *PICTURES_OF_THE_STEP,
@@ -17,6 +23,7 @@ PICTURES_OF_ONE = (  # network: its slug stands in the braces
     "max_class{}.png",
     "max_features{}_layer*.png",
     "attribution{}.png",
+    "critic_score{}.png",
 )
 
 

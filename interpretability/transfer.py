@@ -49,7 +49,7 @@ def adversarial_images(network, images, labels, precision="fp32", batch_size=250
     return torch.cat(attacked)
 
 
-def transfer_section(networks, class_images, test_set, precision, folder):
+def transfer_section(networks, test_set, precision, folder, class_images):
     """Both matrices; returns {name of the source: {matrix: {name of the network: %}}}.
 
     class_images: {name: float (classes, 3, 32, 32) in [-1, 1]}, the images that maximize its class

@@ -83,7 +83,8 @@ def test_all_sections(run_main, two_runs):
     folder = two_runs / "visualization"
     names = {"real_images", "gradient_image", "jittered_images"}
     expected = {f"{n}{s}.png" for n in names for s in ("", "_with_G")} | {"summary.json"}
-    expected |= {"robustness.png", "layers.png"}
+    expected |= {f"{name}.png" for name in ("robustness", "layers", "frequency", "calibration")}
+    expected |= {"transfer.png", "critic_score_with_G.png"}
     for which in ("without", "with"):
         expected |= {f"max_class_{which}_G.png", f"attribution_{which}_G.png"}
         expected |= {f"smallest_epsilon_{which}_G.png"}

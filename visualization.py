@@ -227,7 +227,7 @@ def score_sets(network, train_set, test_set):
 
 
 def has_critic(network):
-    """Whether its score head was trained: a GAN's discriminator, or a control with a critic loss."""
+    """Whether its score head was trained: by a GAN, or in a control with a critic loss."""
     default = "full" if network.name == "with G" else "none"
     return network.metadata.get("critic", default) not in ("none", "penalty")
 

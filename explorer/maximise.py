@@ -16,6 +16,7 @@ from interpretability.activation_maximization import (
 from interpretability.layer_probes import most_alike
 from interpretability.maximization_figures import (
     RESTARTS,
+    SETTLE,
     SMOOTHNESS,
     middle_of,
     part_seen,
@@ -77,10 +78,11 @@ def climb(network, goal, method, precision="fp32", steps=STEPS):
         smoothness=SMOOTHNESS[kind],
         restarts=RESTARTS[kind],
         views=views,
+        settle=SETTLE[kind],
         device=network.start.device,
     ):
         yield images
-    yield best_of(objective, images, 1, views)
+    yield best_of(objective, images, 1, None if SETTLE[kind] else views)
 
 
 def goals_of_both(session, name, goal):

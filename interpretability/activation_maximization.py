@@ -212,13 +212,23 @@ def smoothness_at(step, steps, smoothness):
     return smoothness * max(0, step / steps - FREE) / (1 - FREE)
 
 
-def maximize_robustly(objective, count, *, views=VIEWS, progress=None, **options):
-    """Of each thing's last images of `robust_ascent`, the one that excites it most.
+def views_at(step, steps, views, settle):
+    """The views at a step, 0 to steps - 1: in the last `settle` of the steps they shrink to none.
 
-    Over held-out views. options: those of robust_ascent. Returns (count, 3, 32, 32) in [-1, 1].
+    Then the image activates its objective as it is, not only on average over its views.
     """
-    way = robust_ascent(objective, count, views=views, **options)
-    return best_of(objective, last_of(way, progress), count, views)
+    scale = min(1.0, (steps - step) / (settle * steps)) if settle else 1.0
+    reach = {key: scale * getattr(views, key) for key in ("shift", "turn", "zoom", "noise")}
+    return views._replace(**reach)
+
+
+def maximize_robustly(objective, count, *, views=VIEWS, settle=0.0, progress=None, **options):
+    """Of each thing's last images of `robust_ascent`, the `best_of` them.
+
+    options: those of robust_ascent. Returns (count, 3, 32, 32) in [-1, 1].
+    """
+    way = robust_ascent(objective, count, views=views, settle=settle, **options)
+    return best_of(objective, last_of(way, progress), count, None if settle else views)
 
 
 def robust_ascent(
@@ -230,13 +240,14 @@ def robust_ascent(
     smoothness=0.0,
     restarts=3,
     views=VIEWS,
+    settle=0.0,
     seed=0,
     device="cpu",
 ):
     """Adam on the spectra, through another random view at every step.
 
     objective: image i's value is of thing i % count. smoothness: weight of the total variation, as
-    in smoothness_at. Of each thing there are `restarts` images.
+    in smoothness_at; settle: as in views_at. Of each thing there are `restarts` images.
     Yields images (restarts * count, 3, 32, 32) in [-1, 1] before each step, then those after the
     last.
     """
@@ -247,7 +258,7 @@ def robust_ascent(
         images = spectra()
         yield images.detach()
         weight = smoothness_at(step, steps, smoothness)
-        seen = random_view(images, views, stream)
+        seen = random_view(images, views_at(step, steps, views, settle), stream)
         loss = -objective(seen) + weight * total_variation(images)
         (spectra.spectrum.grad,) = torch.autograd.grad(loss.sum(), spectra.spectrum)
         optimizer.step()
@@ -255,7 +266,12 @@ def robust_ascent(
 
 
 def best_of(objective, images, count, views=VIEWS):
-    """Of each thing's images, (n * count, 3, 32, 32), the one with the highest `held_out` value."""
-    best = held_out(objective, images, views).view(-1, count).argmax(0)
+    """Of each thing's images, (n * count, 3, 32, 32), the one with the highest value.
+
+    On average over `held_out` views, or, with views None, of the image itself.
+    """
+    with torch.no_grad():
+        values = objective(images) if views is None else held_out(objective, images, views)
+    best = values.view(-1, count).argmax(0)
     things = torch.arange(count, device=images.device)
     return images.view(-1, count, *images.shape[1:])[best, things]

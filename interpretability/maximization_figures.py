@@ -29,6 +29,7 @@ CLASSIC_FEATURES = 100  # shown by the classic method: the first ones of the lay
 FEATURES = 20  # shown by the robust method: those that stand out most, and as many random ones
 EXAMPLES = 4  # test images beside each feature
 RESTARTS = {"class": 4, "feature": 2}  # of the robust method
+SETTLE = {"class": 0.0, "feature": 0.25}  # last share of the steps, in which the views shrink
 SMOOTHNESS = {"class": 10.0, "feature": 5.0}  # weight of the total variation
 
 
@@ -61,6 +62,7 @@ class Ascent:
                 smoothness=SMOOTHNESS[kind],
                 restarts=restarts,
                 views=views,
+                settle=SETTLE[kind],
                 device=start.device,
                 progress=progress,
             )

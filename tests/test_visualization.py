@@ -50,7 +50,15 @@ def test_sections(flags, perturb, classes, layers):
     args = visualization.parse_args(flags)
     whole = perturb is not None and classes is not None and layers is not None
     assert args.all_sections == whole
-    for name in ("compare_layers", "attribution", "film"):
+    for name in (
+        "compare_layers",
+        "attribution",
+        "film",
+        "frequency",
+        "calibration",
+        "critic_score",
+        "transfer",
+    ):
         assert bool(getattr(args, name)) == whole
     assert args.perturb_images == perturb
     assert args.max_classification_output == classes

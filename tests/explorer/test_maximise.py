@@ -12,7 +12,7 @@ from interpretability.activation_maximization import (
     maximize_robustly,
     unit_objective,
 )
-from interpretability.maximization_figures import SMOOTHNESS, views_of
+from interpretability.maximization_figures import SETTLE, SMOOTHNESS, views_of
 from interpretability.top_images import peak_positions
 from networks import as_network
 
@@ -35,9 +35,8 @@ def test_the_last_image_is_that_of_the_pictures(network, goal):
         position = torch.tensor([goal.position or (4, 4)])
         kind, restarts, views = "feature", 2, views_of(4, position)
         objective = unit_objective(network.model, 4, one, position)
-    expected = maximize_robustly(
-        objective, 1, steps=6, smoothness=SMOOTHNESS[kind], restarts=restarts, views=views
-    )
+    options = {"smoothness": SMOOTHNESS[kind], "restarts": restarts, "settle": SETTLE[kind]}
+    expected = maximize_robustly(objective, 1, steps=6, views=views, **options)
     assert torch.equal(best, expected)
     assert [len(images) for images in way] == [restarts] * 7
 

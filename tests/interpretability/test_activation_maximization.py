@@ -17,6 +17,7 @@ from interpretability.activation_maximization import (
     total_variation,
     transform,
     unit_objective,
+    views_at,
 )
 
 
@@ -152,6 +153,12 @@ def test_views_about_a_center_leave_it_in_place():
     assert torch.allclose((maps @ points[:, :, None]).squeeze(2), points[:, :2], atol=1e-6)
     plain = sample_maps(50, views._replace(centers=None), seeded())
     assert torch.equal(maps[:, :, :2], plain[:, :, :2])
+
+
+def test_views_settle_at_the_end():
+    shifts = [views_at(step, 8, Views(shift=4.0), 0.5).shift for step in range(8)]
+    assert shifts == [4, 4, 4, 4, 4, 3, 2, 1]
+    assert views_at(7, 8, VIEWS, 0.0) == VIEWS
 
 
 def test_a_view_is_a_map_and_noise(images):

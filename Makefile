@@ -26,11 +26,6 @@ HALF_OF_THE_CORES = $(shell echo $$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)))
 FULL := output/full
 RESULTS := results
 GAN_EPOCHS := 100
-CONTROLS := seed_0 seed_1 seed_2 as_critic
-FLAGS_OF_seed_0 := --seed 0
-FLAGS_OF_seed_1 := --seed 1
-FLAGS_OF_seed_2 := --seed 2
-FLAGS_OF_as_critic := --hole 0 --label_smoothing 0 --ema_decay 0
 TRAIN_FLAGS :=
 SCORES := --inception
 
@@ -69,7 +64,8 @@ demo: $(INSTALLED)
 SETTINGS = GAN_EPOCHS=$(GAN_EPOCHS) TRAIN_FLAGS=$(TRAIN_FLAGS)
 SAMPLE_EPOCHS = $(shell for n in 0 1 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n; done) $(GAN_EPOCHS)
 SHOWN := summary.json layers.png robustness.png jittered_images_with_G.png \
-	max_class_without_G.png max_class_with_G.png max_class_as_critic.png max_class_seed_1.png \
+	frequency.png calibration.png critic_score_with_G.png transfer.png \
+	max_class_without_G.png max_class_with_G.png \
 	max_features_without_G_layer4.png \
 	max_features_with_G_layer4.png max_features_with_G_layer8.png
 
@@ -97,16 +93,6 @@ $(FULL)/gan/summary.json: | $(FULL)/baseline/summary.json
 		--judge $(FULL)/baseline --output_dir $(FULL)/gan
 	@test -f $@ || { echo "stopped before its end: the same command goes on" >&2; exit 1; }
 
-# Classifiers that tell what of a difference between classifier and critic is the generator's doing.
-$(CONTROLS:%=$(FULL)/controls/%/summary.json): | $(FULL)/gan/summary.json
-	python train_discriminator.py --dataset cifar10 $(TRAIN_FLAGS) --epochs 8 \
-		$(FLAGS_OF_$(notdir $(@D))) --output_dir $(@D)
-	@test -f $@ || { echo "stopped before its end: the same command goes on" >&2; exit 1; }
-
-$(CONTROLS:%=$(FULL)/controls/%/published): %/published: %/summary.json
-	python -m reporting.publish $(@D) $(RESULTS)/controls/$(notdir $(@D)) --skip weights curves
-	touch $@
-
 $(FULL)/published: $(FULL)/baseline/summary.json $(FULL)/gan/summary.json
 	python -m reporting.publish $(FULL)/baseline $(RESULTS)/baseline
 	python -m reporting.publish $(FULL)/gan $(RESULTS)/gan --sample_epochs $(SAMPLE_EPOCHS)
@@ -117,10 +103,9 @@ $(FULL)/evaluated: $(FULL)/published
 		--output_dir $(FULL)/evaluation
 	touch $@
 
-$(FULL)/visualized: $(FULL)/published $(CONTROLS:%=$(FULL)/controls/%/published)
+$(FULL)/visualized: $(FULL)/published
 	python visualization.py --discriminator_without_G $(RESULTS)/baseline \
-		--discriminator_with_G $(RESULTS)/gan --control $(CONTROLS:%=$(FULL)/controls/%) \
-		--output_dir $(FULL)/visualization
+		--discriminator_with_G $(RESULTS)/gan --output_dir $(FULL)/visualization
 	touch $@
 
 # docs/training.md, "The ladder of controls". $(1): the arm, $(2): the seed.

@@ -1,6 +1,5 @@
 """Every table of figures by its name, as Markdown, out of results/."""
 
-import itertools
 import statistics
 from typing import NamedTuple
 
@@ -44,18 +43,18 @@ MAIN_RUNS = (
     Runs("**classifier**", "python train_discriminator.py", {"baseline": 0}),
     Runs("**critic of the GAN**", "python train_gan.py", {"gan": 0}),
     Runs(
-        "seeds of the classifier",
+        "classifier, 8 epochs",
         "python train_discriminator.py --epochs 8",
         {f"controls/seed_{seed}": seed for seed in range(3)},
-    ),
-    Runs(
-        "control: no holes, smoothing, average",
-        "python train_discriminator.py --epochs 8 --hole 0 --label_smoothing 0 --ema_decay 0",
-        {"controls/as_critic": 0},
     ),
 )
 RUNS = (
     *MAIN_RUNS,
+    Runs(
+        "without cutout, smoothing, average",
+        "python train_discriminator.py --epochs 8 --hole 0 --label_smoothing 0 --ema_decay 0",
+        {"controls/as_critic": 0},
+    ),
     Runs(
         "classifier, for longer",
         "python train_discriminator.py --epochs 64",
@@ -87,9 +86,7 @@ def runs(results, shown=RUNS):
 
 
 def main_runs(results):
-    """Those that `make full` makes; of their commands the bare ones."""
-    shown = [r if "--" not in r.command else r._replace(command="make full") for r in MAIN_RUNS]
-    return runs(results, shown)
+    return runs(results, MAIN_RUNS)
 
 
 def gan_log(results):
@@ -157,56 +154,32 @@ def memorization(results):
 # ------------------------------------------------------------------------------ the pictures
 
 
-SEEDS = ("seed_0", "seed_1", "seed_2")
-NAMES = {  # in visualization/summary.json: what a table calls it
-    "without G": "classifier",
-    **{name: name.replace("_", " ") for name in SEEDS},
-    "as_critic": "control",
-    "with G": "critic",
-}
+NAMES = {"without G": "classifier", "with G": "critic"}  # in visualization/summary.json
 
 
 def inside(results, section):
-    """{network: what visualization.py found in this section}."""
+    """{network: what visualization.py measured in this section}."""
     summary = read_json(results / "visualization" / "summary.json")
     return {name: summary[name][section] for name in NAMES}
 
 
 def layers(results):
-    """What a probe reads and the share of features for one class, a row each; of seeds the mean."""
-    found = inside(results, "layers")
-    sees = found["without G"]["receptive_field"]
-    compared = {"classifier": ["without G"], "seeds": SEEDS}
-    compared |= {"control": ["as_critic"], "critic": ["with G"]}
-    rows = [["a unit sees, pixels", *sees]]
-    for field, words in {"probe_accuracy": "probe", "selective_share": "for one class"}.items():
-        for name, networks in compared.items():
-            columns = zip(*(found[network][field] for network in networks), strict=True)
-            cells = (f"{statistics.mean(values):.0f}" for values in columns)
-            rows.append([f"{words}, %: {name}", *cells])
-    return markdown(["layer", *range(1, len(sees) + 1)], rows)
-
-
-def similarity(results):
-    """Linear CKA of two networks, layer by layer; of several pairs the mean and the extremes."""
-    found = inside(results, "layers")
-    compared = {
-        "classifier, critic": [("without G", "with G")],
-        "control, critic": [("as_critic", "with G")],
-        "a seed, classifier": [(seed, "without G") for seed in SEEDS],
-        "a seed, critic": [(seed, "with G") for seed in SEEDS],
-        "a seed, control": [(seed, "as_critic") for seed in SEEDS],
-        "two seeds": list(itertools.combinations(SEEDS, 2)),
+    """The measures of each layer, one row for each network, and their similarity."""
+    measured = inside(results, "layers")
+    measures = {
+        "probe_accuracy": "linear probe",
+        "selective_share": "class-selective features",
+        "fires_below_1_percent": "features that fire on < 1 % of images",
+        "fires_below_10_percent": "features that fire on < 10 % of images",
     }
-    rows = []
-    for index in range(len(found["without G"]["receptive_field"])):
-        cells = []
-        for pairs in compared.values():
-            values = [found[one]["cka"][other][index] for one, other in pairs]
-            spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.2f}{spread}")
-        rows.append([index + 1, *cells])
-    return markdown(["layer", *compared], rows)
+    rows = [["receptive field, pixels", *measured["without G"]["receptive_field"]]]
+    for field, title in measures.items():
+        for name, of in measured.items():
+            rows.append([f"{title}, %: {NAMES[name]}", *(f"{value:.0f}" for value in of[field])])
+    similarities = {"cka": "CKA", "cka_standardized": "CKA, features standardized"}
+    for field, title in similarities.items():
+        rows.append([title, *(f"{v:.2f}" for v in measured["without G"][field]["with G"])])
+    return markdown(["layer", *range(1, len(rows[0]))], rows)
 
 
 ATTACKS = {"noise": "noise", "step": "one step", "pgd": "20 steps"}
@@ -247,7 +220,6 @@ TABLES = {
     "fid": fid,
     "memorization": memorization,
     "layers": layers,
-    "similarity": similarity,
     "robustness": robustness,
     "perturbation": perturbation,
     "gan log": gan_log,

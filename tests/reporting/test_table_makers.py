@@ -5,7 +5,7 @@ import json
 import pytest
 
 from reporting.markdown import TableError, in_words
-from reporting.table_makers import NAMES, Runs, make_table, runs
+from reporting.table_makers import Runs, make_table, runs
 
 
 def put(path, value):
@@ -77,16 +77,17 @@ def test_what_settings_come_to_in_the_same_time(tmp_path):
 
 @pytest.fixture
 def results(tmp_path):
-    """Six networks of two layers; whatever is measured of the k-th begins with the digit k."""
+    """Two networks of two layers; whatever is measured of the k-th begins with the digit k."""
     summary = {}
-    for k, name in enumerate(NAMES, start=1):
+    for k, (name, other) in enumerate([("without G", "with G"), ("with G", "without G")], start=1):
         layers = {
             "receptive_field": [3, 5],
             "probe_accuracy": [10 * k, 10 * k + 1],
             "selective_share": [10 * k + 2, 10 * k + 3],
-            "cka": {
-                other: [(k * i) / 100, (k + i) / 100] for i, other in enumerate(NAMES, start=1)
-            },
+            "fires_below_1_percent": [10 * k + 4, 10 * k + 5],
+            "fires_below_10_percent": [10 * k + 6, 10 * k + 7],
+            "cka": {other: [0.25, 0.5]},
+            "cka_standardized": {other: [0.125, 0.375]},
         }
         study = {"epsilons": [0.5, 16.0], "accuracy_clean": 10 * k}
         for index, attack in enumerate(("noise", "step", "pgd")):
@@ -98,41 +99,24 @@ def results(tmp_path):
 
 
 def test_layers(results):
-    names = ("classifier", "seeds", "control", "critic")
-    probes, shares = ("10 11", "30 31", "50 51", "60 61"), ("12 13", "32 33", "52 53", "62 63")
-    assert cells(make_table("layers", results)) == [
-        ["a unit sees, pixels", "3", "5"],
-        *([f"probe, %: {name}", *two.split()] for name, two in zip(names, probes, strict=True)),
-        *([f"for one class, %: {n}", *two.split()] for n, two in zip(names, shares, strict=True)),
-    ]
-
-
-def test_similarity(results):
-    """Networks 2, 3 and 4 are the seeds, 5 the control, 1 and 6 the pair."""
-    assert cells(make_table("similarity", results)) == [
-        [
-            *["1", "0.06", "0.30", "0.03 (0.02 to 0.04)", "0.18 (0.12 to 0.24)"],
-            *["0.15 (0.10 to 0.20)", "0.09 (0.06 to 0.12)"],
-        ],
-        [
-            *["2", "0.07", "0.11", "0.04 (0.03 to 0.05)", "0.09 (0.08 to 0.10)"],
-            *["0.08 (0.07 to 0.09)", "0.06 (0.05 to 0.07)"],
-        ],
-    ]
+    rows = cells(make_table("layers", results))
+    assert rows[0] == ["receptive field, pixels", "3", "5"]
+    assert rows[1] == ["linear probe, %: classifier", "10", "11"]
+    assert rows[4] == ["class-selective features, %: critic", "22", "23"]
+    assert rows[-3] == ["features that fire on < 10 % of images, %: critic", "26", "27"]
+    assert rows[-2:] == [["CKA", "0.25", "0.50"], ["CKA, features standardized", "0.12", "0.38"]]
 
 
 def test_robustness(results):
     rows = cells(make_table("robustness", results))
-    assert len(rows) == 3 * 6
+    assert len(rows) == 3 * 2
     assert rows[0] == ["noise", "classifier", "10", "11", "12"]
-    assert rows[11] == ["one step", "critic", "60", "62", "63"]
-    assert rows[-2] == ["20 steps", "control", "50", "53", "54"]
+    assert rows[3] == ["one step", "critic", "20", "22", "23"]
 
 
 def test_perturbation(results):
     rows = cells(make_table("perturbation", results))
-    assert rows[0] == ["classifier", "1.00", "0.50", "0.2"]
-    assert rows[-1] == ["critic", "6.00", "3.00", "1.5"]
+    assert rows == [["classifier", "1.00", "0.50", "0.2"], ["critic", "2.00", "1.00", "0.5"]]
 
 
 def test_trials_of_several_seeds_share_a_row(tmp_path):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from engine.cli import ADDED, DIVERGED, SAVE_FAILED, Stopped
-from engine.files import parse_json, write_atomically
+from engine.files import parse_json, remove_temporaries, write_atomically
 from engine.output_folder import RunError
 from engine.provenance import environment
 from engine.weights import CheckpointError
@@ -21,6 +21,11 @@ from training.checkpoint import (
 )
 from training.folder_lock import FolderLock
 
+FILES = (  # of a run, as patterns
+    *("config.json", "metrics.jsonl", "metrics.jsonl.damaged", "summary.json", "curves.png"),
+    *("discriminator*.safetensors", "generator*.safetensors"),
+    *("checkpoints/step_*.pt", "samples/*.png"),
+)
 FORMAT = 1  # of the state in a checkpoint; before there was a number, it held other keys
 _MISSING = (FileNotFoundError, NotADirectoryError)
 _ODD_VALUES = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -217,8 +222,8 @@ class RunFolder:
             self._lock.take()
             if self.config is None and self.config_path.exists():
                 raise RunError(f"another process has just begun a run in {self.path}")
-            for stale in self.path.rglob(".*.tmp"):  # of a process that died while it wrote
-                stale.unlink(missing_ok=True)
+            for name in FILES:
+                remove_temporaries(self.path / name)
             for path in list_checkpoints(self.checkpoints):
                 if checkpoint_step(path) > step:  # damaged, or the run would go on from there
                     path.rename(path.with_name(path.name + ".damaged"))

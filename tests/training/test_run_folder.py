@@ -284,13 +284,21 @@ def test_a_state_that_is_not_finite_is_neither_saved_nor_loaded(start, tmp_path)
         folder.load_state()
 
 
-def test_stale_temporary_files_are_cleaned(start, tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    stale = [tmp_path / ".curves.png.tmp", tmp_path / "checkpoints" / ".step_000000005.pt.tmp"]
-    for path in stale:
-        path.write_bytes(b"half")
+def test_only_the_runs_own_temporary_files_are_removed(start, tmp_path):
+    """Not those of other programs, nor those of a run in a folder below."""
+    stale = [
+        *(".curves.png.01234567.tmp", ".generator_best.safetensors.89abcdef.tmp"),
+        "checkpoints/.step_000000005.pt.01234567.tmp",
+    ]
+    others = [
+        *(".notes.tmp", ".curves.png.tmp", "thesis/.draft.tmp", ".report.html.01234567.tmp"),
+        *("checkpoints/.notes.tmp", "gan/checkpoints/.step_000000005.pt.01234567.tmp"),
+    ]
+    for name in (*stale, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
     start(tmp_path)
-    assert not any(path.exists() for path in stale)
+    assert [name for name in (*stale, *others) if (tmp_path / name).exists()] == others
 
 
 def test_ranks_that_are_no_writers_write_nothing(tmp_path):

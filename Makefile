@@ -44,10 +44,10 @@ demo: $(INSTALLED)
 	((python visualization.py --discriminator_without_G results/baseline \
 		--discriminator_with_G results/gan --max_classification_output --steps 100 \
 		--output_dir $(DEMO)/published && \
-	python train_discriminator.py --width 32 --epochs 4 --hole 0 --limit_train 20000 \
-		--output_dir $(DEMO)/baseline) 2>&1 | cat) & \
-	python train_gan.py --width 32 --batch_size 64 --epochs 5 --ema_decay 0.99 \
-		--limit_train 20000 --output_dir $(DEMO)/gan 2>&1 | cat && wait $$!
+	python train_discriminator.py --dataset auto --width 32 --epochs 4 --hole 0 \
+		--limit_train 20000 --output_dir $(DEMO)/baseline) 2>&1 | cat) & \
+	python train_gan.py --dataset auto --width 32 --batch_size 64 --epochs 5 \
+		--ema_decay 0.99 --limit_train 20000 --output_dir $(DEMO)/gan 2>&1 | cat && wait $$!
 	python visualization.py --discriminator_without_G $(DEMO)/baseline \
 		--discriminator_with_G $(DEMO)/gan --output_dir $(DEMO)/visualization
 	python report.py --baseline $(DEMO)/baseline --gan $(DEMO)/gan \
@@ -73,7 +73,8 @@ full: $(FULL)/visualized $(FULL)/evaluated
 	mkdir -p $(RESULTS)/evaluation $(RESULTS)/visualization
 	cp $(FULL)/evaluation/evaluation.json $(RESULTS)/evaluation
 	cp $(addprefix $(FULL)/visualization/,$(SHOWN)) $(RESULTS)/visualization
-	python report.py --baseline $(FULL)/baseline --gan $(FULL)/gan --evaluation $(FULL)/evaluation \
+	python report.py --baseline $(RESULTS)/baseline --gan $(RESULTS)/gan \
+		--evaluation $(FULL)/evaluation \
 		--visualization $(FULL)/visualization --output $(FULL)/report.html
 	test $(RESULTS) != results || python -m reporting.tables
 

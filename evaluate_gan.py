@@ -238,31 +238,34 @@ def cas_of(args, samples, train, test, device, precision):
     return scores
 
 
-def earlier_scores(args, generator):
-    """What an earlier command left of Inception's scores of the same generator."""
+def earlier_scores(args, metadata):
+    """What an earlier command left of Inception's scores of the same samples and images.
+
+    metadata: of the new scores, in evaluation.json.
+    """
     try:
         before = json.loads((Path(args.output_dir) / "evaluation.json").read_text())
-        same = before["sha256"] == digest(generator)
-        same &= before.get("truncation") == args.truncation
+        keys = ("sha256", "truncation", "seed", "dataset", "reference")
+        same = all(before.get(key) == metadata.get(key) for key in keys)
         return {"inception": before["inception"]} if same else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def find_inception(args, generator, device):
+def find_inception(args, metadata, device):
     """(the Inception network, or None; what evaluation.json says of it until it has scored).
 
     Raises ScoreError for a file that is none: before an hour's work.
     """
     if args.inception is None:
-        return None, earlier_scores(args, generator)
+        return None, earlier_scores(args, metadata)
     try:
         weights = args.inception or inception.obtain_weights()
     except inception.InceptionMissing as error:
         print(f"IS, FID and KID left out: {error}")
         return None, {"inception": {"left_out": str(error)}}
     network = inception.Inception(weights, device, args.inception_precision, args.feature_cache)
-    return network, earlier_scores(args, generator)
+    return network, earlier_scores(args, metadata)
 
 
 def inception_scores(args, network, model, train, test, precision):
@@ -330,8 +333,6 @@ def run(args):
             f"{count} images of each set are few: compare these scores with those of equally many "
             "images only, as in the table"
         )
-    network, of_inception = find_inception(args, model, device)
-
     result = {
         "generator": str(path),
         "sha256": digest(model),
@@ -344,8 +345,9 @@ def run(args):
         **({} if args.truncation is None else {"truncation": args.truncation}),
         "precision": precision,
         "reference": f"{len(train):,} training images",
-        **of_inception,
     }
+    network, of_inception = find_inception(args, result, device)
+    result |= of_inception
     with writing_to(folder):
         with all_or_nothing(folder, last="evaluation.json") as new:
             sets = make_sets(args, model, train, test, precision)

@@ -46,7 +46,7 @@ def parse_args(argv=None):
     parser.add_argument("--epochs", type=epochs, default=2, help="of the classifier")
     parser.add_argument("--steps", type=at_least(3), default=300, help="of the GAN")
     parser.add_argument("--seeds", type=at_least(1), default=1, help="how many, from 0")
-    cli.add_data_arguments(parser)
+    cli.add_data_arguments(parser, training=True)
     cli.add_device_arguments(parser, seed=False)
     return parser.parse_args(argv)
 

@@ -97,20 +97,20 @@ def pixel_levels(text):
     return epsilon
 
 
-AUTO_FOR_TRAINING = (
-    "auto takes CIFAR-10 where it is found or can be downloaded, else the built-in shapes"
-)
-AUTO_FOR_NETWORKS = "auto takes that which the networks were trained on"
+def add_data_arguments(parser, training=False, limits=("train", "test")):
+    """--dataset, --data_dir, and a --limit_ of the images of each part named in `limits`.
 
-
-def add_data_arguments(parser, auto=AUTO_FOR_NETWORKS, limits=("train", "test")):
-    """--dataset, --data_dir, and a --limit_ of the images of each part named in `limits`."""
+    training: CIFAR-10 is the default, else the set that the networks were trained on.
+    """
+    auto = "that which the networks were trained on"
+    if training:
+        auto = "CIFAR-10 where it is found or can be downloaded, else the built-in shapes"
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset",
         choices=DATASETS,
-        default="auto",
-        help=f"{auto}; folder takes your own images, of 2 to {MAX_CLASSES} classes",
+        default="cifar10" if training else "auto",
+        help=f"auto takes {auto}; folder takes your own images, of 2 to {MAX_CLASSES} classes",
     )
     group.add_argument(
         "--data_dir",

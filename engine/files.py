@@ -35,6 +35,15 @@ def write_atomically(path, data):
     _flush_folder(path.parent)
 
 
+def remove_temporaries(path):
+    """Remove the temporary files of writes to `path` that were killed; its name may be a pattern.
+
+    Only where nobody else writes to it. Raises OSError.
+    """
+    for temporary in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 8}.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
 def parse_json(text, otherwise=None):
     """What JSON says, a string or bytes, or `otherwise` where it is none."""
     try:

@@ -1,6 +1,5 @@
 """CIFAR-10: read from the disk or downloaded, and checked file by file."""
 
-import contextlib
 import fcntl
 import hashlib
 import io
@@ -8,7 +7,6 @@ import os
 import pickle
 import shutil
 import tarfile
-import tempfile
 import threading
 import time
 import warnings
@@ -39,7 +37,7 @@ DOWNLOAD_STALL_SECONDS = 20
 DOWNLOAD_LEAST_BYTES = 200_000  # that have to come in so many seconds
 # Of tarfile: nothing is unpacked outside the folder. Before Python 3.10.12 there was none.
 FILTER = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-WORKPLACE = ".cifar10-"  # begins the name of the folder where an archive is fetched and unpacked
+WORKPLACE = ".cifar10-download"  # where an archive is fetched and unpacked, in data_dir
 
 
 def load_cifar10(data_dir, download=True):
@@ -51,7 +49,6 @@ def load_cifar10(data_dir, download=True):
     data_dir = Path(data_dir)
     folder = data_dir / CIFAR10_FOLDER
     try:
-        _remove_abandoned(data_dir)
         if not folder.is_dir():
             _obtain_cifar10(data_dir, download)
         parts = [_read_batches(folder, files) for files in (CIFAR10.train_list, CIFAR10.test_list)]
@@ -98,23 +95,6 @@ def _read(path, md5):
     return content
 
 
-def _remove_abandoned(data_dir):
-    """Remove what processes that were killed left of a download: nobody holds its lock."""
-    for folder in data_dir.glob(f"{WORKPLACE}*"):
-        with contextlib.suppress(OSError), _locked(folder, fcntl.LOCK_NB):
-            shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def _locked(folder, flag=0):
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | flag)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _obtain_cifar10(data_dir, download):
     """Make data_dir/cifar-10-batches-py out of the archive, all of it or nothing."""
     archive = data_dir / CIFAR10.filename
@@ -125,39 +105,51 @@ def _obtain_cifar10(data_dir, download):
     if not archive.is_file() and not download:
         raise DataMissing(f"{missing}; {way_out}")
     # Work in a folder of our own and move the finished result into place with one rename.
+    work = data_dir / WORKPLACE
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        workplace = tempfile.TemporaryDirectory(
-            prefix=WORKPLACE, dir=data_dir, ignore_cleanup_errors=True
-        )
+        work.mkdir(parents=True, exist_ok=True)
+        # On NFS a lock is known on other nodes only if it is of a file that is open for writing.
+        lock = open(work / ".lock", "a")  # noqa: SIM115 (closed below)
     except OSError as error:
         reason = error.strerror or error
         raise DataMissing(f"{missing}, and it cannot be put there: {reason}; {way_out}") from None
-    with workplace as work, _locked(work):
-        if not archive.is_file():
-            print(f"CIFAR-10 is not in {data_dir.absolute()}: downloading it", flush=True)
-            try:
-                _download(work)
-            except OSError as error:
-                raise DataMissing(
-                    f"{missing}, and its download failed: {error}; {way_out}"
-                ) from None
-            archive = Path(work) / CIFAR10.filename
-        content = archive.read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
-        if sha256 != CIFAR10_SHA256:
-            whose = "the downloaded archive" if archive.parent == Path(work) else archive
-            raise DataError(
-                f"{whose} is not the official one (its SHA-256 is {sha256}); fetch it anew, "
-                f"or {way_out}"
-            )
-        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            tar.extractall(work, **FILTER)
+    with lock:
         try:
-            os.replace(Path(work) / CIFAR10_FOLDER, data_dir / CIFAR10_FOLDER)
-        except OSError:
-            if not (data_dir / CIFAR10_FOLDER).is_dir():  # else another process was faster
-                raise
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process, which puts CIFAR-10 into {data_dir}", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if (data_dir / CIFAR10_FOLDER).is_dir():  # another process was faster
+            return
+        try:
+            _make_cifar10(archive, work, missing, way_out)
+            os.replace(work / CIFAR10_FOLDER, data_dir / CIFAR10_FOLDER)
+        finally:
+            (work / CIFAR10.filename).unlink(missing_ok=True)
+            shutil.rmtree(work / CIFAR10_FOLDER, ignore_errors=True)
+
+
+def _make_cifar10(archive, work, missing, way_out):
+    """Unpack the archive, or a download of it, into `work`. Raises DataMissing, DataError."""
+    if not archive.is_file():
+        print(f"CIFAR-10 is not in {archive.parent.absolute()}: downloading it", flush=True)
+        archive = work / CIFAR10.filename
+        archive.unlink(missing_ok=True)
+        try:
+            _download(work)
+        except OSError as error:
+            kind = DataError if archive.exists() else DataMissing  # broken off, or never begun
+            raise kind(f"{missing}, and its download failed: {error}; {way_out}") from None
+    content = archive.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != CIFAR10_SHA256:
+        whose = "the downloaded archive" if archive.parent == work else archive
+        raise DataError(
+            f"{whose} is not the official one (its SHA-256 is {sha256}); fetch it anew, "
+            f"or {way_out}"
+        )
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        tar.extractall(work, **FILTER)
 
 
 def _download(folder):

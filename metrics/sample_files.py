@@ -44,7 +44,7 @@ def sample_only(args, model, metadata, precision, folder):
     path = {
         "png": folder / "samples",
         "npz": folder / "samples.npz",
-        "grid": folder / "samples.png",
+        "grid": folder / "sample_grid.png",  # samples.png goes with the scores
     }[args.format]
     if path.is_dir() and any(path.iterdir()):
         raise RunError(f"{path} is not empty; give another --output_dir")

@@ -5,8 +5,10 @@ gives None or an empty list, and the template says how to make it.
 """
 
 import base64
+import contextlib
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import jinja2
 from PIL import Image
 
 from engine.files import is_number, parse_json
+from engine.weights import CheckpointError, digest, load_model
 from interpretability.layer_figures import TABLE as LAYER_TABLE
 from reporting.sections import PICTURES, SAMPLES
 from training import panels
@@ -49,6 +52,7 @@ def contents_of(folders):
 
     folders: {"baseline", "gan", "visualization", "evaluation": Path}.
     """
+    folders = folders | {flag: Path(os.devnull) for flag in of_other_weights(folders)}
     summary = read_json(folders["visualization"] / "summary.json")
     evaluation = read_json(folders["evaluation"] / "evaluation.json")
     baseline = read_run(folders["baseline"], "The classifier", "train_discriminator.py")
@@ -153,6 +157,26 @@ def webp(path, width=1400, lossless=False):
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=QUALITY, method=4, lossless=lossless)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def of_other_weights(folders):
+    """Which of visualization and evaluation are not of the runs' weights; a line names each."""
+    summary = read_json(folders["visualization"] / "summary.json")
+    evaluation = read_json(folders["evaluation"] / "evaluation.json")
+    stale = []
+    for flag, run, kind, made_of in (
+        ("visualization", "baseline", "discriminator", _dict_in(summary, "without G")),
+        ("visualization", "gan", "discriminator", _dict_in(summary, "with G")),
+        ("evaluation", "gan", "generator", evaluation),
+    ):
+        digests = set()
+        for path in folders[run].glob(f"{kind}*.safetensors") if "sha256" in made_of else ():
+            with contextlib.suppress(CheckpointError):
+                digests.add(digest(load_model(path, kind=kind)[0]))
+        if digests and made_of["sha256"] not in digests and flag not in stale:
+            print(f"left out: {folders[flag]} (made of another {kind} than that in {folders[run]})")
+            stale.append(flag)
+    return stale
 
 
 # ------------------------------------------------------------------------------ parts of the page

@@ -117,7 +117,7 @@ def test_sampling_only(evaluate, weights, form):
         with np.load(folder / "samples.npz") as arrays:
             assert arrays["arr_1"].tolist() == [3, 5] * 6
     else:
-        shown = images_in(folder / "samples.png", top=26, columns=2, rows=6)
+        shown = images_in(folder / "sample_grid.png", top=26, columns=2, rows=6)
         assert torch.equal(shown, samples_of(weights, sampling.sample_labels(12, [3, 5])))
 
 
@@ -208,9 +208,26 @@ def test_inception_by_both_protocols(evaluate, weights, monkeypatch):
     assert evaluate(*few)[0] == 0  # without --inception: the scores of the same weights stay
     path = weights / "evaluation" / "evaluation.json"
     assert json.loads(path.read_text())["inception"] == about
+    for other in (["--seed", 1], ["--limit_train", 22]):  # of other samples, or other images
+        path.write_text(json.dumps(result))
+        assert evaluate(*few, *other)[0] == 0
+        assert "inception" not in json.loads(path.read_text())
+    path.write_text(json.dumps(result))
     export_model(Generator(4), weights / "run" / "generator.safetensors", {"dataset": "shapes"})
     assert evaluate(*few)[0] == 0
     assert "inception" not in json.loads(path.read_text())
+
+
+def test_samples_alone_leave_the_scores_and_their_pictures(evaluate, weights):
+    assert evaluate("--samples", 40, "--limit_train", 40, "--limit_test", 40)[0] == 0
+    folder = weights / "evaluation"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for form in ("grid", "npz", "png"):
+        flags = ["--sample", 30, "--labels", 3, "--truncation", 0.1, "--format", form]
+        assert evaluate(*flags)[0] == 0
+    after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert after.keys() - before.keys() == {"sample_grid.png", "samples.npz"}
+    assert after.items() >= before.items()
 
 
 def test_truncation(evaluate, run_main, refused, weights):

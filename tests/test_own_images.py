@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.datasets import CIFAR10
 
 import data_tools
 import evaluate_gan
@@ -162,6 +163,16 @@ def test_cifar10_as_files(cifar10_dir, tmp_path, monkeypatch):
         for ours, theirs in zip(parts, original, strict=True):
             assert ours.class_names == theirs.class_names
             assert contents(ours) == contents(theirs)
+
+
+@pytest.mark.parametrize("script", [train_discriminator, train_gan])
+def test_a_bare_training_without_data_is_refused(refused, tmp_path, monkeypatch, script):
+    """It does not train on the shapes instead."""
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/none")
+    small = ["--width", 4, "--max_steps", 1, "--device", "cpu", "--output_dir", tmp_path / "run"]
+    told = refused(script, "--data_dir", tmp_path / "data", *small)
+    assert "give --data_dir, or take --dataset shapes" in told
+    assert not (tmp_path / "run").exists()
 
 
 def contents(dataset):

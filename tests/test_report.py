@@ -13,7 +13,10 @@ import torch
 from PIL import Image
 
 import report
+from discriminator import Discriminator
 from engine.plots import save_image_grid
+from engine.weights import digest, export_model
+from generator import Generator
 from reporting.page import MAX_FRAMES, SCORES
 from reporting.sections import PICTURES, SAMPLES
 from training import panels
@@ -297,6 +300,37 @@ def test_fid_and_controls(run_main, runs):
     assert re.findall("<td>(.*?)</td>", row) == ["50,000", "10,000", "12.35", "0.789", "", ""]
     assert page.count('alt="Images that maximise a class, control seed_1"') == 1
     assert page.count('alt="Images that maximise a class, network trained with a generator"') == 1
+
+
+def test_results_of_other_weights_are_left_out(run_main, runs):
+    """Scores, figures and pictures of a network that its run has replaced."""
+    judge, critic = (runs / f"output/{r}/discriminator.safetensors" for r in ("baseline", "gan"))
+    generator = runs / "output/gan/generator_raw.safetensors"
+    networks = [Discriminator(2), Discriminator(2), Generator(2)]
+    for path, network in zip((judge, critic, generator), networks, strict=True):
+        export_model(network, path, {})
+    of_baseline, of_gan, of_generator = map(digest, networks)
+    scores = {"samples": dict.fromkeys(SCORES, 0.5)}
+    write(runs / "evaluation/evaluation.json", {"sha256": of_generator, "scores": scores})
+    layers = {"layers": {"receptive_field": [3], "probe_accuracy": [51.25]}}
+    summary = {"without G": {"sha256": of_baseline, **layers}, "with G": {"sha256": of_gan}}
+    write(runs / "visualization/summary.json", summary)
+    page, out = made(run_main)
+    assert "left out" not in page + out
+    assert "51.25" in page
+
+    export_model(Generator(2), generator, {})
+    page, out = made(run_main)
+    assert out.count("left out: evaluation (made of another generator than") == 1
+    assert "Scores of the samples" not in page
+    assert "The generator&#39;s samples left out" in page
+    assert "51.25" in page
+    export_model(Discriminator(2), critic, {})
+    page, out = made(run_main)
+    assert out.count("left out: visualization (made of another discriminator than that in ") == 1
+    assert "51.25" not in page
+    assert data_in(page, "sliders")["epsilon"] == []
+    assert len(data_in(page, "sliders")["epoch"]) == MAX_FRAMES  # the run's own
 
 
 def test_scores_are_short_and_never_minus_zero(run_main, runs):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from engine.cli import ADDED, DIVERGED, SAVE_FAILED, Stopped
-from engine.files import parse_json, write_atomically
+from engine.files import parse_json, remove_temporaries, write_atomically
 from engine.output_folder import RunError
 from engine.provenance import environment
 from engine.weights import CheckpointError
@@ -21,6 +21,11 @@ from training.checkpoint import (
 )
 from training.folder_lock import FolderLock
 
+FILES = (  # of a run, as patterns
+    *("config.json", "metrics.jsonl", "metrics.jsonl.damaged", "summary.json", "curves.png"),
+    *("discriminator*.safetensors", "generator*.safetensors"),
+    *("checkpoints/step_*.pt", "samples/*.png"),
+)
 FORMAT = 1  # of the state in a checkpoint; before there was a number, it held other keys
 _MISSING = (FileNotFoundError, NotADirectoryError)
 _ODD_VALUES = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -76,11 +81,13 @@ class RunFolder:
         self.close()
 
     def lock(self):
-        """Take the run's lock, where there is a folder yet; `begin` does in any case.
+        """Take the run's lock, where it can be written; `begin` does in any case.
 
-        Raises RunError where another process holds it.
+        A finished run on a read-only mount has none. Raises RunError where another process holds
+        it.
         """
-        if self.writer and self.path.is_dir():
+        place = self._lock.path if self._lock.path.exists() else self.path
+        if self.writer and os.access(place, os.W_OK):
             self._lock.take()
 
     def close(self):
@@ -138,7 +145,9 @@ class RunFolder:
 
         def save():
             self._append()  # a checkpoint without the log lines before it would lose them
-            return save_checkpoint(self.checkpoints, step, state)
+            path = save_checkpoint(self.checkpoints, step, state)
+            (self.path / "summary.json").unlink(missing_ok=True)  # of the checkpoint before
+            return path
 
         return self.attempt("the checkpoint", save)
 
@@ -217,12 +226,14 @@ class RunFolder:
             self._lock.take()
             if self.config is None and self.config_path.exists():
                 raise RunError(f"another process has just begun a run in {self.path}")
-            for stale in self.path.rglob(".*.tmp"):  # of a process that died while it wrote
-                stale.unlink(missing_ok=True)
+            there = [path for name in FILES for path in self.path.glob(name) if path.is_file()]
+            if self.config is None and step == 0 and there:
+                raise RunError(f"{there[0]} is not of this run; give another --output_dir")
+            for name in FILES:
+                remove_temporaries(self.path / name)
             for path in list_checkpoints(self.checkpoints):
                 if checkpoint_step(path) > step:  # damaged, or the run would go on from there
                     path.rename(path.with_name(path.name + ".damaged"))
-            (self.path / "summary.json").unlink(missing_ok=True)  # of a run that now goes on
             write_atomically(self.config_path, json.dumps(config, indent=2).encode())
             self._rewind(step, *log)
         except OSError as error:

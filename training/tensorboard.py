@@ -16,7 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from engine.files import is_number
 from engine.output_folder import RunError
 
-EVENTS = "events.out.tfevents.*"  # the files that TensorBoard looks for
+SUFFIX = ".training"  # marks our files of events: others may lie in the same folder
+EVENTS = f"events.out.tfevents.*{SUFFIX}"
 
 
 class TensorBoard:
@@ -57,7 +58,7 @@ class TensorBoard:
             else:
                 path.unlink()
         # purge_step: it then forgets what it has read.
-        self._writer = self._writer_class(str(folder.path), purge_step=0)
+        self._writer = self._writer_class(str(folder.path), purge_step=0, filename_suffix=SUFFIX)
         text = json.dumps(folder.settings, indent=4, ensure_ascii=False)
         self._writer.add_text("settings", f"    {text}".replace("\n", "\n    "), 0, times.get(0))
         for record in folder.records():

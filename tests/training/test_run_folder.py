@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ from engine import cli
 from engine.cli import Stopped
 from engine.output_folder import RunError
 from engine.weights import CheckpointError
+from faults import no_room_for
 from training import checkpoint
 from training.run_folder import FORMAT, RunFolder
 
@@ -284,13 +286,44 @@ def test_a_state_that_is_not_finite_is_neither_saved_nor_loaded(start, tmp_path)
         folder.load_state()
 
 
-def test_stale_temporary_files_are_cleaned(start, tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    stale = [tmp_path / ".curves.png.tmp", tmp_path / "checkpoints" / ".step_000000005.pt.tmp"]
-    for path in stale:
-        path.write_bytes(b"half")
+def test_only_the_runs_own_temporary_files_are_removed(start, tmp_path):
+    """Not those of other programs, nor those of a run in a folder below."""
+    stale = [
+        *(".curves.png.01234567.tmp", ".generator_best.safetensors.89abcdef.tmp"),
+        "checkpoints/.step_000000005.pt.01234567.tmp",
+    ]
+    others = [
+        *(".notes.tmp", ".curves.png.tmp", "thesis/.draft.tmp", ".report.html.01234567.tmp"),
+        *("checkpoints/.notes.tmp", "gan/checkpoints/.step_000000005.pt.01234567.tmp"),
+    ]
+    for name in (*stale, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
     start(tmp_path)
-    assert not any(path.exists() for path in stale)
+    assert [name for name in (*stale, *others) if (tmp_path / name).exists()] == others
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "generator.safetensors", "samples/001.png"])
+def test_a_new_run_overwrites_nothing(start, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"precious")
+    with pytest.raises(RunError, match=rf"{name} is not of this run"):
+        start(tmp_path)
+    assert (tmp_path / name).read_bytes() == b"precious"
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "*.pt"])
+def test_the_summary_stays_until_a_newer_checkpoint_is_written(start, tmp_path, name):
+    folder = start(tmp_path)
+    folder.save_state(5, {"step": 5})
+    folder.write_summary({"step": 5, "test_accuracy": 1.0})
+    summary = (tmp_path / "summary.json").read_bytes()
+    with no_room_for(name), contextlib.suppress(RunError):
+        start(tmp_path, step=5, epochs=9).save_state(6, {"step": 6})
+    assert (tmp_path / "summary.json").read_bytes() == summary
+    start(tmp_path, step=5, epochs=9).save_state(6, {"step": 6})
+    assert not (tmp_path / "summary.json").exists()  # the run is not finished now
 
 
 def test_ranks_that_are_no_writers_write_nothing(tmp_path):

@@ -192,6 +192,20 @@ def test_a_full_disk_does_not_end_the_training(run_main, small_disk, tmp_path):
     assert_same_run(tmp_path / "whole", small_disk / "run")
 
 
+def test_a_finished_run_on_a_read_only_mount(run_main, small_disk):
+    flags = [*SMALL, "--output_dir", small_disk / "run"]
+    finished = [*flags, "--max_steps", "2"]
+    assert run_main(train_gan, *finished)[0] == 0
+    (small_disk / "run/.lock").unlink()  # copied without hidden files
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    code, out, err = run_main(train_gan, *finished)
+    assert (code, err) == (0, "")
+    assert "finished already" in out
+    code, _, err = run_main(train_gan, *flags)
+    assert code == 2
+    assert "cannot write" in err
+
+
 @pytest.mark.parametrize(
     ("script", "network", "kind"),
     [

@@ -119,6 +119,17 @@ def test_damaged_events_are_made_anew(run_main, tmp_path):
     assert_complete(tmp_path)
 
 
+def test_events_of_other_programs_stay(run_main, tmp_path):
+    other = tmp_path / "events.out.tfevents.1700000000.host.1.0"
+    other.write_bytes(b"another program's")
+    flags = [*SMALL, "--tensorboard", "--epochs", 2, "--output_dir", tmp_path]
+    for more in (["--max_steps", 5], []):
+        assert run_main(train_discriminator, *flags, *more)[0] == 0
+    assert other.read_bytes() == b"another program's"
+    other.unlink()
+    assert_complete(tmp_path)
+
+
 def test_a_missing_package_is_told(refused, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     told = refused(train_gan, *SMALL, "--tensorboard", "--output_dir", tmp_path / "run")

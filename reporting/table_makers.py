@@ -1,5 +1,7 @@
 """Every table of figures by its name, as Markdown, out of results/."""
 
+import functools
+import re
 import statistics
 from typing import NamedTuple
 
@@ -182,6 +184,37 @@ def layers(results):
     return markdown(["layer", *range(1, len(rows[0]))], rows)
 
 
+ARMS = ("none", "none_early", "penalty", "frozen", "trained", "full")  # of the ladder
+LADDER = {  # measure: where it is in a network's metrics
+    "test accuracy, %": ("perturbation", "accuracy_before"),
+    "robust accuracy at 4/255, %": ("strength_study", "full_attack", "accuracy"),
+    "accuracy under noise of 8/255, %": ("strength_study", "noise_accuracy", 4),
+    "gradient energy above 0.4 cycles per pixel, %": ("frequency", "gradient_energy", 4),
+    "accuracy under noise above 0.4, %": ("frequency", "accuracy_under_noise", 4),
+    "accuracy under noise below 0.1, %": ("frequency", "accuracy_under_noise", 0),
+    "expected calibration error, %": ("calibration", "expected_calibration_error"),
+    "linear probe of layer 4, %": ("layers", "probe_accuracy", 3),
+    "class-selective features of layer 8, %": ("layers", "selective_share", 7),
+    "features of layer 4 that fire on < 1 % of images, %": ("layers", "fires_below_1_percent", 3),
+}
+
+
+def value_at(tree, path):
+    """What nested dicts and lists hold at a path of keys and indices."""
+    return functools.reduce(lambda node, key: node[key], path, tree)
+
+
+def ladder(results):
+    """The measures of every seed of every arm of the ladder, networks named ARM_SEED."""
+    summary = read_json(results / "visualization" / "summary.json")
+    seeds = {arm: sorted(n for n in summary if re.fullmatch(rf"{arm}_\d+", n)) for arm in ARMS}
+    rows = [
+        [title, *(", ".join(f"{value_at(summary[n], path):.1f}" for n in seeds[a]) for a in ARMS)]
+        for title, path in LADDER.items()
+    ]
+    return markdown(["", *ARMS], rows)
+
+
 ATTACKS = {"noise": "noise", "step": "one step", "pgd": "20 steps"}
 
 
@@ -220,6 +253,7 @@ TABLES = {
     "fid": fid,
     "memorization": memorization,
     "layers": layers,
+    "ladder": ladder,
     "robustness": robustness,
     "perturbation": perturbation,
     "gan log": gan_log,

@@ -107,6 +107,9 @@ def test_layers(results):
     assert rows[-2:] == [["CKA", "0.25", "0.50"], ["CKA, features standardized", "0.12", "0.38"]]
 
 
+LAYER_MEASURES = ("probe_accuracy", "selective_share", "fires_below_1_percent")
+
+
 def test_ladder(results):
     """Every seed in its arm's cell, in order; other networks of the summary are no part of it."""
     path = results / "visualization" / "summary.json"
@@ -118,16 +121,13 @@ def test_ladder(results):
             "strength_study": {"full_attack": {"accuracy": k}, "noise_accuracy": values},
             "frequency": {"gradient_energy": values[:5], "accuracy_under_noise": values},
             "calibration": {"expected_calibration_error": k},
-            "layers": {
-                key: values
-                for key in ("probe_accuracy", "selective_share", "fires_below_1_percent")
-            },
+            "layers": dict.fromkeys(LAYER_MEASURES, values),
         }
     path.write_text(json.dumps(summary))
     rows = cells(make_table("ladder", results))
     assert rows[0] == ["test accuracy, %", "62.0", "63.0", "", "", "", "61.0, 60.0"]
-    assert rows[3][0].startswith("gradient energy above 0.2")
-    assert rows[3][1:] == ["6.0", "9.0", "", "", "", "3.0, 0.0"]
+    assert rows[3][0].startswith("gradient energy above 0.4")
+    assert rows[3][1:] == ["2.0", "3.0", "", "", "", "1.0, 0.0"]
 
 
 def test_robustness(results):

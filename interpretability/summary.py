@@ -8,7 +8,10 @@ from engine.files import parse_json, write_atomically
 from engine.output_folder import RunError, writing_to
 from engine.weights import CheckpointError, digest, load_model
 
-SHARED = {"strength_study": "robustness.png", "layers": "layers.png"}  # sections in one picture
+SHARED = {  # sections: pictures that show several networks
+    "strength_study": ("robustness.png", "attack_convergence.png"),
+    "layers": ("layers.png",),
+}
 PICTURES_OF_THE_STEP = ("real_images{}.png", "gradient_image{}.png", "jittered_images{}.png")
 PICTURES_OF_ONE = (  # network: its slug stands in the braces
     *PICTURES_OF_THE_STEP,
@@ -67,7 +70,7 @@ def open_summary(path, networks):
 def remove_pictures_of(network, folder, first):
     """Remove what was drawn of a network with other weights, and what shows it beside others."""
     patterns = [picture.format(f"_{network.slug}") for picture in PICTURES_OF_ONE]
-    patterns += SHARED.values()
+    patterns += itertools.chain.from_iterable(SHARED.values())
     patterns += [picture.format("") for picture in PICTURES_OF_THE_STEP] if first else []
     for path in itertools.chain.from_iterable(map(folder.glob, patterns)):
         path.unlink(missing_ok=True)

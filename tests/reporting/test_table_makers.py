@@ -88,9 +88,11 @@ def results(tmp_path):
                 other: [(k * i) / 100, (k + i) / 100] for i, other in enumerate(NAMES, start=1)
             },
         }
-        study = {"epsilons": [0.5, 16.0], "accuracy_clean": 10 * k}
+        study = {"epsilons": [0.5, 16.0], "images": 1000, "pgd": "7 steps"}
+        study |= {"accuracy_clean": 10 * k, "interval_clean": [10 * k - 1, 10 * k + 1]}
         for index, attack in enumerate(("noise", "step", "pgd")):
             study[f"{attack}_accuracy"] = [10 * k + index + 1, 10 * k + index + 2]
+            study[f"{attack}_interval"] = [[k, 10 * k + 7], [k, 10 * k + 8]]
         perturbed = {"accuracy_before": k, "accuracy_after": k / 2, "became_alternate_label": k / 4}
         summary[name] = {"layers": layers, "strength_study": study, "perturbation": perturbed}
     put(tmp_path / "visualization" / "summary.json", summary)
@@ -122,11 +124,13 @@ def test_similarity(results):
 
 
 def test_robustness(results):
-    rows = cells(make_table("robustness", results))
+    about, _, table = make_table("robustness", results).partition("\n\n")
+    assert about == "The first 1,000 test images; PGD of 7 steps:"
+    rows = cells(table)
     assert len(rows) == 3 * 6
-    assert rows[0] == ["noise", "classifier", "10", "11", "12"]
-    assert rows[11] == ["one step", "critic", "60", "62", "63"]
-    assert rows[-2] == ["20 steps", "control", "50", "53", "54"]
+    assert rows[0] == ["noise", "classifier", "10 (9 to 11)", "11 (1 to 17)", "12 (1 to 18)"]
+    assert rows[11] == ["one step", "critic", "60 (59 to 61)", "62 (6 to 67)", "63 (6 to 68)"]
+    assert rows[-2] == ["PGD", "control", "50 (49 to 51)", "53 (5 to 57)", "54 (5 to 58)"]
 
 
 def test_perturbation(results):

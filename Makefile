@@ -63,7 +63,7 @@ demo: $(INSTALLED)
 # one that --max_minutes ended has no summary yet.
 SETTINGS = GAN_EPOCHS=$(GAN_EPOCHS) TRAIN_FLAGS=$(TRAIN_FLAGS)
 SAMPLE_EPOCHS = $(shell for n in 0 1 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n; done) $(GAN_EPOCHS)
-SHOWN := summary.json layers.png robustness.png jittered_images_with_G.png \
+SHOWN := summary.json layers.png robustness.png attack_convergence.png jittered_images_with_G.png \
 	frequency.png calibration.png critic_score_with_G.png transfer.png \
 	max_class_without_G.png max_class_with_G.png \
 	max_features_without_G_layer4.png \

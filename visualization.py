@@ -1,4 +1,4 @@
-"""Look inside trained discriminators: what misleads them, what excites them, what each layer knows.
+"""Look inside trained discriminators: what fools them, what excites them, what each layer knows.
 
     python visualization.py                    # every section, layers 2 4 6 8
     python visualization.py --max_features 4   # one section only
@@ -34,7 +34,7 @@ from interpretability.transfer import transfer_section
 from metrics import sampling
 
 DEFAULT_LAYERS = [2, 4, 6, 8]
-STUDY_IMAGES = 300
+STUDY_IMAGES = 1000
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
 SWITCHES = {  # section: help
     "perturb_images": "adversarial perturbation",
@@ -107,8 +107,8 @@ def parse_args(argv=None):
         "--study_images",
         type=at_least(1),
         metavar="N",
-        help="test images of the study of strengths (the one step of --epsilon takes all; default: "
-        f"{STUDY_IMAGES})",
+        help="test images of the study of robustness, at every epsilon (the one step of --epsilon "
+        f"takes all; default: {STUDY_IMAGES})",
     )
     group.add_argument(
         "--batch_size", type=at_least(1), default=250, help="images perturbed at once"
@@ -253,13 +253,15 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
                 batch_size=args.batch_size,
             )
             keep(network.name, "perturbation", metrics)
-        studied, studies = test_set.first(args.study_images or STUDY_IMAGES), {}
-        for network in networks:
-            studies[network.name] = adversarial_figures.strength_study(
-                network, studied, precision, folder, batch_size=args.batch_size
-            )
-            keep(network.name, "strength_study", studies[network.name])
-        adversarial_figures.draw_strength_study(studies, folder / "robustness.png")
+        metrics_of = adversarial_figures.strength_section(
+            networks,
+            test_set.first(args.study_images or STUDY_IMAGES),
+            precision,
+            folder,
+            batch_size=args.batch_size,
+        )
+        for name, metrics in metrics_of.items():
+            keep(name, "strength_study", metrics)
     class_images = {}
     if args.max_classification_output or args.transfer:
         for network in networks:

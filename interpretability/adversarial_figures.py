@@ -1,8 +1,11 @@
-"""Adversarial perturbations: one signed step toward the next class, and a study of what withstands.
+"""Figures of adversarial attacks: one signed step toward the next class, and a study of robustness.
 
-The pictures show the assignment's step. The study turns the strength up, from half a level in 255
-to 16, for one step and for projected gradient descent, with noise of the same size beside it.
+The pictures show the assignment's step. The study raises epsilon from 0.5/255 to 16/255, for one
+step and for projected gradient descent, with noise of the same size beside it. What an attack
+leaves right is an upper bound on the robust accuracy: a stronger attack may fool more.
 """
+
+import itertools
 
 import torch
 
@@ -10,24 +13,36 @@ from data_tools import to_uint8
 from engine.plots import save_charts, save_image_grid, shortened
 from engine.progress import Progress
 from interpretability.adversarial import (
+    BUDGET,
+    RESTARTS,
+    STEPS,
+    TARGETS,
     loss_gradient,
     predict,
     signed_step,
     smallest_flip,
     study,
 )
+from interpretability.statistics import paired_bootstrap, wilson_interval
 from interpretability.trained_networks import line_styles
 
 ROWS_SHOWN = 5  # images of each class in the perturbation grids
 EPSILONS = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]  # of the study, in levels of 0 to 255
+FULL_EPSILON = 4.0  # where it runs the full attack
+ATTACK = f"{STEPS} steps; at {FULL_EPSILON:g}/255 with {RESTARTS} starts and {TARGETS} targets"
 
 
 def percent(right):
     return round(100 * right.double().mean().item(), 2)
 
 
+def interval(right):
+    """The 95 % interval of percent(right): [low, high]."""
+    return [round(100 * end, 2) for end in wilson_interval(right.sum().item(), len(right))]
+
+
 def verdicts(probabilities, names):
-    """The class named most likely and its probability, in words, for each row."""
+    """The predicted class and its probability, as text, for each row."""
     confidence, index = probabilities.max(1)
     pairs = zip(index.tolist(), confidence.tolist(), strict=True)
     return [f"{shortened(names[k])} {100 * c:.0f} %" for k, c in pairs]
@@ -92,22 +107,43 @@ def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_siz
     return metrics
 
 
-def strength_study(network, test_set, precision, folder, seed=0, batch_size=250):
-    """What each attack makes the network say at each strength, and images of each class, flipped.
+def strength_section(networks, test_set, precision, folder, seed=0, batch_size=250):
+    """How each attack at each epsilon changes the predictions, and what networks differ in.
 
-    Leaves perturbed_..._epsilon....png and smallest_epsilon_....png in `folder`; returns the
-    metrics, percentages in the order of EPSILONS.
+    Leaves robustness.png, attack_convergence.png and of each network perturbed_..._epsilon....png
+    and smallest_epsilon_....png in `folder`; returns {name of the network: metrics}, percentages
+    in the order of EPSILONS, intervals of 95 %.
     """
+    metrics_of, right_of = {}, {}
+    for network in networks:
+        metrics_of[network.name], right_of[network.name] = _strength_study(
+            network, test_set, precision, folder, seed, batch_size
+        )
+    print("differences of accuracy in percentage points, with 95 % intervals of the same images:")
+    for one, other in itertools.combinations(right_of, 2):
+        differences = {}
+        for attack, right in right_of[one].items():
+            points = paired_bootstrap(right, right_of[other][attack])
+            difference, low, high = differences[attack] = [round(100 * p, 2) for p in points]
+            print(f"  {one} - {other}, {attack}: {difference:+.1f} ({low:+.1f} to {high:+.1f})")
+        metrics_of[one]["differences"][other] = differences
+    _draw_strength_study(metrics_of, folder / "robustness.png")
+    _draw_convergence(metrics_of, folder / "attack_convergence.png")
+    return metrics_of
+
+
+def _strength_study(network, test_set, precision, folder, seed, batch_size):
+    """(metrics, {attack: bool (n,), which images are right}) of those that networks differ in."""
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
     targets = (labels + 1) % len(names)
     units = len(EPSILONS) * -(-len(labels) // batch_size)
     progress = Progress(f"attacks, {network.name}", units, batch_size)
-    named, pgd_levels = study(
+    found = study(
         network.model,
         images,
         labels,
         EPSILONS,
-        len(names),
+        FULL_EPSILON,
         seed=seed,
         batch_size=batch_size,
         precision=precision,
@@ -117,29 +153,44 @@ def strength_study(network, test_set, precision, folder, seed=0, batch_size=250)
     batches = images.split(batch_size)
     clean = torch.cat([predict(network.model, batch.float()) for batch in batches]).argmax(1)
     right = clean == labels
+    withstood, full = found.evaluations.isinf(), EPSILONS.index(FULL_EPSILON)
+    gradients = list(range(0, BUDGET + 1, 10))
     metrics = {
         "images": len(labels),
         "epsilons": EPSILONS,
         "precision_of_gradients": precision,
+        "pgd": ATTACK,
         "accuracy_clean": percent(right),
-        "named_next_class_clean": percent(clean == targets),
+        "interval_clean": interval(right),
+        "predicted_next_class_clean": percent(clean == targets),
+        "full_attack": {
+            "epsilon": f"{FULL_EPSILON:g}/255",
+            "accuracy": percent(withstood),
+            "interval": interval(withstood),
+            "gradients_per_image": gradients,
+            "accuracy_after": [percent(found.evaluations > count) for count in gradients],
+        },
+        "differences": {},
     }
-    for attack, rows in named.items():
+    for attack, rows in found.predicted.items():
         metrics[f"{attack}_accuracy"] = [percent(row == labels) for row in rows]
-        metrics[f"{attack}_named_next_class"] = [percent(row == targets) for row in rows]
-    smallest = smallest_flip(named["pgd"] == labels, EPSILONS)
+        metrics[f"{attack}_interval"] = [interval(row == labels) for row in rows]
+        metrics[f"{attack}_predicted_next_class"] = [percent(row == targets) for row in rows]
+    smallest = smallest_flip(found.predicted["pgd"] == labels, EPSILONS)
     smallest = torch.where(right.cpu(), smallest, 0.0)
     print(f"{network.name}, the first {len(labels)} test images, {percent(right):.2f} % right:")
     for index, epsilon in enumerate(EPSILONS):
         accuracies = ", ".join(
-            f"{attack} {metrics[f'{attack}_accuracy'][index]:.1f}"
+            f"{attack} {metrics[f'{attack}_accuracy'][index]:.1f} ({low:.1f} to {high:.1f})"
             for attack in ("noise", "step", "pgd")
+            for low, high in [metrics[f"{attack}_interval"][index]]
         )
-        print(f"  {epsilon:>4g}/255: accuracy in % under {accuracies}")
+        note = ", the full attack" if index == full else ""
+        print(f"  {epsilon:>4g}/255: accuracy in % under {accuracies}{note}")
 
     shown, columns, some = test_set.columns(1)
-    for epsilon, levels in zip((0.0, *EPSILONS), (images.float(), *pgd_levels), strict=True):
-        # What is named is what is drawn: whole levels.
+    for epsilon, levels in zip((0.0, *EPSILONS), (images.float(), *found.levels), strict=True):
+        # The prediction is that of what is drawn: whole levels.
         levels = levels[shown].round()
         path = folder / f"perturbed_{network.slug}_epsilon{epsilon:g}.png"
         title = (
@@ -153,12 +204,13 @@ def strength_study(network, test_set, precision, folder, seed=0, batch_size=250)
     captions = [_in_words(epsilon) for epsilon in smallest[rows].tolist()]
     path = folder / f"smallest_epsilon_{network.slug}.png"
     title = (
-        f"The first of {', '.join(f'{e:g}' for e in EPSILONS)} levels at which projected gradient "
-        f"descent flips each image, {network.words}{some}"
+        f"The first epsilon of {', '.join(f'{e:g}' for e in EPSILONS)}/255 at which projected "
+        f"gradient descent fools the network, {network.words}{some}"
     )
     save_image_grid(images[rows.to(images.device)], path, columns, title, captions, scale=4)
     print(f"  {path}")
-    return metrics
+    noise = found.predicted["noise"][EPSILONS.index(8.0)] == labels
+    return metrics, {"full attack at 4/255": withstood, "noise at 8/255": noise}
 
 
 def _in_words(epsilon):
@@ -167,24 +219,23 @@ def _in_words(epsilon):
     return "withstands" if epsilon == float("inf") else f"{epsilon:g}/255"
 
 
-# Title: what it counts on the images as they are, and at each strength.
+# Title: what it counts on the images as they are, and at each epsilon.
 _CHARTS = {
     "random noise: accuracy": ("accuracy_clean", "noise_accuracy"),
     "one signed step: accuracy": ("accuracy_clean", "step_accuracy"),
-    "20 steps (PGD): accuracy": ("accuracy_clean", "pgd_accuracy"),
-    "random noise: named the next class": ("named_next_class_clean", "noise_named_next_class"),
-    "one signed step toward the next class": (
-        "named_next_class_clean",
-        "step_targeted_named_next_class",
+    "PGD: upper bound on the robust accuracy": ("accuracy_clean", "pgd_accuracy"),
+    "random noise: the next class is predicted": (
+        "predicted_next_class_clean",
+        "noise_predicted_next_class",
     ),
-    "20 steps (PGD) toward the next class": (
-        "named_next_class_clean",
-        "pgd_targeted_named_next_class",
+    "one signed step toward the next class": (
+        "predicted_next_class_clean",
+        "step_targeted_predicted_next_class",
     ),
 }
 
 
-def draw_strength_study(metrics_of, path):
+def _draw_strength_study(metrics_of, path):
     """A chart for each attack and aim. metrics_of: {name of the network: metrics}, a line each."""
     images = next(iter(metrics_of.values()))["images"]
     styles = line_styles(metrics_of)
@@ -194,7 +245,21 @@ def draw_strength_study(metrics_of, path):
             name: ([0.0, *metrics["epsilons"]], [metrics[clean], *metrics[field]], styles[name])
             for name, metrics in metrics_of.items()
         }
-        x, y = "largest change of a pixel, levels of 255", f"% of {images} test images"
+        x, y = "epsilon, the largest change of a pixel, / 255", f"% of {images} test images"
         charts[title] = {"x": x, "y": y, "height": 100, "lines": lines}
     save_charts(charts, path, columns=3)
+    print(f"  {path}")
+
+
+def _draw_convergence(metrics_of, path):
+    """What the full attack leaves right after so many gradients: flat where it has converged."""
+    images = next(iter(metrics_of.values()))["images"]
+    lines = {}
+    for name, style in line_styles(metrics_of).items():
+        full = metrics_of[name]["full_attack"]
+        style = style | {"marker": None}
+        lines[name] = (full["gradients_per_image"], full["accuracy_after"], style)
+    x, y = "gradient evaluations for each image", f"% of {images} test images"
+    title = f"Upper bound on the robust accuracy at {FULL_EPSILON:g}/255"
+    save_charts({title: {"x": x, "y": y, "height": 100, "lines": lines}}, path)
     print(f"  {path}")

@@ -8,12 +8,12 @@ from engine.files import parse_json, write_atomically
 from engine.output_folder import RunError, writing_to
 from engine.weights import CheckpointError, digest, load_model
 
-SHARED = {  # section: its picture, which shows all networks
-    "strength_study": "robustness.png",
-    "layers": "layers.png",
-    "frequency": "frequency.png",
-    "calibration": "calibration.png",
-    "transfer": "transfer.png",
+SHARED = {  # section: pictures that show all networks
+    "strength_study": ("robustness.png", "attack_convergence.png"),
+    "layers": ("layers.png",),
+    "frequency": ("frequency.png",),
+    "calibration": ("calibration.png",),
+    "transfer": ("transfer.png",),
 }
 PICTURES_OF_THE_STEP = ("real_images{}.png", "gradient_image{}.png", "jittered_images{}.png")
 PICTURES_OF_ONE = (  # network: its slug stands in the braces
@@ -74,7 +74,7 @@ def open_summary(path, networks):
 def remove_pictures_of(network, folder, first):
     """Remove what was drawn of a network with other weights, and what shows it beside others."""
     patterns = [picture.format(f"_{network.slug}") for picture in PICTURES_OF_ONE]
-    patterns += SHARED.values()
+    patterns += itertools.chain.from_iterable(SHARED.values())
     patterns += [picture.format("") for picture in PICTURES_OF_THE_STEP] if first else []
     for path in itertools.chain.from_iterable(map(folder.glob, patterns)):
         path.unlink(missing_ok=True)

@@ -33,17 +33,9 @@ def adversarial_images(network, images, labels, precision="fp32", batch_size=250
     attacked = []
     for batch, classes in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         stream = torch.Generator(images.device).manual_seed(0)
-        attacked.append(
-            projected_gradient(
-                network.model,
-                batch,
-                classes,
-                EPSILON,
-                generator=stream,
-                precision=precision,
-                margin=True,
-            )
-        )
+        options = {"steps": 20, "generator": stream, "precision": precision}
+        images_of_batch, _ = projected_gradient(network.model, batch, classes, EPSILON, **options)
+        attacked.append(images_of_batch)
         progress.step()
     progress.close()
     return torch.cat(attacked)

@@ -54,9 +54,16 @@ PICTURES = (  # of visualization.py
     ),
     Section(
         heading="How strong must a perturbation be?",
-        files=["robustness.png", "smallest_epsilon_without_G.png", "smallest_epsilon_with_G.png"],
+        files=[
+            "robustness.png",
+            "attack_convergence.png",
+            "smallest_epsilon_without_G.png",
+            "smallest_epsilon_with_G.png",
+        ],
         explanation="Each attack has its chart. The sooner a line falls in the upper row, or rises "
-        "in the lower one, the easier the network is misled.",
+        "in the lower one, the easier the network is fooled. What an attack leaves right is an "
+        "upper bound on the robust accuracy, a good one where its curve over the gradients is "
+        "flat.",
         command="python visualization.py --perturb_images",
     ),
     Section(

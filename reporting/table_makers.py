@@ -215,19 +215,24 @@ def ladder(results):
     return markdown(["", *ARMS], rows)
 
 
-ATTACKS = {"noise": "noise", "step": "one step", "pgd": "20 steps"}
+ATTACKS = {"noise": "noise", "step": "one step", "pgd": "PGD"}
 
 
 def robustness(results):
+    """Accuracy of each attack at each epsilon with its interval; how many images, what attack."""
     studies = inside(results, "strength_study")
-    rows = [
-        [words, NAMES[name], *(f"{share:.0f}" for share in (of["accuracy_clean"], *accuracies))]
-        for attack, words in ATTACKS.items()
-        for name, of in studies.items()
-        for accuracies in [of[f"{attack}_accuracy"]]
-    ]
-    levels = (f"{epsilon:g}" for epsilon in studies["without G"]["epsilons"])
-    return markdown(["", "accuracy, % at levels:", "0", *levels], rows)
+    rows = []
+    for attack, title in ATTACKS.items():
+        for name, of in studies.items():
+            shares = [of["accuracy_clean"], *of[f"{attack}_accuracy"]]
+            intervals = [of["interval_clean"], *of[f"{attack}_interval"]]
+            cells = zip(shares, intervals, strict=True)
+            cells = [f"{share:.0f} ({low:.0f} to {high:.0f})" for share, (low, high) in cells]
+            rows.append([title, NAMES[name], *cells])
+    of = studies["without G"]
+    epsilons = (f"{epsilon:g}/255" for epsilon in of["epsilons"])
+    table = markdown(["", "accuracy, % at epsilon:", "0", *epsilons], rows)
+    return f"The first {of['images']:,} test images; PGD of {of['pgd']}:\n\n{table}"
 
 
 def perturbation(results):

@@ -91,8 +91,8 @@ def test_all_sections(run_main, two_runs):
     folder = two_runs / "visualization"
     names = {"real_images", "gradient_image", "jittered_images"}
     expected = {f"{n}{s}.png" for n in names for s in ("", "_with_G")} | {"summary.json"}
-    expected |= {f"{name}.png" for name in ("robustness", "layers", "frequency", "calibration")}
-    expected |= {"transfer.png", "critic_score_with_G.png"}
+    shared = ("robustness", "attack_convergence", "layers", "frequency", "calibration", "transfer")
+    expected |= {f"{name}.png" for name in shared} | {"critic_score_with_G.png"}
     for which in ("without", "with"):
         expected |= {f"max_class_{which}_G.png", f"attribution_{which}_G.png"}
         expected |= {f"smallest_epsilon_{which}_G.png"}
@@ -116,9 +116,25 @@ def test_all_sections(run_main, two_runs):
         assert study["images"] == 60
         for attack in ("noise", "step", "pgd"):
             assert len(study[f"{attack}_accuracy"]) == len(study["epsilons"]) == 6
+            for (low, high), share in zip(
+                study[f"{attack}_interval"], study[f"{attack}_accuracy"], strict=True
+            ):
+                assert low <= share <= high
+        full = study["full_attack"]
+        assert full["accuracy"] == full["accuracy_after"][-1] == study["pgd_accuracy"][3]
+        assert full["accuracy_after"][0] == study["accuracy_clean"]
+        assert full["gradients_per_image"][-1] == 400
         assert study["accuracy_clean"] == perturbation["accuracy_before"]
         assert len(metrics["layers"]["probe_accuracy"]) == 8
         assert len(metrics["attribution"]["named"]) == 10
+    one, other = (summary[name]["strength_study"] for name in ("without G", "with G"))
+    differences = one["differences"]["with G"]
+    assert differences.keys() == {"full attack at 4/255", "noise at 8/255"}
+    difference, low, high = differences["full attack at 4/255"]
+    gap = one["full_attack"]["accuracy"] - other["full_attack"]["accuracy"]
+    assert difference == pytest.approx(gap, abs=0.011)
+    assert low <= difference <= high
+    assert "without G - with G, noise at 8/255" in out
     assert summary["without G"]["layers"]["cka"].keys() == {"with G"}
     assert "no film" in out
     assert (folder / "summary.json").read_text().count("Infinity") == 0
@@ -126,7 +142,7 @@ def test_all_sections(run_main, two_runs):
 
 def test_controls_stand_beside_the_pair(run_main, refused, two_runs, monkeypatch):
     """In the perturbations, the classes and the layers, each by the name of its folder."""
-    monkeypatch.setattr(adversarial_figures, "EPSILONS", [4.0])
+    monkeypatch.setattr(adversarial_figures, "EPSILONS", [4.0, 8.0])
     for seed, folder in enumerate(("seed 1", "augmented")):
         torch.manual_seed(10 + seed)
         (two_runs / folder).mkdir()

@@ -8,7 +8,10 @@ from captum.robust import FGSM
 import data_tools
 from interpretability.adversarial import (
     ATTACKS,
+    BUDGET,
+    STEPS,
     class_logits,
+    full_attack,
     limits,
     loss_gradient,
     predict,
@@ -36,12 +39,12 @@ def few_images(test_images):
     return tuple(part[:20] for part in test_images)
 
 
-def named(network, levels):
+def predicted(network, levels):
     return predict(network, levels.float()).argmax(1)
 
 
 def accuracy(network, levels, labels):
-    return 100 * (named(network, levels) == labels).double().mean().item()
+    return 100 * (predicted(network, levels) == labels).double().mean().item()
 
 
 def seeded():
@@ -66,10 +69,11 @@ def test_no_pixel_moves_by_more_than_epsilon(network, few_images, epsilon):
         "noise": random_noise(images, epsilon, stream),
         "step": signed_step(images, gradient, epsilon),
         "targeted": signed_step(images, gradient, epsilon, targeted=True),
-        "pgd": projected_gradient(network, images, labels, epsilon, generator=stream),
+        "pgd": projected_gradient(network, images, labels, epsilon, generator=stream)[0],
         "pgd, large steps": projected_gradient(
             network, images, targets, epsilon, targeted=True, step_size=40.0, generator=stream
-        ),
+        )[0],
+        "full attack": full_attack(network, images, labels, epsilon, generator=stream)[0],
     }
     for name, levels in moved.items():
         assert levels.dtype == torch.float32
@@ -107,11 +111,32 @@ def test_the_gradient_of_the_margin_by_hand(network, few_images):
     assert torch.allclose(127.5 * gradient, expected, rtol=1e-3, atol=1e-4)
 
 
-def captums_step(network):
+def test_the_gradient_of_a_targeted_margin_by_hand(network, few_images):
+    images, labels = few_images
+    targets, index = (labels + 4) % 10, torch.arange(20)
+    x = data_tools.to_signed(images).requires_grad_()
+    logits = network(x)[1]
+    (expected,) = torch.autograd.grad((logits[index, targets] - logits[index, labels]).sum(), x)
+    gradient, _ = loss_gradient(network, images.float(), labels, margin=True, rivals=targets)
+    assert expected.abs().max() > 0.1
+    assert torch.allclose(127.5 * gradient, expected, rtol=1e-3, atol=1e-4)
+
+
+def cross_entropy(logits, classes):
+    return F.cross_entropy(logits, classes, reduction="none")
+
+
+def margin(logits, classes):
+    """The largest other logit minus that of the class."""
+    others = logits.masked_fill(F.one_hot(classes, 10).bool(), -torch.inf)
+    return others.amax(1) - logits.gather(1, classes[:, None])[:, 0]
+
+
+def captums_step(network, loss=cross_entropy):
     """captum's, on levels. It takes gradients up to 1e-6 for 0: the loss is enlarged."""
     return FGSM(
         lambda levels: class_logits(network, levels),
-        lambda logits, classes: 1e6 * F.cross_entropy(logits, classes, reduction="none"),
+        lambda logits, classes: 1e6 * loss(logits, classes),
         lower_bound=0.0,
         upper_bound=255.0,
     )
@@ -154,52 +179,56 @@ def test_a_sure_network_hides_from_cross_entropy_but_not_from_the_margin(network
     with torch.no_grad():
         sure.class_head.weight.mul_(100)
         sure.class_head.bias.mul_(100)
-    left = {}
-    for name, model in (("plain", network), ("sure", sure)):
-        for margin in (False, True):
-            moved = projected_gradient(model, images, labels, 8, generator=seeded(), margin=margin)
-            left[name, margin] = accuracy(network, moved, labels)
-    assert left["sure", True] == pytest.approx(left["plain", True], abs=1)
-    assert left["sure", False] > left["sure", True] + 5
+    gradient, _ = loss_gradient(sure, images.float(), labels)
+    assert (gradient == 0).flatten(1).all(1).sum() > 10
+    left = [
+        accuracy(
+            network, projected_gradient(model, images, labels, 8, generator=seeded())[0], labels
+        )
+        for model in (network, sure)
+    ]
+    assert left[1] == pytest.approx(left[0], abs=1)
 
 
-def test_attacks_mislead_in_the_expected_order(network, test_images):
+def test_attacks_fool_in_the_expected_order(network, test_images):
     images, labels = test_images
     clean = accuracy(network, images, labels)
     stream = seeded()
     gradient, _ = loss_gradient(network, images.float(), labels)
     noise = accuracy(network, random_noise(images, 8, stream), labels)
     step = accuracy(network, signed_step(images, gradient, 8), labels)
-    pgd = projected_gradient(network, images, labels, 8, generator=stream)
+    pgd, _ = projected_gradient(network, images, labels, 8, generator=stream)
     assert clean > 80
     assert noise > step + 5
     assert step >= accuracy(network, pgd, labels)
     assert accuracy(network, pgd, labels) < clean - 30
     targets = (labels + 1) % 10
-    reached = projected_gradient(network, images, targets, 16, targeted=True, generator=stream)
+    reached, _ = projected_gradient(network, images, targets, 16, targeted=True, generator=stream)
     assert accuracy(network, reached, targets) > accuracy(network, images, targets) + 20
 
 
-def test_an_image_is_left_alone_once_it_is_misled(network, test_images):
-    """Where the random start misleads already, no step is taken; elsewhere all are."""
+def test_an_image_is_left_alone_once_it_is_fooled(network, test_images):
+    """Where the random start fools already, no step is taken; elsewhere all are."""
     images, labels = test_images
-    start, moved = (
+    (start, _), (moved, evaluations) = (
         projected_gradient(
             network, images, labels, 8, steps=1, step_size=step_size, generator=seeded()
         )
         for step_size in (0.0, 2.0)
     )
-    misled = named(network, start) != labels
-    assert 0 < misled.sum() < len(images)
-    assert torch.equal(moved[misled], start[misled])
+    fooled = predicted(network, start) != labels
+    assert 0 < fooled.sum() < len(images)
+    assert torch.equal(moved[fooled], start[fooled])
     change = (moved - start).flatten(1).abs().amax(1)
-    assert (change[~misled] > 1.9).all()
+    assert (change[~fooled] > 1.9).all()
+    assert torch.equal(evaluations.isfinite(), predicted(network, moved) != labels)
+    assert set(evaluations[evaluations.isfinite()].tolist()) == {1}
 
 
 class NearTie(torch.nn.Module):
-    """Names class 1 by a margin that bfloat16 rounds away; brighter pixels lead to class 0.
+    """Predicts class 1 by a margin that bfloat16 rounds away; brighter pixels lead to class 0.
 
-    In bfloat16 both logits are 256, and the first one is named.
+    In bfloat16 both logits are 256, and the first class is predicted.
     """
 
     def __init__(self):
@@ -216,51 +245,46 @@ class NearTie(torch.nn.Module):
         return None, logits
 
 
-def test_float32_decides_which_images_are_misled():
+def test_float32_decides_which_images_are_fooled():
+    """Class 1 is predicted of both; bfloat16 takes the second image for fooled."""
     network = NearTie().requires_grad_(False)
     images = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8)
-    assert named(network, images).tolist() == [1, 1]
+    assert predicted(network, images).tolist() == [1, 1]
     assert predict(network, images.float(), "bf16").argmax(1).tolist() == [0, 0]
-    classes = torch.tensor([0, 1])
     for precision in ("fp32", "bf16"):
-        for targeted in (False, True):
-            start, moved = (
-                projected_gradient(
-                    network,
-                    images,
-                    classes,
-                    8,
-                    targeted=targeted,
-                    steps=1,
-                    step_size=step_size,
-                    generator=seeded(),
-                    precision=precision,
-                )
-                for step_size in (0.0, 2.0)
-            )
-            going = 0 if targeted else 1  # named class 1 both: the one not yet where it should be
-            assert torch.equal(moved[1 - going], start[1 - going])
-            assert torch.equal(moved[going], (start[going] + 2).clamp(max=108))
+        options = {"steps": 1, "generator": seeded(), "precision": precision}
+        _, evaluations = projected_gradient(network, images, torch.tensor([0, 1]), 8, **options)
+        assert evaluations.tolist() == [1, torch.inf]
+        options = {"steps": 1, "step_size": 2.0, "precision": precision}
+        start, moved = (
+            projected_gradient(
+                network, images[1:], torch.tensor([1]), 8, generator=seeded(), **options | size
+            )[0]
+            for size in ({"step_size": 0.0}, {})
+        )
+        assert torch.equal(moved, (start + 2).clamp(max=108))
+        assert predicted(network, moved).tolist() == [1]
 
 
 def test_what_a_step_costs():
-    """Of fp32 one pass; of bf16 the gradient's, in bf16, and one in float32 without a gradient."""
+    """A pass for each gradient, and one in float32 where bfloat16 takes an image for fooled."""
     images, classes = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8), torch.tensor([1, 1])
+    last = [(False, False)]
     for precision, passes in (
         ("fp32", [(True, False)]),
         ("bf16", [(True, True), (False, False)]),
     ):
         network = NearTie().requires_grad_(False)
         projected_gradient(network, images, classes, 8, steps=3, precision=precision)
-        assert network.passes == 3 * passes
+        assert network.passes == 3 * passes + last
 
 
 @pytest.mark.parametrize("targeted", [False, True])
 def test_each_step_is_captums_clipped(network, test_images, targeted):
-    """Four large steps from the same start, of the images that are not yet where they should be."""
+    """Four shrinking steps from the same start, of the images that are not yet fooled."""
     images, labels = test_images
     classes = (labels + 1) % 10 if targeted else labels
-    ours, levels = (
+    (ours, evaluations), (levels, _) = (
         projected_gradient(
             network,
             images,
@@ -271,49 +295,131 @@ def test_each_step_is_captums_clipped(network, test_images, targeted):
             step_size=step_size,
             generator=seeded(),
         )
-        for steps, step_size in ((4, 3.0), (1, 0.0))
+        for steps, step_size in ((4, 4.0), (1, 0.0))
     )
     low, high = limits(images, 4)
-    reference, counts = captums_step(network), []
-    for _ in range(4):
-        going = (named(network, levels) == classes) != targeted
+    reference, counts = captums_step(network, margin), []
+    for step_size in (4.0, 3.0, 2.0, 1.0):
+        going = (predicted(network, levels) == classes) != targeted
         counts.append(int(going.sum()))
         moved = levels[going].requires_grad_()
-        moved = reference.perturb(moved, 3.0, classes[going], targeted=targeted).detach()
+        moved = reference.perturb(moved, step_size, classes[going], targeted=targeted).detach()
         levels[going] = moved.clamp(low[going], high[going])
     assert counts[0] > counts[-1] > 0
     assert (ours != levels).float().mean() < 5e-3  # gradients at rounding's edge of 0
+    left = [int((evaluations > count).sum()) for count in (1, 2, 3)]
+    assert left == pytest.approx(counts[:3], abs=1)
+
+
+# ------------------------------------------------------------------------------ the full attack
+
+
+class OfBrightness(torch.nn.Module):
+    """Logits that are functions of the brightness: (mean level - 100) / 4, 1 for 4/255 brighter."""
+
+    def __init__(self, *logits):
+        super().__init__()
+        self.logits, self.num_classes = logits, len(logits)
+
+    def forward(self, images):
+        brightness = (127.5 * (images + 1) - 100).mean((1, 2, 3)) / 4
+        logits = [logit(brightness) for logit in self.logits]
+        return None, torch.stack(logits, dim=1) + 0 * brightness[:, None]
+
+
+def zero(brightness):
+    return 0 * brightness
+
+
+def decoy(brightness):
+    """The largest other logit on nearly all images, of a class that is never predicted."""
+    return 0.05 * brightness.tanh() - 0.1
+
+
+def of_dark_images(brightness):
+    return -1 - 1.5 * brightness
+
+
+def out_of_reach(brightness):
+    """Predicted of images that are more than 6/255 brighter."""
+    return brightness - 1.5
+
+
+def grey_study(network):
+    """A study of four grey images of class 0, with the full attack at 4/255."""
+    images = torch.full((4, 3, 32, 32), 100, dtype=torch.uint8)
+    labels = torch.zeros(4, dtype=torch.int64)
+    return images, study(network, images, labels, [2.0, 4.0, 8.0], 4.0)
+
+
+def test_the_full_attack_finds_what_the_largest_other_logit_hides():
+    """Up the decoy it gets brighter and nothing happens; toward the second target it is fooled."""
+    network = OfBrightness(zero, decoy, of_dark_images)
+    images, found = grey_study(network)
+    one_start, _ = projected_gradient(
+        network, images, torch.zeros(4, dtype=torch.int64), 4, generator=seeded()
+    )
+    assert predicted(network, one_start).tolist() == [0] * 4
+    assert found.predicted["pgd"].tolist() == [[0] * 4, [2] * 4, [2] * 4]
+    assert (found.evaluations > 2 * STEPS).all()
+    assert (found.evaluations < 2 * STEPS + 10).all()
+
+
+def test_a_network_that_no_perturbation_flips_keeps_its_accuracy():
+    """Of 100 % at 4/255, where nothing can be found, and 0 % at 8/255."""
+    _, found = grey_study(OfBrightness(zero, decoy, out_of_reach))
+    assert found.predicted["pgd"].tolist()[:2] == [[0] * 4, [0] * 4]
+    assert found.evaluations.isinf().all()
+    _, found = grey_study(OfBrightness(zero, out_of_reach))
+    assert found.predicted["pgd"].tolist() == [[0] * 4, [0] * 4, [1] * 4]
+
+
+def test_the_full_attack_is_stronger_than_twenty_steps(network, test_images):
+    """And all that it reports as fooled is, in float32 within epsilon of the image."""
+    images, labels = test_images
+    for precision in ("fp32", "bf16"):
+        levels, evaluations = full_attack(
+            network, images, labels, 4, generator=seeded(), precision=precision
+        )
+        assert torch.equal(evaluations.isfinite(), predicted(network, levels) != labels)
+        assert torch.equal(evaluations == 0, predicted(network, images) != labels)
+        assert evaluations[evaluations.isfinite()].max() <= BUDGET
+        assert (levels.double() - images.double()).abs().max() <= 4
+        assert levels.min() >= 0
+        assert levels.max() <= 255
+        twenty, _ = projected_gradient(network, images, labels, 4, steps=20, generator=seeded())
+        assert evaluations.isinf().sum() <= (predicted(network, twenty) == labels).sum()
 
 
 # ------------------------------------------------------------------------------ the study
 
 
-def test_study_names_what_each_attack_makes(network, test_images):
+def test_study_predicts_what_each_attack_makes(network, test_images):
     images, labels = (part[:60] for part in test_images)
     targets = (labels + 1) % 10
     epsilons = [0.5, 2.0, 8.0]
-    names, pgd_levels = study(network, images, labels, epsilons, 10, batch_size=25)
-    assert names.keys() == set(ATTACKS)
-    for rows in names.values():
+    found = study(network, images, labels, epsilons, 2.0, batch_size=25)
+    classes_of = found.predicted
+    assert classes_of.keys() == set(ATTACKS)
+    for rows in classes_of.values():
         assert rows.shape == (3, 60)
     for index, epsilon in enumerate(epsilons):
-        assert (pgd_levels[index].double() - images.double()).abs().max() <= epsilon
-        assert torch.equal(names["pgd"][index], named(network, pgd_levels[index]))
+        assert (found.levels[index].double() - images.double()).abs().max() <= epsilon
+        assert torch.equal(classes_of["pgd"][index], predicted(network, found.levels[index]))
         for attack, classes, targeted in (
             ("step", labels, False),
             ("step_targeted", targets, True),
         ):
             gradient, _ = loss_gradient(network, images.float(), classes)
-            again = named(network, signed_step(images, gradient, epsilon, targeted))
-            assert (names[attack][index] == again).double().mean() > 0.95  # rounding at 0
-    right = names["pgd"] == labels  # once misled, misled at every larger epsilon
+            again = predicted(network, signed_step(images, gradient, epsilon, targeted))
+            assert (classes_of[attack][index] == again).double().mean() > 0.95  # rounding at 0
+    right = classes_of["pgd"] == labels  # once fooled, fooled at every larger epsilon
     assert (right[1:] <= right[:-1]).all()
-    reached = names["pgd_targeted"] == targets
-    assert (reached[1:] >= reached[:-1]).all()
-    assert right[-1].sum() < (names["noise"][-1] == labels).sum()
-    assert reached[-1].sum() > (names["noise"][-1] == targets).sum()
-    again, _ = study(network, images, labels, epsilons, 10, batch_size=25)
-    assert all(torch.equal(names[attack], again[attack]) for attack in names)
+    assert torch.equal(right[1], found.evaluations.isinf())
+    assert right[-1].sum() < (classes_of["noise"][-1] == labels).sum()
+    again = study(network, images, labels, epsilons, 2.0, batch_size=25)
+    assert all(torch.equal(classes_of[attack], again.predicted[attack]) for attack in classes_of)
+    assert torch.equal(found.evaluations, again.evaluations)
 
 
 def test_smallest_flip_by_hand():

@@ -30,7 +30,8 @@ def test_pictures_of_other_weights_go_with_their_metrics(run_main, two_runs):
     export_model(Discriminator(width=12), weights, {"dataset": "shapes", "step": 9})
     run_main(visualization, *QUICK, "--max_features", 2)
     gone = before - {path.name for path in folder.iterdir()}
-    assert gone == {"robustness.png"} | {name for name in before if "_with_G" in name}
+    of_both = {"robustness.png", "attack_convergence.png"}
+    assert gone == of_both | {name for name in before if "_with_G" in name}
     assert {"max_class_with_G.png", "jittered_images_with_G.png"} < gone
     summary = json.loads((folder / "summary.json").read_text())
     assert "strength_study" not in summary["without G"]

@@ -89,9 +89,11 @@ def results(tmp_path):
             "cka": {other: [0.25, 0.5]},
             "cka_standardized": {other: [0.125, 0.375]},
         }
-        study = {"epsilons": [0.5, 16.0], "accuracy_clean": 10 * k}
+        study = {"epsilons": [0.5, 16.0], "images": 1000, "pgd": "7 steps"}
+        study |= {"accuracy_clean": 10 * k, "interval_clean": [10 * k - 1, 10 * k + 1]}
         for index, attack in enumerate(("noise", "step", "pgd")):
             study[f"{attack}_accuracy"] = [10 * k + index + 1, 10 * k + index + 2]
+            study[f"{attack}_interval"] = [[k, 10 * k + 7], [k, 10 * k + 8]]
         perturbed = {"accuracy_before": k, "accuracy_after": k / 2, "became_alternate_label": k / 4}
         summary[name] = {"layers": layers, "strength_study": study, "perturbation": perturbed}
     put(tmp_path / "visualization" / "summary.json", summary)
@@ -131,10 +133,12 @@ def test_ladder(results):
 
 
 def test_robustness(results):
-    rows = cells(make_table("robustness", results))
+    about, _, table = make_table("robustness", results).partition("\n\n")
+    assert about == "The first 1,000 test images; PGD of 7 steps:"
+    rows = cells(table)
     assert len(rows) == 3 * 2
-    assert rows[0] == ["noise", "classifier", "10", "11", "12"]
-    assert rows[3] == ["one step", "critic", "20", "22", "23"]
+    assert rows[0] == ["noise", "classifier", "10 (9 to 11)", "11 (1 to 17)", "12 (1 to 18)"]
+    assert rows[3] == ["one step", "critic", "20 (19 to 21)", "22 (2 to 27)", "23 (2 to 28)"]
 
 
 def test_perturbation(results):

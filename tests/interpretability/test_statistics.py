@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from interpretability.statistics import paired_bootstrap, wilson_interval
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (29, 29, 0.8830, 1.0),
+    ],
+)
+def test_wilson_interval_of_published_examples(successes, n, low, high):
+    """The first four: Newcombe 1998, Two-sided Confidence Intervals for the Single Proportion."""
+    assert wilson_interval(successes, n) == pytest.approx((low, high), abs=6e-5)
+
+
+def test_the_bootstrap_of_known_differences():
+    values = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    assert paired_bootstrap(values, values) == (0, 0, 0)
+    assert paired_bootstrap(values + 3, values) == pytest.approx((3, 3, 3), abs=1e-6)
+
+
+def test_the_bootstrap_pairs_the_images():
+    """Of 1000 images 200 are right of a alone and 100 of b alone: the normal interval by hand."""
+    a = torch.arange(1000) < 700
+    b = (torch.arange(1000) >= 200) & (torch.arange(1000) < 800)
+    difference, low, high = paired_bootstrap(a, b)
+    assert difference == pytest.approx(0.1)
+    half = 1.96 * ((0.3 - 0.1**2) / 1000) ** 0.5
+    assert (low, high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.004)
+    assert paired_bootstrap(b, a) == pytest.approx((-difference, -high, -low))
+    assert paired_bootstrap(a, b) == (difference, low, high)
+    assert paired_bootstrap(a, b, seed=1) != (difference, low, high)

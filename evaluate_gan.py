@@ -203,16 +203,16 @@ def score(args, sets, train, judge, folder):
     shown, columns, some = samples.columns()
     title = ", ".join(filter(None, (some.strip(), truncation_in_words(args.truncation))))
     save_image_grid(samples.images[shown], folder / "samples.png", columns, title)
-    of_samples, of_test = compared["samples"][0], compared["test images"][0]
-    save_nearest(samples.first(count), of_samples, train, reference, folder / "nearest.png")
+    save_nearest(samples.first(count), train.images, folder / "nearest.png")
     path = folder / "nearest_distances.png"
-    nearest = memorization_metrics(of_samples, of_test, reference, path)
-    print(f"distance to the nearest training image, percentiles 1, 10, 50: {nearest}")
+    near = (samples.images[:count], test.images[:count], train.images)
+    memorization = memorization_metrics(*near, args.seed, path)
+    print(f"distance to the nearest training image: {json.dumps(memorization, indent=2)}")
     return {
         "judge": {"path": str(judge.path), "width": judge.model.width, "test_accuracy": accuracy},
         "arithmetic": f"torch-fidelity {fidelity_version}",
         "scores": table,
-        "nearest_training_images": nearest,
+        "memorization": memorization,
     }
 
 

@@ -1,7 +1,9 @@
 """Images of known quality, whose scores stand beside those of samples."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torchvision.transforms.functional import gaussian_blur
 
 from engine.device import random_stream
 from generator import Generator
@@ -16,6 +18,25 @@ def noisy(images, seed):
     stream = random_stream("cpu", seed, NOISE)
     noise = NOISE_LEVELS * torch.randn(images.shape, generator=stream)
     return (images + noise).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def altered(images, seed):
+    """{name: uint8 copies that a test for copies has to detect}, of training images (n, 3, h, w).
+
+    A shifted image is filled up by reflection; the blur is a 3x3 Gaussian of sigma 1 pixel.
+    """
+
+    def shifted(images, pixels):
+        padded = F.pad(images.float(), [pixels, 0, pixels, 0], mode="reflect")
+        return padded[:, :, :-pixels, :-pixels].to(torch.uint8)
+
+    return {
+        "training images, mirrored": images.flip(3),
+        "training images, shifted by 4": shifted(images, 4),
+        "training images, mirrored, shifted by 2": shifted(images.flip(3), 2),
+        "training images, blurred": gaussian_blur(images, 3, 1.0),
+        "training images, noisy": noisy(images, seed),
+    }
 
 
 def untrained_like(generator, labels, seed, num_classes=10):

@@ -85,7 +85,7 @@ SAMPLES = (  # of evaluate_gan.py
     Section(
         heading="Does it copy?",
         files=["nearest.png"],
-        explanation="Samples above the training images that are nearest to them.",
+        explanation="Samples above their nearest training images, mirrored and shifted to fit.",
         command="python evaluate_gan.py",
     ),
 )

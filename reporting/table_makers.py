@@ -143,14 +143,15 @@ def fid(results):
 
 
 def memorization(results):
-    """Distances of images to the nearest training image, in the judge's features."""
-    found = evaluation(results)["nearest_training_images"]
-    percentiles = (1, 10, 50)
-    rows = [
-        [name.replace("_", " "), *(f"{found[name][f'percentile_{p}']:.2f}" for p in percentiles)]
-        for name in ("samples", "test_images")
-    ]
-    return markdown(["distance, percentile", *percentiles], rows)
+    """Distances to the nearest training image, and how many are below the test images' 1 %."""
+    rows = []
+    for name, row in evaluation(results)["memorization"]["sets"].items():
+        distances = (f"{row[f'percentile_{p}']:.1f}" for p in (1, 10, 50))
+        detected = "{:.2f} ({:.2f} to {:.2f})".format(row["detected"], *row["interval"])
+        name = f"**{name}**" if name == "samples" else name
+        rows.append([name, f"{row['images']:,}", *distances, detected])
+    percentiles = ["distance, percentile 1", "10", "50"]
+    return markdown(["", "images", *percentiles, "detected, % (95 % interval)"], rows)
 
 
 # ------------------------------------------------------------------------------ the pictures

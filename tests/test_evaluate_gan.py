@@ -13,7 +13,7 @@ from engine.weights import class_names_of, export_model, load_model
 from faults import no_room_for
 from generator import Generator
 from image_sets.shapes import CLASS_NAMES
-from metrics import inception, sampling, scores
+from metrics import inception, memorization, sampling, scores
 from metrics.scores import Judge
 from random_inception import write_random_weights
 from reporting.page import contents_of
@@ -23,8 +23,9 @@ MACHINE = ["--device", "cpu", "--precision", "fp32"]
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    """A judge and a generator of the built-in set, as exports; few draws of the kernel distance."""
+    """A judge and a generator of the built-in set, as exports; few draws and few controls."""
     monkeypatch.setattr(scores, "KERNEL_SUBSETS", 2)
+    monkeypatch.setattr(memorization, "CONTROL_IMAGES", 20)
     torch.manual_seed(0)
     about = {"dataset": "shapes", "step": 7, "class_names": list(CLASS_NAMES)}
     export_model(Discriminator(6), tmp_path / "judge.safetensors", about)
@@ -79,8 +80,9 @@ def test_scores_and_pictures(evaluate, weights):
     assert result["reference"] == "1,500 training images"
     assert "torch-fidelity" in result["arithmetic"]
     assert "inception" not in result
-    near = result["nearest_training_images"]
+    near = result["memorization"]["sets"]
     assert near["samples"]["percentile_1"] <= near["samples"]["percentile_50"]
+    assert near["test images"]["detected"] == 1
 
     samples = samples_of(weights, sampling.sample_labels(100))  # their classes take turns
     assert torch.equal(images_in(folder / "samples.png", top=26), samples)

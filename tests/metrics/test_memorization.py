@@ -1,67 +1,84 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from matplotlib.image import imread
 
 from data_tools import load_dataset
-from discriminator import Discriminator
-from engine.weights import export_model
 from metrics import memorization
-from metrics.scores import Judge
+from metrics.statistics import wilson_interval
 
 
-@pytest.fixture
-def judge(tmp_path):
-    torch.manual_seed(0)
-    path = tmp_path / "judge.safetensors"
-    export_model(Discriminator(6), path, {"dataset": "shapes"})
-    return Judge(path)
-
-
-def test_samples_that_are_training_images_are_found(tmp_path, judge):
-    """They lie at distance 0 from the training set, and stand above themselves in the picture."""
+@pytest.fixture(scope="module")
+def shapes():
     train, test = load_dataset("shapes")
-    train, test = train.first(300), test.first(200)
-    samples = train.first(180)
-    of_samples, of_test, of_train = (
-        judge.features_and_classes(part.images)[0] for part in (samples, test, train)
-    )
+    return train.first(120), test
+
+
+def sets_of(samples, shapes, tmp_path):
+    """The metrics, with a threshold from 500 test images."""
+    train, test = shapes
     path = tmp_path / "distances.png"
-    metrics = memorization.memorization_metrics(of_samples, of_test, of_train, path)
-    assert metrics["samples"]["percentile_50"] == pytest.approx(0, abs=1e-6)
-    assert metrics["test_images"]["percentile_50"] > 1e-3
-    assert metrics["samples_nearer_than_1_percent_of_test_images"] == 100
+    pools = samples, test.images[1000:1500], train.images
+    metrics = memorization.memorization_metrics(*pools, seed=0, path=path)
     assert path.exists()
+    return metrics["sets"]
 
-    distance, index = memorization.nearest_pixels(samples.images, train.images)
-    assert distance.max() < 1e-4
-    assert torch.equal(train.images[index[:, 0]], samples.images)
 
-    path = tmp_path / "nearest.png"
-    memorization.save_nearest(samples, of_samples, train, of_train, path)
-    picture = imread(path)[:, :, :3]
-    images = samples.images[samples.columns(1)[0]].permute(0, 2, 3, 1).double() / 255
+def moved(images, down, right):
+    """Shifted by up to 4 pixels, filled up by reflection."""
+    padded = F.pad(images.float(), [4] * 4, mode="reflect").to(torch.uint8)
+    return padded[:, :, 4 - down : 36 - down, 4 - right : 36 - right]
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [lambda images: images.flip(3), lambda images: moved(images, 4, -3)],
+    ids=["mirrored", "shifted"],
+)
+def test_a_generator_of_moved_training_images_is_detected(tmp_path, shapes, copy):
+    row = sets_of(copy(shapes[0].images), shapes, tmp_path)["samples"]
+    assert row["detected"] == 100
+    assert row["interval"][0] > 96
+    assert row["percentile_50"] < 0.1
+
+
+def test_a_generator_of_fresh_images_is_not_detected(tmp_path, shapes):
+    """About 1 % of them are nearer than 1 % of other fresh images; altered training images are."""
+    sets = sets_of(shapes[1].images[:500], shapes, tmp_path)
+    assert sets["samples"]["detected"] < 3.5
+    assert sets["test images"]["detected"] == 1
+    controls = [row for name, row in sets.items() if name.startswith("training")]
+    assert len(controls) == 5
+    assert all(row["detected"] > 97 for row in controls)
+
+
+def test_place_of_the_nearest_image(shapes):
+    """Which image, how far away, and how it has to be moved: known for copies."""
+    train = shapes[0].images
+    copies = torch.cat(
+        [moved(train[7:8], 3, -1), moved(train.flip(3)[9:10], -4, 2), train[5:6] // 2]
+    )
+    distances, indices, places = memorization.nearest_training_images(copies, train)
+    assert indices[:2].tolist() == [7, 9]
+    assert distances[:2].max() < 0.1
+    assert distances[2] > 10
+    shown = memorization.aligned(train[indices[:2]], places[:2])
+    assert torch.equal(shown[:, :, 4:-4, 4:-4], copies[:2, :, 4:-4, 4:-4])
+    flat = [torch.full((1, 3, 32, 32), level, dtype=torch.uint8) for level in (100, 117)]
+    assert memorization.nearest_training_images(*flat)[0].item() == pytest.approx(17, abs=0.1)
+
+
+def test_samples_stand_above_their_nearest_training_images(tmp_path, shapes):
+    train = shapes[0]
+    memorization.save_nearest(train.first(180), train.images, tmp_path / "nearest.png")
+    picture = imread(tmp_path / "nearest.png")[:, :, :3]
+    images = train.images[train.first(180).columns(1)[0]].permute(0, 2, 3, 1).double() / 255
     for column, image in enumerate(images):
-        shown = [  # the first sample of each class, by features, by pixels: 100 + 26 + 13 per row
-            picture[46 + 126 * row : 46 + 126 * row + 96 : 3, 4 + 100 * column :][:, :96:3]
-            for row in range(3)
-        ]
-        for block in shown:
+        for row in range(2):  # the first sample of each class, and itself: 100 + 13 per row
+            block = picture[46 + 113 * row : 46 + 113 * row + 96 : 3, 4 + 100 * column :][:, :96:3]
             assert torch.equal(torch.from_numpy(block).double().mul(255).round(), image * 255)
 
 
-def test_test_images_are_no_copies_of_training_images(tmp_path, judge):
-    """Other real images as samples: about 1 % of them are nearer than 1 % of the test images."""
-    train, test = load_dataset("shapes")
-    features = [judge.features_and_classes(part.images)[0] for part in (train.first(2000), test)]
-    metrics = memorization.memorization_metrics(
-        features[1][:1000], features[1][1000:], features[0], tmp_path / "distances.png"
-    )
-    assert metrics["samples_nearer_than_1_percent_of_test_images"] < 4
-
-
-def test_nearest_pixels_across_blocks():
-    pool = torch.zeros(20_001, 3, 2, 2, dtype=torch.uint8)
-    pool[20_000] = 255
-    distance, index = memorization.nearest_pixels(torch.full((1, 3, 2, 2), 255), pool)
-    assert index.item() == 20_000
-    assert distance.item() == pytest.approx(0, abs=1e-3)
+def test_wilson_interval():
+    assert wilson_interval(10, 100) == pytest.approx((0.0552, 0.1744), abs=1e-4)
+    assert wilson_interval(0, 50) == pytest.approx((0, 0.0714), abs=1e-4)

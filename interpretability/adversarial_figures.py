@@ -12,6 +12,7 @@ import torch
 from data_tools import to_uint8
 from engine.plots import save_charts, save_image_grid, shortened
 from engine.progress import Progress
+from engine.statistics import paired_bootstrap, wilson_interval
 from interpretability.adversarial import (
     BUDGET,
     RESTARTS,
@@ -23,7 +24,6 @@ from interpretability.adversarial import (
     smallest_flip,
     study,
 )
-from interpretability.statistics import paired_bootstrap, wilson_interval
 from interpretability.trained_networks import line_styles
 
 ROWS_SHOWN = 5  # images of each class in the perturbation grids

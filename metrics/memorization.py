@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from engine.plots import save_histograms, save_image_grid
 from engine.progress import Progress
+from engine.statistics import wilson_interval
 from metrics.controls import altered
-from metrics.statistics import wilson_interval
 
 SHIFT = 4
 PLACES = 2 * SHIFT + 1  # of a window, in each direction

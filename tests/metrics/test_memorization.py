@@ -5,7 +5,6 @@ from matplotlib.image import imread
 
 from data_tools import load_dataset
 from metrics import memorization
-from metrics.statistics import wilson_interval
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +76,3 @@ def test_samples_stand_above_their_nearest_training_images(tmp_path, shapes):
         for row in range(2):  # the first sample of each class, and itself: 100 + 13 per row
             block = picture[46 + 113 * row : 46 + 113 * row + 96 : 3, 4 + 100 * column :][:, :96:3]
             assert torch.equal(torch.from_numpy(block).double().mul(255).round(), image * 255)
-
-
-def test_wilson_interval():
-    assert wilson_interval(10, 100) == pytest.approx((0.0552, 0.1744), abs=1e-4)
-    assert wilson_interval(0, 50) == pytest.approx((0, 0.0714), abs=1e-4)

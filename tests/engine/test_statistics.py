@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from interpretability.statistics import paired_bootstrap, wilson_interval
+from engine.statistics import paired_bootstrap, wilson_interval
 
 
 @pytest.mark.parametrize(

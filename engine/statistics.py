@@ -1,8 +1,19 @@
 """Intervals of 95 % for what is measured on a sample of images."""
 
+import itertools
 import math
 
 import torch
+
+
+def percent(right):
+    """Share of True: bool (n,) -> percentage."""
+    return round(100 * right.double().mean().item(), 2)
+
+
+def percent_interval(right):
+    """The 95 % Wilson interval of percent(right): [low, high]."""
+    return [round(100 * end, 2) for end in wilson_interval(right.sum().item(), len(right))]
 
 
 def wilson_interval(successes, n, z=1.96):
@@ -30,3 +41,29 @@ def paired_bootstrap(a, b, resamples=2000, seed=0):
     means = differences[chosen].mean(1)
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return differences.mean().item(), low, high
+
+
+def paired_differences(right_of):
+    """Differences of every two networks, in percentage points, with 95 % bootstrap intervals.
+
+    right_of: {network: {measure: bool (n,)}}, of the same images. Returns {network: {later network:
+    {measure: [difference, low, high]}}}, the first network minus the later one.
+    """
+    differences = {name: {} for name in right_of}
+    for one, other in itertools.combinations(right_of, 2):
+        differences[one][other] = {
+            measure: [round(100 * p, 2) for p in paired_bootstrap(right, right_of[other][measure])]
+            for measure, right in right_of[one].items()
+        }
+    return differences
+
+
+def print_differences(differences):
+    """One line for each entry of `paired_differences`."""
+    print("differences in percentage points, with 95 % intervals over the same images:")
+    for one, others in differences.items():
+        for other, measures in others.items():
+            for measure, (difference, low, high) in measures.items():
+                print(
+                    f"  {one} - {other}, {measure}: {difference:+.1f} ({low:+.1f} to {high:+.1f})"
+                )

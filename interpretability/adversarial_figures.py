@@ -5,14 +5,17 @@ step and for projected gradient descent, with noise of the same size beside it. 
 leaves right is an upper bound on the robust accuracy: a stronger attack may fool more.
 """
 
-import itertools
-
 import torch
 
 from data_tools import to_uint8
 from engine.plots import save_charts, save_image_grid, shortened
 from engine.progress import Progress
-from engine.statistics import paired_bootstrap, wilson_interval
+from engine.statistics import (
+    paired_differences,
+    percent,
+    percent_interval,
+    print_differences,
+)
 from interpretability.adversarial import (
     BUDGET,
     RESTARTS,
@@ -30,15 +33,6 @@ ROWS_SHOWN = 5  # images of each class in the perturbation grids
 EPSILONS = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]  # of the study, in levels of 0 to 255
 FULL_EPSILON = 4.0  # where it runs the full attack
 ATTACK = f"{STEPS} steps; at {FULL_EPSILON:g}/255 with {RESTARTS} starts and {TARGETS} targets"
-
-
-def percent(right):
-    return round(100 * right.double().mean().item(), 2)
-
-
-def interval(right):
-    """The 95 % interval of percent(right): [low, high]."""
-    return [round(100 * end, 2) for end in wilson_interval(right.sum().item(), len(right))]
 
 
 def verdicts(probabilities, names):
@@ -119,14 +113,10 @@ def strength_section(networks, test_set, precision, folder, seed=0, batch_size=2
         metrics_of[network.name], right_of[network.name] = _strength_study(
             network, test_set, precision, folder, seed, batch_size
         )
-    print("differences of accuracy in percentage points, with 95 % intervals of the same images:")
-    for one, other in itertools.combinations(right_of, 2):
-        differences = {}
-        for attack, right in right_of[one].items():
-            points = paired_bootstrap(right, right_of[other][attack])
-            difference, low, high = differences[attack] = [round(100 * p, 2) for p in points]
-            print(f"  {one} - {other}, {attack}: {difference:+.1f} ({low:+.1f} to {high:+.1f})")
-        metrics_of[one]["differences"][other] = differences
+    differences = paired_differences(right_of)
+    print_differences(differences)
+    for name, metrics in metrics_of.items():
+        metrics["differences"] = differences[name]
     _draw_strength_study(metrics_of, folder / "robustness.png")
     _draw_convergence(metrics_of, folder / "attack_convergence.png")
     return metrics_of
@@ -161,20 +151,19 @@ def _strength_study(network, test_set, precision, folder, seed, batch_size):
         "precision_of_gradients": precision,
         "pgd": ATTACK,
         "accuracy_clean": percent(right),
-        "interval_clean": interval(right),
+        "interval_clean": percent_interval(right),
         "predicted_next_class_clean": percent(clean == targets),
         "full_attack": {
             "epsilon": f"{FULL_EPSILON:g}/255",
             "accuracy": percent(withstood),
-            "interval": interval(withstood),
+            "interval": percent_interval(withstood),
             "gradients_per_image": gradients,
             "accuracy_after": [percent(found.evaluations > count) for count in gradients],
         },
-        "differences": {},
     }
     for attack, rows in found.predicted.items():
         metrics[f"{attack}_accuracy"] = [percent(row == labels) for row in rows]
-        metrics[f"{attack}_interval"] = [interval(row == labels) for row in rows]
+        metrics[f"{attack}_interval"] = [percent_interval(row == labels) for row in rows]
         metrics[f"{attack}_predicted_next_class"] = [percent(row == targets) for row in rows]
     smallest = smallest_flip(found.predicted["pgd"] == labels, EPSILONS)
     smallest = torch.where(right.cpu(), smallest, 0.0)

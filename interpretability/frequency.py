@@ -11,6 +11,12 @@ from discriminator import IMAGE_SIZE
 from engine.device import random_stream
 from engine.plots import save_charts
 from engine.progress import Progress
+from engine.statistics import (
+    paired_differences,
+    percent,
+    percent_interval,
+    print_differences,
+)
 from interpretability.adversarial import loss_gradient, predict
 from interpretability.trained_networks import line_styles
 
@@ -81,7 +87,8 @@ def frequency_section(networks, test_set, precision, folder):
     Leaves frequency.png in `folder`.
     """
     test_set = test_set.first(IMAGES)
-    metrics_of, styles = {}, line_styles([network.name for network in networks])
+    metrics_of, right_of = {}, {}
+    styles = line_styles([network.name for network in networks])
     for network in networks:
         progress = Progress(f"frequency, {network.name}", -(-len(test_set) // 250), 250)
         energies, right = frequency_study(
@@ -90,12 +97,22 @@ def frequency_section(networks, test_set, precision, folder):
         progress.close()
         metrics_of[network.name] = {
             "bands": list(BANDS),
-            "gradient_energy": percentages(energies.mean(0)),
+            "gradient_energy": [round(100 * share, 2) for share in energies.mean(0).tolist()],
             "noise_rms": NOISE_RMS,
-            "accuracy_under_noise": percentages(right.double().mean(1)),
+            "accuracy_under_noise": [percent(of_band) for of_band in right],
+            "interval_under_noise": [percent_interval(of_band) for of_band in right],
             "images": len(test_set),
         }
-        print(f"{network.name}, bands {BANDS}: {metrics_of[network.name]}")
+        right_of[network.name] = {
+            f"noise of {low:g} to {high:g} cycles per pixel": of_band
+            for (low, high), of_band in zip(itertools.pairwise(BANDS), right, strict=True)
+        }
+        for key in ("gradient_energy", "accuracy_under_noise"):
+            print(f"{network.name}, {key} in %, bands {BANDS}: {metrics_of[network.name][key]}")
+    differences = paired_differences(right_of)
+    print_differences(differences)
+    for name, metrics in metrics_of.items():
+        metrics["differences"] = differences[name]
     middles = [(low + high) / 2 for low, high in itertools.pairwise(BANDS)]
     titles = {
         "gradient_energy": ("Gradient of the class margin", "share of its energy, %", 50),
@@ -113,7 +130,3 @@ def frequency_section(networks, test_set, precision, folder):
     save_charts(charts, folder / "frequency.png")
     print(f"  {folder / 'frequency.png'}")
     return metrics_of
-
-
-def percentages(shares):
-    return [round(100 * share, 2) for share in shares.tolist()]

@@ -1,4 +1,4 @@
-"""Images that maximise the output of a class, or the features of a layer."""
+"""Images that maximize the output of a class, or the features of a layer."""
 
 import itertools
 import math
@@ -103,7 +103,7 @@ def class_section(network, ascent, precision, folder):
     save_image_grid(
         to_uint8(images),
         path,
-        title=f"Images that maximise a class's logit, discriminator {network.words}",
+        title=f"Images that maximize a class logit, discriminator {network.words}",
         captions=[f"{shortened(n, 24)}\nlogit {v:.1f}, moved {m:.1f}" for n, v, m, _, _ in rows],
         columns=5 if len(names) <= 25 else 8,
         scale=6,

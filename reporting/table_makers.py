@@ -1,7 +1,6 @@
 """Every table of figures by its name, as Markdown, out of results/."""
 
-import functools
-import re
+import itertools
 import statistics
 from typing import NamedTuple
 
@@ -185,37 +184,6 @@ def layers(results):
     return markdown(["layer", *range(1, len(rows[0]))], rows)
 
 
-ARMS = ("none", "none_early", "penalty", "frozen", "trained", "full")  # of the ladder
-LADDER = {  # measure: where it is in a network's metrics
-    "test accuracy, %": ("perturbation", "accuracy_before"),
-    "robust accuracy at 4/255, %": ("strength_study", "full_attack", "accuracy"),
-    "accuracy under noise of 8/255, %": ("strength_study", "noise_accuracy", 4),
-    "gradient energy above 0.4 cycles per pixel, %": ("frequency", "gradient_energy", 4),
-    "accuracy under noise above 0.4, %": ("frequency", "accuracy_under_noise", 4),
-    "accuracy under noise below 0.1, %": ("frequency", "accuracy_under_noise", 0),
-    "expected calibration error, %": ("calibration", "expected_calibration_error"),
-    "linear probe of layer 4, %": ("layers", "probe_accuracy", 3),
-    "class-selective features of layer 8, %": ("layers", "selective_share", 7),
-    "features of layer 4 that fire on < 1 % of images, %": ("layers", "fires_below_1_percent", 3),
-}
-
-
-def value_at(tree, path):
-    """What nested dicts and lists hold at a path of keys and indices."""
-    return functools.reduce(lambda node, key: node[key], path, tree)
-
-
-def ladder(results):
-    """The measures of every seed of every arm of the ladder, networks named ARM_SEED."""
-    summary = read_json(results / "visualization" / "summary.json")
-    seeds = {arm: sorted(n for n in summary if re.fullmatch(rf"{arm}_\d+", n)) for arm in ARMS}
-    rows = [
-        [title, *(", ".join(f"{value_at(summary[n], path):.1f}" for n in seeds[a]) for a in ARMS)]
-        for title, path in LADDER.items()
-    ]
-    return markdown(["", *ARMS], rows)
-
-
 ATTACKS = {"noise": "noise", "step": "one step", "pgd": "PGD"}
 
 
@@ -249,6 +217,52 @@ def perturbation(results):
     return markdown(["accuracy, %", "before", "after", "named as the class aimed at"], rows)
 
 
+def frequency(results):
+    """The gradient's energy and the accuracy under noise in each band, and the difference."""
+    measured = inside(results, "frequency")
+    of = measured["without G"]
+    bands = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(of["bands"])]
+    rows = [
+        [f"gradient energy, %: {NAMES[name]}", *(f"{share:.0f}" for share in m["gradient_energy"])]
+        for name, m in measured.items()
+    ]
+    for name, m in measured.items():
+        cells = zip(m["accuracy_under_noise"], m["interval_under_noise"], strict=True)
+        cells = (f"{share:.0f} ({low:.0f} to {high:.0f})" for share, (low, high) in cells)
+        rows.append([f"accuracy under noise, %: {NAMES[name]}", *cells])
+    cells = (
+        f"{-share:+.0f} ({-high:+.0f} to {-low:+.0f})"
+        for share, low, high in of["differences"]["with G"].values()
+    )
+    rows.append(["critic - classifier, points", *cells])
+    return markdown(["cycles per pixel", *bands], rows)
+
+
+def critic_scores(results):
+    """The critic's score of each set, and how often a test image scores higher."""
+    sets = read_json(results / "visualization" / "summary.json")["with G"]["critic_score"]
+    rows = [
+        [name, f"{of['images']:,}", f"{of['mean']:.2f}", f"{100 * of['auc']:.1f}"]
+        for name, of in sets.items()
+    ]
+    return markdown(["images", "number", "mean score", "a test image scores higher, %"], rows)
+
+
+def comparison(results):
+    """Calibration of each network, and what each predicts of images made for each."""
+    calibrations, transfers = inside(results, "calibration"), inside(results, "transfer")
+    rows = []
+    for name, of in calibrations.items():
+        columns = [f"{of['expected_calibration_error']:.1f}", f"{of['mean_confidence']:.1f}"]
+        for matrix in ("class_images", "adversarial_images"):
+            columns += [f"{transfers[source][matrix][name]:.0f}" for source in NAMES]
+        rows.append([NAMES[name], *columns])
+    headings = ["calibration error, %", "mean confidence, %"]
+    headings += [f"class images of the {NAMES[name]}, %" for name in NAMES]
+    headings += [f"adversarial images of the {NAMES[name]}, %" for name in NAMES]
+    return markdown(["network", *headings], rows)
+
+
 # ------------------------------------------------------------------------------ by name
 
 
@@ -259,7 +273,9 @@ TABLES = {
     "fid": fid,
     "memorization": memorization,
     "layers": layers,
-    "ladder": ladder,
+    "frequency": frequency,
+    "critic scores": critic_scores,
+    "comparison": comparison,
     "robustness": robustness,
     "perturbation": perturbation,
     "gan log": gan_log,

@@ -109,27 +109,38 @@ def test_layers(results):
     assert rows[-2:] == [["CKA", "0.25", "0.50"], ["CKA, features standardized", "0.12", "0.38"]]
 
 
-LAYER_MEASURES = ("probe_accuracy", "selective_share", "fires_below_1_percent")
-
-
-def test_ladder(results):
-    """Every seed in its arm's cell, in order; other networks of the summary are no part of it."""
+def test_tables_of_the_analyses(results):
     path = results / "visualization" / "summary.json"
     summary = json.loads(path.read_text())
-    for k, name in enumerate(["full_1", "full_0", "none_0", "none_early_0"]):
-        values = [float(k)] * 8
-        summary[name] = {
-            "perturbation": {"accuracy_before": 60.04 + k},
-            "strength_study": {"full_attack": {"accuracy": k}, "noise_accuracy": values},
-            "frequency": {"gradient_energy": values[:5], "accuracy_under_noise": values},
-            "calibration": {"expected_calibration_error": k},
-            "layers": dict.fromkeys(LAYER_MEASURES, values),
+    for k, name in enumerate(["without G", "with G"], start=1):
+        summary[name] |= {
+            "frequency": {
+                "bands": [0, 0.4, 0.75],
+                "gradient_energy": [10 * k, 10 * k + 1],
+                "accuracy_under_noise": [50 + k, 60 + k],
+                "interval_under_noise": [[40 + k, 60 + k], [50 + k, 70 + k]],
+                "differences": {"with G": {"low": [-1, -3, 2], "high": [-4.2, -6, -2]}},
+            },
+            "calibration": {"expected_calibration_error": k, "mean_confidence": 80 + k},
+            "transfer": {
+                "class_images": {"without G": 10 * k, "with G": 10 * k + 1},
+                "adversarial_images": {"without G": 10 * k + 2, "with G": 10 * k + 3},
+            },
         }
+    summary["with G"]["critic_score"] = {"gray": {"images": 1, "mean": -1.5, "auc": 0.125}}
     path.write_text(json.dumps(summary))
-    rows = cells(make_table("ladder", results))
-    assert rows[0] == ["test accuracy, %", "62.0", "63.0", "", "", "", "61.0, 60.0"]
-    assert rows[3][0].startswith("gradient energy above 0.4")
-    assert rows[3][1:] == ["2.0", "3.0", "", "", "", "1.0, 0.0"]
+    assert cells(make_table("frequency", results)) == [
+        ["gradient energy, %: classifier", "10", "11"],
+        ["gradient energy, %: critic", "20", "21"],
+        ["accuracy under noise, %: classifier", "51 (41 to 61)", "61 (51 to 71)"],
+        ["accuracy under noise, %: critic", "52 (42 to 62)", "62 (52 to 72)"],
+        ["critic - classifier, points", "+1 (-2 to +3)", "+4 (+2 to +6)"],
+    ]
+    assert cells(make_table("critic scores", results)) == [["gray", "1", "-1.50", "12.5"]]
+    assert cells(make_table("comparison", results)) == [
+        ["classifier", "1.0", "81.0", "10", "20", "12", "22"],
+        ["critic", "2.0", "82.0", "11", "21", "13", "23"],
+    ]
 
 
 def test_robustness(results):

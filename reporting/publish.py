@@ -82,6 +82,7 @@ def run(args):
         for name in NETWORKS
         if (source / name).is_file() and "weights" not in args.skip
     }
+    published_before = (target / "config.json").exists()
     try:
         for name, content in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,7 @@ def run(args):
             CURVES,
             *(f"samples/{p.name}" for p in target.glob("samples/*.png")),
         ):
-            if stale not in files | weights:
+            if published_before and stale not in files | weights:
                 (target / stale).unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"cannot copy to {target}: {error.strerror or error}") from None

@@ -106,12 +106,24 @@ def test_bad_input(refused, baseline, tmp_path):
 
 def test_publishing_again_leaves_nothing_of_the_last(run_main, baseline, tmp_path):
     kept = tmp_path / "kept"
-    (kept / "samples").mkdir(parents=True)
+    assert run_main(publish, baseline, kept, *QUICK)[0] == 0
+    (kept / "samples").mkdir()
     (kept / "samples/007.png").touch()
     (kept / "generator.safetensors").touch()
     assert run_main(publish, baseline, kept, *QUICK)[0] == 0
     assert not list((kept / "samples").iterdir())
     assert not (kept / "generator.safetensors").exists()
+
+
+def test_files_of_another_folder_stay(run_main, baseline, tmp_path):
+    """A target that this command did not make keeps its sample grids and weights."""
+    other = tmp_path / "other"
+    (other / "samples").mkdir(parents=True)
+    for name in ("samples/007.png", "generator.safetensors"):
+        (other / name).write_text("precious")
+    assert run_main(publish, baseline, other, *QUICK)[0] == 0
+    assert (other / "samples/007.png").read_text() == "precious"
+    assert (other / "generator.safetensors").read_text() == "precious"
 
 
 def test_a_folder_with_a_run_is_not_written_over(refused, baseline, tmp_path):

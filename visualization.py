@@ -11,7 +11,6 @@ visualization/.
 import argparse
 import json
 import sys
-from functools import partial
 from pathlib import Path
 
 from data_tools import DATASETS, DataError, DataMissing, load_dataset
@@ -44,7 +43,8 @@ SWITCHES = {  # section: help
     "frequency": "input gradients and accuracy under noise, by spatial frequency",
     "calibration": "whether class probabilities are right: calibration error",
     "critic_score": "the critic's score of test images, samples, noise, blurred images and others",
-    "transfer": "class images and adversarial images of each network, classified by every other",
+    "transfer": "class images and adversarial images of each network, classified by every other; "
+    "includes --max_classification_output",
     "film": "the sample grids of a GAN's training as an animated GIF",
 }
 NEED_IMAGES = (
@@ -227,7 +227,7 @@ def score_sets(network, train_set, test_set):
 
 
 def has_critic(network):
-    """Whether its score head was trained: by a GAN, or in a control with a critic loss."""
+    """Whether its score head was trained by a critic loss; files of older versions do not say."""
     default = "full" if network.name == "with G" else "none"
     return network.metadata.get("critic", default) not in ("none", "penalty")
 
@@ -240,6 +240,10 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
     def keep(name, section, metrics):
         summary[name][section] = metrics
         write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode())
+
+    def keep_all(section, metrics_of):
+        for name, metrics in metrics_of.items():
+            keep(name, section, metrics)
 
     if args.perturb_images:
         for network in networks:
@@ -260,8 +264,7 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
             folder,
             batch_size=args.batch_size,
         )
-        for name, metrics in metrics_of.items():
-            keep(name, "strength_study", metrics)
+        keep_all("strength_study", metrics_of)
     class_images = {}
     if args.max_classification_output or args.transfer:
         for network in networks:
@@ -275,21 +278,22 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
             before = summary[network.name].get("max_features", {})
             keep(network.name, "max_features", before | metrics)
     if args.critic_score:
-        for network in filter(has_critic, networks):
+        critics = [network for network in networks if has_critic(network)]
+        if not critics:
+            print("no critic score: none of the networks was trained with a critic loss")
+        for network in critics:
             image_sets = score_sets(network, train_set, test_set)
-            metrics = critic_score.score_section(network, image_sets, precision, folder)
+            metrics = critic_score.score_section(network, image_sets, folder)
             keep(network.name, "critic_score", metrics)
-    beside_each_other = {
-        "layers": (args.compare_layers, layer_section),
-        "frequency": (args.frequency, frequency_section),
-        "calibration": (args.calibration, calibration_section),
-        "transfer": (args.transfer, partial(transfer_section, class_images=class_images)),
-    }
-    for name, (wanted, section) in beside_each_other.items():
-        for network, metrics in (
-            section(networks, test_set, precision, folder).items() if wanted else ()
-        ):
-            keep(network, name, metrics)
+    if args.compare_layers:
+        keep_all("layers", layer_section(networks, test_set, folder))
+    if args.frequency:
+        keep_all("frequency", frequency_section(networks, test_set, precision, folder))
+    if args.calibration:
+        keep_all("calibration", calibration_section(networks, test_set, folder))
+    if args.transfer:
+        metrics_of = transfer_section(networks, test_set, precision, folder, class_images)
+        keep_all("transfer", metrics_of)
     if args.attribution:
         for network in pair:
             keep(

@@ -43,27 +43,21 @@ def paired_bootstrap(a, b, resamples=2000, seed=0):
     return differences.mean().item(), low, high
 
 
-def paired_differences(right_of):
+def paired_differences(values_of):
     """Differences of every two networks, in percentage points, with 95 % bootstrap intervals.
 
-    right_of: {network: {measure: bool (n,)}}, of the same images. Returns {network: {later network:
-    {measure: [difference, low, high]}}}, the first network minus the later one.
+    values_of: {network: {measure: (n,)}}, of the same images. Returns {network: {other: {measure:
+    [difference, low, high]}}}, the network minus the other, in both directions. Prints them if
+    there are at most three networks.
     """
-    differences = {name: {} for name in right_of}
-    for one, other in itertools.combinations(right_of, 2):
-        differences[one][other] = {
-            measure: [round(100 * p, 2) for p in paired_bootstrap(right, right_of[other][measure])]
-            for measure, right in right_of[one].items()
-        }
+    differences = {name: {} for name in values_of}
+    for one, other in itertools.combinations(values_of, 2):
+        for measure, values in values_of[one].items():
+            points = paired_bootstrap(values, values_of[other][measure])
+            difference, low, high = (round(100 * point, 2) for point in points)
+            differences[one].setdefault(other, {})[measure] = [difference, low, high]
+            differences[other].setdefault(one, {})[measure] = [-difference, -high, -low]
+            if len(values_of) <= 3:
+                interval = f"{low:+.1f} to {high:+.1f}"
+                print(f"  {one} - {other}, {measure}: {difference:+.1f} points ({interval})")
     return differences
-
-
-def print_differences(differences):
-    """One line for each entry of `paired_differences`."""
-    print("differences in percentage points, with 95 % intervals over the same images:")
-    for one, others in differences.items():
-        for other, measures in others.items():
-            for measure, (difference, low, high) in measures.items():
-                print(
-                    f"  {one} - {other}, {measure}: {difference:+.1f} ({low:+.1f} to {high:+.1f})"
-                )

@@ -13,7 +13,7 @@ from layers.double_backward import input_gradient
 
 STEPS, RESTARTS, TARGETS = 50, 5, 3  # of the full attack
 BUDGET = STEPS * (RESTARTS + TARGETS)  # its gradient evaluations for each image
-_STUDY, _PERTURB = 30, 31  # names of random streams
+_STUDY, _PERTURB, _NOISE = 30, 31, 32  # names of random streams
 
 
 def class_logits(discriminator, levels, precision="fp32"):
@@ -96,18 +96,16 @@ def projected_gradient(
     rivals=None,
     steps=STEPS,
     step_size=None,
+    stop_early=True,
     generator=None,
     precision="fp32",
 ):
     """Steps by the sign of the margin's gradient from a random start, never further than epsilon.
 
-    The steps shrink linearly from `step_size`, by default 2 epsilon, to step_size / steps: large
-    ones leave the flat regions that label smoothing makes, small ones find narrow gaps between
-    classes. With steps of one size, 2.5 epsilon / steps, more than twice as many images withstand
-    on the published classifier.
+    The steps shrink linearly from `step_size`, by default 2 epsilon, to step_size / steps.
     An image leaves the batch once it is fooled: its class is not predicted, or if `targeted`, it
-    is. Float32 decides that: bfloat16 gradients only propose images to look at, and after the last
-    step all are looked at.
+    is. With stop_early=False all images take all steps. Float32 decides that: bfloat16 gradients
+    only propose images to look at, and after the last step all are looked at.
     images: uint8 (b, 3, 32, 32); classes: int64 (b,), to leave or to reach; epsilon and step_size:
     in levels; rivals: as in loss_gradient; `generator` draws the start. Returns float32 levels in
     [0, 255] and float32 (b,), the gradient evaluations until each image was fooled, or inf.
@@ -131,13 +129,16 @@ def projected_gradient(
             again = predict(discriminator, current[~going_on]).argmax(1)
             going_on[~going_on] = still_going(again, aim[~going_on], targeted)
         evaluations[going[~going_on]] = index + 1
+        if not stop_early:
+            going_on = torch.ones_like(going_on)
         going = going[going_on]
         step = step_size * (1 - index / steps) * gradient[going_on].sign()
         moved = current[going_on] - step if targeted else current[going_on] + step
         levels[going] = moved.clamp(low[going], high[going])
     if len(going):
         predicted = predict(discriminator, levels[going]).argmax(1)
-        evaluations[going[~still_going(predicted, classes[going], targeted)]] = steps
+        fooled = ~still_going(predicted, classes[going], targeted)
+        evaluations[going[fooled]] = evaluations[going[fooled]].clamp_max(steps)
     return levels, evaluations
 
 
@@ -238,7 +239,7 @@ def study(
             batch_labels,
             epsilons=epsilons,
             full_epsilon=full_epsilon,
-            stream=random_stream(images.device, seed, _STUDY, batch_index),
+            streams=[random_stream(images.device, seed, k, batch_index) for k in (_STUDY, _NOISE)],
             precision=precision,
             progress=progress,
         )
@@ -252,7 +253,7 @@ def study(
 
 
 def _study_batch(
-    discriminator, images, labels, *, epsilons, full_epsilon, stream, precision, progress
+    discriminator, images, labels, *, epsilons, full_epsilon, streams, precision, progress
 ):
     def predict_classes(levels):
         return predict(discriminator, levels).argmax(1)
@@ -265,10 +266,11 @@ def _study_batch(
     # A signed step's direction does not depend on its size.
     away, _ = loss_gradient(discriminator, clean, labels, precision)
     toward, _ = loss_gradient(discriminator, clean, targets, precision)
+    stream, noise_stream = streams  # two, so that all networks see the same noise
     options = {"generator": stream, "precision": precision}
     for epsilon in epsilons:
         moved = {
-            "noise": random_noise(images, epsilon, stream),
+            "noise": random_noise(images, epsilon, noise_stream),
             "step": signed_step(images, away, epsilon),
             "step_targeted": signed_step(images, toward, epsilon, targeted=True),
         }
@@ -288,7 +290,7 @@ def _study_batch(
             levels[left] = attacked
             latest[left] = predict_classes(attacked)
         if epsilon == full_epsilon:  # an image that only a smaller epsilon fooled counts as fooled
-            evaluations.clamp_(max=BUDGET)[latest == labels] = torch.inf
+            evaluations[evaluations.isinf() & (latest != labels)] = 1
         predicted["pgd"].append(latest)
         pgd_levels.append(levels)
         if progress is not None:

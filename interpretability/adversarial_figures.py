@@ -14,7 +14,6 @@ from engine.statistics import (
     paired_differences,
     percent,
     percent_interval,
-    print_differences,
 )
 from interpretability.adversarial import (
     BUDGET,
@@ -114,7 +113,6 @@ def strength_section(networks, test_set, precision, folder, seed=0, batch_size=2
             network, test_set, precision, folder, seed, batch_size
         )
     differences = paired_differences(right_of)
-    print_differences(differences)
     for name, metrics in metrics_of.items():
         metrics["differences"] = differences[name]
     _draw_strength_study(metrics_of, folder / "robustness.png")

@@ -28,7 +28,7 @@ def calibration(probabilities, labels, bins=BINS):
     return error.item(), confidences / filled, rights / filled, counts
 
 
-def calibration_section(networks, test_set, precision, folder):
+def calibration_section(networks, test_set, folder):
     """The calibration of all networks; returns {name: metrics}, in %.
 
     Leaves calibration.png, a reliability diagram, in `folder`.
@@ -37,7 +37,7 @@ def calibration_section(networks, test_set, precision, folder):
     metrics_of, lines = {}, {}
     for network in networks:
         batches = test_set.images.split(500)
-        logits = torch.cat([predict(network.model, x.float(), precision) for x in batches])
+        logits = torch.cat([predict(network.model, x.float()) for x in batches])
         probabilities = logits.softmax(1).cpu()
         error, confidences, accuracies, counts = calibration(probabilities, test_set.labels.cpu())
         filled = counts > 0

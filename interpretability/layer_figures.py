@@ -20,7 +20,7 @@ IMAGES = 10_000  # test images; the probe is fitted on one half and tested on th
 LAYERS = range(1, NUM_LAYERS + 1)
 
 
-def layer_section(networks, test_set, precision, folder):
+def layer_section(networks, test_set, folder):
     """Measure every layer of every network; returns {name: {measure: one value for each layer}}.
 
     The networks saw none of the test images in training, so the probe is fitted on the first half
@@ -32,7 +32,7 @@ def layer_section(networks, test_set, precision, folder):
     for network in networks:
         progress = Progress(f"layers, {network.name}", math.ceil(len(test_set) / 500), 500)
         features_of[network.name] = pooled_features(
-            network.model, test_set.images, precision, progress=progress
+            network.model, test_set.images, progress=progress
         )
         progress.close()
         progress = Progress(f"probes, {network.name}", NUM_LAYERS, 1)
@@ -93,7 +93,8 @@ def print_tables(networks, metrics_of):
     for network in networks:
         metrics = metrics_of[network.name]
         columns = [(heading, form, metrics[key]) for key, (heading, form) in TABLE.items()]
-        print(f"layer by layer, {network.words}:")
+        images = sum(metrics["images"])
+        print(f"layer by layer, {network.words}, {images} test images:")
         print("  ".join(["  layer"] + [heading for heading, _, _ in columns]))
         for index in range(NUM_LAYERS):
             cells = [f"{values[index]:>{len(heading)}{form}}" for heading, form, values in columns]

@@ -205,9 +205,7 @@ def feature_section(network, layers, ascent, precision, folder, test_set=None):
     if ascent.robust and test_set is not None:
         batches = math.ceil(len(test_set) / 500)
         progress = Progress(f"features on test images, {network.name}", batches, 500)
-        strongest = strongest_units(
-            network.model, test_set.images, layers, precision, progress=progress
-        )
+        strongest = strongest_units(network.model, test_set.images, layers, progress=progress)
         progress.close()
         units = {layer: LayerUnits(layer, test_set, *strongest[layer]) for layer in layers}
     return {
@@ -240,14 +238,16 @@ def _one_layer(network, layer, ascent, precision, folder, units):
     chosen = torch.cat([selected, others])
     if ascent.robust:
         objective = unit_objective(model, layer, chosen, positions[chosen], precision)
+        exact = unit_objective(model, layer, chosen, positions[chosen])
         views = views_of(layer, positions[chosen])
     else:
         objective, views = feature_objective(model, layer, precision, chosen), VIEWS
+        exact = feature_objective(model, layer, features=chosen)
     title = f"layer {layer}, {name}"
     images = ascent.climb(
         objective, network.start, len(chosen), kind="feature", views=views, title=title
     )
-    values, moved, of_start = values_of(objective, images, network.start, views)
+    values, moved, of_start = values_of(exact, images, network.start, views)
     metrics = {
         "method": ascent.method,
         "features": selected.tolist(),

@@ -16,9 +16,10 @@ PEAK_IMAGES = 8  # the images that activate a feature most: they decide where it
 
 
 @torch.no_grad()
-def strongest_units(model, images, layers, precision, batch_size=500, progress=None):
+def strongest_units(model, images, layers, precision="fp32", batch_size=500, progress=None):
     """Where each feature of these layers is strongest in each image, in one pass for all layers.
 
+    In bfloat16 several positions of a map may share the maximum; the first of them is taken.
     {layer: (values, rows, columns)}, each float32 (n, width), on the CPU.
     """
     parts_of = {layer: [] for layer in layers}

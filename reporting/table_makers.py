@@ -222,20 +222,27 @@ def frequency(results):
     measured = inside(results, "frequency")
     of = measured["without G"]
     bands = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(of["bands"])]
+    energies = {"white noise": of["white_energy"]}
+    energies |= {NAMES[name]: m["gradient_energy"] for name, m in measured.items()}
     rows = [
-        [f"gradient energy, %: {NAMES[name]}", *(f"{share:.0f}" for share in m["gradient_energy"])]
-        for name, m in measured.items()
+        [f"gradient energy, %: {name}", "", *(f"{share:.0f}" for share in shares)]
+        for name, shares in energies.items()
     ]
     for name, m in measured.items():
-        cells = zip(m["accuracy_under_noise"], m["interval_under_noise"], strict=True)
+        shares, intervals = [m["accuracy"]], [m["interval"]]
+        shares, intervals = (
+            shares + m["accuracy_under_noise"],
+            intervals + m["interval_under_noise"],
+        )
+        cells = zip(shares, intervals, strict=True)
         cells = (f"{share:.0f} ({low:.0f} to {high:.0f})" for share, (low, high) in cells)
         rows.append([f"accuracy under noise, %: {NAMES[name]}", *cells])
     cells = (
-        f"{-share:+.0f} ({-high:+.0f} to {-low:+.0f})"
+        f"{share:+.0f} ({low:+.0f} to {high:+.0f})"
         for share, low, high in of["differences"]["with G"].values()
     )
-    rows.append(["critic - classifier, points", *cells])
-    return markdown(["cycles per pixel", *bands], rows)
+    rows.append(["lost more by the classifier, points", "", *cells])
+    return markdown(["cycles per pixel", "without noise", *bands], rows)
 
 
 def critic_scores(results):
@@ -253,12 +260,17 @@ def comparison(results):
     calibrations, transfers = inside(results, "calibration"), inside(results, "transfer")
     rows = []
     for name, of in calibrations.items():
-        columns = [f"{of['expected_calibration_error']:.1f}", f"{of['mean_confidence']:.1f}"]
-        for matrix in ("class_images", "adversarial_images"):
-            columns += [f"{transfers[source][matrix][name]:.0f}" for source in NAMES]
-        rows.append([NAMES[name], *columns])
+        own = transfers[name]
+        cells = [f"{of['expected_calibration_error']:.1f}", f"{of['mean_confidence']:.1f}"]
+        for source in NAMES:
+            predicted = transfers[source]["class_images"][name] / 100 * own["classes"]
+            cells.append(f"{predicted:.0f} of {own['classes']}")
+        cells += [f"{own['baselines'][key]:.0f}" for key in ("test images", "noise")]
+        cells += [f"{transfers[source]['adversarial_images'][name]:.0f}" for source in NAMES]
+        rows.append([NAMES[name], *cells])
     headings = ["calibration error, %", "mean confidence, %"]
-    headings += [f"class images of the {NAMES[name]}, %" for name in NAMES]
+    headings += [f"class images of the {NAMES[name]}" for name in NAMES]
+    headings += [f"{key}, %" for key in ("test images", "under noise")]
     headings += [f"adversarial images of the {NAMES[name]}, %" for name in NAMES]
     return markdown(["network", *headings], rows)
 

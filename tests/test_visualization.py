@@ -135,6 +135,8 @@ def test_all_sections(run_main, two_runs):
     assert difference == pytest.approx(gap, abs=0.011)
     assert low <= difference <= high
     assert "without G - with G, noise at 8/255" in out
+    noise = other["differences"]["without G"]["noise at 8/255"][0]
+    assert noise == -differences["noise at 8/255"][0]
     assert summary["without G"]["layers"]["cka"].keys() == {"with G"}
     assert "no film" in out
     assert (folder / "summary.json").read_text().count("Infinity") == 0

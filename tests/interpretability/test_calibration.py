@@ -30,7 +30,7 @@ def test_certainty_is_in_the_last_bin():
 
 def test_section(trained, tmp_path):
     test_set = data_tools.load_shapes()[1].first(300)
-    metrics = calibration_section([as_network(trained)], test_set, "fp32", tmp_path)["without G"]
+    metrics = calibration_section([as_network(trained)], test_set, tmp_path)["without G"]
     probabilities = trained(data_tools.to_signed(test_set.images))[1].softmax(1)
     error = 100 * calibration(probabilities, test_set.labels)[0]
     assert metrics["expected_calibration_error"] == pytest.approx(error, abs=0.01)

@@ -61,7 +61,7 @@ class Brightness(nn.Module):
 def test_scores_of_a_known_critic(images, tmp_path):
     bright = torch.full_like(images[:5], 255)
     sets = {"test images": images, "bright": bright, **baseline_sets(images)}
-    metrics = score_section(as_network(Brightness(), "with G"), sets, "fp32", tmp_path)
+    metrics = score_section(as_network(Brightness(), "with G"), sets, tmp_path)
     assert metrics["bright"]["mean"] == 1
     assert metrics["bright"]["auc"] == 0
     assert metrics["test images"]["auc"] == pytest.approx(0.5)

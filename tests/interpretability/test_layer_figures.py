@@ -16,7 +16,7 @@ def test_each_measure_is_of_its_own_layer_and_network(trained, tmp_path, capsys)
     test = test.first(300)
     torch.manual_seed(0)
     networks = [as_network(trained, "without G"), as_network(Discriminator(width=12), "with G")]
-    metrics_of = layer_section(networks, test, "fp32", tmp_path)
+    metrics_of = layer_section(networks, test, tmp_path)
     for network in networks:
         metrics = metrics_of[network.name]
         features_of = pooled_features(network.model, test.images)
@@ -42,7 +42,7 @@ def test_a_network_is_like_itself(trained, tmp_path):
     test = data_tools.load_shapes()[1].first(100)
     networks = [as_network(trained, "without G"), as_network(trained, "with G")]
     networks.append(as_network(Discriminator(width=12), "other"))
-    metrics_of = layer_section(networks, test, "fp32", tmp_path)
+    metrics_of = layer_section(networks, test, tmp_path)
     assert metrics_of["with G"]["cka"]["without G"] == pytest.approx([1.0] * 8)
     assert metrics_of["other"]["cka"].keys() == {"without G", "with G"}
     assert max(metrics_of["other"]["cka"]["with G"]) < 0.999
@@ -73,7 +73,7 @@ def test_the_legend_tells_pairs_with_controls_by_their_kind():
 def test_deeper_layers_tell_the_classes_better(trained, tmp_path):
     _, test = data_tools.load_shapes()
     networks = [as_network(trained, "without G")]
-    metrics_of = layer_section(networks, test, "fp32", tmp_path)
+    metrics_of = layer_section(networks, test, tmp_path)
     metrics = metrics_of["without G"]
     assert metrics["cka"] == {}
     assert metrics["probe_accuracy"][7] > metrics["probe_accuracy"][0] + 10

@@ -116,6 +116,9 @@ def test_tables_of_the_analyses(results):
         summary[name] |= {
             "frequency": {
                 "bands": [0, 0.4, 0.75],
+                "white_energy": [30, 70],
+                "accuracy": 90 + k,
+                "interval": [80 + k, 95 + k],
                 "gradient_energy": [10 * k, 10 * k + 1],
                 "accuracy_under_noise": [50 + k, 60 + k],
                 "interval_under_noise": [[40 + k, 60 + k], [50 + k, 70 + k]],
@@ -125,21 +128,24 @@ def test_tables_of_the_analyses(results):
             "transfer": {
                 "class_images": {"without G": 10 * k, "with G": 10 * k + 1},
                 "adversarial_images": {"without G": 10 * k + 2, "with G": 10 * k + 3},
+                "baselines": {"test images": 70 + k, "noise": 60 + k},
+                "classes": 10,
             },
         }
     summary["with G"]["critic_score"] = {"gray": {"images": 1, "mean": -1.5, "auc": 0.125}}
     path.write_text(json.dumps(summary))
     assert cells(make_table("frequency", results)) == [
-        ["gradient energy, %: classifier", "10", "11"],
-        ["gradient energy, %: critic", "20", "21"],
-        ["accuracy under noise, %: classifier", "51 (41 to 61)", "61 (51 to 71)"],
-        ["accuracy under noise, %: critic", "52 (42 to 62)", "62 (52 to 72)"],
-        ["critic - classifier, points", "+1 (-2 to +3)", "+4 (+2 to +6)"],
+        ["gradient energy, %: white noise", "", "30", "70"],
+        ["gradient energy, %: classifier", "", "10", "11"],
+        ["gradient energy, %: critic", "", "20", "21"],
+        ["accuracy under noise, %: classifier", "91 (81 to 96)", "51 (41 to 61)", "61 (51 to 71)"],
+        ["accuracy under noise, %: critic", "92 (82 to 97)", "52 (42 to 62)", "62 (52 to 72)"],
+        ["lost more by the classifier, points", "", "-1 (-3 to +2)", "-4 (-6 to -2)"],
     ]
     assert cells(make_table("critic scores", results)) == [["gray", "1", "-1.50", "12.5"]]
     assert cells(make_table("comparison", results)) == [
-        ["classifier", "1.0", "81.0", "10", "20", "12", "22"],
-        ["critic", "2.0", "82.0", "11", "21", "13", "23"],
+        ["classifier", "1.0", "81.0", "1 of 10", "2 of 10", "71", "61", "12", "22"],
+        ["critic", "2.0", "82.0", "1 of 10", "2 of 10", "72", "62", "13", "23"],
     ]
 
 

@@ -215,7 +215,8 @@ def train(args):
         metrics = {}
 
         def exports():
-            return {"discriminator.safetensors": (ema.model, {"weights": ema.name} | metrics)}
+            described = {"weights": ema.name, "critic": "none"} | metrics
+            return {"discriminator.safetensors": (ema.model, described)}
 
         if summary := run.start(model=discriminator, ema=ema, optimizer=optimizer):
             return summary

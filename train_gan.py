@@ -26,6 +26,7 @@ from engine.plots import image_grid
 from engine.weights import (
     CheckpointError,
     check_classes,
+    digest,
     find_export,
     find_weights,
     load_model,
@@ -198,7 +199,8 @@ def parse_args(argv=None):
 
 
 def takes_muon(args):
-    return "muon" in (args.d_optimizer, args.g_optimizer)
+    g_optimizer = args.g_optimizer if args.critic == "full" else None
+    return "muon" in (args.d_optimizer, g_optimizer)
 
 
 # ------------------------------------------------------------------------------ losses
@@ -243,6 +245,19 @@ def penalty_of(norms):
     return (norms - 1).square().mean()
 
 
+def penalty_terms(discriminator, images, others, alpha):
+    """The penalty between the first pairs, one for each weight in alpha, and what is logged of it.
+
+    With alpha None 0 and {}.
+    """
+    if alpha is None:
+        return 0.0, {}
+    n = len(alpha)
+    norms = input_gradient_norms(discriminator, images[:n], others[:n], alpha)
+    penalty = penalty_of(norms)
+    return penalty, {"gradient_penalty": penalty, "gradient_norm": norms.mean()}
+
+
 def discriminator_loss(
     discriminator, real, labels, fake, fake_labels, *, alpha, gp_weight=10.0, fake_class_weight=1.0
 ):
@@ -263,12 +278,8 @@ def discriminator_loss(
     class_loss_real = F.cross_entropy(real_logits, labels)
     class_loss_fake = F.cross_entropy(fake_logits, fake_labels)
     class_loss = class_loss_real + fake_class_weight * class_loss_fake
-    loss, of_gradient = -critic_gap + class_loss, {}
-    if alpha is not None:
-        n = len(alpha)
-        norms = input_gradient_norms(discriminator, real[:n], fake[:n], alpha)
-        of_gradient = {"gradient_penalty": penalty_of(norms), "gradient_norm": norms.mean()}
-        loss = loss + gp_weight * of_gradient["gradient_penalty"]
+    penalty, of_gradient = penalty_terms(discriminator, real, fake, alpha)
+    loss = -critic_gap + class_loss + gp_weight * penalty
     parts = {
         "discriminator_loss": loss,
         "critic_gap": critic_gap,
@@ -289,13 +300,9 @@ def real_images_loss(discriminator, real, labels, *, alpha=None, gp_weight=10.0)
     without the penalty.
     """
     class_logits = discriminator(real)[1].float()
-    loss = class_loss = F.cross_entropy(class_logits, labels)
-    of_gradient = {}
-    if alpha is not None:
-        n = len(alpha)
-        norms = input_gradient_norms(discriminator, real[:n], real.roll(-1, 0)[:n], alpha)
-        of_gradient = {"gradient_penalty": penalty_of(norms), "gradient_norm": norms.mean()}
-        loss = loss + gp_weight * of_gradient["gradient_penalty"]
+    class_loss = F.cross_entropy(class_logits, labels)
+    penalty, of_gradient = penalty_terms(discriminator, real, real.roll(-1, 0), alpha)
+    loss = class_loss + gp_weight * penalty
     parts = {
         "discriminator_loss": loss,
         **of_gradient,
@@ -470,14 +477,14 @@ def make_scores(run, args, reference):
     """What scores the generator during training; only rank 0 needs it.
 
     reference: the images that samples are compared with. Raises ScoreError for a judge that was
-    trained on the held-out ones.
+    trained with another --hold_out.
     """
     path = find_weights(args.judge, "baseline", "discriminator.safetensors")
     judge = Judge(path, run.device, run.precision)
     if args.hold_out and judge.metadata.get("hold_out") != args.hold_out:
         raise ScoreError(
-            f"the judge {path} was trained on held-out images; train one with --hold_out "
-            f"{args.hold_out}"
+            f"the judge {path} was trained with --hold_out {judge.metadata.get('hold_out', 0)}, "
+            f"not {args.hold_out}; train one"
         )
     return TrainingScores(judge, reference, args.seed)
 
@@ -510,7 +517,7 @@ def train(args):
             training_scores = run.on_main(lambda: make_scores(run, args, reference))
         torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
         discriminator = Discriminator(args.width, num_classes).to(run.device)
-        generator = make_generator(args, train_set).to(run.device)
+        generator = run.ranks.together(lambda: make_generator(args, train_set)).to(run.device)
         ema = EMA(generator, args.ema_decay)
         d_optimizer, g_optimizer = (
             make_optimizer(
@@ -534,12 +541,14 @@ def train(args):
         metrics = {}
 
         def exports():
-            about = metrics | {"critic": args.critic}
+            described = metrics | {"critic": args.critic}
+            if args.critic == "trained":
+                described["fixed_generator_sha256"] = digest(generator)
             if args.critic != "full":
-                return {"discriminator.safetensors": (discriminator, about)}
+                return {"discriminator.safetensors": (discriminator, described)}
             raw = {"generator_raw.safetensors": (generator, {"weights": "raw"})}
             return {
-                "discriminator.safetensors": (discriminator, about),
+                "discriminator.safetensors": (discriminator, described),
                 "generator.safetensors": (ema.model, {"weights": ema.name}),
             } | (raw if args.ema_decay else {})
 

@@ -262,7 +262,7 @@ def _one_layer(network, layer, ascent, precision, folder, units):
         title = (
             f"Layer {layer}, trained {name}: an image that maximizes a feature where it peaks, and "
             "the test images that activate it most. Left: features that stand out most, right: "
-            "random ones. In brackets: ratio to the best test image"
+            "random others. In brackets: ratio to the best test image"
         )
         draw_beside_examples(units, (selected, others), images, values.tolist(), path, title)
     else:

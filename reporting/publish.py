@@ -32,7 +32,7 @@ from metrics.classifier import evaluate
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
 CURVES = "curves.png"
 LOGS = ("metrics.jsonl", "summary.json")
-OF_THIS_MACHINE = ("data_dir", "output_dir", "judge")
+OF_THIS_MACHINE = ("data_dir", "output_dir", "judge", "fixed_generator")
 NETWORKS = ("discriminator.safetensors", "generator.safetensors")
 
 
@@ -153,7 +153,9 @@ def rounded(path, data_dir, device):
     model.load_state_dict(in_8_bits)
     if metadata.get("dataset") not in DATASETS:
         raise CheckpointError(f"{path} does not name the dataset it was trained on")
-    _, test_set = load_dataset(metadata["dataset"], data_dir)
+    train_set, test_set = load_dataset(metadata["dataset"], data_dir)
+    if held_out := metadata.get("hold_out"):
+        _, test_set = train_set.hold_out(held_out)
     check_classes(path, metadata, test_set)
     metrics = evaluate(model, test_set.to(device), "fp32")
     before, after = metadata.get("test_accuracy"), metrics["test_accuracy"]

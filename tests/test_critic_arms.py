@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import train_gan
 from compare import assert_equal, assert_same_run
 from discriminator import Discriminator
-from engine.weights import load_model
+from engine.weights import digest, load_model
 from generator import Generator
 from processes import SMALL
 from steps import at_pass, outputs_of
@@ -113,8 +113,10 @@ def test_a_frozen_generator_stays_untrained(train):
 def test_a_fixed_generator_is_the_exported_one(train):
     full = train("full", "--seed", 1)
     folder = train("trained", "--critic", "trained", "--fixed_generator", full)
-    exported = load_model(full / "generator.safetensors")[0].state_dict()
-    assert_equal(dict(exported), dict(parts_of(folder)["generator"]))
+    exported, _ = load_model(full / "generator.safetensors")
+    assert_equal(dict(exported.state_dict()), dict(parts_of(folder)["generator"]))
+    metadata = load_model(folder / "discriminator.safetensors")[1]
+    assert metadata["fixed_generator_sha256"] == digest(exported)
 
 
 def test_the_arms_differ_from_the_gan_from_the_first_step(train):
@@ -131,9 +133,11 @@ def test_the_arms_differ_from_the_gan_from_the_first_step(train):
     assert not torch.equal(penalty, none)
 
 
-@pytest.mark.parametrize("arm", ["penalty", "frozen"])
+@pytest.mark.parametrize("arm", ["none", "penalty", "frozen", "trained"])
 def test_a_control_resumes_to_the_bit(train, arm):
     flags = ["--critic", arm]
+    if arm == "trained":
+        flags += ["--fixed_generator", train("full", "--max_steps", 1)]
     whole = train("whole", *flags)
     train("parts", *flags, "--max_steps", 5)
     assert_same_run(whole, train("parts", *flags))
@@ -148,6 +152,7 @@ def test_a_control_resumes_to_the_bit(train, arm):
         (["--critic", "none", "--gp_weight", 1], "--gp_weight"),
         (["--critic", "penalty", "--d_fake_class_weight", 1], "--d_fake_class_weight"),
         (["--critic", "frozen", "--ema_decay", 0], "--ema_decay"),
+        (["--critic", "none", "--d_optimizer", "adam", "--kernel_lr", 0.01], "--kernel_lr"),
         (["--critic", "trained", "--fixed_generator", "{tmp}"], "no weights"),
     ],
 )

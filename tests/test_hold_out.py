@@ -46,7 +46,7 @@ def test_a_judge_that_knows_the_held_out_images_is_refused(refused, run_main, tm
     judge = tmp_path / "judge.safetensors"
     flags = [*SMALL, "--evaluate_every", 1, "--judge", judge, "--output_dir", tmp_path / "run"]
     export_model(Discriminator(4), judge, {"dataset": "shapes"})
-    assert "trained on held-out images" in refused(train_gan, *flags)
+    assert "trained with --hold_out 0, not 200" in refused(train_gan, *flags)
     export_model(Discriminator(4), judge, {"dataset": "shapes", "hold_out": 200})
     assert run_main(train_gan, *flags)[0] == 0
 

@@ -156,3 +156,13 @@ def test_nothing_is_written_where_a_source_is_missing(refused, baseline, tmp_pat
     (baseline / missing).unlink()
     assert missing in refused(publish, baseline, tmp_path / "kept", *QUICK)
     assert not (tmp_path / "kept").exists()
+
+
+def test_a_run_with_held_out_images_is_evaluated_on_them(run_main, tmp_path):
+    flags = ["--hold_out", 100, "--output_dir", tmp_path / "run"]
+    assert run_main(train_discriminator, *SMALL, *flags)[0] == 0
+    assert run_main(publish, tmp_path / "run", tmp_path / "kept", *QUICK)[0] == 0
+    model, metadata = load_model(tmp_path / "kept" / "discriminator.safetensors")
+    _, held_out = data_tools.load_shapes()[0].hold_out(100)
+    assert metadata["test_loss"] == pytest.approx(evaluate(model, held_out, "fp32")["test_loss"])
+    assert metadata["test_images"] == 100

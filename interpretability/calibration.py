@@ -7,6 +7,7 @@ from interpretability.adversarial import predict
 from interpretability.trained_networks import line_styles
 
 BINS = 15
+MIN_PLOTTED = 20  # images in a bin of the diagram
 
 
 def calibration(probabilities, labels, bins=BINS):
@@ -40,8 +41,8 @@ def calibration_section(networks, test_set, folder):
         logits = torch.cat([predict(network.model, x.float()) for x in batches])
         probabilities = logits.softmax(1).cpu()
         error, confidences, accuracies, counts = calibration(probabilities, test_set.labels.cpu())
-        filled = counts > 0
-        points = [(100 * values[filled]).tolist() for values in (confidences, accuracies)]
+        plotted = counts >= MIN_PLOTTED
+        points = [(100 * values[plotted]).tolist() for values in (confidences, accuracies)]
         lines[f"{network.name}, ECE {100 * error:.1f} %"] = (*points, styles[network.name])
         metrics_of[network.name] = {
             "expected_calibration_error": round(100 * error, 2),

@@ -67,12 +67,24 @@ def transfer_section(networks, test_set, precision, folder, class_images):
         "class_images": agreement(networks, of_classes, classes, precision),
         "adversarial_images": agreement(networks, adversarial | baselines, labels, precision),
     }
-    titles = {
-        "class_images": "Class images: predicted as their class, %",
-        "adversarial_images": f"Adversarial images, epsilon {EPSILON:g}/255: accuracy, %",
-    }
     names = [network.name for network in networks]
-    side = 2.5 + 0.5 * len(names)
+    plot_matrices(matrices, names, folder / "transfer.png")
+    print(f"  {folder / 'transfer.png'}")
+    metrics_of = {name: {key: matrix[name] for key, matrix in matrices.items()} for name in names}
+    of_baselines = {source: matrices["adversarial_images"][source] for source in baselines}
+    for name, metrics in metrics_of.items():
+        metrics |= {"images": len(labels), "classes": len(classes)}
+        metrics["baselines"] = {source: of[name] for source, of in of_baselines.items()}
+    return metrics_of
+
+
+def plot_matrices(matrices, names, path):
+    """Both matrices as images with their numbers; names: the networks that predict."""
+    titles = {
+        "class_images": "Class images:\npredicted as their class, %",
+        "adversarial_images": f"Adversarial images,\nepsilon {EPSILON:g}/255: accuracy, %",
+    }
+    side = 3.5 + 0.5 * len(names)
     figure = Figure(figsize=(2 * side, side), layout="constrained")
     for place, (key, title) in enumerate(titles.items(), start=1):
         sources = list(matrices[key])
@@ -86,11 +98,4 @@ def transfer_section(networks, test_set, precision, folder, class_images):
             for j, value in enumerate(row):
                 color = "black" if value > 60 else "white"
                 axes.text(j, i, f"{value:.0f}", ha="center", va="center", color=color)
-    save_figure(figure, folder / "transfer.png")
-    print(f"  {folder / 'transfer.png'}")
-    metrics_of = {name: {key: matrix[name] for key, matrix in matrices.items()} for name in names}
-    of_baselines = {source: matrices["adversarial_images"][source] for source in baselines}
-    for name, metrics in metrics_of.items():
-        metrics |= {"images": len(labels), "classes": len(classes)}
-        metrics["baselines"] = {source: of[name] for source, of in of_baselines.items()}
-    return metrics_of
+    save_figure(figure, path)

@@ -22,7 +22,7 @@ def name_of(path):
 
 def test_size_of_the_folder():
     sizes = {path: path.stat().st_size for path in RESULTS.rglob("*") if path.is_file()}
-    assert sum(sizes.values()) < 22e6
+    assert sum(sizes.values()) < 24e6
     assert max(sizes.values()) < 16 * 2**20
 
 
@@ -53,4 +53,5 @@ def test_the_stated_accuracy_is_reached(path, cifar10_dir, images, tolerance):
     figures = evaluate(model, test_set.first(images), "fp32")
     assert figures["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=tolerance)
     summary = json.loads((path.parent / "summary.json").read_text())
-    assert summary["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=0.1)
+    # Weights in 8 bits, and predictions in bf16 in the log.
+    assert summary["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=0.3)

@@ -44,7 +44,7 @@ MAIN_RUNS = (
     Runs("**classifier**", "python train_discriminator.py", {"baseline": 0}),
     Runs("**critic of the GAN**", "python train_gan.py", {"gan": 0}),
     Runs(
-        "the same, 8 epochs",
+        "classifier, 8 epochs",
         "python train_discriminator.py --epochs 8",
         {f"controls/seed_{seed}": seed for seed in range(3)},
     ),

@@ -154,7 +154,8 @@ def test_a_scoring_that_is_cut_leaves_the_old_whole(evaluate, weights, monkeypat
     assert evaluate(*few, "--seed", 1)[0] == 0
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert after.keys() == before.keys()
-    assert all(after[name] != before[name] for name in after)
+    same = {name for name in after if after[name] == before[name]}
+    assert same <= {"nearest_distances.png"}  # samples of an untrained generator are alike
 
 
 def test_parts_asked_for_by_flag(evaluate, weights, monkeypatch):

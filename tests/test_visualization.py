@@ -163,8 +163,8 @@ def test_controls_stand_beside_the_pair(run_main, refused, two_runs, monkeypatch
         assert not {"max_features", "attribution"} & metrics.keys()
     files = {path.name for path in (two_runs / "visualization").iterdir()}
     assert {"max_class_seed_1.png", "max_class_augmented.png"} < files
-    assert "layer by layer, seed 1:" in out
-    assert "layer by layer, trained with G:" in out
+    assert "layer by layer, seed 1, 60 test images:" in out
+    assert "layer by layer, trained with G, 60 test images:" in out
     code, _, _ = run_main(visualization, *QUICK, "--max_classification_output")
     assert code == 0
     path = two_runs / "visualization" / "summary.json"

@@ -49,7 +49,8 @@ demo: $(INSTALLED)
 	python train_gan.py --dataset auto --width 32 --batch_size 64 --epochs 5 \
 		--ema_decay 0.99 --limit_train 20000 --output_dir $(DEMO)/gan 2>&1 | cat && wait $$!
 	python visualization.py --discriminator_without_G $(DEMO)/baseline \
-		--discriminator_with_G $(DEMO)/gan --output_dir $(DEMO)/visualization
+		--discriminator_with_G $(DEMO)/gan --study_images 200 \
+		--output_dir $(DEMO)/visualization
 	python report.py --baseline $(DEMO)/baseline --gan $(DEMO)/gan \
 		--visualization $(DEMO)/visualization --output $(DEMO)/report.html
 	@echo

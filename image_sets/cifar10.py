@@ -145,7 +145,7 @@ def _make_cifar10(archive, work, missing, way_out):
     if sha256 != CIFAR10_SHA256:
         whose = "the downloaded archive" if archive.parent == work else archive
         raise DataError(
-            f"{whose} is not the official one (its SHA-256 is {sha256}); fetch it anew, "
+            f"{whose} is not the official one (its SHA-256 is {sha256}); fetch it again, "
             f"or {way_out}"
         )
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:

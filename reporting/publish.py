@@ -150,16 +150,17 @@ def rounded(path, data_dir, device):
         difference = f"{(after - before).abs().mean().item():.2f} of 255"
         print(f"{path}: in 8 bits its images differ by {difference} levels on average")
         return model, metadata | {"mean_difference_in_8_bits": difference}
-    model.load_state_dict(in_8_bits)
     if metadata.get("dataset") not in DATASETS:
         raise CheckpointError(f"{path} does not name the dataset it was trained on")
     train_set, test_set = load_dataset(metadata["dataset"], data_dir)
     if held_out := metadata.get("hold_out"):
         _, test_set = train_set.hold_out(held_out)
     check_classes(path, metadata, test_set)
-    metrics = evaluate(model, test_set.to(device), "fp32")
-    before, after = metadata.get("test_accuracy"), metrics["test_accuracy"]
-    print(f"{path}: test accuracy {before} %, in 8 bits {after} %")
+    test_set = test_set.to(device)
+    before = evaluate(model, test_set, "fp32")["test_accuracy"]
+    model.load_state_dict(in_8_bits)
+    metrics = evaluate(model, test_set, "fp32")
+    print(f"{path}: test accuracy {before} %, in 8 bits {metrics['test_accuracy']} %")
     return model, metadata | {**metrics, "precision": "fp32", "test_images": len(test_set)}
 
 

@@ -170,8 +170,8 @@ def test_a_bare_training_without_data_is_refused(refused, tmp_path, monkeypatch,
     """It does not train on the shapes instead."""
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/none")
     small = ["--width", 4, "--max_steps", 1, "--device", "cpu", "--output_dir", tmp_path / "run"]
-    told = refused(script, "--data_dir", tmp_path / "data", *small)
-    assert "give --data_dir, or take --dataset shapes" in told
+    message = refused(script, "--data_dir", tmp_path / "data", *small)
+    assert "give --data_dir, or take --dataset shapes" in message
     assert not (tmp_path / "run").exists()
 
 

@@ -53,5 +53,5 @@ def test_the_stated_accuracy_is_reached(path, cifar10_dir, images, tolerance):
     figures = evaluate(model, test_set.first(images), "fp32")
     assert figures["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=tolerance)
     summary = json.loads((path.parent / "summary.json").read_text())
-    # Weights in 8 bits, and predictions in bf16 in the log.
-    assert summary["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=0.3)
+    rounding = 0.3 if "ladder" in path.parts else 0.1  # in 8 bits, in 16 bits
+    assert summary["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=rounding)

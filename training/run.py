@@ -131,8 +131,11 @@ class TrainingRun:
         return train_set, test_set
 
     def captured(self, update):
-        """The update, a function of tensors, as a step that a CUDA device captures and replays."""
-        return CapturedStep(update, self.compiled)
+        """The update, a function of tensors, as a step that a CUDA device captures and replays.
+
+        With several processes it stays the function.
+        """
+        return CapturedStep(update, self.compiled and self.ranks.world == 1)
 
     def prepare(self, *parts):
         """Have networks and optimizers among the parts be as captured steps need them."""
@@ -313,10 +316,6 @@ class TrainingRun:
             self._made_once.write(file, content)
             if file.startswith("samples/"):
                 self._tensorboard.show(content, self.step)
-
-    def best_value(self, file, what, value):
-        """The larger of the value and of that which `file` was kept for."""
-        return max(value, self._best_of(file, what))
 
     def _best_of(self, file, what):
         best_what, value = self._best.get(file, (what, -math.inf))

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from engine.cli import ADDED, DIVERGED, SAVE_FAILED, Stopped
+from engine.cli import ADDED, DIVERGED, SAVE_FAILED, Stopped, without_deleted
 from engine.files import parse_json, remove_temporaries, write_atomically
 from engine.output_folder import RunError
 from engine.provenance import environment
@@ -61,7 +61,7 @@ class RunFolder:
                 "go on with it"
             )
         before = {name: ADDED[name] for name in settings.keys() & ADDED.keys()}
-        before |= self.config.get("settings", {})
+        before |= without_deleted(self.config.get("settings", {}))
         names = sorted((before.keys() | settings.keys()) - set(may_change))
         differences = [
             f"{name} was {before.get(name)!r}, now {settings.get(name)!r}"

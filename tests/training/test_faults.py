@@ -6,7 +6,9 @@ import torch
 import train_discriminator
 import train_gan
 from compare import assert_same_export, assert_same_run
+from discriminator import Discriminator
 from engine.cli import SAVE_FAILED
+from engine.weights import export_model
 from faults import failing, no_room_for
 from processes import EVERY_STEP, SMALL
 from training import checkpoint
@@ -47,13 +49,15 @@ def test_a_write_that_fails(run_main, tmp_path, script, stride):
 
 def test_best_weights_that_could_not_be_written_are_written_later(run_main, tmp_path):
     """By the same run at its next save, or by the next start: they are in the checkpoint."""
-    assert run_main(train_discriminator, *FLAGS, tmp_path / "whole")[0] == 0
-    with no_room_for("discriminator_best.safetensors"):
-        code, out, _ = run_main(train_discriminator, *FLAGS, tmp_path / "run")
+    export_model(Discriminator(4), tmp_path / "judge.safetensors", {"dataset": "shapes"})
+    scores = ["--evaluate_every", 1, "--judge", tmp_path / "judge.safetensors"]
+    assert run_main(train_gan, *scores, *FLAGS, tmp_path / "whole")[0] == 0
+    with no_room_for("generator_best.safetensors"):
+        code, out, _ = run_main(train_gan, *scores, *FLAGS, tmp_path / "run")
     assert code == SAVE_FAILED
-    assert "could not write discriminator_best.safetensors" in out
-    assert not (tmp_path / "run" / "discriminator_best.safetensors").exists()
-    assert run_main(train_discriminator, *FLAGS, tmp_path / "run")[0] == 0
+    assert "could not write generator_best.safetensors" in out
+    assert not (tmp_path / "run" / "generator_best.safetensors").exists()
+    assert run_main(train_gan, *scores, *FLAGS, tmp_path / "run")[0] == 0
     for path in (tmp_path / "whole").glob("*.safetensors"):
         assert_same_export(path, tmp_path / "run" / path.name)
 

@@ -175,7 +175,6 @@ def test_checkpoints(run, count):
 
     def go_on():
         opened._restore(opened.folder.load_state())
-        opened.best_value("discriminator_best.safetensors", "test_accuracy", 0.0)
         opened._parts["optimizer"].step()
 
     path, refused = folder / "checkpoints/step_000000007.pt", 0

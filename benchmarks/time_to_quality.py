@@ -150,7 +150,7 @@ def step_against_the_recipe(args):
     for _ in range(TURNS):
         for (flags, variant), times in zip(settings_in_turn, seconds, strict=True):
             of_setting = settings(args, flags)
-            period = math.lcm(of_setting.gp_every, of_setting.gen_train)
+            period = of_setting.gen_train
             steps = period * math.ceil(TIMED_STEPS / period)
             (record,) = trained(
                 args,

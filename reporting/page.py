@@ -17,6 +17,7 @@ from PIL import Image
 from engine.files import is_number, parse_json
 from engine.plots import curves_figure, evenly_chosen, png_of
 from engine.weights import digest, load_model
+from reporting.tables import short, title_of
 from training import panels
 
 ADVERSARIAL = "perturbed_with*_G_epsilon*.png"  # not of control networks
@@ -173,11 +174,4 @@ def table(scores, evaluation):
         (name_of_samples(name, evaluation), [short(row.get(key)) for key in keys])
         for name, row in scores.items()
     ]
-    return {"columns": ["", *(key.replace("_", " ") for key in keys)], "rows": rows}
-
-
-def short(value):
-    """A number in at most four digits and five decimals; never "-0"."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{round(value, 5) + 0.0:.4g}" if is_number(value) else ""
+    return {"columns": ["", *map(title_of, keys)], "rows": rows}

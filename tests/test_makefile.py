@@ -121,7 +121,7 @@ def test_a_training_that_ends_early_ends_all_and_resumes(make, script):
     code, calls, output = make("full", STOP=script)
     assert code == 2
     assert names(calls)[-1] == script
-    assert "the same command goes on" in output
+    assert "the same command resumes" in output
     code, calls, _ = make("full")
     assert code == 0
     assert names(calls)[0] == script

@@ -154,7 +154,7 @@ def cards(runs, summary, evaluation):
     for network, name, run in networks:
         values[f"test accuracy, {name}"] = run["summary"].get("test_accuracy")
         if step := summary.get(network, {}).get("perturbation"):
-            values[f"after one step of {step['epsilon']}, {name}"] = step["accuracy_after"]
+            values[f"accuracy after one step of {step['epsilon']}, {name}"] = step["accuracy_after"]
     samples = evaluation.get("scores", {}).get("samples", {})
     title = name_of_samples("class consistency of samples", evaluation)
     values[title] = samples.get("class_consistency")

@@ -491,7 +491,7 @@ def make_scores(run, args, reference):
 
 def score(run, training_scores, ema):
     """The average's scores; its weights are kept if no distance by this judge was smaller."""
-    scores, judge = run.from_main(
+    scores, judge = run.ranks.from_main(
         lambda: (training_scores(ema.model), training_scores.judge.digest)
     )
     what, best = f"frechet_distance by {judge}", {"weights": ema.name} | scores
@@ -514,7 +514,7 @@ def train(args):
         training_scores = None
         if args.evaluate_every:
             reference = test_set if args.hold_out else train_set
-            training_scores = run.on_main(lambda: make_scores(run, args, reference))
+            training_scores = run.ranks.on_main(lambda: make_scores(run, args, reference))
         torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
         discriminator = Discriminator(args.width, num_classes).to(run.device)
         generator = run.ranks.together(lambda: make_generator(args, train_set)).to(run.device)

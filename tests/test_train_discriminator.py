@@ -254,7 +254,7 @@ def test_damaged_checkpoints_are_not_trained_over(small_run, refused, tmp_path):
     (damaged,) = checkpoint.list_checkpoints(run / "checkpoints")
     damaged.write_bytes(damaged.read_bytes()[:-5])
     err = refused(train_discriminator, *SMALL, "--output_dir", run, "--epochs", 1)
-    assert "is whole" in err
+    assert "is valid" in err
 
 
 @pytest.mark.gpu

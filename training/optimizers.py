@@ -135,7 +135,8 @@ class Combined:
                     shape = torch.Size([]) if name == "step" else weights[index].shape
                     if value.shape != shape or value.dtype != torch.float32:
                         raise ValueError("the optimizer's state does not fit the weights")
-            optimizer.load_state_dict(own | {"state": saved})
+            copies = {i: {n: t.clone() for n, t in entry.items()} for i, entry in saved.items()}
+            optimizer.load_state_dict(own | {"state": copies})
 
 
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}

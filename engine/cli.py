@@ -297,7 +297,7 @@ def exit_code_of(task, args, user_errors):
         print(stopped, flush=True)
         return stopped.exit_code
     except user_errors as error:
-        if not getattr(error, "told_elsewhere", False):  # by another process of the same run
+        if not getattr(error, "silent", False):  # rank 0 of the same run prints it
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,6 +1,5 @@
 """Files that are not what they should be: one line and exit code 2, or left out with a line."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,14 +8,13 @@ import pytest
 
 import data_tools
 import evaluate_gan
-import train_discriminator
 import visualization
 from discriminator import Discriminator
 from engine import provenance
 from engine.weights import export_model
 from faults import no_room_for
 from generator import Generator
-from processes import ENVIRONMENT, ROOT, SMALL
+from processes import ENVIRONMENT, ROOT
 
 QUICK = ["--limit_test", 60, "--steps", 3, "--device", "cpu", "--precision", "fp32"]
 DEEP = "[" * 100_000
@@ -31,57 +29,6 @@ def empty_working_directory(tmp_path, monkeypatch):
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-# ------------------------------------------------------------------------------ a run that goes on
-
-
-@pytest.fixture(scope="module")
-def stopped_run(tmp_path_factory):
-    """{file: its bytes} of a training that was stopped after its first step."""
-    folder = tmp_path_factory.mktemp("stopped") / "run"
-    flags = [*SMALL, "--epochs", 1, "--max_minutes", 0, "--output_dir", folder]
-    assert train_discriminator.main([str(flag) for flag in flags]) == 0
-    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "refused"),
-    [
-        ("config.json", "5", True),
-        ("config.json", DEEP, True),
-        ("config.json", NOT_UTF_8, True),
-        ("config.json", '{"settings": {}, "resumed": 5}', True),
-        ("config.json", '{"settings": []}', True),
-        ("metrics.jsonl", "5\n", False),
-        ("metrics.jsonl", '{"step": "one"}\n', False),
-        ("metrics.jsonl", NOT_UTF_8 + b"\n", False),
-        ("metrics.jsonl", DEEP + "\n", False),
-        ("metrics.jsonl", '{"step": 1}\n', False),
-        (
-            "metrics.jsonl",
-            '{"step": 1, "epochs_done": "x", "train_loss": [], "test_loss": {}}\n',
-            False,
-        ),
-        ("summary.json", "5", False),
-        ("summary.json", DEEP, False),
-        ("summary.json", NOT_UTF_8, False),
-        ("summary.json", '{"step": 5, "test_accuracy": "much"}', False),
-    ],
-)
-def test_a_run_goes_on_or_is_refused(run_main, stopped_run, tmp_path, name, content, refused):
-    for path, written in stopped_run.items():
-        write(tmp_path / "run" / path, written)
-    write(tmp_path / "run" / name, content)
-    flags = [*SMALL, "--epochs", 1, "--output_dir", tmp_path / "run"]
-    code, out, err = run_main(train_discriminator, *flags)
-    if refused:
-        assert (code, err.count("\n")) == (2, 1)
-        assert "damaged" in err
-    else:
-        assert code == 0, err
-        assert "resumed after step 1" in out
-        assert json.loads((tmp_path / "run/summary.json").read_text())["step"] == 5
 
 
 def test_a_git_that_hangs_is_not_waited_for(monkeypatch):

@@ -187,6 +187,15 @@ def test_output_folder_that_cannot_be_written(refused, tmp_path):
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_damaged_checkpoints_are_not_trained_over(small_run, refused, tmp_path):
+    small_run("--epochs", 1)
+    run = tmp_path / "run"
+    (damaged,) = checkpoint.list_checkpoints(run / "checkpoints")
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    err = refused(train_discriminator, *SMALL, "--output_dir", run, "--epochs", 1)
+    assert "is valid" in err
+
+
 @pytest.mark.gpu
 def test_main_on_cuda_with_resume(run_main, tmp_path):
     """The default recipe; on a GPU the last bits of a gradient may differ from run to run."""

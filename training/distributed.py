@@ -28,10 +28,10 @@ class RanksError(Exception):
 
 @contextlib.contextmanager
 def _talking(trouble="lost each other"):
-    """Where the ranks talk to each other: raises RanksError where another one has gone."""
+    """Around messages between ranks: raises RanksError if another rank is gone."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:  # whatever the backend makes of it
+    except (RuntimeError, ValueError) as error:  # what the backends raise
         reason = str(error).strip().partition("\n")[0]
         raise RanksError(f"the processes of this run {trouble}: {reason}") from None
 
@@ -40,13 +40,12 @@ class Ranks:
     """This process's place among the ranks. With one process every method is the identity.
 
     rank, world: index of this process, number of processes; main: whether it is rank 0, which alone
-    writes and prints. Methods that talk to other ranks have to be called by all of them. Decisions
-    and plain values travel between the CPUs, where they do not wait for a GPU's work; tensors of
-    the training by the backend of the device that `use` names.
+    writes and prints. All ranks have to call the methods that send messages, all of which raise
+    RanksError if another rank is gone. Decisions and plain values travel between the CPUs, so that
+    they do not wait for a GPU; tensors of the training by the backend of the device given to `use`.
 
-    Leaving the context ends the process group. A process that ends with the group alive may be
-    aborted by its communication threads, whatever its exit code was to be. Raises DeviceError for
-    an environment that does not fit, RanksError, as every method may, where another rank is gone.
+    Leaving the context ends the process group: its threads may abort a process that ends before.
+    Raises DeviceError for an environment that does not fit.
     """
 
     def __init__(self):
@@ -60,7 +59,7 @@ class Ranks:
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the script's end)
 
     def use(self, device):
-        """Have the tensors of the training travel by NCCL where they are on GPUs."""
+        """Send the tensors of the training by NCCL if they are on GPUs."""
         if self.world > 1 and device.type == "cuda":
             with _talking():
                 self._device_group = dist.new_group(backend="nccl", timeout=TIMEOUT)
@@ -83,9 +82,8 @@ class Ranks:
     def together(self, action):
         """What `action` returns here. An error on any rank is raised on all, so that none waits.
 
-        A rank that has an error raises its own, the others the first one's. `told_elsewhere` on an
-        error marks those whose message another rank has to tell: rank 0 its own or the first one's,
-        since a launcher that sees it end may end the others, and these what nobody told before.
+        A rank with an error raises its own, the others raise the first one's. Rank 0 prints all
+        different messages; on the other ranks the error has `silent` set, for the script's end.
         """
         if self.world == 1:
             return action()
@@ -94,18 +92,17 @@ class Ranks:
             result = action()
         except Exception as raised:  # handed to all ranks below
             error = raised
-        errors = self._gather(error)
-        messages = [None if e is None else str(e) for e in errors]
-        first = next((rank for rank in range(self.world) if errors[rank] is not None), None)
-        if first is None:
+        errors = [e for e in self._gather(error) if e is not None]
+        if not errors:
             return result
-        error = error or errors[first]
-        told = str(error) == messages[first] or messages.index(str(error)) != self.rank
-        error.told_elsewhere = told and not self.main
+        error = error or errors[0]
+        error.silent = not self.main
+        for message in {str(e) for e in errors} - {str(error)} if self.main else ():
+            print(f"error: {message}", file=sys.stderr)
         raise error
 
     def main_first(self, action):
-        """What `action` returns here; rank 0 acts before the others: it downloads, they find.
+        """What `action` returns here; rank 0 acts before the others, to download for all.
 
         It may take longer than any timeout: in the meantime the ranks meet every second.
         """
@@ -118,30 +115,31 @@ class Ranks:
         result = self.together(acting.result)
         return self.together(lambda: result if self.main else action())
 
-    def from_main(self, make):
-        """What `make` returns on rank 0, on every rank: tensors and plain values.
+    def on_main(self, make):
+        """What `make` returns on rank 0, None elsewhere; an error there is raised on every rank."""
+        return self.together(lambda: make() if self.main else None)
 
-        What it raises there is raised on every rank.
-        """
-        made = [self.together(lambda: make() if self.main else None)]
+    def from_main(self, make):
+        """What `make` returns on rank 0, on every rank: tensors and plain values; or its error."""
+        made = [self.on_main(make)]
         if self.world > 1:
             with _talking():
                 dist.broadcast_object_list(made, 0)
         return made[0]
 
-    def check_same(self, facts):
-        """Raises RanksError where a dict of plain values is not the same on every rank."""
-        gathered = self._gather(facts)
-        for rank, theirs in enumerate(gathered):
-            if theirs != gathered[0]:
-                differences = [
-                    f"{name} is {gathered[0][name]!r} on rank 0, {theirs[name]!r} on {rank}"
-                    for name in gathered[0]
-                    if gathered[0][name] != theirs[name]
-                ]
-                error = RanksError(f"the processes do not agree: {'; '.join(differences)}")
-                error.told_elsewhere = not self.main
-                raise error
+    def check_same(self, values):
+        """Raises RanksError if a dict of plain values is not the same on every rank."""
+        gathered = self._gather(values)
+        differences = [
+            f"{name} is {first!r} on rank 0, {theirs[name]!r} on {rank}"
+            for rank, theirs in enumerate(gathered)
+            for name, first in gathered[0].items()
+            if theirs[name] != first
+        ]
+        if differences:
+            error = RanksError(f"the processes do not agree: {'; '.join(differences)}")
+            error.silent = not self.main
+            raise error
 
     def agree(self, *numbers):
         """The largest of each whole number over the ranks: the same answer everywhere."""
@@ -153,7 +151,7 @@ class Ranks:
         return tuple(tensor.tolist())
 
     def stack(self, tensor):
-        """Every rank's tensor, on the CPU: (...) -> (world, ...). To be kept in a checkpoint."""
+        """Every rank's tensor, on the CPU, for a checkpoint: (...) -> (world, ...)."""
         return torch.stack(self._gather(tensor.cpu()))
 
     def unstack(self, stacked):
@@ -177,7 +175,7 @@ class Ranks:
         if self.world > 1:
             for module in modules:
                 for tensor in module.state_dict().values():
-                    dense = tensor.contiguous()  # channels_last weights are not, for the backends
+                    dense = tensor.contiguous()  # the backends do not take channels_last weights
                     with _talking():
                         dist.broadcast(dense, 0, group=self._device_group)
                     tensor.copy_(dense)
@@ -211,7 +209,7 @@ class Ranks:
 
 
 def check_batches(images, batch_size, world, drop_last):
-    """Raises DataError where a batch does not fit the set or cannot be shared by the processes."""
+    """Raises DataError if a batch is larger than the set or cannot be shared by the processes."""
     if batch_size > images:
         raise DataError(f"--batch_size {batch_size} is larger than the set ({images})")
     if drop_last and (batch_size % world or batch_size < 2 * world):

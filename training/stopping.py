@@ -1,18 +1,20 @@
 """When a run stops before its end: by a signal, by the clock, or because it diverged."""
 
+import math
 import os
 import signal
 import time
 
 import torch
 
-from engine.cli import SAVE_FAILED, Stopped
+from engine.cli import DIVERGED, SAVE_FAILED, Stopped
+from training.checkpoint import list_checkpoints
 
 
 def stopped(signal_number, step, saved):
     """The Stopped for a run that ends after `step`, by that signal, or 0: its time is up.
 
-    saved: the checkpoint just written, None where that failed: exit code SAVE_FAILED then, unless
+    saved: the checkpoint just written, None if that failed: exit code SAVE_FAILED then, unless
     it was a signal, whose code its sender waits for.
     """
     code = 128 + signal_number if signal_number else 0
@@ -20,6 +22,17 @@ def stopped(signal_number, step, saved):
     if saved is None:
         return Stopped(code or SAVE_FAILED, f"{why} after step {step}, which could not be saved")
     return Stopped(code, f"{why} after step {step}; the same command goes on from {saved}")
+
+
+def diverged(step, metrics, checkpoints):
+    """The Stopped for a run with metrics, {name: number}, or gradients that are not finite."""
+    bad = ", ".join(name for name, value in metrics.items() if not math.isfinite(value))
+    last = next(iter(list_checkpoints(checkpoints)), "none")
+    return Stopped(
+        DIVERGED,
+        f"diverged at step {step}: {bad or 'the gradient'} not finite; the step was not taken; "
+        f"last checkpoint: {last}",
+    )
 
 
 class StopSignal:

@@ -1,16 +1,13 @@
 """Real training processes: started, watched, killed."""
 
-import contextlib
 import os
-import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
-import pytest
-
-from process_tree import descendants
 from training import checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,52 +25,48 @@ ENVIRONMENT = os.environ | {
 }
 
 
-def command(script, flags, ranks=1):
-    launcher = [sys.executable]
-    if ranks > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    return [*launcher, *map(str, (script, *flags))]
+def start(script, flags, ranks=1, of_rank_1=()):
+    """A running process for each rank; started directly, since torchrun hides exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, (script, *flags, *(of_rank_1 if rank else ())))],
+            cwd=ROOT,
+            env=ENVIRONMENT | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
 
 
-def run(script, flags, ranks=1, timeout=180):
-    """The finished process, its output in .stdout and .stderr."""
-    return subprocess.run(
-        command(script, flags, ranks),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+def ends(processes, timeout=180):
+    """(exit codes, stdout of all, stderr of all). All have ten seconds after the first to end."""
+    try:
+        wait_until(lambda: any(process.poll() is not None for process in processes), timeout)
+        written = [process.communicate(timeout=10) for process in processes]
+    finally:
+        kill(processes)
+    return [process.returncode for process in processes], *map("".join, zip(*written, strict=True))
 
 
-def start(script, flags, folder, ranks=1):
-    """A running process that has written a checkpoint of its own to the run's folder.
-
-    The flags must ask for a checkpoint at every step.
-    """
-    if not Path("/proc/self/task").exists():
-        pytest.skip("finds the processes of a run in /proc")
-    before = newest_step(folder)
-    process = subprocess.Popen(
-        command(script, flags, ranks),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    wait_for_step(process, folder, before + 1)
-    return process
+def run(script, flags, ranks=1):
+    """The ended run: .returncode, not 0 if that of any rank is not; .stdout and .stderr of all."""
+    codes, out, err = ends(start(script, flags, ranks))
+    return SimpleNamespace(returncode=max(codes, key=abs), stdout=out, stderr=err)
 
 
-def wait_for_step(process, folder, step):
-    """Wait for that checkpoint, or for the process's end."""
-    wait_until(lambda: newest_step(folder) >= step or process.poll() is not None)
+def wait_for_step(processes, folder, step):
+    """Wait for the checkpoint of that step or a later one, or for the end of a process."""
+    wait_until(lambda: newest_step(folder) >= step or any(p.poll() is not None for p in processes))
 
 
 def newest_step(folder):
-    """The step of the newest checkpoint, 0 where there is none."""
+    """The step of the newest checkpoint, 0 if there is none."""
     paths = checkpoint.list_checkpoints(Path(folder) / "checkpoints")
     return checkpoint.checkpoint_step(paths[0]) if paths else 0
 
@@ -85,37 +78,28 @@ def wait_until(condition, timeout=120):
         time.sleep(0.005)
 
 
-def kill(process):
-    """SIGKILL to the process and all its descendants; returns when all are gone."""
-    pids = [process.pid, *descendants(process.pid)]
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    wait_until(lambda: not any(alive(pid) for pid in pids))
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def kill(processes):
+    """SIGKILL to all that still run; returns when they are gone."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
 
 
 def train_through_kills(script, flags, folder, kills, rng, ranks=1):
     """Start, SIGKILL at a random moment after some more steps, and so on; then run to the end.
 
-    Returns the newest saved step at each kill.
+    The flags must ask for a checkpoint at every step. Returns the newest saved step at each kill.
     """
     steps = []
     for _ in range(kills):
-        process = start(script, flags, folder, ranks)
-        goal = newest_step(folder) + rng.randrange(3)
-        wait_for_step(process, folder, goal)
+        processes = start(script, flags, ranks)
+        wait_for_step(processes, folder, newest_step(folder) + 1 + rng.randrange(3))
         time.sleep(rng.uniform(0, 0.05))  # a step and its save take about as long
-        assert process.poll() is None, process.stdout.read()
-        kill(process)
+        assert all(process.poll() is None for process in processes)
+        kill(processes)
         steps.append(newest_step(folder))
     done = run(script, flags, ranks)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -11,9 +11,17 @@ import sys
 import time
 from pathlib import Path
 
-from process_tree import descendants
-
 LONGEST = 120  # seconds
+
+
+def descendants(pid):
+    """Process ids of the children, their children and so on, from /proc."""
+    children = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in task.read_text().split()
+    ]
+    return [pid for child in children for pid in (child, *descendants(child))]
 
 
 def main():

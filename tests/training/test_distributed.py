@@ -1,17 +1,24 @@
-import json
+"""Runs of two processes: their gradients, their resumption, and every way out of them."""
+
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 
+import processes
 import rank_worker
 import train_discriminator
 import train_gan
-from compare import assert_same_export, records
-from engine.weights import load_model
+from compare import assert_same_run, records
 from generator import sample_latents
-from processes import SMALL, run
+from processes import EVERY_STEP, SMALL, ends, run, start
 from training import panels
 from training.run import TrainingRun
+
+slow = pytest.mark.slow
 
 
 def test_two_ranks_give_the_gradients_of_one(tmp_path, images):
@@ -33,124 +40,175 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path, images):
     assert of_two["loss"].item() == pytest.approx(metrics["discriminator_loss"].item(), rel=1e-5)
     for name, parameter in gan.discriminator.named_parameters():
         error = (of_two["gradients"][name] - parameter.grad).abs().max()
-        scale = max(1.0, parameter.grad.abs().max())
-        assert error <= 1e-5 * scale, name
+        assert error <= 1e-5 * max(1.0, parameter.grad.abs().max()), name
 
 
-@pytest.mark.slow
+@slow
 def test_rank_0_may_act_for_longer_than_the_others_wait():
     done = run("tests/helpers/slow_rank.py", [], ranks=2)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_rank_left_over_from_something_else(run_main, tmp_path, monkeypatch):
-    """Without WORLD_SIZE this is the only process: it writes, and takes whole batches."""
-    flags = [*SMALL, "--max_steps", 2, "--log_every_steps", 1, "--output_dir"]
-    assert run_main(train_discriminator, *flags, tmp_path / "plain")[0] == 0
-    monkeypatch.setenv("RANK", "1")
-    assert run_main(train_discriminator, *flags, tmp_path / "left")[0] == 0
-    left, plain = (records(tmp_path / name) for name in ("left", "plain"))
-    assert [r["train_loss"] for r in left] == [r["train_loss"] for r in plain]
-
-
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "message"),
     [
         ({"WORLD_SIZE": "2", "RANK": "5"}, "RANK goes from 0"),
         ({"WORLD_SIZE": "two", "RANK": "0"}, "whole numbers"),
         ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_ADDR"),
-        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "x", "MASTER_PORT": "y"}, "MASTER_PORT"),
     ],
 )
-def test_an_environment_that_does_not_fit(refused, monkeypatch, tmp_path, environment, told):
+def test_an_environment_that_does_not_fit(refused, monkeypatch, tmp_path, environment, message):
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert told in refused(train_gan, *SMALL, "--output_dir", tmp_path / "run")
+    assert message in refused(train_gan, *SMALL, "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
+# ------------------------------------------------------------------------------ resumed runs
+
+
 def assert_close_records(one, two):
-    """The same steps and fields; without BatchNorm the figures too, but for rounding."""
+    """The same steps and fields; without BatchNorm the numbers too, except for rounding."""
     for a, b in zip(one, two, strict=True):
         assert a == pytest.approx(b, rel=1e-3)
         assert a["step"] == b["step"]
         assert a["test_accuracy"] == b["test_accuracy"]
 
 
-@pytest.mark.slow
-def test_the_classifier_is_the_same_with_two_ranks(run_main, tmp_path):
-    """No BatchNorm: the whole run agrees, the uneven last batch and the split test set included."""
+def test_two_ranks_resume_a_run_of_one(run_main, tmp_path):
+    """No BatchNorm: the runs agree, with an uneven last batch and a test set that is split.
+
+    It stops after step 1 of 6. The sums of the epoch that was cut are not counted twice.
+    """
     flags = [*SMALL, "--epochs", 2, "--batch_size", 32, "--limit_test", 41]
     flags += ["--flip", "alternating", "--output_dir"]
-    assert run_main(train_discriminator, *flags, tmp_path / "1")[0] == 0
-    done = run("train_discriminator.py", [*flags, tmp_path / "2"], ranks=2)
-    assert done.returncode == 0, done.stderr
-    assert_close_records(records(tmp_path / "1"), records(tmp_path / "2"))
-
-
-@pytest.mark.parametrize(
-    "script", [train_gan, pytest.param(train_discriminator, marks=pytest.mark.slow)]
-)
-def test_a_run_of_one_rank_is_taken_up_by_two(run_main, tmp_path, script):
-    """It stops after step 1 of 10. The sums of the epoch that was cut are not counted twice."""
-    flags = [*SMALL, "--epochs", 2, "--output_dir"]
-    code, out, _ = run_main(script, *flags, tmp_path / "run", "--max_minutes", 0)
+    assert run_main(train_discriminator, *flags, tmp_path / "whole")[0] == 0
+    code, out, _ = run_main(train_discriminator, *flags, tmp_path / "run", "--max_minutes", 0)
     assert code == 0
     assert "time is up after step 1" in out
-    done = run(f"{script.__name__}.py", [*flags, tmp_path / "run"], ranks=2)
+    done = run("train_discriminator.py", [*flags, tmp_path / "run"], ranks=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("resumed after step 1\n") == 1
-    after = records(tmp_path / "run")
-    assert [record["step"] for record in after] == [5, 10]
-    for path in (tmp_path / "run").glob("*.safetensors"):
-        assert load_model(path)[1]["step"] == 10
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["step"] == 10
-    if script is train_discriminator:
-        assert run_main(script, *flags, tmp_path / "whole")[0] == 0
-        assert_close_records(records(tmp_path / "whole"), after)
+    assert_close_records(records(tmp_path / "whole"), records(tmp_path / "run"))
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("script", ["train_gan.py", "train_discriminator.py"])
 def test_two_ranks_stopped_in_mid_epoch_resume_exactly(tmp_path, script):
-    """The GAN stops between two generator steps; then a run of one rank goes on from there."""
+    """The GAN stops between two generator steps; then a run of one rank resumes from there."""
     more = ["--epochs", 2] + (["--gen_train", 2] if script == "train_gan.py" else [])
 
     def train(folder, *flags, ranks=2):
         done = run(script, [*SMALL, *more, "--output_dir", tmp_path / folder, *flags], ranks)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count("data: ") == 1  # rank 0 alone speaks
+        assert done.stdout.count("data: ") == 1  # rank 0 alone prints
         return done.stdout
 
-    first_epoch = ["--max_steps", 5]
-    train("whole", *first_epoch)
-    assert "time is up after step 1" in train("parts", *first_epoch, "--max_minutes", 0)
-    assert "resumed after step 1" in train("parts", *first_epoch)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert records(whole) == records(parts)
-    for path in whole.glob("*.safetensors"):
-        assert_same_export(path, parts / path.name)
+    train("whole", "--max_steps", 5)
+    assert "time is up after step 1" in train("parts", "--max_steps", 5, "--max_minutes", 0)
+    assert "resumed after step 1" in train("parts", "--max_steps", 5)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
     assert "resumed after step 5" in train("parts", ranks=1)
-    assert [record["step"] for record in records(parts)] == [5, 10]
-    assert records(parts)[:1] == records(whole)
+    assert [record["step"] for record in records(tmp_path / "parts")] == [5, 10]
 
 
-@pytest.mark.slow
-def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
-    flags = [*SMALL, "--batch_size", 15, "--output_dir", tmp_path / "run"]
-    done = run("train_gan.py", flags, ranks=2)
-    assert done.returncode != 0
-    assert "--batch_size 15 does not give each of the 2 processes" in done.stderr
+# ------------------------------------------------------------------------------ ways out
+
+
+@slow
+def test_the_end_of_the_run(tmp_path):
+    flags = [*SMALL, "--epochs", 1, "--output_dir", tmp_path / "run"]
+    for line in ("peak memory", "finished already"):
+        codes, out, err = ends(start("train_gan.py", flags, ranks=2))
+        assert codes == [0, 0], err
+        assert out.count(line) == 1
+
+
+@slow
+def test_time_is_up_fifty_times(tmp_path):
+    flags = [*SMALL, "--max_minutes", 0, "--limit_test", 10, "--output_dir"]
+    for attempt in range(50):
+        flags_of_run = [*flags, tmp_path / str(attempt)]
+        codes, out, err = ends(start("train_discriminator.py", flags_of_run, ranks=2))
+        assert codes == [0, 0], (attempt, err)
+        assert out.count("time is up after step 1;") == 1
+        assert "terminate called" not in err
+
+
+def running(folder):
+    """Two processes of a long run, after their first save."""
+    flags = [*SMALL, *EVERY_STEP, "--epochs", 200, "--output_dir", folder]
+    pair = start("train_gan.py", flags, ranks=2)
+    processes.wait_for_step(pair, folder, 1)
+    return pair
+
+
+@pytest.mark.parametrize("receiver", [pytest.param(0, marks=slow), 1])
+def test_a_signal_to_one_stops_both(tmp_path, receiver):
+    pair = running(tmp_path / "run")
+    os.kill(pair[receiver].pid, signal.SIGTERM)
+    codes, out, err = ends(pair)
+    assert codes == [143, 143], err
+    assert out.count("stopped by SIGTERM after step") == 1
+
+
+@slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_that_dies_ends_the_other(tmp_path, victim):
+    pair = running(tmp_path / "run")
+    pair[victim].kill()
+    codes, _, err = ends(pair)
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] == 2, err
+    assert err.count("error: the processes of this run lost each other") == 1
+    assert "Traceback" not in err
+
+
+@slow
+def test_sigterm_to_torchrun_saves(tmp_path):
+    """It sends SIGTERM on; its own exit code differs."""
+    folder = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    flags = [*SMALL, *EVERY_STEP, "--epochs", 200, "--output_dir", folder]
+    with subprocess.Popen(
+        [*launcher, *map(str, ("train_gan.py", *flags))],
+        cwd=processes.ROOT,
+        env=processes.ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        processes.wait_for_step([process], folder, 1)
+        process.terminate()
+        out = process.communicate(timeout=60)[0]
+    assert f"stopped by SIGTERM after step {processes.newest_step(folder)};" in out
+
+
+@slow
+def test_divergence(tmp_path):
+    flags = [*SMALL, "--epochs", 30, "--lr", "1e36", "--output_dir", tmp_path / "run"]
+    codes, out, err = ends(start("train_discriminator.py", flags, ranks=2))
+    assert codes == [3, 3], err
+    assert out.count("diverged at step") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "of_rank_1", "messages"),
+    [
+        ([], ["--device", "cuda:99"], ["--device cuda:99 puts all processes on one GPU"]),
+        pytest.param([], ["--batch_size", 81], ["81 is larger than the set"], marks=slow),
+        pytest.param([], ["--seed", 5], ["seed is 0 on rank 0, 5 on 1"], marks=slow),
+        pytest.param(["--batch_size", 15], [], ["not give each of the 2 processes"], marks=slow),
+        pytest.param(
+            ["--device", "cuda:98"], ["--device", "abacus"], ["cuda:98", "abacus"], marks=slow
+        ),
+    ],
+)
+def test_rank_0_prints_all_errors_once(tmp_path, flags, of_rank_1, messages):
+    flags = [*SMALL, *flags, "--output_dir", tmp_path / "run"]
+    codes, _, err = ends(start("train_gan.py", flags, 2, of_rank_1))
+    assert codes == [2, 2], err
+    assert err.count("error: ") == len(messages)
+    assert all(err.count(message) == 1 for message in messages)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_an_error_of_one_rank_ends_all_with_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    flags = [*SMALL, "--output_dir", tmp_path / "file" / "run"]
-    done = run("train_discriminator.py", flags, ranks=2)
-    assert done.returncode != 0
-    assert done.stderr.count("error: cannot write") == 1
-    assert "Connection closed" not in done.stderr

@@ -1,39 +1,29 @@
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import torch
 
+from engine import cli
 from training import stopping
 
 
-def test_stop_signal_sets_a_flag_and_gives_the_handlers_back():
+def test_signals_set_a_flag_and_a_second_interrupt_ends_at_once(monkeypatch):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
     before = signal.getsignal(signal.SIGTERM)
     with stopping.StopSignal() as stop:
         assert stop.received == 0
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.received == signal.SIGTERM
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+            assert stop.received == number
+        assert codes == []
+        os.kill(os.getpid(), signal.SIGINT)
+        assert codes == [130]
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_second_interrupt_ends_the_process_at_once():
-    program = (
-        "import os, signal\n"
-        "from training import stopping\n"
-        "with stopping.StopSignal():\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    print('still here', flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    print('too late', flush=True)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 130
-    assert done.stdout == "still here\n"
-
-
-def test_exit_code_and_message_of_a_stopped_run():
+def test_exit_code_and_message_of_a_stopped_run(tmp_path):
     by_signal = stopping.stopped(signal.SIGTERM, 7, "the checkpoint")
     assert by_signal.exit_code == 143
     for part in ("SIGTERM", "7", "the checkpoint"):
@@ -45,6 +35,12 @@ def test_exit_code_and_message_of_a_stopped_run():
         unsaved = stopping.stopped(signal_number, 7, None)
         assert unsaved.exit_code == code
         assert "could not be saved" in str(unsaved)
+    (tmp_path / "step_000000010.pt").touch()
+    by_loss = stopping.diverged(20, {"loss": float("nan"), "other": 1.0}, tmp_path)
+    assert by_loss.exit_code == cli.DIVERGED
+    for part in ("at step 20: loss not finite", "step_000000010.pt"):
+        assert part in str(by_loss)
+    assert "the gradient" in str(stopping.diverged(20, {"loss": 1.0}, tmp_path))
 
 
 def test_clock(monkeypatch):
@@ -66,18 +62,13 @@ def test_clock(monkeypatch):
 def test_curves_are_due_soon_and_then_every_30_seconds(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    clock = stopping.Clock()
-    assert not clock.curves_due()
-    now[0] += 10
-    assert clock.curves_due()
-    assert clock.curves_due()  # asking changes nothing
-    clock.curves_drawn()
-    now[0] += 29
-    assert not clock.curves_due()
-    now[0] += 1
-    assert clock.curves_due()
-    clock.curves_drawn()
-    assert not clock.curves_due()
+    clock, due = stopping.Clock(), []
+    for _ in range(71):
+        if clock.curves_due():
+            due.append(now[0] - 100)
+            clock.curves_drawn()
+        now[0] += 1
+    assert due == [10, 40, 70]
 
 
 def test_guard_looks_seldom_and_still_takes_no_step_after_a_bad_one():

@@ -52,9 +52,9 @@ def test_main_leaves_a_whole_run(small_run, refused, tmp_path):
     assert summary["test_accuracy"] == pytest.approx(100 * correct.double().mean().item(), abs=1e-3)
     assert f"{summary['test_accuracy']:.2f} %" in out
     state = checkpoint.load_latest(folder / "checkpoints")  # the average is what is exported
-    assert_equal(dict(model.state_dict()), state["parts"]["ema"])
+    assert_equal(model.state_dict(), state["parts"]["ema"])
     with pytest.raises(AssertionError):
-        assert_equal(dict(model.state_dict()), state["parts"]["model"])
+        assert_equal(model.state_dict(), state["parts"]["model"])
 
     before = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
     code, out, _ = small_run("--epochs", 2)

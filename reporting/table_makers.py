@@ -90,21 +90,6 @@ def main_runs(results):
     return runs(results, MAIN_RUNS)
 
 
-def gan_log(results):
-    """The records of the published GAN's log that hold scores."""
-    rows = [
-        [
-            f"{record['epochs_done']:.0f}",
-            f"{record['test_accuracy']:.2f}",
-            f"{record['frechet_distance']:.1f}",
-            f"{record['class_consistency']:.1f}",
-        ]
-        for record in Run(results / "gan").log
-        if "frechet_distance" in record
-    ]
-    return markdown(["epoch", "test accuracy, %", "Frechet", "class consistency, %"], rows)
-
-
 # ------------------------------------------------------------------------------ the samples
 
 
@@ -290,12 +275,11 @@ TABLES = {
     "comparison": comparison,
     "robustness": robustness,
     "perturbation": perturbation,
-    "gan log": gan_log,
 }
 
 
 def make_table(name, results):
-    """The Markdown of one table by its name: one of TABLES, or `trials FILE` and the like.
+    """The Markdown of one table by its name: one of TABLES, or `lines FILE` and the like.
 
     Raises TableError.
     """

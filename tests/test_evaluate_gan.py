@@ -7,7 +7,6 @@ import torch
 from matplotlib.image import imread
 
 import evaluate_gan
-import truncation
 from discriminator import Discriminator
 from engine.weights import class_names_of, export_model, load_model
 from faults import no_room_for
@@ -233,7 +232,7 @@ def test_samples_alone_leave_the_scores_and_their_pictures(evaluate, weights):
     assert after.items() >= before.items()
 
 
-def test_truncation(evaluate, run_main, refused, weights):
+def test_truncation(evaluate, weights):
     few = ["--samples", 40, "--limit_train", 40, "--limit_test", 40]
     path = weights / "evaluation" / "evaluation.json"
 
@@ -260,20 +259,6 @@ def test_truncation(evaluate, run_main, refused, weights):
     assert "samples" not in dict(page["scores"]["rows"])
     assert "samples, truncation 0.5" in dict(page["scores"]["rows"])
     assert "class consistency of samples, truncation 0.5" in dict(page["cards"])
-
-    # The benchmark that draws the curve has these scores too.
-    files = ["--generator", weights / "run/generator.safetensors"]
-    files += ["--judge", weights / "judge.safetensors", "--output", weights / "cut.jsonl"]
-    flags = [*files, "--dataset", "shapes", *MACHINE, *few[:4], "--truncations", 0.5]
-    assert run_main(truncation, *flags)[0] == 0
-    lines = [json.loads(line) for line in (weights / "cut.jsonl").read_text().splitlines()]
-    for line, result in zip(lines, (cut, plain), strict=True):
-        assert line["truncation"] == result.get("truncation", "none")
-        for name, digits in truncation.FIGURES.items():
-            assert line[name] == round(result["scores"]["samples"][name], digits)
-    assert (weights / "cut.png").exists()
-    assert "no weights" in refused(truncation, *flags, "--generator", weights / "nowhere")
-    assert "--output" in refused(truncation, *flags, "--output", weights / "cut.png")
 
     cut["inception"] = {"of": "truncated samples"}
     path.write_text(json.dumps(cut))

@@ -34,47 +34,6 @@ def test_runs_that_differ_by_their_seed_share_a_row(tmp_path):
     ]
 
 
-def test_what_settings_come_to_in_the_same_time(tmp_path):
-    """Of each seed the last run's last point alone; a width that all have is left out of names."""
-
-    def point(flags, variant, seed, step, figure):
-        names = ("test_accuracy", "frechet_distance", "class_consistency")
-        told = {"flags": flags, "variant": variant, "seed": seed, "share": 0.5, "step": step}
-        told |= {"steps": 3, "budget_images": 9, "images": 1000 * step}
-        return json.dumps(told | dict.fromkeys(names, figure))
-
-    lines = [
-        point("--width 4", "none", 1, 2, 99.0),  # of a run that was made again
-        *(point("--width 4", "none", 1, step, 10.0 * step) for step in (1, 2)),
-        *(point("--width 4", "none", 0, step, 20.0 * step) for step in (1, 2)),
-        point("--width 4 --gp_every 2", "colour", 0, 3, 5.0),
-    ]
-    (tmp_path / "trials").mkdir()
-    (tmp_path / "trials" / "some.jsonl").write_text("\n".join(lines))
-    figures = ["**30.00** (40.00, 20.00)", "**30** (40, 20)", "**30.0** (40.0, 20.0)"]
-    assert cells(make_table("quality some", tmp_path)) == [
-        ["the recipe", "0.5", "0, 1", "2", *figures],
-        [
-            "`--gp_every 2`; colour",
-            "0.5",
-            "0",
-            "3",
-            "**5.00** (5.00)",
-            "**5** (5)",
-            "**5.0** (5.0)",
-        ],
-    ]
-    (tmp_path / "trials" / "some.jsonl").write_text(
-        "\n".join(point(f"--width 4 --batch_size {size}", "none", 0, 3, 5.0) for size in (8, 80))
-    )
-    names = [row[0] for row in cells(make_table("quality some", tmp_path))]
-    assert names == ["`--batch_size 8`", "`--batch_size 80`"]
-    other = json.loads(lines[0]) | {"steps": 4}
-    (tmp_path / "trials" / "some.jsonl").write_text("\n".join([*lines, json.dumps(other)]))
-    with pytest.raises(TableError, match="runs of \\[3, 4\\] steps"):
-        make_table("quality some", tmp_path)
-
-
 @pytest.fixture
 def results(tmp_path):
     """Two networks of two layers; whatever is measured of the k-th begins with the digit k."""
@@ -161,27 +120,6 @@ def test_robustness(results):
 def test_perturbation(results):
     rows = cells(make_table("perturbation", results))
     assert rows == [["classifier", "1.00", "0.50", "0.2"], ["critic", "2.00", "1.00", "0.5"]]
-
-
-def test_trials_of_several_seeds_share_a_row(tmp_path):
-    (tmp_path / "trials").mkdir()
-    trial = {"script": "train_gan.py", "flags": "--width 4 --lr 1 --gp_weight 2", "seed": 0}
-    trial["test_accuracy"] = 50.0
-    trials = [
-        trial,
-        trial | {"test_accuracy": 51.25, "seed": 1},
-        trial | {"flags": "--lr 12 --width 4"},
-        trial | {"change": "something else", "note": "why"},
-    ]
-    (tmp_path / "trials" / "some.jsonl").write_text("\n".join(map(json.dumps, trials)))
-    told, _, heading, _, *rows = make_table("trials some", tmp_path).splitlines()
-    assert told == "`python train_gan.py --width 4` with the flags of a row:"
-    assert heading == "| flags | seeds | test accuracy, % |  |"
-    assert rows == [
-        "| `--lr 1 --gp_weight 2` | 0, 1 | 50.00, 51.25 |  |",
-        "| `--lr 12` | 0 | 50.00 |  |",
-        "| `--lr 1 --gp_weight 2`; something else | 0 | 50.00 | why |",
-    ]
 
 
 def test_what_says_where_a_figure_is_from_is_no_column(tmp_path):

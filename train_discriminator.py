@@ -200,7 +200,7 @@ def train(args):
     with TrainingRun(args, "train_discriminator.py", panels.CLASSIFIER) as run:
         train_set, test_set = run.load_data()
         torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
-        discriminator = Discriminator(args.width, len(train_set.class_names)).to(run.device)
+        discriminator = run.accelerated(Discriminator(args.width, len(train_set.class_names)))
         ema = EMA(discriminator, args.ema_decay)
         optimizer = make_optimizer(
             args.optimizer,

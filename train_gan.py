@@ -516,8 +516,8 @@ def train(args):
             reference = test_set if args.hold_out else train_set
             training_scores = run.on_main(lambda: make_scores(run, args, reference))
         torch.manual_seed(args.seed)  # for the initial weights; drawn on the CPU, the same anywhere
-        discriminator = Discriminator(args.width, num_classes).to(run.device)
-        generator = run.ranks.together(lambda: make_generator(args, train_set)).to(run.device)
+        discriminator = run.accelerated(Discriminator(args.width, num_classes))
+        generator = run.accelerated(run.ranks.together(lambda: make_generator(args, train_set)))
         ema = EMA(generator, args.ema_decay)
         d_optimizer, g_optimizer = (
             make_optimizer(

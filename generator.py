@@ -23,9 +23,7 @@ def upsample_block(width):
 
 def same_size_block(width):
     """3x3 convolution, BatchNorm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()
-    )
+    return nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
 
 
 class Generator(nn.Module):

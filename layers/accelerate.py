@@ -83,7 +83,7 @@ class FastConvTranspose2d(nn.ConvTranspose2d):
             out = aligned(self.out_channels)
             weight, bias = fill(weight, x.shape[1], out), fill(bias, out)
         x = F.conv_transpose2d(x, weight, None, self.stride, self.padding, self.output_padding)
-        return add_bias(x, bias)
+        return add_bias(x, bias) if x.device.type == "cuda" else x + bias.to(x.dtype).view(-1, 1, 1)
 
 
 class FastLayerNorm(nn.LayerNorm):
@@ -152,18 +152,15 @@ def _padded(convolution, x):
     once stays so.
     """
     x = x.contiguous(memory_format=torch.channels_last)
-    autocast = torch.is_autocast_enabled(x.device.type)
-    if convolution.compiled and convolution.training and autocast:
-        if x.shape[1] == convolution.in_channels:
-            x = fill(x, len(x), aligned(convolution.in_channels))
+    pads = convolution.compiled and convolution.training
+    if pads and torch.is_autocast_enabled(x.device.type) and x.shape[1] == convolution.in_channels:
+        x = fill(x, len(x), aligned(convolution.in_channels))
     return x
 
 
 def add_bias(x, bias):
-    """x (b, c, h, w) + bias (c,), in the type of x; on CUDA with a gradient that is fast there."""
-    if x.device.type == "cuda":
-        return _AddBias.apply(x, bias.to(x.dtype))
-    return x + bias.to(x.dtype).view(-1, 1, 1)
+    """x (b, c, h, w) + bias (c,), in the type of x, with a gradient that is fast on GPUs."""
+    return _AddBias.apply(x, bias.to(x.dtype))
 
 
 class _AddBias(torch.autograd.Function):

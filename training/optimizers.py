@@ -120,9 +120,10 @@ class Combined:
         return {"states": [optimizer.state_dict()["state"] for optimizer in self.optimizers]}
 
     def load_state_dict(self, state):
-        """Raises ValueError where the state is not one of these weights.
+        """Raises ValueError where the state does not fit the weights.
 
-        Fused Adam does not look: it would read past the end of a moment that is too small.
+        Moments are laid out in memory like their weights: fused Adam checks neither size nor
+        strides, and would silently take wrong steps.
         """
         for optimizer, saved in zip(self.optimizers, state["states"], strict=True):
             own = optimizer.state_dict()
@@ -135,7 +136,19 @@ class Combined:
                     shape = torch.Size([]) if name == "step" else weights[index].shape
                     if value.shape != shape or value.dtype != torch.float32:
                         raise ValueError("the optimizer's state does not fit the weights")
-            optimizer.load_state_dict(own | {"state": saved})
+            laid_out = {
+                index: {
+                    name: value.clone() if name == "step" else _like(weights[index], value)
+                    for name, value in entry.items()
+                }
+                for index, entry in saved.items()
+            }
+            optimizer.load_state_dict(own | {"state": laid_out})
+
+
+def _like(weight, value):
+    """A copy of the value with the memory layout and device of the weight."""
+    return torch.empty_like(weight).copy_(value)
 
 
 _ADAM = {"step", "exp_avg", "exp_avg_sq"}

@@ -167,7 +167,7 @@ class Classifier:
     def __init__(self, run, args, num_classes=10):
         self.run, self.args = run, args
         torch.manual_seed(args.seed)  # initial weights are sampled on the CPU: the same anywhere
-        self.model = Discriminator(args.width, num_classes).to(run.device)
+        self.model = run.accelerated(Discriminator(args.width, num_classes))
         self.ema = EMA(self.model, args.ema_decay)
         self.optimizer = make_optimizer(
             args.optimizer,

@@ -234,9 +234,9 @@ class GAN:
         """fixed_generator: stands in for a new one; it does not learn."""
         self.run, self.args = run, args
         torch.manual_seed(args.seed)  # initial weights are sampled on the CPU: the same anywhere
-        self.discriminator = Discriminator(args.width, num_classes).to(run.device)
+        self.discriminator = run.accelerated(Discriminator(args.width, num_classes))
         generator = fixed_generator or Generator(args.width, args.latent_dim)
-        self.generator = generator.to(run.device)
+        self.generator = run.accelerated(generator)
         self.ema = EMA(self.generator, args.ema_decay)
         options = {"lr": args.lr, "kernel_lr": args.kernel_lr, "momentum": args.momentum}
         options |= {"betas": (0.0, 0.9), "bf16": run.precision == "bf16"}

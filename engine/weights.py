@@ -15,12 +15,14 @@ from data_tools import are_names
 from discriminator import Discriminator
 from engine.files import parse_json, write_atomically
 from generator import Generator
+from layers.accelerate import accelerate
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"  # the published runs
 _KINDS = {  # kind: class, the arguments that rebuild it with their least values
     "discriminator": (Discriminator, {"width": 1, "num_classes": 1}),
     "generator": (Generator, {"width": 1, "latent_dim": 2}),  # the code of the class is in it
 }
+LAYOUT = "chw"  # of LayerNorm's weights; exports that do not say so have (h, w, c)
 _SCALE = ".scale"  # ends the name of a tensor of scales, in weights of 8 bits
 _LARGEST = 1e10  # of a weight: no layer's output then leaves float32
 
@@ -47,11 +49,11 @@ def export_bytes(model, metadata, in_8_bits=False):
     kept as JSON. The kind and the sizes of the network are added. in_8_bits: as `to_8_bits` makes
     them; else in the type they have. Raises TypeError for a model that is neither.
     """
-    kind = next((kind for kind, (cls, _) in _KINDS.items() if type(model) is cls), None)
+    kind = next((kind for kind, (cls, _) in _KINDS.items() if isinstance(model, cls)), None)
     if kind is None:
         raise TypeError(f"can export a Discriminator or a Generator, not a {type(model).__name__}")
     sizes = {name: getattr(model, name) for name in _KINDS[kind][1]}
-    described = {**metadata, "kind": kind, **sizes}
+    described = {**metadata, "kind": kind, "layout": LAYOUT, **sizes}
     text = {key: v if isinstance(v, str) else json.dumps(v) for key, v in described.items()}
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     state = to_8_bits(state) if in_8_bits else state
@@ -107,12 +109,15 @@ def load_model(path, device="cpu", kind=None):
             metadata = {key: parse_json(text, otherwise=text) for key, text in told.items()}
             model_class, sizes = _network_of(metadata, path, kind)
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            old_layout = metadata.get("layout") != LAYOUT
             forms = {name: (tuple(p.get_shape()), p.get_dtype()) for name, p in parts.items()}
-            if not _fits(forms, model_class, sizes):
+            if not _fits(forms, model_class, sizes, old_layout):
                 raise CheckpointError(f"the weights in {path} do not fit a {metadata['kind']}")
             state = from_8_bits({name: file.get_tensor(name) for name in forms})
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+    if old_layout:
+        state = {n: t.movedim(-1, 0) if t.ndim == 3 else t for n, t in state.items()}
     for name, tensor in state.items():
         if not (tensor.abs() <= _LARGEST).all():
             raise CheckpointError(f"{path} holds NaN, infinite or huge weights in {name}")
@@ -125,7 +130,7 @@ def load_model(path, device="cpu", kind=None):
         )
     model = model_class(**sizes)
     model.load_state_dict(state)
-    return model.to(device).eval(), metadata
+    return accelerate(model, device).eval(), metadata
 
 
 def _network_of(metadata, path, kind):
@@ -145,7 +150,7 @@ def _network_of(metadata, path, kind):
     return model_class, {name: sizes[name] for name in least}
 
 
-def _fits(forms, model_class, sizes):
+def _fits(forms, model_class, sizes, old_layout):
     """Whether tensors of these forms, {name: (shape, type)}, are the network's.
 
     Asked before any memory is taken for them. Weights may be stored in 16 bits, or in 8 as
@@ -156,6 +161,8 @@ def _fits(forms, model_class, sizes):
         expected = model_class(**sizes).state_dict()
     for name, tensor in expected.items():
         shape, stored = forms.pop(name, (None, None))
+        if old_layout and tensor.ndim == 3:
+            tensor = tensor.movedim(0, -1)
         if shape != tuple(tensor.shape):
             return False
         if stored == "I8" and len(shape) > 1:
@@ -212,6 +219,8 @@ def digest(model):
     sha256 = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         sha256.update(name.encode())
+        if tensor.ndim == 3:  # as it was stored when the published digests were made
+            tensor = tensor.movedim(0, -1)
         sha256.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return sha256.hexdigest()
 

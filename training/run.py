@@ -23,7 +23,7 @@ from engine.device import (
 from engine.plots import save_curves
 from engine.progress import Progress
 from engine.weights import export_bytes
-from layers.modules import prepare_for_cuda
+from layers.accelerate import accelerate
 from training.cuda_graph import CapturedStep
 from training.distributed import Ranks, check_batches
 from training.optimizers import Combined, keep_learning_rates_on
@@ -134,13 +134,9 @@ class TrainingRun:
         """
         return CapturedStep(update, self.compiled and self.ranks.world == 1)
 
-    def prepare(self, *parts):
-        """Have networks and optimizers among the parts be as captured steps need them."""
-        for part in parts if self.compiled else ():
-            if isinstance(part, nn.Module):
-                prepare_for_cuda(part, self.device)
-            elif isinstance(part, Combined):
-                keep_learning_rates_on(self.device, part)
+    def accelerated(self, network):
+        """The network on the run's device, its layers swapped for faster ones of equal function."""
+        return accelerate(network, self.device, self.compiled)
 
     def start(self, **parts):
         """Begin the run, or resume it from its newest checkpoint.
@@ -151,7 +147,9 @@ class TrainingRun:
         folder, ranks = self.folder, self.ranks
         self._parts = parts
         self._optimizers = [part for part in parts.values() if isinstance(part, Combined)]
-        self.prepare(*parts.values())
+        if self.compiled:  # captured steps read the learning rates from the device
+            for optimizer in self._optimizers:
+                keep_learning_rates_on(self.device, optimizer)
         self._undo.callback(folder.close)
         self._signal = self._undo.enter_context(StopSignal())
         state, summary = ranks.from_main(lambda: folder.open(self.total_steps))

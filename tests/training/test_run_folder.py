@@ -240,3 +240,17 @@ def test_a_setting_that_no_longer_exists(start, tmp_path, before, resumes):
     name = next(iter(before))
     with pytest.raises(RunError, match=f"{name} was {before[name]}, now None"):
         start(tmp_path, **now)
+
+
+def test_a_checkpoint_of_format_1_is_read_in_the_present_layout(start, tmp_path):
+    """It has LayerNorm's parameters, and their moments, as (h, w, channels)."""
+    weight, kernel = torch.randn(4, 4, 2), torch.randn(2, 3, 3, 3)
+    folder = start(tmp_path)
+    state = {"parts": {"model": {"norm": weight, "conv": kernel}, "moments": [{0: weight}]}}
+    checkpoint.save_checkpoint(folder.checkpoints, 3, state | {"step": 3, "format": 1})
+    folder.close()
+    state, _ = start(tmp_path).open(5)
+    model, moments = state["parts"]["model"], state["parts"]["moments"]
+    assert torch.equal(model["norm"], weight.permute(2, 0, 1))
+    assert torch.equal(moments[0][0], weight.permute(2, 0, 1))
+    assert torch.equal(model["conv"], kernel)

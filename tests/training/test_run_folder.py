@@ -249,7 +249,9 @@ def test_a_checkpoint_of_format_1_is_read_in_the_present_layout(start, tmp_path)
     state = {"parts": {"model": {"norm": weight, "conv": kernel}, "moments": [{0: weight}]}}
     checkpoint.save_checkpoint(folder.checkpoints, 3, state | {"step": 3, "format": 1})
     folder.close()
-    state, _ = start(tmp_path).open(5)
+    folder = RunFolder(tmp_path, SETTINGS)
+    state, _ = folder.open(5)
+    folder.close()
     model, moments = state["parts"]["model"], state["parts"]["moments"]
     assert torch.equal(model["norm"], weight.permute(2, 0, 1))
     assert torch.equal(moments[0][0], weight.permute(2, 0, 1))

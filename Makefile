@@ -1,19 +1,19 @@
-# make demo    a look into the published networks, then both trainings in small and all pictures,
-#              in minutes, without a GPU
-# make full    the whole experiment from nothing into results/, for a GPU; stopped, the same
-#              command goes on. TRAIN_FLAGS go to all trainings
-# make rehearsal   the same in minutes, networks of width 12, into output/rehearsal
-# make ladder  small networks, each trained with one part of the critic's loss more than the last;
+# make demo    figures of the published networks, then small trainings of both and all figures;
+#              minutes without a GPU
+# make full    the whole experiment into results/, for a GPU; after a stop the same command
+#              resumes. TRAIN_FLAGS are given to all trainings
+# make rehearsal   the same in minutes, with networks of width 12, into output/rehearsal
+# make ladder  control networks, each trained with one part of the critic's loss more than the last;
 #              trains those that $(LADDER) lacks, hours each on a CPU; resumes after a stop
 # make test    the default test suite
 # make lint    style
-# make explore a page on this machine where one can touch both networks
-# make data    download and verify CIFAR-10, draw a preview
+# make explore an interactive page on this machine
+# make data    download and verify CIFAR-10, plot a preview
 # make bench   speed against the plain recipe and the machine's limit
-# make tables  write the tables of figures in README.md and docs/ anew out of results/
+# make tables  update the tables in README.md, docs/ and benchmarks/ from results/
 #
-# The packages go to .venv; VENV=/elsewhere takes or makes another one. What only some targets need
-# (requirements-dev.txt, requirements-explore.txt) comes with the first of them.
+# Packages are installed in .venv, or in VENV=/elsewhere. Those that only some targets need
+# (requirements-dev.txt, requirements-explore.txt) are installed with the first of them.
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -29,16 +29,16 @@ GAN_EPOCHS := 100
 TRAIN_FLAGS :=
 SCORES := --inception
 
-# Apple's make 3.81 hands PATH on to a shell that it is told of only.
+# Apple's make 3.81 exports PATH only if SHELL is set.
 SHELL := /bin/bash
-# So that the commands below are the ones to type, once the venv is active.
+# The commands below are those that a user types in the active venv.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .NOTPARALLEL:
 .PHONY: demo full ladder rehearsal settings test lint explore data bench tables install
 
-# The GAN trains beside the rest, each side with half of the cores: small networks gain little from
-# more threads, which wait for each other. The pipes keep two progress bars out of one terminal.
+# The GAN trains in parallel with the rest, each with half of the cores: small networks gain little
+# from more threads. The pipes turn off the progress bars, which would share one terminal.
 demo: $(INSTALLED)
 	set -o pipefail; export OMP_NUM_THREADS=$(HALF_OF_THE_CORES); \
 	((python visualization.py --discriminator_without_G results/baseline \
@@ -54,14 +54,13 @@ demo: $(INSTALLED)
 	python report.py --baseline $(DEMO)/baseline --gan $(DEMO)/gan \
 		--visualization $(DEMO)/visualization --output $(DEMO)/report.html
 	@echo
-	@echo "Open these pictures:"
+	@echo "Open these figures:"
 	@ls $(DEMO)/published/*.png
 	@ls $(DEMO)/gan/samples/*.png | tail -1
 	@ls $(DEMO)/*/curves.png $(DEMO)/visualization/*.png
 	@echo "or all on one page: $(DEMO)/report.html"
 
-# Each stage leaves a file behind, by which make knows what is done. A training goes on by itself;
-# one that --max_minutes ended has no summary yet.
+# Each stage leaves a file that tells make that it is done. A stopped training has no summary.
 SETTINGS = GAN_EPOCHS=$(GAN_EPOCHS) TRAIN_FLAGS=$(TRAIN_FLAGS)
 SAMPLE_EPOCHS = $(shell for n in 0 1 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n; done) $(GAN_EPOCHS)
 SHOWN := summary.json layers.png robustness.png attack_convergence.png jittered_images_with_G.png \
@@ -87,13 +86,13 @@ settings:
 
 $(FULL)/baseline/summary.json: | $(INSTALLED) settings
 	python train_discriminator.py --dataset cifar10 $(TRAIN_FLAGS) --output_dir $(FULL)/baseline
-	@test -f $@ || { echo "stopped before its end: the same command goes on" >&2; exit 1; }
+	@test -f $@ || { echo "stopped before its end: the same command resumes" >&2; exit 1; }
 
 $(FULL)/gan/summary.json: | $(FULL)/baseline/summary.json
 	python train_gan.py --dataset cifar10 $(TRAIN_FLAGS) --epochs $(GAN_EPOCHS) \
 		--evaluate_every 20 --save_every_epochs 10 \
 		--judge $(FULL)/baseline --output_dir $(FULL)/gan
-	@test -f $@ || { echo "stopped before its end: the same command goes on" >&2; exit 1; }
+	@test -f $@ || { echo "stopped before its end: the same command resumes" >&2; exit 1; }
 
 $(FULL)/published: $(FULL)/baseline/summary.json $(FULL)/gan/summary.json
 	python -m reporting.publish $(FULL)/baseline $(RESULTS)/baseline
@@ -139,7 +138,7 @@ rehearsal:
 	$(MAKE) full FULL=output/rehearsal RESULTS=output/rehearsal/results GAN_EPOCHS=20 \
 		TRAIN_FLAGS="--width 12 --limit_train 1280" SCORES=
 
-# Two at a time, with one thread each: most tests wait for one core.
+# Two processes with one thread each: most tests use one core.
 test: $(INSTALLED_DEV)
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 

@@ -11,7 +11,7 @@ the gradient penalty is defined for each image on its own, so no image may see i
 import torch.nn.functional as F
 from torch import nn
 
-from layers.modules import Conv3x3, ConvNormLeakyReLU, MapNorm, run_layers
+from layers.modules import Conv3x3, MapNorm, run_layers
 
 IMAGE_SIZE = 32
 STRIDES = (1, 2, 1, 2, 1, 1, 1, 2)
@@ -19,7 +19,7 @@ MAP_SIZES = (32, 16, 16, 8, 8, 8, 8, 4)  # side of the feature map after each la
 NUM_LAYERS = len(STRIDES)
 
 
-class Block(ConvNormLeakyReLU):
+class Block(nn.Sequential):
     """3x3 convolution, MapNorm, LeakyReLU(0.01)."""
 
     def __init__(self, in_channels, out_channels, size, stride):

@@ -1,15 +1,14 @@
-"""Sample a trained generator, and say how good the samples are.
+"""Sample a trained generator, and score the samples.
 
     python evaluate_gan.py                                 # scores 10,000 samples of output/gan
-    python evaluate_gan.py --sample 50000 --format png     # only draws them
+    python evaluate_gan.py --sample 50000 --format png     # only writes samples
     python evaluate_gan.py --inception                     # FID, KID and IS too
 
-The judge is a classifier trained on real images (output/baseline). Every score stands beside those
-of images whose quality is known: test images, noisy training images, an untrained generator. Leaves
+The judge is a classifier trained on real images (output/baseline). Each score is listed beside
+those of images of known quality: test images, noisy training images, an untrained generator. Leaves
 evaluation.json and pictures in evaluation/.
 """
 
-import contextlib
 import json
 import sys
 from dataclasses import replace
@@ -32,7 +31,6 @@ from engine.weights import (
     published,
 )
 from metrics import inception, sampling
-from metrics.classification_accuracy import classification_accuracy
 from metrics.controls import noisy, untrained_like
 from metrics.memorization import memorization_metrics, save_nearest
 from metrics.sample_files import draw_samples, sample_only
@@ -45,7 +43,6 @@ from metrics.scores import (
     print_table,
     score_table,
 )
-from training.augmentation import augment, sample_augmentation
 
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, ScoreError)
 WEIGHTS = "discriminator.safetensors"  # of the judge, in a run's folder
@@ -57,51 +54,38 @@ def parse_args(argv=None):
     group = parser.add_argument_group("networks")
     group.add_argument(
         "--generator",
-        help="exported weights of a generator, or a run's folder (default: output/gan, without "
-        "one the published results/gan)",
+        help="a generator's weights, or a run's folder (default: output/gan, else results/gan)",
     )
     group.add_argument(
         "--raw", action="store_true", help="of a folder: the last weights, not their moving average"
     )
-    group.add_argument(
-        "--judge",
-        help="exported weights of a classifier, or a folder (default: output/baseline, without one "
-        "the published results/baseline)",
-    )
+    cli.add_judge_argument(group)
     group.add_argument(
         "--truncation",
         type=at_least(0.01, float),
         metavar="T",
-        help="cut the noise of the latents off at -T and T: better samples, and less various ones",
+        help="cut the noise of the latents off at -T and T: better samples, but less varied",
     )
     group = parser.add_argument_group("sampling only")
-    group.add_argument("--sample", type=at_least(1), metavar="N", help="draw N images and stop")
-    group.add_argument(
-        "--format", choices=("png", "npz", "grid"), default="grid", help="what to write them as"
-    )
-    group.add_argument(
-        "--labels",
-        type=at_least(0),
-        nargs="+",
-        metavar="K",
-        help="only these classes, by number from 0",
-    )
+    group.add_argument("--sample", type=at_least(1), metavar="N", help="write N images and stop")
+    formats = ("png", "npz", "grid")
+    group.add_argument("--format", choices=formats, default="grid", help="of the images")
+    labels_help = "only these classes, by number from 0"
+    group.add_argument("--labels", type=at_least(0), nargs="+", metavar="K", help=labels_help)
     group = parser.add_argument_group("scores")
     group.add_argument(
         "--samples",
         type=at_least(1),
         default=10_000,
-        help="images to score; the table takes the same number of every set, so no more of them "
-        "than there are test images",
+        help="images to score; the table takes as many of each set, so at most the test images",
     )
     group.add_argument(
         "--inception",
         nargs="?",
         const="",
         metavar="FILE",
-        help="also IS, FID and KID with the standard Inception network, from this weights file or, "
-        "without one, torch-fidelity's download: as many samples as training images against "
-        "those, as many as test images against those. Slow without a GPU; stopped, it goes on",
+        help="also IS, FID and KID with the standard Inception network, from this weights file or "
+        "torch-fidelity's download. Slow without a GPU; continues after a stop",
     )
     group.add_argument(
         "--inception_precision",
@@ -113,37 +97,16 @@ def parse_args(argv=None):
         "--feature_cache",
         default="output/features",
         metavar="DIR",
-        help="where that network's features are kept, 8 MB for 1,000 images",
+        help="of that network's features, 8 MB per 1,000 images",
     )
-    group.add_argument(
-        "--cas",
-        action="store_true",
-        help="also the classification accuracy score: train a classifier on samples only",
-    )
-    group.add_argument("--cas_epochs", type=at_least(1), default=5, help="epochs of that training")
-    group.add_argument("--cas_width", type=at_least(1), default=64, help="its width")
     group.add_argument("--batch_size", type=at_least(1), default=500, help="images at once")
     cli.add_data_arguments(parser)
     cli.add_device_arguments(parser)
-    group = parser.add_argument_group("output")
-    group.add_argument("--output_dir", default="evaluation", help="folder for what is made")
+    parser.add_argument("--output_dir", default="evaluation", help="folder for scores and pictures")
     args = parser.parse_args(argv)
     if args.labels and not args.sample:
         parser.error("--labels goes with --sample: scores are taken over all classes")
-    for name in ("inception_precision", "feature_cache"):
-        if args.inception is None and getattr(args, name) != parser.get_default(name):
-            parser.error(f"--{name} goes with --inception")
     return args
-
-
-def epochs_of(path, metadata):
-    """How long a generator was trained, in epochs, or None where neither file tells."""
-    summary = {}
-    with contextlib.suppress(OSError, ValueError):  # older exports do not say it themselves
-        summary = json.loads(path.with_name("summary.json").read_text())
-    if not isinstance(summary, dict) or summary.get("step") != metadata.get("step"):
-        summary = {}
-    return metadata.get("epochs_done", summary.get("epochs_done"))
 
 
 def truncation_in_words(limit):
@@ -198,8 +161,8 @@ def score(args, sets, train, judge, folder):
     print_table(table)
     print(f"the judge's accuracy on real test images: {accuracy:.2f} %")
     print("class consistency of the samples, in %:")
-    for name, share in table["samples"]["per_class_consistency"].items():
-        print(f"  {name:<12} {share:6.2f}")
+    for name, percentage in table["samples"]["per_class_consistency"].items():
+        print(f"  {name:<12} {percentage:6.2f}")
     shown, columns, some = samples.columns()
     title = ", ".join(filter(None, (some.strip(), truncation_in_words(args.truncation))))
     save_image_grid(samples.images[shown], folder / "samples.png", columns, title)
@@ -214,58 +177,6 @@ def score(args, sets, train, judge, folder):
         "scores": table,
         "memorization": memorization,
     }
-
-
-def cas_of(args, samples, train, test, device, precision):
-    """The classification accuracy score of the samples, and of as many real images."""
-
-    def augmented(images, stream):
-        return augment(images, sample_augmentation(len(images), stream))
-
-    scores = {}
-    for name, part in {"samples": samples, "real images": train.first(args.samples)}.items():
-        scores[name] = classification_accuracy(
-            part.to(device),
-            test.to(device),
-            augmented,
-            width=args.cas_width,
-            epochs=args.cas_epochs,
-            seed=args.seed,
-            precision=precision,
-            title=f"CAS, {name}",
-        )
-    print(f"classification accuracy score, in %: {scores}")
-    return scores
-
-
-def earlier_scores(args, metadata):
-    """What an earlier command left of Inception's scores of the same samples and images.
-
-    metadata: of the new scores, in evaluation.json.
-    """
-    try:
-        before = json.loads((Path(args.output_dir) / "evaluation.json").read_text())
-        keys = ("sha256", "truncation", "seed", "dataset", "reference")
-        same = all(before.get(key) == metadata.get(key) for key in keys)
-        return {"inception": before["inception"]} if same else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def find_inception(args, metadata, device):
-    """(the Inception network, or None; what evaluation.json says of it until it has scored).
-
-    Raises ScoreError for a file that is none: before an hour's work.
-    """
-    if args.inception is None:
-        return None, earlier_scores(args, metadata)
-    try:
-        weights = args.inception or inception.obtain_weights()
-    except inception.InceptionMissing as error:
-        print(f"IS, FID and KID left out: {error}")
-        return None, {"inception": {"left_out": str(error)}}
-    network = inception.Inception(weights, device, args.inception_precision, args.feature_cache)
-    return network, earlier_scores(args, metadata)
 
 
 def inception_scores(args, network, model, train, test, precision):
@@ -287,7 +198,7 @@ def load_sets(args, metadata):
     own = metadata.get("dataset")
     name = own if args.dataset == "auto" else args.dataset
     if name not in DATASETS or name == "auto":
-        raise DataError("the generator does not tell what set it was trained on; give --dataset")
+        raise DataError("the generator does not say what set it was trained on; give --dataset")
     if own in DATASETS and name != own and "folder" not in (own, name):
         raise DataError(f"the generator was trained on {own}, not on {name}")
     train, test = load_dataset(name, args.data_dir)
@@ -297,9 +208,9 @@ def load_sets(args, metadata):
 
 
 def run(args):
-    """Draw or score as the arguments ask; returns the scores, or the path of the samples.
+    """Write samples or scores as the arguments ask; returns the scores, or the samples' path.
 
-    Raises one of USER_ERRORS for what the user can mend.
+    Raises one of USER_ERRORS for what the user can fix.
     """
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
@@ -310,35 +221,29 @@ def run(args):
     name = "generator_raw.safetensors" if args.raw else "generator.safetensors"
     path = find_weights(args.generator, "gan", name)
     model, metadata = load_model(path, device, kind="generator")
-    told = f"generator: {path}, width {model.width}, step {metadata.get('step')}"
-    print(", ".join(filter(None, (told, truncation_in_words(args.truncation)))))
+    source = f"generator: {path}, width {model.width}, step {metadata.get('step')}"
+    print(", ".join(filter(None, (source, truncation_in_words(args.truncation)))))
     if args.sample:
         with writing_to(folder):
             return sample_only(args, model, metadata, precision, folder)
-    if args.samples < MIN_SAMPLES:
-        raise ScoreError(f"--samples {args.samples}: the scores need at least {MIN_SAMPLES}")
-    # The published generator goes with the published judge: one's own may know other images.
+    # The published generator needs the published judge: the user's may know other images.
     theirs = args.generator is None and path == published("gan", name)
     judge_path = find_weights(args.judge, "baseline", WEIGHTS, own_will_do=not theirs)
     judge = Judge(judge_path, device, precision)
     train, test = load_sets(args, metadata)
     judge.check_set(train)
     count = min(args.samples, len(train), len(test))
-    if count < max(MIN_SAMPLES, len(train.class_names)):
-        raise ScoreError(
-            f"{count} images are too few for the scores of {len(train.class_names)} classes"
-        )
+    if count < (least := max(MIN_SAMPLES, len(train.class_names))):
+        message = f"{count} images are too few for the scores of {len(train.class_names)} classes"
+        raise ScoreError(f"{message}: at least {least}")
     if count < FEW_SAMPLES:
-        print(
-            f"{count} images of each set are few: compare these scores with those of equally many "
-            "images only, as in the table"
-        )
+        print(f"{count} images of each set are few: compare scores of the same number only")
     result = {
         "generator": str(path),
         "sha256": digest(model),
         "weights": metadata.get("weights"),
         "step": metadata.get("step"),
-        "epochs_done": epochs_of(path, metadata),
+        "epochs_done": metadata.get("epochs_done"),
         "width": model.width,
         "dataset": train.name,
         "seed": args.seed,
@@ -346,23 +251,27 @@ def run(args):
         "precision": precision,
         "reference": f"{len(train):,} training images",
     }
-    network, of_inception = find_inception(args, result, device)
-    result |= of_inception
+    network = None
+    if args.inception is not None:
+        try:
+            weights = args.inception or inception.obtain_weights()
+            options = args.inception_precision, args.feature_cache
+            network = inception.Inception(weights, device, *options)
+        except inception.InceptionMissing as error:
+            print(f"IS, FID and KID left out: {error}")
+            result["inception"] = {"left_out": str(error)}
     with writing_to(folder):
         with all_or_nothing(folder, last="evaluation.json") as new:
             sets = make_sets(args, model, train, test, precision)
             result |= score(args, sets, train, judge, new)
             names = train.class_names
             sampling.save_walks(model, args.seed, precision, names, new, args.truncation)
-            if args.cas:
-                key = "classification_accuracy_score"
-                result[key] = cas_of(args, sets["samples"], train, test, device, precision)
             write_atomically(new / "evaluation.json", json.dumps(result, indent=2).encode())
         if network is not None:
             scores = inception_scores(args, network, model, train, test, precision)
             result["inception"] = network.about() | {"scores": scores}
             write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
-    print(f"figures: {folder / 'evaluation.json'} and pictures beside it")
+    print(f"scores: {folder / 'evaluation.json'}, with pictures beside it")
     print(f"peak memory: {peak_memory(device) / 1e9:.2f} GB")
     return result
 

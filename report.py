@@ -1,10 +1,9 @@
-"""One self-contained web page out of what the runs left: metrics, curves, samples, pictures.
+"""One self-contained web page with the results of the runs: metrics, curves, samples, figures.
 
     python report.py                       # writes report.html
 
-Takes output/baseline, output/gan, visualization/ and evaluation/, or the published ones in results/
-where the user has no run, and leaves out what is missing with a line that says how to make it. The
-page needs no network and no other file.
+The page shows output/baseline, output/gan, visualization/ and evaluation/. Without a run in output/
+it shows the published results. It needs no network and no other file.
 """
 
 from pathlib import Path
@@ -12,81 +11,62 @@ from pathlib import Path
 from engine import cli, weights
 from engine.files import write_atomically
 from engine.output_folder import RunError
+from engine.weights import CheckpointError
 from reporting.page import contents_of, render
 
-USER_ERRORS = (RunError,)
-LIMIT = 15 * 10**6  # bytes
-
-
-SOURCES = {  # flag: the file that says that one's own is there, and that of the published
-    "baseline": ("output/baseline/config.json", "baseline/summary.json"),
-    "gan": ("output/gan/config.json", "gan/summary.json"),
-    "visualization": ("visualization/summary.json", "visualization/summary.json"),
-    "evaluation": ("evaluation/evaluation.json", "evaluation/evaluation.json"),
+USER_ERRORS = (RunError, CheckpointError)
+FOLDERS = {
+    "baseline": Path("output/baseline"),
+    "gan": Path("output/gan"),
+    "visualization": Path("visualization"),
+    "evaluation": Path("evaluation"),
 }
 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__.split("\n\n")[0])
     parser.add_argument("--output", default="report.html", metavar="FILE", help="the page")
-    for flag, files in SOURCES.items():
-        own, kept = (Path(file).parent for file in files)
-        parser.add_argument(
-            f"--{flag}", metavar="FOLDER", help=f"(default: {own}, without one {kept} of results/)"
-        )
+    for name, folder in FOLDERS.items():
+        text = f"(default: {folder}, or results/{name} if there is no run in output/)"
+        parser.add_argument(f"--{name}", metavar="FOLDER", help=text)
     return parser.parse_args(argv)
 
 
 def find_folders(args):
-    """{"baseline": folder, ...}: as given, else one's own where any is there, else the published.
+    """{"baseline", "gan", "visualization", "evaluation": Path}.
 
-    A run that was given is one's own: published figures of other networks never stand beside it.
-    Raises RunError for a folder that was given and is not there.
+    Published results stand in only if the user has no run: runs of different origin never stand
+    side by side. Raises RunError for a missing folder that the user named.
     """
-    wanted = {}
-    for flag, (own, kept) in SOURCES.items():
-        given = getattr(args, flag)
-        if given is not None and not Path(given).is_dir():
-            raise RunError(f"--{flag}: there is no folder {given}")
-        asked_for = None if given is None else Path(given) / Path(own).name
-        wanted[flag] = (asked_for, Path(own), weights.RESULTS / kept)
-    files = weights.own_or_published({flag: wanted[flag] for flag in ("baseline", "gan")})
-    of_own_runs = any(
-        wanted[flag][0] is not None or path != wanted[flag][2] for flag, path in files.items()
-    )
-    # With no run of one's own, one's own pictures show the published networks.
-    pictures = {}
-    for flag in ("visualization", "evaluation"):
-        given, own, theirs = wanted[flag]
-        pictures[flag] = (given, own, None if of_own_runs else theirs)
-    files |= weights.own_or_published(pictures, mixed=True)
-    return {flag: file.parent for flag, file in files.items()}
+    given = {name: Path(path) for name in FOLDERS if (path := getattr(args, name)) is not None}
+    for name, folder in given.items():
+        if not folder.is_dir():
+            raise RunError(f"--{name}: there is no folder {folder}")
+    own = FOLDERS | given
+    present = {name: own[name] for name in own if name in given or any(own[name].glob("*.json"))}
+    if present.keys() & {"baseline", "gan"}:
+        return own
+    # The user's own figures and scores may be of the published networks.
+    return {name: weights.RESULTS / name for name in FOLDERS} | present
 
 
 def run(args):
-    """Write the page; returns its path. Raises RunError for what the user can mend."""
+    """Write the page. Raises one of USER_ERRORS."""
     folders = find_folders(args)
-    contents = contents_of(folders)
-    page = render(contents).encode(errors="replace")
+    page = render(contents_of(folders)).encode(errors="replace")
     output = Path(args.output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, page)
     except OSError as error:
         raise RunError(f"cannot write {output}: {error.strerror or error}") from None
-    for flag, folder in folders.items():
-        print(f"{flag}: {folder}{'' if folder.is_dir() else ' (not there)'}")
-    for name, value in contents["cards"]:
-        print(f"{name}: {value}")
+    for name, folder in folders.items():
+        print(f"{name}: {folder}{'' if folder.is_dir() else ' (missing)'}")
     print(f"report: {output}, {len(page) / 1e6:.1f} MB")
-    if len(page) > LIMIT:
-        print(f"warning: larger than {LIMIT / 1e6:.0f} MB; phones may be slow to open it")
-    return output
 
 
 def main(argv=None):
-    args = parse_args(argv)
-    return cli.exit_code_of(run, args, USER_ERRORS)
+    return cli.exit_code_of(run, parse_args(argv), USER_ERRORS)
 
 
 if __name__ == "__main__":

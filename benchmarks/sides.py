@@ -13,7 +13,6 @@ import itertools
 import json
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -24,7 +23,6 @@ import plain_reference as plain
 import train_discriminator
 import train_gan
 from data_tools import Dataset
-from discriminator import Discriminator
 from engine.device import (
     describe_device,
     keep_freed_memory,
@@ -33,16 +31,10 @@ from engine.device import (
     pick_precision,
     random_stream,
 )
-from generator import Generator
 from interpretability.activation_maximization import feature_objective, maximize
-from layers.modules import prepare_for_cuda
 from metrics.classifier import evaluate
 from training import panels
 from training.augmentation import augment, sample_augmentation
-from training.cuda_graph import outside
-from training.distributed import Ranks
-from training.ema import EMA
-from training.optimizers import make_optimizer
 from training.run import TrainingRun
 
 PARTS = ("classifier_step", "gan_step", "augmentation", "evaluation", "max_features")
@@ -58,42 +50,20 @@ class Ours:
     def __init__(self, args, device):
         self.args, self.device = args, device
         self.images, self.labels = (t.to(device) for t in random_images(args.images))
-        self.discriminator = discriminator = Discriminator(args.width).to(device)
-        self.generator = generator = Generator(args.width).to(device)
-        d_optimizer, g_optimizer = (
-            make_optimizer("adam", network, lr=1e-4, kernel_lr=0.0, betas=BETAS)
-            for network in (discriminator, generator)
-        )
         torch.backends.cudnn.benchmark = args.cudnn_benchmark
         flags = ["--recipe", "classic", "--ema_decay", "0", "--device", str(device)]
         flags += ["--precision", args.precision, "--compile", args.compile]
-        settings = train_gan.parse_args(flags)
-        self.run = run = TrainingRun(settings, "train_gan.py", panels.GAN)
+        flags += ["--width", str(args.width), "--batch_size", str(args.batch_size)]
+        self.settings = train_gan.parse_args(flags)
+        self.run = run = TrainingRun(self.settings, "train_gan.py", panels.GAN)
         self.precision = run.precision
-        run.prepare(discriminator, generator, d_optimizer, g_optimizer)
-        if args.fuse and run.compiled:
-            prepare_for_cuda(discriminator, device, fuse=True)
-        if args.cut:
-            run.ranks = CuttingRanks()
-        networks = discriminator, generator
-        self.update_d = run.captured(
-            partial(train_gan.update_discriminator, run, settings, *networks, d_optimizer)
-        )
-        ema = EMA(generator, 0.0)
-        self.update_g = run.captured(
-            partial(train_gan.update_generator, run, settings, *networks, ema, g_optimizer)
-        )
-        settings, ema = train_discriminator.parse_args(flags), EMA(discriminator, 0.0)
-        self.update_classifier = run.captured(
-            partial(
-                train_discriminator.update_classifier,
-                run,
-                settings,
-                discriminator,
-                ema,
-                d_optimizer,
-            )
-        )
+        gan = train_gan.GAN(run, self.settings)
+        classifier = train_discriminator.Classifier(run, train_discriminator.parse_args(flags))
+        run.prepare(*gan.parts().values(), classifier.model, classifier.optimizer)
+        self.discriminator = gan.discriminator
+        self.update_d = run.captured(gan.update_discriminator)
+        self.update_g = run.captured(gan.update_generator)
+        self.update_classifier = run.captured(classifier.update)
         self.step = 0
 
     def batch(self):
@@ -114,11 +84,9 @@ class Ours:
         real, labels, stream = self.batch()
         count = len(real)
         step = torch.full((), self.step, device=self.device)
-        fake_labels, z = train_gan.sample_inputs(count, 100, stream)
-        alpha = train_gan.sample_alpha(count, self.device, stream)
-        self.update_d(step, real, labels, z, fake_labels, alpha)
-        fake_labels, z = train_gan.sample_inputs(count, 100, stream)
-        self.update_g(step, z, fake_labels)
+        inputs = train_gan.sample_fake_inputs(self.run, self.settings, 10, stream, penalty=True)
+        self.update_d(step, real, labels, inputs)
+        self.update_g(step, train_gan.sample_fake_inputs(self.run, self.settings, 10, stream))
         return count
 
     def augmentation(self):
@@ -139,14 +107,6 @@ class Ours:
         maximize(objective, start, CLIMB_STEPS)
         self.discriminator.train().requires_grad_(True)
         return len(start) * CLIMB_STEPS
-
-
-class CuttingRanks(Ranks):
-    """One process whose recorded steps are cut in two, as those of several are."""
-
-    def all_reduce_gradients(self, module, loss, share):
-        outside(lambda: None)
-        return super().all_reduce_gradients(module, loss, share)
 
 
 class Plain:
@@ -288,7 +248,7 @@ def parse_args(argv=None):
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--compile", choices=("auto", "off"), default="auto")
-    for change in ("cudnn_benchmark", "fuse", "cut"):
+    for change in ("cudnn_benchmark",):
         parser.add_argument(f"--{change}", action="store_true")
     return parser.parse_args(argv)
 

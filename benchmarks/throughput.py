@@ -3,7 +3,7 @@
     python benchmarks/throughput.py            # or: make bench
     python benchmarks/throughput.py --quick --json output/bench.json
     python benchmarks/throughput.py --profile  # where the time goes
-    python benchmarks/throughput.py --changes cudnn_benchmark fuse batch_256  # against itself
+    python benchmarks/throughput.py --changes cudnn_benchmark batch_256  # against itself
 
 Each side runs in a process of its own; they are asked in turn (A B A B ...), so that what else the
 machine does falls on all, and the median is taken. Images are random: no data set is needed.
@@ -30,12 +30,10 @@ from sides import LAYER, PARTS
 CHANGES = {  # of the shipped code, by flags of sides.py
     "compile_off": ["--compile", "off"],  # nothing compiled, recorded, filled up
     "cudnn_benchmark": ["--cudnn_benchmark"],  # cuDNN times its kernels, and takes the fastest
-    "fuse": ["--fuse"],  # LayerNorm's kernels do LeakyReLU's work too
-    "cut": ["--cut"],  # the recorded step in two, as with several processes
     "batch_256": ["--batch_size", "256"],
     "batch_512": ["--batch_size", "512"],
 }
-ON_CUDA_ALONE = {"compile_off", "cudnn_benchmark", "fuse", "cut"}
+ON_CUDA_ALONE = {"compile_off", "cudnn_benchmark"}
 
 
 def parse_args(argv=None):

@@ -30,6 +30,8 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+from reporting.file_tables import settings_of
+from reporting.markdown import TableError
 
 import train_gan
 from engine import cli
@@ -38,8 +40,6 @@ from engine.output_folder import RunError
 from engine.plots import save_charts
 from engine.provenance import git_commit
 from engine.weights import RESULTS
-from reporting.file_tables import settings_of
-from reporting.markdown import TableError
 from training.run import TrainingRun
 from variants import UNTIMED_STEPS, VARIANTS
 
@@ -150,7 +150,7 @@ def step_against_the_recipe(args):
     for _ in range(TURNS):
         for (flags, variant), times in zip(settings_in_turn, seconds, strict=True):
             of_setting = settings(args, flags)
-            period = math.lcm(of_setting.gp_every, of_setting.gen_train)
+            period = of_setting.gen_train
             steps = period * math.ceil(TIMED_STEPS / period)
             (record,) = trained(
                 args,

@@ -20,13 +20,26 @@ MAY_CHANGE = (
 # Flags that runs of older versions lack: what those did.
 ADDED = {
     "flip": "random",
-    "gp_every": 1,
     "gp_batch_shrink": 1,
     "latent_dim": 100,
     "hold_out": 0,
     "critic": "full",
     "fixed_generator": None,
 }
+# Settings of older versions that no longer exist: whether a run did what it would do without them.
+DELETED = {
+    "gp_every": lambda settings: settings["gp_every"] == 1,
+    "normalise": lambda settings: settings["normalise"] or settings["optimizer"] != "muon",
+}
+
+
+def without_deleted(settings):
+    """The settings of a run without those that are DELETED and changed nothing."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in DELETED or not DELETED[name](settings)
+    }
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -130,6 +143,14 @@ def add_hold_out_argument(parser):
         metavar="N",
         help="leave the last N training images out, as many of each class, and evaluate on them "
         "instead of the test set: for choosing hyperparameters",
+    )
+
+
+def add_judge_argument(parser):
+    parser.add_argument(
+        "--judge",
+        help="exported weights of a classifier, or a folder (default: output/baseline, without one "
+        "the published results/baseline)",
     )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 import unicodedata
 import warnings
 
@@ -30,23 +31,42 @@ rcParams["font.family"] += [name for name in _MORE_FONTS if name in _INSTALLED]
 
 def save_figure(figure, path):
     """Write a matplotlib figure as PNG, atomically."""
-    write_atomically(path, _png(figure))
+    write_atomically(path, png_of(figure))
 
 
-def _png(figure):
+def png_of(figure, dpi=_DPI):
+    """The bytes of a matplotlib figure as PNG."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # then a box stands for the letter
-        figure.savefig(buffer, format="png", dpi=_DPI)
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box replaces the letter
+        figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
-def save_curves(records, path, panels):
-    """Learning curves, one panel each.
+def _panels(columns, count, size):
+    """A figure and its axes, one for each of `count` panels of `size` inches."""
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    panels = [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
+    for axes in panels:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
-    panels: {panel title: {field of the records: name in the legend}}. A field may be missing in
-    some records, or be no number; a panel of which every field is so everywhere is left out.
+
+def save_curves(records, path, panels):
+    """Write `curves_figure` of the same arguments, if it has any panel."""
+    if figure := curves_figure(records, panels):
+        save_figure(figure, path)
+
+
+def curves_figure(records, panels):
+    """Learning curves by epoch, a panel each; None if there is nothing to plot.
+
+    panels: {title: {field of the records: name in the legend}}. A field may be missing in some
+    records, or not be a number. Panels without any number are left out.
     """
     records = [r for r in records if is_number(r.get("epochs_done"))]
     panels = {
@@ -55,12 +75,9 @@ def save_curves(records, path, panels):
     }
     panels = {title: fields for title, fields in panels.items() if fields}
     if not panels:
-        return
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.1 * rows), layout="constrained")
-    for index, (title, fields) in enumerate(panels.items()):
-        axes = figure.add_subplot(rows, columns, index + 1)
+        return None
+    figure, all_axes = _panels(3, len(panels), (4.2, 3.1))
+    for axes, (title, fields) in zip(all_axes, panels.items(), strict=True):
         for field, name in fields.items():
             points = [(r["epochs_done"], r[field]) for r in records if is_number(r.get(field))]
             marker = "o" if len(points) < 30 else None
@@ -68,11 +85,9 @@ def save_curves(records, path, panels):
         axes.set(title=title, xlabel="epoch")
         if records[-1]["epochs_done"] >= 2:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
         if len(fields) > 1:
             axes.legend(frameon=False)
-    save_figure(figure, path)
+    return figure
 
 
 def save_histograms(values, path, xlabel):
@@ -97,46 +112,42 @@ def save_charts(charts, path, columns=2, legend_below=False):
     "height", the y axis begins at 0 and reaches at least so far. A legend stands once for the same
     names; legend_below: one for all charts, below them.
     """
-    columns = min(columns, len(charts))
-    rows = -(-len(charts) // columns)
-    figure = Figure(figsize=(5.4 * columns, 3.8 * rows), layout="constrained")
-    told = []
-    for index, (title, chart) in enumerate(charts.items()):
-        axes = figure.add_subplot(rows, columns, index + 1)
+    figure, all_axes = _panels(columns, len(charts), (5.4, 3.8))
+    explained = []
+    for axes, (title, chart) in zip(all_axes, charts.items(), strict=True):
         for name, (xs, ys, style) in chart["lines"].items():
             axes.plot(xs, ys, label=name, **style)
         axes.set(title=title, xlabel=chart["x"], ylabel=chart["y"])
         if "height" in chart:
             axes.set_ylim(0, max(axes.get_ylim()[1], chart["height"]))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
         names = list(chart["lines"])
-        if len(names) > 1 and names not in told and not legend_below:
-            told.append(names)
+        if len(names) > 1 and names not in explained and not legend_below:
+            explained.append(names)
             axes.legend(frameon=False, fontsize=8)
     if legend_below:
-        shown = {}
-        for axes in figure.axes:
-            lines, names = axes.get_legend_handles_labels()
-            shown |= dict(zip(names, lines, strict=True))
-        place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
-        figure.legend(shown.values(), shown, **place)
+        lines = {line.get_label(): line for axes in all_axes for line in axes.get_lines()}
+        place = {"loc": "outside lower center", "ncols": min(columns, len(charts))}
+        figure.legend(lines.values(), lines, frameon=False, **place)
     save_figure(figure, path)
 
 
-def save_film(frames, path, most=40, width=640, seconds=0.3, last_seconds=2.0):
-    """PNG files of one size -> an animated GIF that goes round and round and rests at its end.
+def evenly_chosen(items, most):
+    """At most `most` items of a list, evenly spaced, with the first and the last."""
+    count = min(most, len(items))
+    return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
 
-    At most `most` frames, evenly chosen, with the last; each made `width` pixels wide, if wider.
-    Raises OSError or ValueError where a frame cannot be read.
+
+def save_film(frames, path, most=40, width=640, seconds=0.3, last_seconds=2.0):
+    """PNG files of one size -> an animated GIF that loops and rests at its last frame.
+
+    At most `most` frames, evenly chosen; wider ones are scaled to `width` pixels.
+    Raises OSError or ValueError if a frame cannot be read.
     """
-    count = min(most, len(frames))
-    chosen = sorted({round(i * (len(frames) - 1) / max(1, count - 1)) for i in range(count)})
     palette, images = None, []
-    for index in reversed(chosen):
-        with Image.open(frames[index]) as image:
+    for frame in reversed(evenly_chosen(frames, most)):
+        with Image.open(frame) as image:
             image = image.convert("RGB")
-        if palette is None:  # one for all: that of the last frame, which has the most colours
+        if palette is None:  # of the last frame, which has the most colors, for all frames
             size = (min(width, image.width), round(image.height * min(1, width / image.width)))
             palette = image.resize(size).quantize(256, method=Image.Quantize.MEDIANCUT)
         image = image.resize(size, Image.Resampling.LANCZOS)
@@ -192,7 +203,7 @@ def image_grid(
     side = images.shape[1] * scale
     caption_lines = max((c.count("\n") + 1 for c in captions), default=0)
     pitch_x, pitch_y = side + gap, side + gap + 13 * caption_lines
-    rows = -(-len(images) // columns)
+    rows = math.ceil(len(images) / columns)
     width = columns * pitch_x + gap
     title_lines = wrapped(title, width - 2 * gap)
     top = 8 + 20 * len(title_lines) + 18 * bool(column_names)
@@ -221,7 +232,7 @@ def image_grid(
         write(x, top - 4, shortened(name), 13, ha="center", va="bottom")
     for (x, y), caption in zip(places, captions, strict=False):
         write(x, y + 2, caption, 11, ha="center", va="top", linespacing=1.0)
-    return _png(figure)
+    return png_of(figure)
 
 
 def wrapped(title, width):

@@ -81,3 +81,15 @@ class Progress:
     def close(self):
         if self.bar is not None:
             self.bar.close()
+
+
+def with_progress(batches, title, batch_size):
+    """The batches of images one after the other, with a progress if there is a title."""
+    if not title:
+        yield from batches
+        return
+    progress = Progress(title, len(batches), batch_size)
+    for batch in batches:
+        yield batch
+        progress.step()
+    progress.close()

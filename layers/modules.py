@@ -1,8 +1,8 @@
-"""What both networks are built of: convolutions, a LayerNorm over whole maps, BatchNorm.
+"""Layers of both networks: convolutions, a LayerNorm over whole maps, BatchNorm.
 
 Each computes what PyTorch's own layer does, on maps whose channels lie last in memory, and takes
-maps that channels of zeros fill up, see channel_padding.py. `run_layers` decides whether they do,
-on networks that `prepare_for_cuda` has prepared.
+maps padded with channels of zeros, see channel_padding.py. `run_layers` pads them, for networks
+that `prepare_for_cuda` has prepared.
 """
 
 import torch
@@ -13,25 +13,24 @@ from layers import double_backward
 from layers.channel_padding import aligned, fill
 
 
-def prepare_for_cuda(network, device, fuse=False):
-    """Have a network's layers take the ways that are fast on a GPU; returns whether they do.
+def prepare_for_cuda(network, device):
+    """Have a network's layers use what is fast on a GPU; returns whether they do.
 
-    In training LayerNorm then runs compiled, and under autocast maps are filled up to a multiple of
-    16 channels. fuse: LayerNorm's kernels do the work of the LeakyReLU after it too. device: where
-    the network runs; None takes it back. Where torch.compile does not work, a notice on stderr says
-    so, and the layers stay as they were built.
+    In training LayerNorm then runs compiled, and under autocast maps are padded to a multiple of 16
+    channels. device: where the network runs. If torch.compile does not work there, a notice goes to
+    stderr, and the layers stay as they were built.
     """
     layers = list(network.modules())
-    works = device is not None
-    if works and any(isinstance(layer, MapNorm) for layer in layers):
-        # PyTorch's own LayerNorm would count the channels that were added: both or neither.
-        works = double_backward.compile_works(device)
+    has_norm = any(isinstance(layer, MapNorm) for layer in layers)
+    # PyTorch's own LayerNorm would count the added channels: both or neither.
+    if has_norm and not double_backward.compile_works(device):
+        return False
     for layer in layers:
         if isinstance(layer, MapNorm):
-            layer.compiled, layer.fused = works, works and fuse
+            layer.compiled = True
         elif isinstance(layer, Conv3x3 | ConvTranspose4x4):
-            layer.pads = works
-    return works
+            layer.pads = True
+    return True
 
 
 def run_layers(layers, x):
@@ -60,37 +59,24 @@ class MapNorm(nn.Module):
     channels-first and back.
 
     (b, channels, size, size) -> the same shape; mean 0 and variance 1 per image before the affine.
-    fused: whether, in training, it is to be called with the slope of the LeakyReLU after it, and
-    does that one's work.
     Source: Ba et al. 2016, Layer Normalization.
     """
 
     def __init__(self, channels, size, eps=1e-5):
         super().__init__()
         self.eps = eps
-        self.compiled = self.fused = False  # in training, see prepare_for_cuda
+        self.compiled = False  # in training, see prepare_for_cuda
         self.weight = nn.Parameter(torch.ones(size, size, channels))
         self.bias = nn.Parameter(torch.zeros(size, size, channels))
 
-    def forward(self, x, slope=1.0):
-        x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC: a view, and contiguous where x is channels_last
-        weight, bias, count = self.weight, self.bias, self.weight.numel()
-        if (more := x.shape[3] - weight.shape[2]) > 0:
-            weight, bias = F.pad(weight, (0, more)), F.pad(bias, (0, more))
-        compiled = self.compiled and self.training
-        x = double_backward.layer_norm(x, weight, bias, self.eps, count, compiled, slope)
-        return x.permute(0, 3, 1, 2)
-
-
-class ConvNormLeakyReLU(nn.Sequential):
-    """A convolution, its norm and a LeakyReLU, whose work a `fused` MapNorm does in training."""
-
     def forward(self, x):
-        convolution, norm, leaky_relu = self
-        x = convolution(x)
-        if self.training and isinstance(norm, MapNorm) and norm.fused:
-            return norm(x, leaky_relu.negative_slope)
-        return leaky_relu(norm(x))
+        x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC: a view, and contiguous if x is channels_last
+        weight, bias, count = self.weight, self.bias, self.weight.numel()
+        if (added := x.shape[3] - weight.shape[2]) > 0:
+            weight, bias = F.pad(weight, (0, added)), F.pad(bias, (0, added))
+        compiled = self.compiled and self.training
+        x = double_backward.layer_norm(x, weight, bias, self.eps, count, compiled)
+        return x.permute(0, 3, 1, 2)
 
 
 class Conv3x3(nn.Conv2d):

@@ -22,8 +22,8 @@ def predict(discriminator, images, precision="fp32", batch_size=500):
 def evaluate(discriminator, dataset, precision, ranks=None):
     """Loss, accuracy and accuracy per class (in %) on a set, every image counted once.
 
-    A class without an image has no accuracy, and is left out of `per_class_accuracy`. With `ranks`,
-    each predicts its share of the images, and all return the metrics of the whole.
+    `per_class_accuracy` leaves out classes without an image. With `ranks`, each predicts its share
+    of the images, and all return the metrics of the whole set.
     """
     share = ranks.shard if ranks else lambda rows: rows
     labels = share(dataset.labels)

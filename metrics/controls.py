@@ -47,16 +47,10 @@ def untrained_like(generator, labels, seed, num_classes=10):
     torch.manual_seed(seed)
     untrained = Generator(generator.width, generator.latent_dim)
     untrained.to(next(generator.parameters()).device)
-    latents = latents_of(labels[:500], generator.latent_dim, seed, num_classes=num_classes)
-    return calibrate_batch_norm(untrained, latents)
-
-
-def calibrate_batch_norm(generator, latents):
-    """Give a generator the BatchNorm statistics of these latents, (n, latent_dim); eval mode."""
-    for module in generator.modules():
+    for module in untrained.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.momentum = 1.0
-    generator.train()
+            module.momentum = 1.0  # the statistics of the one batch below
+    latents = latents_of(labels[:500], generator.latent_dim, seed, num_classes=num_classes)
     with torch.no_grad():
-        generator(latents.to(next(generator.parameters()).device))
-    return generator.eval()
+        untrained(latents.to(next(untrained.parameters()).device))
+    return untrained.eval()

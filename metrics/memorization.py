@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.plots import save_histograms, save_image_grid
-from engine.progress import Progress
+from engine.progress import with_progress
 from engine.statistics import wilson_interval
 from metrics.controls import altered
 
@@ -32,7 +32,7 @@ def boxes(images, size, stride):
 
 
 def coarse_windows(pool):
-    """Float32 (32, 28, m): the boxes' means of windows of each image of the pool, and their norms.
+    """Float32 (32, 28, m): boxes' means of windows of each image of the pool, and their norms.
 
     The windows: at shifts of STARTS in both directions, mirrored or not; 3 x 3 boxes of 8 x 8
     pixels and 3 colors. The last of the 28 numbers is the squared norm of the others.
@@ -55,9 +55,8 @@ def nearest_training_images(images, pool):
     at every shift.
     """
     windows, chunks = coarse_windows(pool), images[..., SHIFT:-SHIFT, SHIFT:-SHIFT].split(250)
-    progress = Progress("nearest training images", len(chunks), 250)
     found = []
-    for chunk in chunks:
+    for chunk in with_progress(chunks, "nearest training images", 250):
         query = -2 * boxes(chunk, COARSE_BOX, COARSE_BOX).flatten(1)
         query = torch.cat([query, torch.ones(len(chunk), 1)], 1)  # |w|^2 - 2 q.w in one product
         squares = torch.cat([(query @ part).amin(0) for part in windows.split(1000, 2)], 1)
@@ -66,8 +65,6 @@ def nearest_training_images(images, pool):
             squares = squared_differences(image, pool[indices]).flatten()
             candidate, place = divmod(squares.argmin().item(), 2 * PLACES**2)
             found.append((squares.min().sqrt(), indices[candidate], place))
-        progress.step()
-    progress.close()
     distances, indices, places = zip(*found, strict=True)
     return torch.stack(distances), torch.stack(indices), torch.tensor(places)
 
@@ -102,10 +99,10 @@ def aligned(images, places):
 def memorization_metrics(samples, test_images, training_images, seed, path):
     """How many samples are nearer to the training images than all but 1 % of the test images are.
 
-    All uint8 (n, 3, 32, 32). Beside samples and test images stand altered training images, which
-    such a test has to detect. Draws the histogram of the distances to `path`.
-    Returns {"threshold": that distance, "sets": {name: {"images": n, "percentile_1": of the
-    distances, 10, 50, "detected": images below the threshold in %, "interval": of it, 95 %}}}.
+    All uint8 (n, 3, 32, 32). The same for altered training images, which such a test has to detect.
+    Plots the histogram of the distances to `path`. Returns {"threshold": that distance, "sets":
+    {name: {"images": n, "percentile_1", 10, 50: of the distances, "detected": images below the
+    threshold in %, "interval": 95 % of it}}}.
     """
     sets = {"samples": samples, "test images": test_images}
     sets |= altered(training_images[:CONTROL_IMAGES], seed)
@@ -116,21 +113,19 @@ def memorization_metrics(samples, test_images, training_images, seed, path):
     threshold = torch.quantile(distances["test images"], 0.01).item()
     metrics = {}
     for name, values in distances.items():
-        percentiles = {
-            f"percentile_{p}": round(torch.quantile(values, p / 100).item(), 2) for p in (1, 10, 50)
-        }
+        row = metrics[name] = {"images": len(values)}
+        for p in (1, 10, 50):
+            row[f"percentile_{p}"] = round(torch.quantile(values, p / 100).item(), 2)
         count = (values < threshold).sum().item()
-        shares = (count / len(values), *wilson_interval(count, len(values)))
-        detected, *interval = (round(100 * share, 2) for share in shares)
-        metrics[name] = {"images": len(values), **percentiles, "detected": detected}
-        metrics[name]["interval"] = interval
+        row["detected"] = round(100 * count / len(values), 2)
+        row["interval"] = [round(100 * s, 2) for s in wilson_interval(count, len(values))]
     return {"threshold": round(threshold, 2), "sets": metrics}
 
 
 def save_nearest(samples, training_images, path):
-    """Draw samples of each class, and under each its nearest training image, mirrored and shifted.
+    """Samples of each class, and under each its nearest training image, mirrored and shifted.
 
-    Ten samples of a class, of few classes four. samples: Dataset; training_images: uint8.
+    Ten samples of a class, or four of few classes. samples: Dataset; training_images: uint8.
     """
     shown, names, some = samples.columns(rows=10 if len(samples.class_names) > 5 else 4)
     columns = len(names)

@@ -29,10 +29,10 @@ def draw_samples(args, model, labels, num_classes, precision, title):
 
 
 def sample_only(args, model, metadata, precision, folder):
-    """Draw and write --sample images of a generator, as evaluate_gan.py's flags ask for them.
+    """Write --sample images of a generator, as evaluate_gan.py's flags ask. Returns their path.
 
-    Returns the path. Raises ScoreError for a class that there is none of or too large a grid,
-    RunError for a folder of samples that is there, OSError.
+    Raises ScoreError for an unknown class or too large a grid, RunError for a folder that already
+    holds samples, OSError.
     """
     names = class_names_of(metadata)
     count = len(names)
@@ -41,11 +41,8 @@ def sample_only(args, model, metadata, precision, folder):
         raise ScoreError(f"--labels {max(classes)}: the classes are 0 to {count - 1}")
     if args.format == "grid" and args.sample > MAX_GRID:
         raise ScoreError(f"a grid shows at most {MAX_GRID} images; take --format png or npz")
-    path = {
-        "png": folder / "samples",
-        "npz": folder / "samples.npz",
-        "grid": folder / "sample_grid.png",  # samples.png goes with the scores
-    }[args.format]
+    # samples.png belongs to the scores
+    path = folder / {"png": "samples", "npz": "samples.npz", "grid": "sample_grid.png"}[args.format]
     if path.is_dir() and any(path.iterdir()):
         raise RunError(f"{path} is not empty; give another --output_dir")
     labels = sampling.sample_labels(args.sample, classes)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from data_tools import shown_classes, to_uint8, words_of_shown
 from engine.device import autocast, random_stream
 from engine.plots import save_image_grid, shortened
-from engine.progress import Progress
+from engine.progress import with_progress
 from generator import sample_latents
 
 BLOCK = 1000  # samples whose latents are drawn together
@@ -71,18 +71,13 @@ def draw(generator, latents, batch_size=500, precision="fp32", title=""):
     device = next(generator.parameters()).device
     training = generator.training
     generator.eval()
-    progress = Progress(title, -(-len(latents) // batch_size), batch_size) if title else None
     images = []
-    for batch in latents.split(batch_size):
+    for batch in with_progress(latents.split(batch_size), title, batch_size):
         # One latent alone would go through other kernels, which round otherwise.
         padded = batch if len(batch) > 1 else batch.repeat(2, 1)
         with autocast(device, precision):
             drawn = generator(padded.to(device))[: len(batch)]
         images.append(to_uint8(drawn).cpu())
-        if progress is not None:
-            progress.step()
-    if progress is not None:
-        progress.close()
     generator.train(training)
     return torch.cat(images)
 

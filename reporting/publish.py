@@ -1,10 +1,10 @@
-"""Copy what is worth keeping of a finished run to results/: settings, log, pictures, small weights.
+"""Copy a finished run to results/: settings, log, pictures, weights in 8 bits.
 
     python -m reporting.publish output/baseline results/baseline
 
-All weights are rounded to 8 bits. A discriminator is then evaluated in float32 on all test images:
-the accuracy that the published file states is that of the file. Of a generator the file states by
-how much its images change. Paths of this machine are left out.
+A discriminator is evaluated in float32 before and after rounding to 8 bits; the published file
+states the accuracy of the rounded weights. For a generator it states how much the images change.
+Paths of this machine are left out.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from data_tools import DATASETS, DataError, load_dataset, to_uint8
+from data_tools import DataError, load_dataset, to_uint8
 from engine import cli
 from engine.device import DEVICE_HELP, DeviceError, pick_device, pick_precision, random_stream
 from engine.files import write_atomically
@@ -30,10 +30,9 @@ from generator import sample_latents
 from metrics.classifier import evaluate
 
 USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
-CURVES = "curves.png"
 LOGS = ("metrics.jsonl", "summary.json")
-OF_THIS_MACHINE = ("data_dir", "output_dir", "judge", "fixed_generator")
 NETWORKS = ("discriminator.safetensors", "generator.safetensors")
+PRIVATE = ("data_dir", "output_dir", "judge", "fixed_generator")  # paths of this machine
 
 
 def parse_args(argv=None):
@@ -61,82 +60,44 @@ def parse_args(argv=None):
 
 
 def run(args):
-    """Publish a run as the arguments say; returns {file name: metadata of the weights}.
-
-    Raises one of USER_ERRORS for what the user can mend; then nothing was written, unless it is the
-    writing that failed.
-    """
+    """Publish a run. Nothing is written unless all its files are there. Raises USER_ERRORS."""
     device = pick_device(args.device)
     pick_precision("fp32", device)
     source, target = Path(args.run), Path(args.target)
     if not (source / "summary.json").is_file():
         raise RunError(f"{source} holds no finished run")
-    check_target(target, source)
-    pictures = [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
-    pictures += [] if "curves" in args.skip else [CURVES]
-    config = cleaned_config(source / "config.json")
-    files = {name: content_of(source / name) for name in (*LOGS, *pictures)}
+    if (target / "checkpoints").exists():
+        raise RunError(f"{target} holds a run of your own, which would be overwritten")
+    names = [*LOGS, *(f"samples/{epoch:03d}.png" for epoch in args.sample_epochs)]
+    names += [] if "curves" in args.skip else ["curves.png"]
+    try:
+        files = {name: (source / name).read_bytes() for name in names}
+    except OSError as error:
+        raise RunError(f"cannot read {error.filename}: {error.strerror}") from None
+    config = json.loads((source / "config.json").read_text())
+    for settings in (config["settings"], *(r["changed"] for r in config.get("resumed", []))):
+        for name in PRIVATE:
+            settings.pop(name, None)
     files["config.json"] = json.dumps(config, indent=2).encode() + b"\n"
     weights = {
         name: rounded(source / name, args.data_dir, device)
         for name in NETWORKS
         if (source / name).is_file() and "weights" not in args.skip
     }
-    published_before = (target / "config.json").exists()
+    # Only a folder that was published before has files of a last time.
+    before = [*NETWORKS, "curves.png", *(f"samples/{p.name}" for p in target.glob("samples/*.png"))]
+    stale = set(before if (target / "config.json").exists() else ()) - {*files, *weights}
     try:
         for name, content in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target / name, content)
         for name, (network, metadata) in weights.items():
             export_model(network, target / name, metadata, in_8_bits=True)
-        for stale in (
-            *NETWORKS,
-            CURVES,
-            *(f"samples/{p.name}" for p in target.glob("samples/*.png")),
-        ):
-            if published_before and stale not in files | weights:
-                (target / stale).unlink(missing_ok=True)
+        for name in stale:
+            (target / name).unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"cannot copy to {target}: {error.strerror or error}") from None
     print(f"published: {target}")
-    return {name: metadata for name, (_, metadata) in weights.items()}
-
-
-def check_target(target, source):
-    """Raises RunError where what is published would take the place of a run, or leave its folder.
-
-    Of the user's own run, where the two folders were given the other way round.
-    """
-    if target.resolve() == source.resolve():
-        raise RunError("give a folder other than the run's own")
-    if any((target / name).exists() for name in ("checkpoints", ".lock")):
-        raise RunError(f"{target} holds a run of your own, which would be written over")
-    sources = (source, *(source / name for name in NETWORKS))
-    for path in (*sources, target, *target.glob("*")):
-        if path.is_symlink():
-            raise RunError(f"{path} is a link: give the folder itself, without links in it")
-
-
-def content_of(path):
-    """The bytes of a file to publish. Raises RunError."""
-    if path.is_symlink() or not path.is_file():
-        raise RunError(f"{path} is missing or no file")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
-
-
-def cleaned_config(path):
-    """What config.json holds, without paths of this machine. Raises RunError."""
-    try:
-        config = json.loads(path.read_text())
-        for settings in (config["settings"], *(r["changed"] for r in config.get("resumed", []))):
-            for key in OF_THIS_MACHINE:
-                settings.pop(key, None)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise RunError(f"{path} is missing or damaged") from None
-    return config
 
 
 def rounded(path, data_dir, device):
@@ -148,10 +109,8 @@ def rounded(path, data_dir, device):
         num_classes = len(class_names_of(metadata))
         before, after = (preview(model, state, num_classes) for state in (exact, in_8_bits))
         difference = f"{(after - before).abs().mean().item():.2f} of 255"
-        print(f"{path}: in 8 bits its images differ by {difference} levels on average")
+        print(f"{path}: the mean difference of a pixel in 8 bits is {difference}")
         return model, metadata | {"mean_difference_in_8_bits": difference}
-    if metadata.get("dataset") not in DATASETS:
-        raise CheckpointError(f"{path} does not name the dataset it was trained on")
     train_set, test_set = load_dataset(metadata["dataset"], data_dir)
     if held_out := metadata.get("hold_out"):
         _, test_set = train_set.hold_out(held_out)
@@ -175,8 +134,7 @@ def preview(model, state, num_classes):
 
 
 def main(argv=None):
-    args = parse_args(argv)
-    return cli.exit_code_of(run, args, USER_ERRORS)
+    return cli.exit_code_of(run, parse_args(argv), USER_ERRORS)
 
 
 if __name__ == "__main__":

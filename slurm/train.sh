@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What both batch scripts do: train.sh SCRIPT FLAGS..., inside a job that Slurm has started.
+# The common part of both batch scripts: train.sh SCRIPT FLAGS..., inside a Slurm job.
 #
 # Every task is one process of the training, with one GPU. Two minutes before the time limit Slurm
-# sends SIGUSR1 to all of them; the training saves itself and ends with 128 + 10, and the job puts
-# itself back into the queue, where the same command goes on.
+# sends SIGUSR1 to all of them. The training saves and exits with 128 + 10, the job is requeued, and
+# the same command resumes.
 set -u
 STOPPED_BY_USR1=138
 
@@ -13,7 +13,7 @@ export PATH="$PWD/.venv/bin:$PATH" # of `make install`
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 export MASTER_ADDR MASTER_PORT
-export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" # srun does not take over sbatch's
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" # srun does not inherit sbatch's
 
 # shellcheck disable=SC2016 # the tasks' own variables
 srun bash -c '

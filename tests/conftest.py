@@ -37,7 +37,7 @@ def trained():
     train, _ = data_tools.load_shapes()
     torch.manual_seed(0)
     network = Discriminator(width=12)
-    optimizer = make_optimizer("muon", network, 5e-3, 0.05)
+    optimizer = make_optimizer("muon", network, 5e-3, 0.03)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # rounding depends on it: the same network whatever the caller sets
     for chosen in data_tools.epoch_order(10_000, 0, 0).split(64):

@@ -15,11 +15,11 @@ import parity
 import plain_reference as plain
 import sides
 import throughput
-import train_gan
 from discriminator import Discriminator
 from engine.device import autocast
 from generator import Generator
 from training.cuda_graph import WARM_UP
+from training.gan_losses import discriminator_loss
 
 SCRIPT = Path(throughput.__file__)
 
@@ -68,7 +68,7 @@ class CountFlops(TorchDispatchMode):
 def test_counted_work_is_what_the_steps_do():
     width = 64
     args = Namespace(width=width, batch_size=2, images=4, precision="fp32", compile="auto")
-    args.cudnn_benchmark = args.fuse = args.cut = False
+    args.cudnn_benchmark = False
     ours = sides.Ours(args, torch.device("cpu"))
     work_of = throughput.flops_per_image(width)
     for part in ("classifier_step", "gan_step", "evaluation", "max_features", "augmentation"):
@@ -159,12 +159,10 @@ def test_every_change_is_one_on_cuda(change, monkeypatch, capsys):
     assert "note:" not in capsys.readouterr().err
     assert images == (args.batch_size,) * 2
     assert args.batch_size == int(change[6:] if change.startswith("batch") else 128)
-    parts = {"compile_off": 0, "cut": 3}.get(change, 1)
     for update in (ours.update_classifier, ours.update_d, ours.update_g):
-        assert len(update.graph.parts if update.graph else ()) == parts
+        assert (update.graph is None) == (change == "compile_off")
     for block in ours.discriminator.blocks:
         assert block[1].compiled == (change != "compile_off")
-        assert block[1].fused == (change == "fuse")
     assert torch.backends.cudnn.benchmark == (change == "cudnn_benchmark")
 
 
@@ -177,8 +175,8 @@ def test_every_change_is_one_on_cuda(change, monkeypatch, capsys):
         (["--batch_size", 16, "--images", 8], "larger than the set"),
         (["--device", "tpu"], "--device"),
         (["--changes", "all"], "--changes"),
-        (["--changes", "fuse", "batch_256", "--device", "cpu"], "--changes fuse: without effect"),
-        (["--changes", "fuse", "--profile"], "not allowed with"),
+        (["--changes", "compile_off", "--device", "cpu"], "--changes compile_off: without effect"),
+        (["--changes", "compile_off", "--profile"], "not allowed with"),
     ],
 )
 def test_bad_input(refused, flags, message):
@@ -235,7 +233,7 @@ def test_memory_of_a_gan_step_at_full_size_fits_in_8_gb():
         torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
         autocast(real.device, "bf16"),
     ):
-        train_gan.discriminator_loss(
+        discriminator_loss(
             networks[0], real, labels, real.flip(0), labels, alpha=torch.rand(counted, 1, 1, 1)
         )
     weights = 4 * sum(p.numel() for n in networks for p in n.parameters())

@@ -3,14 +3,11 @@
 import os
 import subprocess
 import sys
-import zlib
-from pathlib import Path
 
 import pytest
 
 import data_tools
 import evaluate_gan
-import report
 import visualization
 from discriminator import Discriminator
 from engine import provenance
@@ -41,75 +38,6 @@ def test_a_git_that_hangs_is_not_waited_for(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", hang)
     assert provenance.git_commit() == "unknown"
-
-
-# ------------------------------------------------------------------------------ the report
-
-
-def png_header(width, height):
-    """A PNG of any size in no space: its pixels are one long run of zeros."""
-
-    def chunk(kind, data):
-        crc = zlib.crc32(kind + data).to_bytes(4, "big")
-        return len(data).to_bytes(4, "big") + kind + data + crc
-
-    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    rows = zlib.compress(bytes((width // 8 + 2) * height), 9)
-    ends = chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x01\x00\x00\x00\x00") + ends
-
-
-RECORD = '{"epochs_done": 1, "train_loss": 1.5}\n'
-HUGE = "1" + "0" * 400
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "told"),
-    [
-        ("output/gan/metrics.jsonl", "5\n[]\n" + RECORD, ""),
-        ("output/gan/metrics.jsonl", '{"epochs_done": "x"}\n' + RECORD, ""),
-        ("output/gan/metrics.jsonl", NOT_UTF_8 + b"\n" + RECORD.encode(), ""),
-        ("output/gan/metrics.jsonl", DEEP + "\n" + RECORD, ""),
-        ("output/gan/metrics.jsonl", '{"epochs_done": 1, "train_loss": ' + HUGE + "}\n", ""),
-        ("output/gan/config.json", "5", ""),
-        ("output/gan/config.json", '{"settings": 5}', ""),
-        ("output/gan/config.json", '{"settings": {"a": ' + "[" * 900 + "]" * 900 + "}}", ""),
-        ("output/gan/summary.json", '{"test_accuracy": ' + HUGE + "}", ""),
-        ("output/gan/summary.json", '{"test_accuracy": {}}', ""),
-        ("output/gan/summary.json", DEEP, ""),
-        ("visualization/summary.json", '{"with G": 5, "without G": {"layers": 5}}', ""),
-        ("visualization/summary.json", '{"with G": {"layers": {"cka": 5, "dead_share": {}}}}', ""),
-        ("visualization/summary.json", '{"with G": {"perturbation": {"accuracy_after": []}}}', ""),
-        ("evaluation/evaluation.json", '{"scores": {"samples": 5}, "inception": []}', ""),
-        ("evaluation/evaluation.json", '{"scores": {"samples": {"precision": ' + HUGE + "}}}", ""),
-        ("visualization/layers.png", png_header(19_000, 19_000), "left out: "),
-        ("visualization/layers.png", png_header(10, 10)[:-30], "left out: "),
-        ("visualization/layers.png", b"GIF89a", "left out: "),
-        ("visualization/layers.png", png_header(8, 60_000), ""),
-        ("visualization/layers.png", png_header(60_000, 8), ""),
-        ("visualization/perturbed_with_G_epsilon1.2.3.png", png_header(8, 8), ""),
-        ("output/gan/samples/1.2.png", png_header(8, 8), ""),
-    ],
-)
-def test_the_report_leaves_out_what_it_cannot_show(run_main, tmp_path, file, content, told):
-    write(tmp_path / "output/baseline/metrics.jsonl", RECORD)
-    write(tmp_path / file, content)
-    code, out, err = run_main(report)
-    assert code == 0, err
-    assert told in out
-    assert (tmp_path / "report.html").stat().st_size > 10_000
-
-
-def test_few_classes_in_many_rows_can_be_shown(run_main, tmp_path):
-    """A grid that evaluate_gan.py drew, 2 columns wide and 500 rows high."""
-    export_model(Generator(width=4), tmp_path / "g.safetensors", {"dataset": "shapes"})
-    flags = ["--generator", tmp_path / "g.safetensors", "--sample", 1000, "--labels", 3, 5]
-    assert run_main(evaluate_gan, *flags)[0] == 0
-    Path("evaluation/sample_grid.png").rename("evaluation/samples.png")
-    code, out, err = run_main(report)
-    assert code == 0, err
-    assert "left out: " not in out
-    assert "data:image/webp" in (tmp_path / "report.html").read_text()
 
 
 # ------------------------------------------------------------------------------ weights

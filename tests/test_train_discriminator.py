@@ -1,6 +1,7 @@
 import contextlib
 import json
 import shutil
+from argparse import Namespace
 
 import pytest
 import torch
@@ -8,15 +9,13 @@ import torch.nn.functional as F
 
 import data_tools
 import train_discriminator
-from compare import assert_equal, assert_same_export, records
-from discriminator import Discriminator
+from compare import assert_equal, records
 from engine import cli
+from engine.device import random_stream
 from engine.weights import load_model
 from image_sets import cifar10
-from metrics.classifier import evaluate, predict
+from metrics.classifier import predict
 from training import checkpoint, panels
-from training.ema import EMA
-from training.optimizers import make_optimizer
 from training.run import TrainingRun
 
 SMALL = [
@@ -33,13 +32,13 @@ def small_run(run_main, tmp_path):
     return call
 
 
-def test_main_leaves_a_whole_run(small_run, tmp_path):
+def test_main_leaves_a_whole_run(small_run, refused, tmp_path):
     code, out, _ = small_run("--epochs", 2)
     assert code == 0
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "metrics.jsonl", "summary.json", "curves.png", "checkpoints"),
-        *("discriminator.safetensors", "discriminator_best.safetensors", ".lock"),
+        *("discriminator.safetensors", ".lock"),
     }
     lines = records(folder)
     assert [line["step"] for line in lines] == [4, 8]  # 120 images in batches of 32, 32, 32, 24
@@ -52,19 +51,24 @@ def test_main_leaves_a_whole_run(small_run, tmp_path):
     assert metadata["test_accuracy"] == summary["test_accuracy"]
     assert summary["test_accuracy"] == pytest.approx(100 * correct.double().mean().item(), abs=1e-3)
     assert f"{summary['test_accuracy']:.2f} %" in out
-    best = max(line["test_accuracy"] for line in lines)
-    _, best_metadata = load_model(folder / "discriminator_best.safetensors")
-    assert best_metadata["test_accuracy"] == summary["best_test_accuracy"] == best
+    state = checkpoint.load_latest(folder / "checkpoints")  # the average is what is exported
+    assert_equal(dict(model.state_dict()), state["parts"]["ema"])
+    with pytest.raises(AssertionError):
+        assert_equal(dict(model.state_dict()), state["parts"]["model"])
 
-
-def test_the_same_command_again_does_nothing(small_run, tmp_path):
-    small_run("--epochs", 1)
-    kept = {p: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
-    code, out, _ = small_run("--epochs", 1)
+    before = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    code, out, _ = small_run("--epochs", 2)
     assert code == 0
     assert "finished already" in out
-    for path, content in kept.items():
-        assert path.read_bytes() == content
+    assert {p: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+
+    again = (train_discriminator, *SMALL, "--output_dir", folder, "--epochs")
+    assert "lr was 0.0015, now 0.5" in refused(*again, 2, "--lr", "0.5")
+    assert "epochs was 2, now 3" in refused(*again, 3)  # the rates depend on them
+    shutil.rmtree(folder / "checkpoints")
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    assert "without its checkpoints" in refused(*again, 2)
+    assert {p: p.read_bytes() for p in folder.iterdir()} == before
 
 
 def test_a_diverged_run_stops_and_keeps_its_checkpoint(small_run, tmp_path):
@@ -76,16 +80,6 @@ def test_a_diverged_run_stops_and_keeps_its_checkpoint(small_run, tmp_path):
         assert all(torch.isfinite(value).all() for value in weights.values())
 
 
-def test_a_finished_run_without_checkpoints_is_left_alone(small_run, refused, tmp_path):
-    small_run("--epochs", 1)
-    run = tmp_path / "run"
-    shutil.rmtree(run / "checkpoints")
-    kept = {p: p.read_bytes() for p in run.iterdir()}
-    err = refused(train_discriminator, *SMALL, "--output_dir", run, "--epochs", 1)
-    assert "without its checkpoints" in err
-    assert {p: p.read_bytes() for p in run.iterdir()} == kept
-
-
 def test_a_truncated_cifar_file_is_named(refused, tmp_path):
     data = tmp_path / "data" / cifar10.CIFAR10_FOLDER
     data.mkdir(parents=True)
@@ -95,100 +89,62 @@ def test_a_truncated_cifar_file_is_named(refused, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_other_settings_are_refused(small_run, refused, tmp_path):
-    small_run("--epochs", 1)
-    again = (train_discriminator, *SMALL, "--output_dir", tmp_path / "run", "--epochs")
-    assert "lr was 0.0015, now 0.5" in refused(*again, 1, "--lr", "0.5")
-    assert "epochs was 1, now 2" in refused(*again, 2)  # the rates depend on them
-
-
-def test_what_is_tested_and_exported_is_the_average(small_run, tmp_path):
-    small_run("--epochs", 1)
-    state = checkpoint.load_latest(tmp_path / "run" / "checkpoints")
-    exported, _ = load_model(tmp_path / "run" / "discriminator.safetensors")
-    assert_equal(dict(exported.state_dict()), state["parts"]["ema"])
-    with pytest.raises(AssertionError):
-        assert_equal(dict(exported.state_dict()), state["parts"]["model"])
-
-
 @pytest.mark.parametrize(("augmentation", "changed"), [("shift", "shift"), ("crop", "augment")])
-def test_alternating_flips(small_run, tmp_path, monkeypatch, augmentation, changed):
-    """Every image in every other epoch, whichever by chance; a resumed run as the whole one."""
-    flipped = [{}]  # of each epoch: {image: whether it was flipped}
-    change = getattr(train_discriminator, changed)
+def test_alternating_flips(monkeypatch, augmentation, changed):
+    """Each image in every second epoch, a random half of them in the first."""
+    train_set, sampled = data_tools.load_shapes()[0].first(64), []
+    monkeypatch.setattr(train_discriminator, changed, lambda _, row, *__: sampled.append(row))
 
-    def noting(images, drawn, *more):
-        if len(flipped[-1]) == 120:
-            flipped.append({})
-        names = (image.numpy().tobytes() for image in images)
-        flipped[-1] |= zip(names, drawn.flip.tolist(), strict=True)
-        return change(images, drawn, *more)
+    def flips(flip, epoch):
+        args = Namespace(augmentation=augmentation, flip=flip, hole=0)
+        run = Namespace(step=epoch, steps_per_epoch=1, shard=lambda rows: rows)
+        run.stream = lambda *name: random_stream("cpu", 0, *name)
+        train_discriminator.augmented(run, args, train_set, torch.arange(64))
+        return sampled[-1].flip
 
-    monkeypatch.setattr(train_discriminator, changed, noting)
-    flags = ("--augmentation", augmentation, "--epochs", 3, "--flip")
-    small_run(*flags, "alternating", folder="whole")
-    small_run(*flags, "alternating", "--max_steps", 6)
-    small_run(*flags, "alternating")
-    assert_same_export(
-        *(tmp_path / folder / "discriminator.safetensors" for folder in ("whole", "run"))
-    )
-    assert flipped[:3] == flipped[3:]
-    first, second, third = flipped[:3]
-    assert 40 < sum(first.values()) < 80
-    assert second == {image: not flip for image, flip in first.items()}
-    assert third == first
-    small_run(*flags, "random", folder="random")
-    *_, first, second, third = flipped
-    assert second != {image: not flip for image, flip in first.items()}
-    assert third != first
+    first, second, third = (flips("alternating", epoch) for epoch in range(3))
+    assert 16 < first.sum() < 48
+    assert torch.equal(second, ~first)
+    assert torch.equal(third, first)
+    first, second, third = (flips("random", epoch) for epoch in range(3))
+    assert not torch.equal(second, ~first)
+    assert not torch.equal(third, first)
 
 
 @pytest.fixture
 def make_update(images):
-    """make_update(model, *flags) -> a function that takes one step and returns the metrics."""
+    """make_update(*flags) -> (a Classifier, a function that updates it and returns metrics)."""
     with contextlib.ExitStack() as runs:
 
-        def make(model, *flags):
+        def make(*flags):
             plain = ["--recipe", "classic", "--device", "cpu", "--precision", "fp32"]
-            args = train_discriminator.parse_args([*plain, *map(str, flags)])
+            args = train_discriminator.parse_args([*plain, "--width", "8", *map(str, flags)])
             run = runs.enter_context(TrainingRun(args, "train_discriminator.py", panels.CLASSIFIER))
-            optimizer = make_optimizer("adam", model, lr=args.lr, kernel_lr=0.0)
-            step = torch.tensor(0)
+            classifier, step = train_discriminator.Classifier(run, args), torch.tensor(0)
 
             def update():
                 step.add_(1)
-                return train_discriminator.update_classifier(
-                    run,
-                    args,
-                    model,
-                    EMA(model, 0.0),
-                    optimizer,
-                    step,
-                    share=torch.tensor(1.0),
-                    images=images,
-                    labels=torch.arange(8),
-                )
+                return classifier.update(step, torch.tensor(1.0), images, torch.arange(8))
 
-            return update
+            return classifier, update
 
         yield make
 
 
 def test_logits_reach_the_loss_without_softmax(make_update, images):
-    model, labels = Discriminator(width=4), torch.arange(8)
-    logits = model(images)[1].double()
-    metrics = make_update(model, "--lr", 0)()
+    classifier, update = make_update("--lr", 0)
+    labels, logits = torch.arange(8), classifier.model(images)[1].double()
+    metrics = update()
     expected = (logits.logsumexp(1) - logits[torch.arange(8), labels]).mean()
     assert metrics["train_loss"].item() / 8 == pytest.approx(expected.item(), rel=1e-5)
     assert metrics["train_accuracy"] == 100 * (logits.argmax(1) == labels).sum()
-    smooth = make_update(model, "--lr", 0, "--label_smoothing", 0.1)()["train_loss"] / 8
+    smooth = make_update("--lr", 0, "--label_smoothing", 0.1)[1]()["train_loss"] / 8
     uniform = (logits.logsumexp(1) - logits.mean(1)).mean()
     assert smooth.item() == pytest.approx((0.9 * expected + 0.1 * uniform).item(), rel=1e-5)
 
 
 def test_a_few_steps_lower_the_loss(make_update):
-    torch.manual_seed(0)
-    update = make_update(Discriminator(width=8), "--lr", "3e-3")
+    _, update = make_update("--lr", "3e-3")
     losses = [update()["train_loss"].item() for _ in range(25)]
     assert losses[-1] < 0.5 * losses[0]
 
@@ -196,31 +152,14 @@ def test_a_few_steps_lower_the_loss(make_update):
 def test_bf16_step_agrees_with_fp32(make_update):
     gradients = []
     for precision in ("fp32", "bf16"):
-        torch.manual_seed(0)
-        model = Discriminator(width=16)
-        make_update(model, "--precision", precision)()
-        assert model.critic_head.weight.grad is None  # no part of the classifier's loss
-        gradients.append(torch.cat([p.grad.flatten() for p in model.blocks.parameters()]))
+        classifier, update = make_update("--precision", precision, "--width", 16)
+        update()
+        assert classifier.model.critic_head.weight.grad is None  # no part of the loss
+        parameters = classifier.model.blocks.parameters()
+        gradients.append(torch.cat([p.grad.flatten() for p in parameters]))
     assert all(g.dtype == torch.float32 for g in gradients)
     # Untrained, on noise, some maxima of the pooling change places: 0.97 was measured.
     assert F.cosine_similarity(*gradients, dim=0) > 0.9
-
-
-def test_every_test_image_counts_once_whatever_the_batch():
-    torch.manual_seed(0)
-    model = Discriminator(width=4)
-    _, test_set = data_tools.load_shapes()
-    test_set = test_set.first(130)
-    once = predict(model, test_set.images, batch_size=130)
-    batched = predict(model, test_set.images, batch_size=32)
-    assert torch.allclose(once, batched, atol=1e-5)
-    figures = evaluate(model, test_set, "fp32")
-    correct = (once.argmax(1) == test_set.labels).sum().item()
-    assert figures["test_accuracy"] == pytest.approx(100 * correct / 130, abs=1e-3)
-    counts = test_set.labels.bincount(minlength=10).tolist()
-    per_class = [figures["per_class_accuracy"][name] for name in test_set.class_names]
-    total = sum(p * n / 100 for p, n in zip(per_class, counts, strict=True))
-    assert total == pytest.approx(correct, abs=1e-2)
 
 
 @pytest.mark.parametrize(

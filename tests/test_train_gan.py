@@ -1,11 +1,14 @@
 import contextlib
 import json
+from argparse import Namespace
 
 import pytest
 import torch
+from matplotlib.image import imread
 from torch import nn
 
 import data_tools
+import train_discriminator
 import train_gan
 from compare import assert_equal, records
 from discriminator import Discriminator
@@ -13,11 +16,12 @@ from engine.device import autocast, pick_device, pick_precision
 from engine.weights import load_model
 from generator import Generator, sample_latents
 from image_sets import cifar10
+from metrics.classifier import evaluate
 from steps import at_pass
 from training import panels
 from training.augmentation import move, sample_shift
-from training.ema import EMA
-from training.optimizers import make_optimizer
+from training.distributed import Ranks
+from training.gan_losses import discriminator_loss, generator_loss
 from training.run import TrainingRun
 
 SMALL = [
@@ -28,87 +32,53 @@ SMALL = [
 # ------------------------------------------------------------------------------ updates
 
 
-ADAM = ["--recipe", "classic", "--lr", "1e-3", "--ema_decay", "0", "--device", "cpu"]
+class Updates:
+    """The updates of a small GAN on the same inputs each time, without a run on disk.
 
-
-class Pair:
-    """Two small networks, and one update of each as train_gan.py makes it, without a run on disk.
-
-    images: (b, 3, 32, 32) in [-1, 1], the real ones; the fakes are the same each time.
+    images: (b, 3, 32, 32) in [-1, 1], the real ones.
     """
 
     def __init__(self, run, args, images):
-        self.run, self.args, self.images = run, args, images
-        self.discriminator, self.generator = Discriminator(width=4), Generator(width=4)
-        self.d_optimizer, self.g_optimizer = (
-            make_optimizer("adam", network, lr=args.lr, kernel_lr=0.0, betas=(0.0, 0.9))
-            for network in (self.discriminator, self.generator)
-        )
+        self.run, self.images, self.step = run, images, torch.tensor(0)
+        self.gan = train_gan.GAN(run, args)
+        self.discriminator, self.generator = self.gan.discriminator, self.gan.generator
         stream = torch.Generator().manual_seed(0)
-        self.fake_labels, self.z = train_gan.sample_inputs(len(images), 100, stream)
-        self.alpha = train_gan.sample_alpha(len(images), images.device, stream)
-        self.step = torch.tensor(0)
+        self.inputs = train_gan.sample_fake_inputs(run, args, 10, stream, penalty=True)
 
-    def update_discriminator(self, generator=None, shifts=None):
+    def update_discriminator(self):
         self.step += 1
-        return train_gan.update_discriminator(
-            self.run,
-            self.args,
-            self.discriminator,
-            generator or self.generator,
-            self.d_optimizer,
-            self.step,
-            real=self.images,
-            labels=torch.arange(len(self.images)),
-            z=self.z,
-            fake_labels=self.fake_labels,
-            alpha=self.alpha,
-            shifts=shifts,
-        )
+        labels = torch.arange(len(self.images))
+        return self.gan.update_discriminator(self.step, self.images, labels, self.inputs)
 
-    def update_generator(self, generator=None, shifts=None, ema=None):
+    def update_generator(self):
         self.step += 1
-        return train_gan.update_generator(
-            self.run,
-            self.args,
-            self.discriminator,
-            generator or self.generator,
-            ema or EMA(self.generator, 0.0),
-            self.g_optimizer,
-            self.step,
-            z=self.z,
-            labels=self.fake_labels,
-            shifts=shifts,
-        )
+        return self.gan.update_generator(self.step, self.inputs)
 
 
 @pytest.fixture
-def make_pair(images):
-    """make_pair(*flags) -> a Pair of the same weights each time."""
+def make_updates(images):
+    """make_updates(*flags) -> Updates of the same weights each time."""
+    flags = ["--recipe", "classic", "--lr", "1e-3", "--device", "cpu", "--precision", "fp32"]
+    flags += ["--width", "4", "--batch_size", "8"]
     with contextlib.ExitStack() as runs:
 
-        def make(*flags):
-            args = train_gan.parse_args([*ADAM, "--precision", "fp32", *map(str, flags)])
-            torch.manual_seed(0)
+        def make(*more):
+            args = train_gan.parse_args([*flags, *map(str, more)])
             run = runs.enter_context(TrainingRun(args, "train_gan.py", panels.GAN))
-            return Pair(run, args, images)
+            return Updates(run, args, images)
 
         yield make
-
-
-@pytest.fixture
-def pair(make_pair):
-    return make_pair()
 
 
 def parameters(model):
     return [p.detach().clone() for p in model.parameters()]
 
 
-def test_each_update_changes_its_own_network_only(pair):
-    discriminator, generator = pair.discriminator, pair.generator
+def test_each_update_changes_its_own_network_only(make_updates):
+    updates = make_updates()
+    discriminator, generator = updates.discriminator, updates.generator
     d_before, g_before = parameters(discriminator), parameters(generator)
-    pair.update_discriminator()
+    updates.update_discriminator()
     assert_equal(g_before, parameters(generator))
     # The critic head's bias cancels in D(real) - D(fake), so nothing moves it.
     moved = zip(discriminator.named_parameters(), d_before, strict=True)
@@ -118,7 +88,7 @@ def test_each_update_changes_its_own_network_only(pair):
 
     d_before = parameters(discriminator)
     d_gradients = [p.grad.clone() for p in discriminator.parameters()]
-    pair.update_generator()
+    updates.update_generator()
     assert_equal(d_before, parameters(discriminator))
     assert_equal(d_gradients, [p.grad for p in discriminator.parameters()])
     changed = [not torch.equal(a, b) for a, b in zip(g_before, generator.parameters(), strict=True)]
@@ -126,76 +96,47 @@ def test_each_update_changes_its_own_network_only(pair):
     assert all(p.requires_grad for p in discriminator.parameters())
 
 
-def test_a_rarer_penalty_weighs_as_many_times_more(make_pair):
-    every, fourth = make_pair(), make_pair("--gp_every", 4)
-    parts, other = every.update_discriminator(), fourth.update_discriminator()
-    more = 3 * every.args.gp_weight * parts["gradient_penalty"]
-    assert other["discriminator_loss"].item() == pytest.approx(
-        (parts["discriminator_loss"] + more).item(), rel=1e-4
-    )
-
-
-def test_weights_of_the_class_losses_are_those_of_the_flags(make_pair):
-    plain, weighted = (
-        make_pair(),
-        make_pair("--d_fake_class_weight", 0.25, "--g_class_weight", 0.5, "--gp_weight", 2),
-    )
-    parts, other = plain.update_discriminator(), weighted.update_discriminator()
+def test_weights_of_the_class_losses_are_those_of_the_flags(make_updates):
+    flags = ["--d_fake_class_weight", 0.25, "--g_class_weight", 0.5, "--gp_weight", 2]
+    parts, weighted = (make_updates(*more).update_discriminator() for more in ([], flags))
     less = 0.75 * parts["class_loss_fake"] + 8 * parts["gradient_penalty"]
-    assert other["discriminator_loss"].item() == pytest.approx(
-        (parts["discriminator_loss"] - less).item(), rel=1e-4
-    )
-    fresh = make_pair(), make_pair("--g_class_weight", 0.5)
-    parts, other = (p.update_generator() for p in fresh)
-    less = 0.5 * parts["generator_class_loss"]
-    assert other["generator_loss"].item() == pytest.approx(
-        (parts["generator_loss"] - less).item(), rel=1e-4
-    )
+    expected = parts["discriminator_loss"] - less
+    assert weighted["discriminator_loss"].item() == pytest.approx(expected.item(), rel=1e-4)
+    parts, weighted = (make_updates(*more).update_generator() for more in ([], flags))
+    expected = parts["generator_loss"] - 0.5 * parts["generator_class_loss"]
+    assert weighted["generator_loss"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_an_update_that_diverged_is_not_taken(pair):
-    pair.update_discriminator()
-    before = parameters(pair.discriminator)
-    pair.images = pair.images * float("nan")
-    pair.update_discriminator()
-    assert_equal(before, parameters(pair.discriminator))
-    assert pair.run.guard.bad_step() == 2
+def test_an_update_that_diverged_is_not_made(make_updates):
+    updates = make_updates()
+    updates.update_discriminator()
+    before = parameters(updates.discriminator)
+    updates.images = updates.images * float("nan")
+    updates.update_discriminator()
+    assert_equal(before, parameters(updates.discriminator))
+    assert updates.run.guard.bad_step() == 2
 
 
-def test_the_average_follows_the_generator_one_update_in_gen_train_steps(make_pair):
-    pair = make_pair("--gen_train", 2)
-    ema, before = EMA(pair.generator, 0.5), parameters(pair.generator)
-    pair.step += 1  # the generator's first update comes at the discriminator's second step
-    pair.update_generator(ema=ema)
-    # No update before: d = 1/10.
-    expected = [0.1 * a + 0.9 * b for a, b in zip(before, pair.generator.parameters(), strict=True)]
-    for average, value in zip(ema.model.parameters(), expected, strict=True):
+def test_the_average_follows_the_generator_one_update_in_gen_train_steps(make_updates):
+    updates = make_updates("--gen_train", 2, "--ema_decay", 0.5)
+    before = parameters(updates.generator)
+    updates.step += 1  # the generator's first update comes at the discriminator's second step
+    updates.update_generator()
+    pairs = zip(before, updates.generator.parameters(), strict=True)
+    expected = [0.1 * a + 0.9 * b for a, b in pairs]  # no update before: d = 1/10
+    for average, value in zip(updates.gan.ema.model.parameters(), expected, strict=True):
         assert torch.allclose(average, value, atol=1e-6)
 
 
-def test_discriminator_steps_lower_its_loss(pair):
-    losses = [pair.update_discriminator()["discriminator_loss"].item() for _ in range(30)]
-    assert losses[-1] < losses[0] - 1
+@pytest.mark.parametrize(("network", "less"), [("discriminator", 1), ("generator", 0.1)])
+def test_updates_lower_the_loss(make_updates, network, less):
+    updates = make_updates()
+    update = getattr(updates, f"update_{network}")
+    losses = [update()[f"{network}_loss"].item() for _ in range(30)]
+    assert losses[-1] < losses[0] - less
 
 
-def test_generator_steps_lower_its_loss(pair):
-    losses = [pair.update_generator()["generator_loss"].item() for _ in range(30)]
-    assert losses[-1] < losses[0] - 0.1
-
-
-def test_preview_is_fixed_and_leaves_the_generator_in_train_mode(make_pair):
-    pair = make_pair()
-    generator, before = pair.generator, [b.clone() for b in pair.generator.buffers()]
-    first = train_gan.preview(pair.run, generator)
-    assert first.shape == (100, 3, 32, 32)
-    assert first.dtype == torch.uint8
-    assert torch.equal(first, train_gan.preview(pair.run, generator))
-    assert not torch.equal(first, train_gan.preview(make_pair("--seed", 1).run, generator))
-    assert generator.training
-    assert_equal(before, list(generator.buffers()))
-
-
-def test_shifts_move_the_fakes_that_both_networks_see(make_pair):
+def test_shifts_move_the_fakes_that_both_networks_see(make_updates):
     """The same metrics and weights as with a generator whose images come out moved."""
     shifts = sample_shift(8, torch.Generator().manual_seed(0))
 
@@ -208,11 +149,12 @@ def test_shifts_move_the_fakes_that_both_networks_see(make_pair):
             return move(self.generator(z), shifts)
 
     def both(moved_by, wrapped=False):
-        pair = make_pair()
-        generator = Moved(pair.generator) if wrapped else None
-        metrics = pair.update_discriminator(generator, moved_by)
-        metrics |= pair.update_generator(generator, moved_by)
-        return metrics, parameters(pair.discriminator) + parameters(pair.generator)
+        updates = make_updates("--ema_decay", 0)
+        updates.inputs = updates.inputs._replace(shifts=moved_by)
+        if wrapped:
+            updates.gan.generator = Moved(updates.generator)
+        metrics = updates.update_discriminator() | updates.update_generator()
+        return metrics, parameters(updates.discriminator) + parameters(updates.generator)
 
     (metrics, weights), (expected, expected_weights) = both(shifts), both(None, wrapped=True)
     assert metrics == expected
@@ -220,6 +162,30 @@ def test_shifts_move_the_fakes_that_both_networks_see(make_pair):
     still, _ = both(None)
     assert still["generator_loss"] != metrics["generator_loss"]
     assert still["critic_gap"] != metrics["critic_gap"]
+
+
+@pytest.mark.parametrize(
+    ("shrink", "pairs", "pairs_of_two"), [(1, 8, 8), (2, 4, 4), (3, 3, 4), (8, 1, 2), (99, 1, 2)]
+)
+def test_two_processes_sample_what_one_does(shrink, pairs, pairs_of_two):
+    """The penalty has as many pairs for each process, at least one."""
+    args = train_gan.parse_args(["--batch_size", "8", "--gp_batch_shrink", str(shrink)])
+
+    def inputs(world, rank):
+        ranks = Ranks()
+        ranks.world, ranks.rank = world, rank
+        run = Namespace(ranks=ranks, shard=ranks.shard, device=torch.device("cpu"))
+        stream = torch.Generator().manual_seed(0)
+        return train_gan.sample_fake_inputs(run, args, 10, stream, penalty=True)
+
+    def both(field):
+        return torch.stack([field(inputs(2, 0)), field(inputs(2, 1))], 1).flatten(0, 1)
+
+    alone, alpha = inputs(1, 0), both(lambda inputs: inputs.alpha)
+    assert (len(alone.alpha), len(alpha)) == (pairs, pairs_of_two)
+    assert torch.equal(alpha[:pairs], alone.alpha)
+    for field in (lambda x: x.z, lambda x: x.labels, lambda x: x.shifts.down):
+        assert torch.equal(both(field), field(alone))
 
 
 # ------------------------------------------------------------------------------ the script
@@ -260,9 +226,12 @@ def test_main_leaves_a_whole_run(small_run, tmp_path):
     assert metadata["class_names"][4] == "star"
     latents = sample_latents(torch.arange(10))
     assert not torch.equal(average(latents), raw(latents))
+    first, last = (imread(folder / f"samples/{epoch:03d}.png") for epoch in (0, 2))
+    assert first.shape == last.shape
+    assert (first != last).any()
     model, metadata = load_model(folder / "discriminator.safetensors")
     _, test_set = data_tools.load_shapes()
-    figures = train_gan.evaluate(model, test_set.first(40), "fp32")
+    figures = evaluate(model, test_set.first(40), "fp32")
     assert figures["test_accuracy"] == metadata["test_accuracy"]
     assert json.loads((folder / "summary.json").read_text())["step"] == 10
     code, out, _ = small_run("--epochs", 2)
@@ -308,8 +277,6 @@ def test_bad_input_writes_nothing(refused, tmp_path, monkeypatch, flags, message
 
 
 def test_a_run_of_the_other_script_is_refused(small_run, refused, tmp_path):
-    import train_discriminator
-
     small_run("--epochs", 1)
     err = refused(train_discriminator, *SMALL, "--output_dir", tmp_path / "run", "--epochs", 1)
     assert "other settings" in err
@@ -330,10 +297,10 @@ def test_updates_on_cuda_agree_with_the_cpu(images, precision, tolerance):
         latents = sample_latents(torch.arange(8), generator=torch.Generator().manual_seed(1))
         with autocast(device, at):
             fake = generator(latents.to(device)).float()
-            loss, _ = train_gan.generator_loss(discriminator, fake, labels)
+            loss, _ = generator_loss(discriminator, fake, labels)
             g_gradients = torch.autograd.grad(loss, list(generator.parameters()))
             # real = fake: then x_hat is known, though the devices draw different weights.
-            loss, _ = train_gan.discriminator_loss(
+            loss, _ = discriminator_loss(
                 discriminator, real, labels, real, labels, alpha=real.new_ones(8, 1, 1, 1)
             )
         d_gradients = torch.autograd.grad(loss, list(discriminator.parameters()))

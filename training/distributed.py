@@ -18,7 +18,6 @@ import torch.distributed as dist
 
 from data_tools import DataError
 from engine.device import launched
-from training.cuda_graph import outside
 
 TIMEOUT = datetime.timedelta(minutes=10)
 
@@ -202,7 +201,7 @@ class Ranks:
         if self.world > 1:
             tensors = [p.grad for p in module.parameters() if p.grad is not None] + [loss]
             flat = torch.cat([t.flatten() for t in tensors]).mul_(share)
-            outside(lambda: self._all_reduce_in_place(flat))
+            self._all_reduce_in_place(flat)
             parts = flat.split([t.numel() for t in tensors])
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))

@@ -33,18 +33,17 @@ class Muon(torch.optim.Optimizer):
 
     For weights with at least two dimensions; a convolution's (out, in, k, k) counts as a matrix of
     `out` rows, a transposed one's (in, out, k, k) as one of `in` rows. A step moves each row by
-    about lr in norm (root mean square over the rows).
-    normalize: keep every weight at the norm sqrt(rows), from the first step on; for layers that a
-    normalization follows, to which the scale of weight and bias together makes no difference. lr is
-    then the relative size of a step.
-    dtype: of the Newton-Schulz steps. found_inf: as torch's fused optimizers take it; where it is
-    1, weights and state stay as they are.
+    about lr in norm (root mean square over the rows), and then scales the weight to the norm
+    sqrt(rows). So lr is the relative size of a step. This is for layers that a normalization
+    follows, to which the scale of weight and bias together makes no difference.
+    dtype: of the Newton-Schulz steps. found_inf: as torch's fused optimizers take it; if it is 1,
+    weights and state do not change.
     Source: as `newton_schulz`; the normalization from K. Jordan's airbench.
     """
 
-    def __init__(self, params, lr=0.02, momentum=0.9, normalize=False, dtype=torch.float32):
+    def __init__(self, params, lr=0.02, momentum=0.9, dtype=torch.float32):
         self.found_inf, self.dtype = None, dtype
-        super().__init__(params, {"lr": lr, "momentum": momentum, "normalize": normalize})
+        super().__init__(params, {"lr": lr, "momentum": momentum})
         for weight in (w for group in self.param_groups for w in group["params"]):
             if weight.ndim < 2:
                 raise ValueError(f"a weight has no rows and columns: {tuple(weight.shape)}")
@@ -75,10 +74,9 @@ class Muon(torch.optim.Optimizer):
         rows, columns = steps.shape[1:]
         steps = steps * (group["lr"] * max(1, rows / columns) ** 0.5)
         for weight, step in zip(weights, steps, strict=True):
-            after = weight.movedim(1, -1) - step.view_as(weight.movedim(1, -1))
-            if group["normalize"]:
-                after *= math.sqrt(rows) / after.norm()
-            self._replace(weight.movedim(1, -1), after)
+            weight = weight.movedim(1, -1)
+            after = weight - step.view_as(weight)
+            self._replace(weight, after * (math.sqrt(rows) / after.norm()))
 
     def _replace(self, tensor, value):
         if self.found_inf is not None:
@@ -108,7 +106,7 @@ class Combined:
             optimizer.step()
 
     def learning_rates(self):
-        """{"kernel_lr": Muon's, "lr": Adam's or AdamW's}, those that there are."""
+        """{"kernel_lr": Muon's, "lr": Adam's or AdamW's}."""
         names = {Muon: "kernel_lr"}
         return {
             names.get(type(optimizer), "lr"): float(optimizer.param_groups[0]["lr"])
@@ -116,52 +114,42 @@ class Combined:
         }
 
     def state_dict(self):
-        """What was learnt of each weight; the settings are the caller's."""
+        """The moments of each weight; the settings are the caller's."""
         return {"states": [optimizer.state_dict()["state"] for optimizer in self.optimizers]}
 
     def load_state_dict(self, state):
-        """Raises ValueError where the state is not one of these weights.
+        """Raises ValueError if a moment does not have the shape of its weight.
 
-        Fused Adam does not look: it would read past the end of a moment that is too small.
+        Fused Adam does not check: it would read past the end of a moment that is too small.
         """
         for optimizer, saved in zip(self.optimizers, state["states"], strict=True):
-            own = optimizer.state_dict()
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            names = _STATE_NAMES[type(optimizer)]
-            for index, entry in saved.items():
-                if index not in range(len(weights)) or entry.keys() != names:
-                    raise ValueError("the optimizer's state is of other weights")
-                for name, value in entry.items():
-                    shape = torch.Size([]) if name == "step" else weights[index].shape
-                    if value.shape != shape or value.dtype != torch.float32:
-                        raise ValueError("the optimizer's state does not fit the weights")
+            for index, moments in saved.items():
+                shapes = {t.shape for name, t in moments.items() if name != "step"}
+                if shapes != {weights[index].shape}:
+                    raise ValueError("the optimizer's state does not fit the weights")
             copies = {i: {n: t.clone() for n, t in entry.items()} for i, entry in saved.items()}
-            optimizer.load_state_dict(own | {"state": copies})
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": copies})
 
 
-_ADAM = {"step", "exp_avg", "exp_avg_sq"}
-_STATE_NAMES = {
-    torch.optim.Adam: _ADAM,
-    torch.optim.AdamW: _ADAM,
-    Muon: {"momentum_buffer"},
-}
-
-
-def make_optimizer(kind, model, lr, kernel_lr, betas=(0.9, 0.999), weight_decay=0.0, **options):
+def make_optimizer(
+    kind, model, lr, kernel_lr, betas=(0.9, 0.999), weight_decay=0.0, momentum=0.9, bf16=False
+):
     """`adam`: Adam for all weights; `muon`: Muon for the kernels of the blocks, AdamW for the rest.
 
     model: a Discriminator or Generator, whose blocks begin with a convolution and go on with a
-    normalization. lr, betas, weight_decay: Adam's or AdamW's; kernel_lr, options: Muon's.
+    normalization. lr, betas, weight_decay: Adam's or AdamW's; kernel_lr, momentum, bf16 (whether
+    its Newton-Schulz steps are in bfloat16): Muon's.
     Every group keeps its learning rate as `initial_lr` too, for schedules.
     """
     if kind == "adam":
         optimizer = Combined(torch.optim.Adam(model.parameters(), lr, betas, fused=True))
     else:
         kernels = [block[0].weight for block in model.blocks]
-        taken = set(map(id, kernels))
-        rest = [weight for weight in model.parameters() if id(weight) not in taken]
+        kernel_ids = set(map(id, kernels))
+        rest = [weight for weight in model.parameters() if id(weight) not in kernel_ids]
         optimizer = Combined(
-            Muon(kernels, kernel_lr, **options),
+            Muon(kernels, kernel_lr, momentum, torch.bfloat16 if bf16 else torch.float32),
             torch.optim.AdamW(rest, lr, betas, weight_decay=weight_decay, fused=True),
         )
     for group in optimizer.param_groups:
@@ -170,7 +158,7 @@ def make_optimizer(kind, model, lr, kernel_lr, betas=(0.9, 0.999), weight_decay=
 
 
 def keep_learning_rates_on(device, optimizer):
-    """Have the learning rates be tensors on the device, where a captured step reads them."""
+    """Make the learning rates tensors on the device, where a captured step reads them."""
     for group in optimizer.param_groups:
         group["lr"] = torch.full((), group["initial_lr"], device=device)
         if "capturable" in group:

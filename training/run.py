@@ -128,8 +128,11 @@ class TrainingRun:
         return train_set, test_set
 
     def captured(self, update):
-        """The update, a function of tensors, as a step that a CUDA device captures and replays."""
-        return CapturedStep(update, self.compiled)
+        """The update, a function of tensors, as a step that a CUDA device captures and replays.
+
+        With several processes it stays the function.
+        """
+        return CapturedStep(update, self.compiled and self.ranks.world == 1)
 
     def prepare(self, *parts):
         """Have networks and optimizers among the parts be as captured steps need them."""
@@ -270,14 +273,10 @@ class TrainingRun:
 
     def keep_best(self, file, what, value, network, metadata):
         """Export the network if the value is above all before of the same `what`."""
-        if value > self.best_value(file, what, -math.inf):
+        best_what, best = self._best.get(file, (None, None))
+        if best_what != what or value > best:
             self._best[file] = what, value
             self._export(file, network, metadata)
-
-    def best_value(self, file, what, value):
-        """The larger of the value and that which `file` was exported for by the same `what`."""
-        best_what, best = self._best.get(file, (None, None))
-        return max(value, best) if best_what == what else value
 
     def last_record(self):
         return (self.folder.records() or [{}])[-1]

@@ -7,7 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
-from engine.cli import ADDED, SAVE_FAILED, Stopped
+from engine.cli import ADDED, SAVE_FAILED, Stopped, without_deleted
 from engine.files import remove_temporaries, write_atomically
 from engine.output_folder import RunError, writing_to
 from engine.provenance import environment
@@ -41,7 +41,7 @@ class RunFolder:
                 f"{self.path} already holds a run; give another --output_dir, or --resume auto"
             )
         before = {name: ADDED[name] for name in settings.keys() & ADDED.keys()}
-        before |= self.config["settings"]
+        before |= without_deleted(self.config["settings"])
         differences = [
             f"{name} was {before.get(name)!r}, now {settings.get(name)!r}"
             for name in sorted((before.keys() | settings.keys()) - set(may_change))

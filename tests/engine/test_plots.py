@@ -45,36 +45,37 @@ def test_boxes_frame_what_they_name(tmp_path):
     assert framed[8:10, 12:128].all()
 
 
-def test_charts(tmp_path):
-    line = ([1, 2, 3], [4.0, 5.0, 6.0], {"marker": "o"})
-    chart = {"x": "layer", "y": "%", "lines": {"one": line, "two": line}}
-    save_charts({"a": chart, "b": chart, "c": chart}, tmp_path / "charts.png")
-    assert imread(tmp_path / "charts.png").std() > 0
+@pytest.fixture
+def plotted(monkeypatch):
+    """The figures that are saved."""
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    return figures
 
 
-def test_a_chart_with_a_height_begins_at_0(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure.axes))
+def test_a_chart_with_a_height_begins_at_0(plotted):
     for ys in ([0.0, 0.0], [40.0, 60.0]):
         chart = {"x": "layer", "y": "%", "height": 10, "lines": {"one": ([1, 2], ys, {})}}
-        save_charts({"a": chart}, tmp_path / "charts.png")
-    (flat,), (high,) = drawn
-    assert flat.get_ylim() == (0, 10)
-    assert high.get_ylim()[0] == 0
-    assert high.get_ylim()[1] > 60
+        save_charts({"a": chart}, "charts.png")
+    flat, high = (figure.axes[0].get_ylim() for figure in plotted)
+    assert flat == (0, 10)
+    assert high[0] == 0
+    assert high[1] > 60
 
 
-def test_the_same_names_are_told_by_one_legend(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.extend(figure.axes))
+def test_the_same_names_share_a_legend(plotted):
     charts = {
         title: {"x": "x", "y": "y", "lines": {name: ([0, 1], [0, 1], {}) for name in names}}
         for title, names in (("1", "ab"), ("2", "ab"), ("3", "ac"), ("4", "ab"))
     }
-    save_charts(charts, tmp_path / "charts.png")
-    legends = [axes.get_legend() for axes in drawn]
+    save_charts(charts, "charts.png")
+    save_charts(charts, "charts.png", legend_below=True)
+    legends = [axes.get_legend() for axes in plotted[0].axes]
     assert [legend is not None for legend in legends] == [True, False, True, False]
     assert [text.get_text() for text in legends[2].get_texts()] == ["a", "c"]
+    (below,) = plotted[1].legends
+    assert [text.get_text() for text in below.get_texts()] == ["a", "b", "c"]
+    assert not any(axes.get_legend() for axes in plotted[1].axes)
 
 
 def test_curves(tmp_path):
@@ -85,6 +86,13 @@ def test_curves(tmp_path):
     path.unlink()
     save_curves([], path, {"loss": {"loss": "train"}})
     assert not path.exists()
+
+
+def test_chosen_frames_are_evenly_spaced_with_the_ends():
+    assert plots.evenly_chosen(list(range(101)), 5) == [0, 25, 50, 75, 100]
+    assert plots.evenly_chosen(list(range(3)), 5) == [0, 1, 2]
+    assert plots.evenly_chosen([7], 5) == [7]
+    assert plots.evenly_chosen([], 5) == []
 
 
 @pytest.mark.parametrize(

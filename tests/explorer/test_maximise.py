@@ -42,10 +42,10 @@ def test_the_last_image_is_that_of_the_pictures(network, goal):
 
 
 def test_the_classic_climb(network):
-    way = list(climb(network, Goal(2), "classic", steps=5))
+    way = list(climb(network, Goal(2), "classic", steps=20))
     assert torch.equal(way[0], network.start)
     objective = class_objective(network.model, classes=torch.tensor([2]))
-    assert torch.equal(way[-1], maximize(objective, network.start, steps=5))
+    assert torch.equal(way[-1], maximize(objective, network.start, steps=20))
     assert objective(way[-1]) > objective(way[0])
 
 

@@ -1,36 +1,34 @@
 """Started by torchrun: the discriminator's gradients out of each rank's shard of one batch."""
 
+import os
 import sys
 
 import torch
 
 import train_gan
-from discriminator import Discriminator
-from generator import Generator
 from training import panels
-from training.optimizers import make_optimizer
 from training.run import TrainingRun
 
-FLAGS = ["--recipe", "classic", "--device", "cpu", "--precision", "fp32"]
+FLAGS = ["--recipe", "classic", "--width", "4", "--device", "cpu", "--precision", "fp32"]
 
 
-def update(run, args, discriminator, generator, batch):
+def update(gan, batch):
     """One update of the discriminator by the batch: real, labels, z, fake_labels, alpha."""
-    optimizer = make_optimizer("adam", discriminator, lr=args.lr, kernel_lr=0.0)
-    networks, step = (discriminator, generator), torch.tensor(1)
-    return train_gan.update_discriminator(run, args, *networks, optimizer, step, *batch)
+    real, labels, z, fake_labels, alpha = batch
+    inputs = train_gan.FakeInputs(z, fake_labels, alpha=alpha)
+    return gan.update_discriminator(torch.tensor(1), real, labels, inputs)
 
 
 def main():
     torch.set_num_threads(1)
-    args = train_gan.parse_args(FLAGS)
+    # Other weights on every rank: broadcast has to make them equal.
+    args = train_gan.parse_args([*FLAGS, "--seed", os.environ["RANK"]])
     with TrainingRun(args, "train_gan.py", panels.GAN) as run:
-        ranks = run.ranks
-        torch.manual_seed(100 + ranks.rank)  # other weights on every rank: broadcast must mend it
-        discriminator, generator = Discriminator(width=4), Generator(width=4).eval()
+        ranks, gan = run.ranks, train_gan.GAN(run, args)
+        discriminator, generator = gan.discriminator, gan.generator.eval()
         ranks.broadcast(discriminator, generator)  # in eval mode fakes do not depend on the batch
         batch = [run.shard(t) for t in torch.load(sys.argv[1], weights_only=True)]
-        metrics = update(run, args, discriminator, generator, batch)
+        metrics = update(gan, batch)
         if ranks.main:
             gradients = {name: p.grad for name, p in discriminator.named_parameters()}
             loss = metrics["discriminator_loss"]

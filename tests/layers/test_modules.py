@@ -4,21 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-import train_gan
-from discriminator import IMAGE_SIZE, Discriminator
+from discriminator import Discriminator
 from generator import Generator
 from layers import modules
 from layers.modules import Conv3x3, ConvTranspose4x4, MapNorm, prepare_for_cuda
+from training.gan_losses import discriminator_loss, generator_loss
 
 CPU = torch.device("cpu")
 WIDTH = 20  # filled up to 32
-
-
-def test_map_norm_statistics(images):
-    norm = MapNorm(3, IMAGE_SIZE)
-    out = norm(5 * images + 2)
-    assert out.mean((1, 2, 3)).abs().max() < 1e-5
-    assert out.var((1, 2, 3), correction=0).sub(1).abs().max() < 1e-3
 
 
 def test_map_norm_is_layer_norm_with_the_affine_laid_out_otherwise(images):
@@ -73,15 +66,15 @@ def channels_of(*networks):
     return channels
 
 
-def updates(device, fuse=False):
+def updates(prepare):
     """The parts of both losses, all gradients and BatchNorm's buffers, in float64.
 
-    device, fuse: for prepare_for_cuda. Also the channels of every convolution.
+    prepare: whether to call prepare_for_cuda. Also the channels of every convolution.
     """
     torch.manual_seed(0)
     discriminator, generator = Discriminator(WIDTH).double(), Generator(WIDTH).double()
-    for network in (discriminator, generator):
-        prepare_for_cuda(network, device, fuse)
+    for network in (discriminator, generator) if prepare else ():
+        prepare_for_cuda(network, CPU)
     channels = channels_of(discriminator, generator)
     for parameter in (*discriminator.parameters(), *generator.parameters()):
         parameter.data += 0.1 * torch.randn_like(parameter) * (parameter.ndim < 4)
@@ -89,10 +82,10 @@ def updates(device, fuse=False):
     labels, latents = torch.arange(6), torch.randn(6, 100).double()
     with torch.autocast("cpu", torch.bfloat16):  # leaves float64 as it is
         fake = generator(latents)
-        d_loss, d_parts = train_gan.discriminator_loss(
+        d_loss, d_parts = discriminator_loss(
             discriminator, real, labels, fake.detach(), labels, alpha=alpha
         )
-        g_loss, g_parts = train_gan.generator_loss(discriminator, fake, labels)
+        g_loss, g_parts = generator_loss(discriminator, fake, labels)
     gradients = [
         *torch.autograd.grad(d_loss, list(discriminator.parameters())),
         *torch.autograd.grad(g_loss, list(generator.parameters())),
@@ -100,13 +93,10 @@ def updates(device, fuse=False):
     return d_parts | g_parts, gradients, list(generator.buffers()), channels
 
 
-@pytest.mark.parametrize("fuse", [False, True])
-def test_updates_are_the_same_with_maps_filled_up(uncompiled, monkeypatch, fuse):
-    parts, gradients, buffers, channels = updates(None)
+def test_updates_are_the_same_with_padded_maps(uncompiled):
+    parts, gradients, buffers, channels = updates(prepare=False)
     assert channels == {(3, WIDTH), (WIDTH, WIDTH), (WIDTH, 3)}
-    if fuse:
-        monkeypatch.setattr(nn.LeakyReLU, "forward", None)  # nothing is left to do for it
-    filled_parts, filled_gradients, filled_buffers, filled_channels = updates(CPU, fuse)
+    filled_parts, filled_gradients, filled_buffers, filled_channels = updates(prepare=True)
     assert filled_channels == {(8, 32), (32, 32), (32, 8)}
     for name in parts:
         torch.testing.assert_close(filled_parts[name], parts[name], rtol=1e-5, atol=1e-5)
@@ -133,35 +123,14 @@ def test_features_and_images_have_their_own_channels(uncompiled, images, layer):
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
 
 
-@pytest.mark.parametrize("case", ["eval", "taken back"])
-def test_the_leaky_relu_is_left_to_the_norm_only_in_training(uncompiled, images, case):
+@pytest.mark.parametrize("case", ["float32", "eval", "another network is prepared"])
+def test_maps_are_padded_only_in_training_under_autocast(uncompiled, images, case):
     network = Discriminator(WIDTH).train(case != "eval")
-    expected = network(images)
-    prepare_for_cuda(network, CPU, fuse=True)
-    if case == "taken back":
-        prepare_for_cuda(network, None)
-    for ours, theirs in zip(network(images), expected, strict=True):
-        assert torch.equal(ours, theirs)
-
-
-@pytest.mark.parametrize("case", ["float32", "eval", "taken back"])
-def test_maps_are_filled_up_only_in_training_under_autocast(uncompiled, images, case):
-    network = Discriminator(WIDTH).train(case != "eval")
-    prepare_for_cuda(network, CPU)
-    if case == "taken back":
-        prepare_for_cuda(network, None)
+    prepared = Discriminator(WIDTH) if case == "another network is prepared" else network
+    prepare_for_cuda(prepared, CPU)
     channels = channels_of(network)
     with torch.autocast("cpu", torch.bfloat16, enabled=case != "float32"):
         network(images)
-    assert channels == {(3, WIDTH), (WIDTH, WIDTH)}
-
-
-def test_preparing_one_network_leaves_others_alone(uncompiled, images):
-    prepared, other = Discriminator(WIDTH), Discriminator(WIDTH)
-    prepare_for_cuda(prepared, CPU)
-    channels = channels_of(other)
-    with torch.autocast("cpu", torch.bfloat16):
-        other(images)
     assert channels == {(3, WIDTH), (WIDTH, WIDTH)}
 
 

@@ -16,7 +16,6 @@ from metrics.scores import (
     class_consistency,
     distances,
     manifold_scores,
-    nearest,
 )
 
 
@@ -131,13 +130,6 @@ def test_manifold_scores_by_brute_force():
         assert 0 < value < 1 or name == "density"
 
 
-def test_nearest():
-    pool = torch.tensor([[0.0, 0], [3, 4], [10, 0]])
-    distance, index = nearest(torch.tensor([[0.0, 1], [9, 0]]), pool, count=2, chunk=1)
-    assert index.tolist() == [[0, 1], [2, 1]]
-    assert distance[:, 0].tolist() == [1, 1]
-
-
 def test_class_consistency():
     labels, classes = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1])
     share, per_class = class_consistency(classes, labels, ["a", "b", "c"])
@@ -164,7 +156,7 @@ def test_judge_returns_what_its_network_computes(judge):
 
 def test_a_judge_that_tells_nothing(tmp_path):
     export_model(Discriminator(6), tmp_path / "untold.safetensors", {})
-    with pytest.raises(CheckpointError, match="does not tell what it was trained on"):
+    with pytest.raises(CheckpointError, match="does not say what it was trained on"):
         Judge(tmp_path / "untold.safetensors").check_set(load_dataset("shapes")[0])
 
 

@@ -13,8 +13,7 @@ import rank_worker
 import train_discriminator
 import train_gan
 from compare import assert_same_run, records
-from discriminator import Discriminator
-from generator import Generator, sample_latents
+from generator import sample_latents
 from processes import EVERY_STEP, SMALL, ends, run, start
 from training import panels
 from training.run import TrainingRun
@@ -25,7 +24,7 @@ slow = pytest.mark.slow
 def test_two_ranks_give_the_gradients_of_one(tmp_path, images):
     labels, fake_labels = torch.arange(8), torch.arange(8).flip(0)
     z = sample_latents(fake_labels, generator=torch.Generator().manual_seed(0))
-    alpha = train_gan.sample_alpha(6, "cpu", torch.Generator().manual_seed(1))  # of 8 pairs
+    alpha = torch.rand(6, 1, 1, 1, generator=torch.Generator().manual_seed(1))  # of 8 pairs
     batch = [images, labels, z, fake_labels, alpha]
     torch.save(batch, tmp_path / "batch.pt")
     files = [tmp_path / "batch.pt", tmp_path / "of_two.pt"]
@@ -33,13 +32,13 @@ def test_two_ranks_give_the_gradients_of_one(tmp_path, images):
     assert done.returncode == 0, done.stderr
     of_two = torch.load(tmp_path / "of_two.pt", weights_only=True)
 
-    torch.manual_seed(100)  # the weights of rank 0
-    discriminator, generator = Discriminator(width=4), Generator(width=4).eval()
     args = train_gan.parse_args(rank_worker.FLAGS)
     with TrainingRun(args, "train_gan.py", panels.GAN) as alone:
-        metrics = rank_worker.update(alone, args, discriminator, generator, batch)
+        gan = train_gan.GAN(alone, args)  # with the weights of rank 0
+        gan.generator.eval()
+        metrics = rank_worker.update(gan, batch)
     assert of_two["loss"].item() == pytest.approx(metrics["discriminator_loss"].item(), rel=1e-5)
-    for name, parameter in discriminator.named_parameters():
+    for name, parameter in gan.discriminator.named_parameters():
         error = (of_two["gradients"][name] - parameter.grad).abs().max()
         assert error <= 1e-5 * max(1.0, parameter.grad.abs().max()), name
 

@@ -5,7 +5,9 @@ import pytest
 import train_discriminator
 import train_gan
 from compare import assert_same_run
+from discriminator import Discriminator
 from engine.cli import SAVE_FAILED
+from engine.weights import export_model
 from faults import failing, no_room_for
 from processes import EVERY_STEP, SMALL
 
@@ -42,9 +44,11 @@ def test_a_write_that_fails(run_main, tmp_path, script, stride):
 
 
 def test_best_weights_that_could_not_be_written_are_missing_at_the_end(run_main, tmp_path):
-    with no_room_for("discriminator_best.safetensors"):
-        code, out, err = run_main(train_discriminator, *FLAGS, tmp_path / "run")
+    export_model(Discriminator(4), tmp_path / "judge.safetensors", {"dataset": "shapes"})
+    scores = ["--evaluate_every", 1, "--judge", tmp_path / "judge.safetensors"]
+    with no_room_for("generator_best.safetensors"):
+        code, out, err = run_main(train_gan, *scores, *FLAGS, tmp_path / "run")
     assert code == SAVE_FAILED
     for written in (out, err):
-        assert "could not write discriminator_best.safetensors" in written
-    assert (tmp_path / "run" / "discriminator.safetensors").exists()
+        assert "could not write generator_best.safetensors" in written
+    assert (tmp_path / "run" / "generator.safetensors").exists()

@@ -31,23 +31,31 @@ def test_newton_schulzd_matrices_keep_their_directions(shape):
 
 def test_zero_gradient_moves_nothing():
     assert newton_schulz(torch.zeros(2, 4, 3)).abs().max() == 0
-    weight = nn.Parameter(random(4, 3))
+    weight = nn.Parameter(of_norm_one_row(random(4, 3)))
     weight.grad = torch.zeros(4, 3)
     Muon([weight], lr=0.1).step()
-    assert torch.equal(weight, random(4, 3))
+    assert torch.allclose(weight, of_norm_one_row(random(4, 3)))
+
+
+def of_norm_one_row(weight):
+    """The weight scaled to the norm sqrt(rows), as each step of Muon leaves it."""
+    return weight * (len(weight) ** 0.5 / weight.norm())
 
 
 @pytest.mark.parametrize("shape", [(8, 24), (24, 8)])
-def test_step_equals_torchs_muon(shape):
+def test_step_equals_torchs_muon_but_for_the_norm(shape):
     """Theirs computes in bf16, and so does ours here."""
-    ours, theirs = (nn.Parameter(random(*shape)) for _ in range(2))
+    start = of_norm_one_row(random(*shape))
+    ours, theirs = (nn.Parameter(start.clone()) for _ in range(2))
     mine = Muon([ours], lr=0.02, momentum=0.9, dtype=torch.bfloat16)
     reference = torch.optim.Muon([theirs], lr=0.02, momentum=0.9, weight_decay=0.0, nesterov=True)
     for seed in range(1, 5):
         ours.grad = theirs.grad = random(*shape, seed=seed)
         mine.step()
         reference.step()
-    moved = (ours - random(*shape)).norm()
+        with torch.no_grad():
+            theirs.copy_(of_norm_one_row(theirs))
+    moved = (ours - start).norm()
     assert moved > 0.1
     assert (ours - theirs).norm() < 0.02 * moved  # both round to bf16, in their own order
 
@@ -65,13 +73,13 @@ def test_kernels_of_any_memory_layout_are_moved_alike(memory_format):
 
 @pytest.mark.parametrize("shape", [(6, 4, 3, 3), (64, 3, 3, 3)])
 def test_size_of_a_step_and_of_the_weights(shape):
-    """lr times the root of the number of rows, wide or high; with normalize, so is the weight."""
-    weight = nn.Parameter(random(*shape))
+    """lr is the relative size of a step, for wide and for high weights; the norm is sqrt(rows)."""
+    weight = nn.Parameter(of_norm_one_row(random(*shape)))
+    start = weight.detach().clone()
     weight.grad = random(*shape, seed=1)
     Muon([weight], lr=0.01).step()
-    step = (weight - random(*shape)).norm() / shape[0] ** 0.5
+    step = (weight - start).norm() / shape[0] ** 0.5
     assert 0.006 < step < 0.0125
-    Muon([weight], lr=0.01, normalize=True).step()
     assert weight.norm().item() == pytest.approx(shape[0] ** 0.5, rel=1e-5)
 
 
@@ -86,13 +94,12 @@ def gradients(model, images, seed):
     (scores.sum() + logits.square().sum()).backward()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_saved_optimizer_goes_on_exactly(images, dtype):
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_saved_optimizer_goes_on_exactly(images, bf16):
     def make():
         torch.manual_seed(0)
         model = Discriminator(width=4)
-        options = {"weight_decay": 0.1, "normalize": True, "dtype": dtype}
-        return model, make_optimizer("muon", model, 1e-3, 0.02, **options)
+        return model, make_optimizer("muon", model, 1e-3, 0.02, weight_decay=0.1, bf16=bf16)
 
     whole, whole_optimizer = make()
     for seed in range(4):
@@ -132,34 +139,19 @@ def test_rates_are_scaled_from_where_they_began(kind):
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("kind", "which", "change"),
-    [
-        ("muon", 0, {"momentum_buffer": torch.zeros(2, 2)}),
-        ("muon", 0, {"momentum_buffer": torch.tensor(0.0)}),
-        ("muon", 0, {"extra": torch.tensor(0.0)}),
-        ("muon", 1, {"exp_avg": torch.zeros(2, 2)}),
-        ("adam", 0, {"exp_avg": torch.zeros(2, 2)}),
-        ("adam", 0, {"exp_avg_sq": torch.tensor(0.0)}),
-        ("adam", 0, {"step": torch.zeros(3)}),
-        ("adam", 0, {"exp_avg": torch.zeros(4, 3, 3, 3, dtype=torch.float64)}),
-    ],
-)
-def test_a_state_that_does_not_fit_is_refused(images, kind, which, change):
+@pytest.mark.parametrize(("kind", "which"), [("muon", 0), ("muon", 1), ("adam", 0)])
+def test_a_moment_of_another_shape_is_refused(images, kind, which):
+    """Fused Adam would read past its end."""
     model = Discriminator(width=4)
     optimizer = make_optimizer(kind, model, 1e-3, 0.02)
     gradients(model, images, 0)
     optimizer.step()
-    good = optimizer.state_dict()
-    make_optimizer(kind, model, 1e-3, 0.02).load_state_dict(good)
-    entries = good["states"][which]
-    entries[0] = entries[0] | change
-    with pytest.raises(ValueError, match="state"):
-        make_optimizer(kind, model, 1e-3, 0.02).load_state_dict(good)
-    entries.pop(0)
-    entries[1000] = entries[1]
-    with pytest.raises(ValueError, match="other weights"):
-        make_optimizer(kind, model, 1e-3, 0.02).load_state_dict(good)
+    state = optimizer.state_dict()
+    make_optimizer(kind, model, 1e-3, 0.02).load_state_dict(state)
+    moments = state["states"][which][0]
+    moments[list(moments)[-1]] = torch.zeros(2, 2)
+    with pytest.raises(ValueError, match="fit"):
+        make_optimizer(kind, model, 1e-3, 0.02).load_state_dict(state)
 
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -169,7 +161,7 @@ CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 def test_guard_takes_no_step_after_a_bad_one(images, device):
     model = Discriminator(width=4).to(device)
     images = images.to(device)
-    optimizer = make_optimizer("muon", model, 1e-3, 0.02, normalize=True)
+    optimizer = make_optimizer("muon", model, 1e-3, 0.02)
     guard = stopping.FiniteGuard(torch.device(device), every=50)
     for number in range(1, 8):
         gradients(model, images, number)
@@ -189,7 +181,7 @@ def test_rates_kept_on_the_device_follow_the_schedule_and_take_the_same_steps(im
     for on_device in (False, True):
         torch.manual_seed(0)
         model = Discriminator(width=4)
-        optimizer = make_optimizer("muon", model, 1e-3, 0.02, normalize=True)
+        optimizer = make_optimizer("muon", model, 1e-3, 0.02)
         if on_device:
             keep_learning_rates_on(torch.device("cpu"), optimizer)
         places = [group["lr"] for group in optimizer.param_groups]
@@ -206,26 +198,23 @@ def test_rates_kept_on_the_device_follow_the_schedule_and_take_the_same_steps(im
 
 
 def test_a_state_loads_into_rates_kept_on_the_device(images):
-    def make(on_device):
+    def trained(on_device, state=None):
         torch.manual_seed(0)
         model = Discriminator(width=4)
-        optimizer = make_optimizer("muon", model, 1e-3, 0.02, normalize=True)
+        optimizer = make_optimizer("muon", model, 1e-3, 0.02)
         if on_device:
             keep_learning_rates_on(torch.device("cpu"), optimizer)
+        if state is not None:
+            optimizer.load_state_dict(copy.deepcopy(state))
+        gradients(model, images, 1)
+        optimizer.step()
         return model, optimizer
 
-    model, optimizer = make(False)
-    gradients(model, images, 1)
-    optimizer.step()
-    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    _, optimizer = trained(on_device=False)
+    saved = copy.deepcopy(optimizer.state_dict())
     ends = []
     for on_device in (False, True):
-        model, optimizer = make(on_device)
-        model.load_state_dict(saved[0])
-        optimizer.load_state_dict(copy.deepcopy(saved[1]))
-        set_learning_rates(optimizer, 0.5)
-        gradients(model, images, 2)
-        optimizer.step()
+        model, optimizer = trained(on_device, saved)
         assert isinstance(optimizer.param_groups[1]["lr"], torch.Tensor) == on_device
         ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
         assert_equal(optimizer.state_dict()["states"][1][0]["step"], torch.tensor(2.0))

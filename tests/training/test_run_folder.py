@@ -211,3 +211,32 @@ def test_a_state_of_another_format_is_refused_unless_the_run_is_finished(start, 
     start(tmp_path, total_steps=3)
     with pytest.raises(RunError, match="another version of this program"):
         start(tmp_path)
+
+
+def test_a_run_that_lacks_a_flag_did_what_its_default_does(start, tmp_path):
+    start(tmp_path)  # its settings lack gp_batch_shrink
+    start(tmp_path, gp_batch_shrink=1)
+    with pytest.raises(RunError, match="gp_batch_shrink was 1, now 2"):
+        start(tmp_path, gp_batch_shrink=2)
+
+
+@pytest.mark.parametrize(
+    ("before", "resumes"),
+    [
+        ({"gp_every": 1}, True),
+        ({"gp_every": 4}, False),
+        ({"normalise": True, "optimizer": "muon"}, True),
+        ({"normalise": False, "optimizer": "adam"}, True),
+        ({"normalise": False, "optimizer": "muon"}, False),
+    ],
+)
+def test_a_setting_that_no_longer_exists(start, tmp_path, before, resumes):
+    """A run that had it resumes if this version does the same, else the setting is named."""
+    start(tmp_path, **before)
+    now = {name: value for name, value in before.items() if name == "optimizer"}
+    if resumes:
+        start(tmp_path, **now)
+        return
+    name = next(iter(before))
+    with pytest.raises(RunError, match=f"{name} was {before[name]}, now None"):
+        start(tmp_path, **now)

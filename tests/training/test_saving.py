@@ -51,16 +51,11 @@ def watched_run(run_main, tmp_path):
     ("script", "kind"), [(train_gan, Generator), (train_discriminator, Discriminator)]
 )
 def test_every_second_epoch_is_saved_and_the_run_is_the_same(watched_run, script, kind):
-    """Saved and exported: epochs 2, 4 and the last; the classifier's best whenever it comes."""
+    """Saved and exported: epochs 2, 4 and the last."""
     folder, seen = watched_run(script, kind, "--save_every_epochs", 2)
-    accuracies = [record["test_accuracy"] for record in records(folder)]
-    bests = [e for e in range(1, EPOCHS + 1) if accuracies[e - 1] > max([-1, *accuracies[: e - 1]])]
     for epoch, (steps, exports) in seen.items():
         saved = [e for e in range(1, epoch + 1) if e % 2 == 0 or e == EPOCHS]
         assert steps == {STEPS * e for e in saved[-2:]}
-        best_export = exports.pop("discriminator_best.safetensors", None)
-        if script is train_discriminator:
-            assert best_export == STEPS * max(e for e in bests if e <= epoch)
         names = {"discriminator.safetensors"}
         if script is train_gan:
             names |= {"generator.safetensors", "generator_raw.safetensors"}

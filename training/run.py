@@ -330,6 +330,6 @@ class TrainingRun:
         return summary
 
     def _plot_curves(self):
-        self.clock.curves_drawn()
+        self.clock.curves_plotted()
         folder, path = self.folder, self.folder.path / "curves.png"
         folder.attempt(path.name, lambda: save_curves(folder.records(), path, self.panels.curves))

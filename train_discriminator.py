@@ -229,13 +229,13 @@ def train(args):
             if run.log_due:
                 record = run.record()
                 if run.epoch_ends:
-                    metrics = evaluate(ema.model, test_set, run.precision, run)
+                    metrics = evaluate(ema.model, test_set, run.precision, run.ranks)
                     record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
                 run.log(record)
             run.save_if_due(exports)
             run.stop_if_asked()
 
-        metrics = metrics or evaluate(ema.model, test_set, run.precision, run)
+        metrics = metrics or evaluate(ema.model, test_set, run.precision, run.ranks)
         summary = run.finish(exports, metrics)
         print(f"{run.evaluated_on} accuracy {metrics['test_accuracy']:.2f} %")
         for name, accuracy in metrics["per_class_accuracy"].items():

@@ -423,7 +423,7 @@ def train(args):
             if run.log_due:
                 record = run.record()
                 if run.epoch_ends:
-                    metrics = evaluate(gan.discriminator, test_set, run.precision, run)
+                    metrics = evaluate(gan.discriminator, test_set, run.precision, run.ranks)
                     record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
                     if args.evaluate_every and run.epoch % args.evaluate_every == 0:
                         record |= score(run, scorer, gan.ema)
@@ -433,7 +433,7 @@ def train(args):
             run.save_if_due(exports)
             run.stop_if_asked()
 
-        metrics = metrics or evaluate(gan.discriminator, test_set, run.precision, run)
+        metrics = metrics or evaluate(gan.discriminator, test_set, run.precision, run.ranks)
         summary = run.finish(exports, run.last_record() | metrics)
         print(f"{run.evaluated_on} accuracy of the discriminator {metrics['test_accuracy']:.2f} %")
         if with_generator:

@@ -37,21 +37,8 @@ class TrainingRun:
     """Device, processes, folder, resume, stops, log and saves of one run; the loop is the script's.
 
     args: what a training script's parse_args returned; script: its file name; panels: see
-    training/panels.py.
-
-        with TrainingRun(args, "train_gan.py", panels.GAN) as run:
-            train_set, test_set = run.load_data()
-            ...                                        # build networks and optimizers
-            if summary := run.start(network=network, optimizer=optimizer):
-                return summary                         # it is finished already
-            while run.step < run.total_steps:
-                ...                                    # one step
-                run.advance(metrics)
-                if run.log_due:
-                    run.log(run.record())
-                run.save_if_due(exports)
-                run.stop_if_asked()
-            return run.finish(exports, metrics)
+    training/panels.py. Used as in train_gan.py: `load_data`, `start`, after each step `advance`,
+    `log`, `save_if_due` and `stop_if_asked`, and `finish`.
 
     step: number of steps taken; precision: "fp32" or "bf16"; compiled: whether steps are captured
     as CUDA graphs. Nothing is written before `start`. Leaving the context releases the lock,
@@ -194,10 +181,6 @@ class TrainingRun:
         """This process's rows of a tensor or of every field of a NamedTuple, see Ranks.shard."""
         return self.ranks.shard(batch)
 
-    def all_reduce(self, tensor):
-        """The sum of a tensor over the processes, on every one."""
-        return self.ranks.all_reduce(tensor)
-
     def autocast(self):
         """The context in which a network's forward pass runs."""
         return autocast(self.device, self.precision)
@@ -336,15 +319,15 @@ class TrainingRun:
         self.progress.close()
         self._plot_curves()
         self._export_all(exports)
-        self.ranks.on_main(self.folder.raise_if_anything_failed)
         summary = metrics | {"step": self.step}
-        self.folder.write("summary.json", json.dumps(summary, indent=2).encode())  # it is finished
+        if not self.folder.failed:  # a folder with a summary holds a finished run
+            self.folder.write("summary.json", json.dumps(summary, indent=2).encode())
         self.ranks.on_main(self.folder.raise_if_anything_failed)
         print(f"curves: {self.folder.path / 'curves.png'}")
         print(f"peak memory: {peak_memory(self.device) / 1e9:.2f} GB")
         return summary
 
     def _plot_curves(self):
-        self.clock.curves_drawn()
+        self.clock.curves_plotted()
         folder, path = self.folder, self.folder.path / "curves.png"
         folder.attempt(path.name, lambda: save_curves(folder.records(), path, self.panels.curves))

@@ -66,13 +66,6 @@ def test_other_settings_are_refused_and_named(start, tmp_path):
         RunFolder(tmp_path, SETTINGS, resume="never")
 
 
-def test_flags_that_older_runs_lack_have_their_old_meaning(start, tmp_path):
-    start(tmp_path)
-    start(tmp_path, latent_dim=100)
-    with pytest.raises(RunError, match="latent_dim was 100, now 64"):
-        start(tmp_path, latent_dim=64)
-
-
 def test_a_folder_that_cannot_be_written(start, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):

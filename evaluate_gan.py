@@ -18,12 +18,11 @@ from torch_fidelity import __version__ as fidelity_version
 
 from data_tools import DATASETS, DataError, load_dataset
 from engine import cli
-from engine.device import DeviceError, keep_freed_memory, peak_memory, pick_device, pick_precision
+from engine.device import keep_freed_memory, peak_memory, pick_device, pick_precision
 from engine.files import write_atomically
 from engine.output_folder import RunError, all_or_nothing, writing_to
 from engine.plots import save_image_grid
 from engine.weights import (
-    CheckpointError,
     check_classes,
     digest,
     find_weights,
@@ -44,7 +43,6 @@ from metrics.scores import (
     score_table,
 )
 
-USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, ScoreError)
 WEIGHTS = "discriminator.safetensors"  # of the judge, in a run's folder
 
 
@@ -210,7 +208,7 @@ def load_sets(args, metadata):
 def run(args):
     """Write samples or scores as the arguments ask; returns the scores, or the samples' path.
 
-    Raises one of USER_ERRORS for what the user can fix.
+    Raises UserError.
     """
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
@@ -278,7 +276,7 @@ def run(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return cli.exit_code_of(run, args, USER_ERRORS)
+    return cli.exit_code_of(run, args)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from pathlib import Path
 from data_tools import DATASETS, DataError, DataMissing, load_dataset
 from discriminator import NUM_LAYERS
 from engine import cli
-from engine.device import DeviceError, keep_freed_memory, pick_device, pick_precision
+from engine.device import keep_freed_memory, pick_device, pick_precision
 from engine.files import write_atomically
 from engine.output_folder import RunError, writing_to
 from engine.plots import save_film
-from engine.weights import CheckpointError, check_classes, load_model, names_that_all_have
+from engine.weights import check_classes, load_model, names_that_all_have
 from interpretability import adversarial_figures, critic_score
 from interpretability.attribution import attribution_section
 from interpretability.calibration import calibration_section
@@ -34,7 +34,6 @@ from metrics import sampling
 
 DEFAULT_LAYERS = [2, 4, 6, 8]
 STUDY_IMAGES = 1000
-USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
 SWITCHES = {  # section: help
     "perturb_images": "adversarial perturbation",
     "max_classification_output": "images that maximise the output of a class",
@@ -308,7 +307,7 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
 def run(args):
     """Make the pictures that the arguments ask for; returns every metric printed, as a dict.
 
-    Raises one of USER_ERRORS for what the user can mend.
+    Raises UserError.
     """
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
@@ -338,7 +337,7 @@ def run(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return cli.exit_code_of(run, args, USER_ERRORS)
+    return cli.exit_code_of(run, args)
 
 
 if __name__ == "__main__":

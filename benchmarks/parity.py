@@ -24,7 +24,7 @@ import train_discriminator
 import train_gan
 from data_tools import DataError, load_dataset
 from engine import cli
-from engine.device import DeviceError, pick_device, pick_precision
+from engine.device import pick_device, pick_precision
 
 METRICS = ["critic_gap", "gradient_penalty", "class_loss_real", "class_loss_fake", "generator_loss"]
 
@@ -156,7 +156,7 @@ def run(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return cli.exit_code_of(run, args, (DeviceError, DataError))
+    return cli.exit_code_of(run, args)
 
 
 if __name__ == "__main__":

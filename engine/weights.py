@@ -13,6 +13,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from data_tools import are_names
 from discriminator import Discriminator
+from engine.errors import UserError
 from engine.files import parse_json, write_atomically
 from generator import Generator
 
@@ -24,9 +25,7 @@ _KINDS = {  # kind: class, the arguments that rebuild it with their least values
 _SCALE = ".scale"  # ends the name of a tensor of scales, in weights of 8 bits
 _LARGEST = 1e10  # of a weight: no layer's output then leaves float32
 
-
-class CheckpointError(Exception):
-    """A checkpoint or an export that cannot be used; the message says why and what to do."""
+CheckpointError = UserError
 
 
 # ------------------------------------------------------------------------------ writing

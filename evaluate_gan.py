@@ -27,7 +27,6 @@ from engine.weights import (
     digest,
     find_weights,
     load_model,
-    published,
 )
 from metrics import inception, sampling
 from metrics.controls import noisy, untrained_like
@@ -217,17 +216,14 @@ def run(args):
     if (folder / "config.json").exists():
         raise RunError(f"{folder} holds a training run; give another --output_dir")
     name = "generator_raw.safetensors" if args.raw else "generator.safetensors"
-    path = find_weights(args.generator, "gan", name)
+    path = find_weights(args.generator, name, "gan")
     model, metadata = load_model(path, device, kind="generator")
     source = f"generator: {path}, width {model.width}, step {metadata.get('step')}"
     print(", ".join(filter(None, (source, truncation_in_words(args.truncation)))))
     if args.sample:
         with writing_to(folder):
             return sample_only(args, model, metadata, precision, folder)
-    # The published generator needs the published judge: the user's may know other images.
-    theirs = args.generator is None and path == published("gan", name)
-    judge_path = find_weights(args.judge, "baseline", WEIGHTS, own_will_do=not theirs)
-    judge = Judge(judge_path, device, precision)
+    judge = Judge(find_weights(args.judge, WEIGHTS, "baseline"), device, precision)
     train, test = load_sets(args, metadata)
     judge.check_set(train)
     count = min(args.samples, len(train), len(test))

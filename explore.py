@@ -39,10 +39,12 @@ def parse_args(argv=None):
             f"--{flag}",
             metavar="PATH",
             help=f"exported weights, or a run's folder, of the discriminator trained {which} "
-            f"(default: output/{run}; with neither, the published ones in results/)",
+            f"(default: output/{run}, else results/{run})",
         )
     group.add_argument(
-        "--generator", metavar="PATH", help="the same of the generator (default: output/gan)"
+        "--generator",
+        metavar="PATH",
+        help="the same of the generator (default: output/gan, else results/gan)",
     )
     cli.add_data_arguments(parser, limits=())
     group = parser.add_argument_group("page")

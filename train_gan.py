@@ -23,7 +23,6 @@ from engine.plots import image_grid
 from engine.weights import (
     check_classes,
     digest,
-    find_export,
     find_weights,
     load_model,
 )
@@ -317,7 +316,7 @@ def load_fixed_generator(args, dataset):
     """
     if args.critic != "trained":
         return None
-    path = find_export(args.fixed_generator, "generator.safetensors")
+    path = find_weights(args.fixed_generator, "generator.safetensors")
     generator, metadata = load_model(path, kind="generator")
     check_classes(path, metadata, dataset)
     if generator.latent_dim != args.latent_dim:
@@ -332,7 +331,7 @@ def make_scorer(run, args, reference):
     """
     if not run.ranks.main:
         return None
-    path = find_weights(args.judge, "baseline", "discriminator.safetensors")
+    path = find_weights(args.judge, "discriminator.safetensors", "baseline")
     judge = Judge(path, run.device, run.precision)
     held_out = judge.metadata.get("hold_out", 0)
     if args.hold_out and held_out != args.hold_out:

@@ -150,8 +150,8 @@ def add_hold_out_argument(parser):
 def add_judge_argument(parser):
     parser.add_argument(
         "--judge",
-        help="exported weights of a classifier, or a folder (default: output/baseline, without one "
-        "the published results/baseline)",
+        help="exported weights of a classifier, or a folder (default: output/baseline, else "
+        "results/baseline)",
     )
 
 

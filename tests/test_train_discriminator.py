@@ -173,7 +173,7 @@ def test_bf16_step_agrees_with_fp32(make_update):
     ],
 )
 def test_bad_input_writes_nothing(refused, tmp_path, monkeypatch, flags, message):
-    monkeypatch.setattr(cifar10.CIFAR10, "url", "http://127.0.0.1:9/none")
+    monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/none")
     flags = [str(flag).replace("{tmp}", str(tmp_path / "none")) for flag in flags]
     run = tmp_path / "run"
     assert message in refused(train_discriminator, *SMALL, "--output_dir", run, *flags)

@@ -304,7 +304,8 @@ def exit_code_of(run, args):
         if not getattr(error, "silent", False):  # rank 0 of the same run prints it
             is_os = isinstance(error, OSError)
             text = f"cannot use {error.filename}: {error.strerror}" if is_os else error
-            print(f"error: {text}", file=sys.stderr)
+            line = "".join(c if c.isprintable() else "?" for c in str(text))
+            print(f"error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -85,7 +85,7 @@ def test_a_truncated_cifar_file_is_named(refused, tmp_path):
     data.mkdir(parents=True)
     (data / "data_batch_1").write_bytes(b"half of it")
     flags = ["--dataset", "cifar10", "--data_dir", tmp_path / "data", "--output_dir"]
-    assert "data_batch_1 is damaged" in refused(train_discriminator, *flags, tmp_path / "run")
+    assert "data_batch_1 is corrupt" in refused(train_discriminator, *flags, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

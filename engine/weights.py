@@ -24,6 +24,7 @@ _KINDS = {  # kind: class, the arguments that rebuild it with their least values
     "generator": (Generator, {"width": 1, "latent_dim": 2}),  # the code of the class is in it
 }
 LAYOUT = "chw"  # of LayerNorm's weights; exports that do not say so have (h, w, c)
+BEFORE_ROUNDING = "sha256_before_rounding"  # metadata of published weights: the exact ones' digest
 _SCALE = ".scale"  # ends the name of a tensor of scales, in weights of 8 bits
 _LARGEST = 1e10  # of a weight: no layer's output then leaves float32
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from engine.output_folder import writing_to
 from image_sets.cifar10 import load_cifar10
 from image_sets.dataset import (
     DataError,
@@ -103,10 +104,10 @@ def parse_args(argv=None):
 
 
 def run(args):
-    """Print the statistics of a set, and write its preview. Raises DataError, OSError."""
+    """Print the statistics of a set, and write its preview. Raises UserError."""
     train, test = load_dataset(args.dataset, args.data_dir)
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    preview(train, args.output)
+    with writing_to(Path(args.output).parent):
+        preview(train, args.output)
     print(train.source)
     width = max(map(len, (*train.class_names, " " * 12)))
     print(f"{'class':<{width}}   train    test")
@@ -124,7 +125,7 @@ def run(args):
 def main(argv=None):
     from engine.cli import exit_code_of
 
-    return exit_code_of(run, parse_args(argv), (DataError, OSError))
+    return exit_code_of(run, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -18,17 +18,15 @@ from torch_fidelity import __version__ as fidelity_version
 
 from data_tools import DATASETS, DataError, load_dataset
 from engine import cli
-from engine.device import DeviceError, keep_freed_memory, peak_memory, pick_device, pick_precision
+from engine.device import keep_freed_memory, peak_memory, pick_device, pick_precision
 from engine.files import write_atomically
 from engine.output_folder import RunError, all_or_nothing, writing_to
 from engine.plots import save_image_grid
 from engine.weights import (
-    CheckpointError,
     check_classes,
     digest,
     find_weights,
     load_model,
-    published,
 )
 from metrics import inception, sampling
 from metrics.controls import noisy, untrained_like
@@ -44,7 +42,6 @@ from metrics.scores import (
     score_table,
 )
 
-USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, ScoreError)
 WEIGHTS = "discriminator.safetensors"  # of the judge, in a run's folder
 
 
@@ -210,7 +207,7 @@ def load_sets(args, metadata):
 def run(args):
     """Write samples or scores as the arguments ask; returns the scores, or the samples' path.
 
-    Raises one of USER_ERRORS for what the user can fix.
+    Raises UserError.
     """
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
@@ -219,17 +216,14 @@ def run(args):
     if (folder / "config.json").exists():
         raise RunError(f"{folder} holds a training run; give another --output_dir")
     name = "generator_raw.safetensors" if args.raw else "generator.safetensors"
-    path = find_weights(args.generator, "gan", name)
+    path = find_weights(args.generator, name, "gan")
     model, metadata = load_model(path, device, kind="generator")
     source = f"generator: {path}, width {model.width}, step {metadata.get('step')}"
     print(", ".join(filter(None, (source, truncation_in_words(args.truncation)))))
     if args.sample:
         with writing_to(folder):
             return sample_only(args, model, metadata, precision, folder)
-    # The published generator needs the published judge: the user's may know other images.
-    theirs = args.generator is None and path == published("gan", name)
-    judge_path = find_weights(args.judge, "baseline", WEIGHTS, own_will_do=not theirs)
-    judge = Judge(judge_path, device, precision)
+    judge = Judge(find_weights(args.judge, WEIGHTS, "baseline"), device, precision)
     train, test = load_sets(args, metadata)
     judge.check_set(train)
     count = min(args.samples, len(train), len(test))
@@ -278,7 +272,7 @@ def run(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return cli.exit_code_of(run, args, USER_ERRORS)
+    return cli.exit_code_of(run, args)
 
 
 if __name__ == "__main__":

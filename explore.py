@@ -16,10 +16,9 @@ import tempfile
 import threading
 import webbrowser
 
-from data_tools import DataError
 from engine import cli
-from engine.device import DeviceError, keep_freed_memory, pick_device, pick_precision
-from engine.weights import CheckpointError
+from engine.device import keep_freed_memory, pick_device, pick_precision
+from engine.errors import UserError
 from explorer import guard
 from explorer.session import load_session
 from image_sets.pictures import MAX_BYTES
@@ -29,11 +28,7 @@ LOCAL = "127.0.0.1"
 FIRST_PORT, PORTS = 7860, 100  # where a free one is looked for
 
 
-class PageError(Exception):
-    """The page cannot be opened; the message says why and what to do."""
-
-
-USER_ERRORS = (DeviceError, DataError, CheckpointError, PageError)
+PageError = UserError
 
 
 def parse_args(argv=None):
@@ -44,10 +39,12 @@ def parse_args(argv=None):
             f"--{flag}",
             metavar="PATH",
             help=f"exported weights, or a run's folder, of the discriminator trained {which} "
-            f"(default: output/{run}; with neither, the published ones in results/)",
+            f"(default: output/{run}, else results/{run})",
         )
     group.add_argument(
-        "--generator", metavar="PATH", help="the same of the generator (default: output/gan)"
+        "--generator",
+        metavar="PATH",
+        help="the same of the generator (default: output/gan, else results/gan)",
     )
     cli.add_data_arguments(parser, limits=())
     group = parser.add_argument_group("page")
@@ -148,7 +145,7 @@ def ended_by_signals():
 
 
 def run(args):
-    """Serve the page until it is interrupted. Raises one of USER_ERRORS."""
+    """Serve the page until it is interrupted. Raises UserError."""
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
     keep_freed_memory()
@@ -183,7 +180,7 @@ def has_a_screen():
 
 def main(argv=None):
     args = parse_args(argv)
-    return cli.exit_code_of(run, args, USER_ERRORS)
+    return cli.exit_code_of(run, args)
 
 
 if __name__ == "__main__":

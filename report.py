@@ -11,10 +11,8 @@ from pathlib import Path
 from engine import cli, weights
 from engine.files import write_atomically
 from engine.output_folder import RunError
-from engine.weights import CheckpointError
 from reporting.page import contents_of, render
 
-USER_ERRORS = (RunError, CheckpointError)
 FOLDERS = {
     "baseline": Path("output/baseline"),
     "gan": Path("output/gan"),
@@ -51,7 +49,7 @@ def find_folders(args):
 
 
 def run(args):
-    """Write the page. Raises one of USER_ERRORS."""
+    """Write the page. Raises UserError."""
     folders = find_folders(args)
     page = render(contents_of(folders)).encode(errors="replace")
     output = Path(args.output)
@@ -66,7 +64,7 @@ def run(args):
 
 
 def main(argv=None):
-    return cli.exit_code_of(run, parse_args(argv), USER_ERRORS)
+    return cli.exit_code_of(run, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,8 @@ discriminator.safetensors, the weights after the last epoch (their moving averag
 import torch
 import torch.nn.functional as F
 
-from data_tools import DataError
 from discriminator import Discriminator
 from engine import cli
-from engine.device import DeviceError
-from engine.output_folder import RunError
-from engine.weights import CheckpointError
 from metrics.classifier import evaluate
 from training import panels
 from training.augmentation import (
@@ -25,7 +21,6 @@ from training.augmentation import (
     sample_shift,
     shift,
 )
-from training.distributed import RanksError
 from training.ema import EMA
 from training.optimizers import make_optimizer
 from training.run import TrainingRun
@@ -66,7 +61,6 @@ RECIPES["muon"] = RECIPES["classic"] | {
     "ema_decay": 0.999,
 }
 MUON_ONLY = ("kernel_lr", "weight_decay")  # flags that do nothing with adam
-USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksError)
 AUGMENTATION, FLIPS = range(2)  # names of the random streams
 
 
@@ -204,7 +198,7 @@ class Classifier:
 def train(args):
     """Run or resume the training that the arguments describe; returns the final metrics.
 
-    Raises one of USER_ERRORS for what the user can fix, Stopped if the run ends early.
+    Raises UserError, or Stopped if the run ends early.
     """
     with TrainingRun(args, "train_discriminator.py", panels.CLASSIFIER) as run:
         train_set, test_set = run.load_data()
@@ -245,7 +239,7 @@ def train(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return cli.exit_code_of(train, args, USER_ERRORS)
+    return cli.exit_code_of(train, args)
 
 
 if __name__ == "__main__":

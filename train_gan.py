@@ -15,17 +15,14 @@ from typing import NamedTuple
 
 import torch
 
-from data_tools import DataError, shown_classes, words_of_shown
+from data_tools import shown_classes, words_of_shown
 from discriminator import Discriminator
 from engine import cli
-from engine.device import DeviceError
 from engine.output_folder import RunError
 from engine.plots import image_grid
 from engine.weights import (
-    CheckpointError,
     check_classes,
     digest,
-    find_export,
     find_weights,
     load_model,
 )
@@ -35,7 +32,6 @@ from metrics.classifier import evaluate
 from metrics.scores import Judge, ScoreError, TrainingScores
 from training import panels
 from training.augmentation import Shift, augment, move, sample_augmentation, sample_shift, shift
-from training.distributed import RanksError
 from training.ema import EMA
 from training.gan_losses import discriminator_loss, generator_loss, real_images_loss
 from training.optimizers import make_optimizer
@@ -77,7 +73,6 @@ RECIPES["muon"] = RECIPES["classic"] | {
 }
 # For minutes on a CPU, with a --width of 64 for example.
 RECIPES["brief"] = dict(RECIPES["muon"], epochs=3, batch_size=32, gen_train=2, gp_batch_shrink=2)
-USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError, RanksError, ScoreError)
 WITHOUT_FAKES = ("none", "penalty")  # values of --critic
 GENERATOR_ONLY = ("g_optimizer", "g_class_weight", "gen_train", "ema_decay")  # flags
 LEAST_NOISE = 16  # entries of a latent beside the code of the class
@@ -321,7 +316,7 @@ def load_fixed_generator(args, dataset):
     """
     if args.critic != "trained":
         return None
-    path = find_export(args.fixed_generator, "generator.safetensors")
+    path = find_weights(args.fixed_generator, "generator.safetensors")
     generator, metadata = load_model(path, kind="generator")
     check_classes(path, metadata, dataset)
     if generator.latent_dim != args.latent_dim:
@@ -336,7 +331,7 @@ def make_scorer(run, args, reference):
     """
     if not run.ranks.main:
         return None
-    path = find_weights(args.judge, "baseline", "discriminator.safetensors")
+    path = find_weights(args.judge, "discriminator.safetensors", "baseline")
     judge = Judge(path, run.device, run.precision)
     held_out = judge.metadata.get("hold_out", 0)
     if args.hold_out and held_out != args.hold_out:
@@ -372,7 +367,7 @@ def save_samples(run, ema, dataset):
 def train(args):
     """Run or resume the training that the arguments describe; returns the final metrics.
 
-    Raises one of USER_ERRORS for what the user can fix, Stopped if the run ends early.
+    Raises UserError, or Stopped if the run ends early.
     """
     with TrainingRun(args, "train_gan.py", panels.GAN) as run:
         train_set, test_set = run.load_data(drop_last=True)
@@ -443,7 +438,7 @@ def train(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return cli.exit_code_of(train, args, USER_ERRORS)
+    return cli.exit_code_of(train, args)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python visualization.py --max_features 4   # one section only
 
 Takes the discriminator trained without a generator (output/baseline) and the one trained with it
-(output/gan), or the published ones where there is neither, and leaves pictures and summary.json in
+(output/gan), or of the published runs in results/, and leaves pictures and summary.json in
 visualization/.
 """
 
@@ -16,11 +16,11 @@ from pathlib import Path
 from data_tools import DATASETS, DataError, DataMissing, load_dataset
 from discriminator import NUM_LAYERS
 from engine import cli
-from engine.device import DeviceError, keep_freed_memory, pick_device, pick_precision
+from engine.device import keep_freed_memory, pick_device, pick_precision
 from engine.files import write_atomically
 from engine.output_folder import RunError, writing_to
 from engine.plots import save_film
-from engine.weights import CheckpointError, check_classes, load_model, names_that_all_have
+from engine.weights import check_classes, common_class_names, load_model
 from interpretability import adversarial_figures, critic_score
 from interpretability.attribution import attribution_section
 from interpretability.calibration import calibration_section
@@ -34,7 +34,6 @@ from metrics import sampling
 
 DEFAULT_LAYERS = [2, 4, 6, 8]
 STUDY_IMAGES = 1000
-USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
 SWITCHES = {  # section: help
     "perturb_images": "adversarial perturbation",
     "max_classification_output": "images that maximise the output of a class",
@@ -85,7 +84,7 @@ def parse_args(argv=None):
             f"--discriminator_{which}_G",
             metavar="PATH",
             help=f"exported weights, or a run's folder, of the discriminator trained {which} a "
-            f"generator (default: output/{folder}; with neither, the published ones in results/)",
+            f"generator (default: output/{folder}, else results/{folder})",
         )
     group.add_argument(
         "--control",
@@ -308,14 +307,14 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
 def run(args):
     """Make the pictures that the arguments ask for; returns every metric printed, as a dict.
 
-    Raises one of USER_ERRORS for what the user can mend.
+    Raises UserError.
     """
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
     keep_freed_memory()
     given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
     networks = load_networks(given, device, args.control)
-    names_that_all_have({network.path: network.metadata for network in networks})
+    common_class_names({network.path: network.metadata for network in networks})
     ascent = Ascent(method=args.method, steps=args.steps, lr=args.lr, decay=args.decay)
     train_set = test_set = None
     untold = any(network.start is None for network in networks)
@@ -338,7 +337,7 @@ def run(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return cli.exit_code_of(run, args, USER_ERRORS)
+    return cli.exit_code_of(run, args)
 
 
 if __name__ == "__main__":

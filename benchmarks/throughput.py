@@ -248,7 +248,7 @@ def run(args):
 
 
 def main(argv=None):
-    return cli.exit_code_of(run, parse_args(argv), (device.DeviceError,))
+    return cli.exit_code_of(run, parse_args(argv))
 
 
 if __name__ == "__main__":

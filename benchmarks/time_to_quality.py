@@ -133,7 +133,7 @@ def print_summary(path):
 
 
 def run(args):
-    """Train every seed for as long as the budget lasts. Raises one of train_gan.USER_ERRORS."""
+    """Train every seed for as long as the budget lasts. Raises UserError."""
     torch.set_num_threads(1)
     of_seed = partial(train_seed, args, steps_in_budget(args))
     one_thread = get_context("spawn"), torch.set_num_threads, (1,)
@@ -143,7 +143,7 @@ def run(args):
 
 
 def main(argv=None):
-    return cli.exit_code_of(run, parse_args(argv), train_gan.USER_ERRORS)
+    return cli.exit_code_of(run, parse_args(argv))
 
 
 if __name__ == "__main__":

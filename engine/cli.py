@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_tools import DATASETS, DEFAULT_DATA_DIR, MAX_CLASSES
 from engine.device import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP
+from engine.errors import UserError
 
 DIVERGED, SAVE_FAILED = 3, 4  # exit codes
 
@@ -149,8 +150,8 @@ def add_hold_out_argument(parser):
 def add_judge_argument(parser):
     parser.add_argument(
         "--judge",
-        help="exported weights of a classifier, or a folder (default: output/baseline, without one "
-        "the published results/baseline)",
+        help="exported weights of a classifier, or a folder (default: output/baseline, else "
+        "results/baseline)",
     )
 
 
@@ -281,24 +282,30 @@ class _Tolerant:
         return self._try(self._stream.flush)
 
 
-def exit_code_of(task, args, user_errors):
-    """Run a script's task; a user's error becomes one line on stderr and exit code 2.
+def exit_code_of(run, args):
+    """Call run(args), a script's work, and return the script's exit code.
 
-    No failing print ends the task.
+    A UserError, or an OSError on a path in `args`, becomes one line on stderr and exit code 2. Any
+    other exception is a bug and is raised. A print that fails does not end the run.
     """
     streams = sys.stdout, sys.stderr
     for stream in streams:
-        with contextlib.suppress(AttributeError):  # what stands in for one may not have it
+        with contextlib.suppress(AttributeError):  # a stream of another kind may replace it
             stream.reconfigure(errors="backslashreplace")  # a path may have any bytes
     sys.stdout, sys.stderr = map(_Tolerant, streams)
     try:
-        task(args)
+        run(args)
     except Stopped as stopped:
         print(stopped, flush=True)
         return stopped.exit_code
-    except user_errors as error:
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and not _is_user_path(error.filename, args):
+            raise
         if not getattr(error, "silent", False):  # rank 0 of the same run prints it
-            print(f"error: {error}", file=sys.stderr)
+            is_os = isinstance(error, OSError)
+            text = f"cannot use {error.filename}: {error.strerror}" if is_os else error
+            line = "".join(c if c.isprintable() else "?" for c in str(text))
+            print(f"error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -307,3 +314,12 @@ def exit_code_of(task, args, user_errors):
         sys.stdout.flush()
         sys.stdout, sys.stderr = streams
     return 0
+
+
+def _is_user_path(path, args):
+    """Whether a path is one of the arguments, or lies below one."""
+    if not isinstance(path, str | Path):
+        return False
+    named = {os.path.abspath(v) for v in vars(args).values() if isinstance(v, str | Path)}
+    path = os.path.abspath(path)
+    return any(str(place) in named for place in (path, *Path(path).parents))

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from engine.errors import UserError
+
 DEVICE_HELP = "auto (CUDA where there is one, else the CPU), cpu, cuda or cuda:N"
 PRECISION_HELP = (
     "fp32, bf16 (autocast; weights and losses stay float32), or auto: bf16 where the chip "
@@ -22,8 +24,7 @@ COMPILE_HELP = (
 )
 
 
-class DeviceError(Exception):
-    """The device or precision asked for is not to be had here."""
+DeviceError = UserError
 
 
 def launched():

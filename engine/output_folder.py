@@ -5,9 +5,9 @@ import os
 import tempfile
 from pathlib import Path
 
+from engine.errors import UserError
 
-class RunError(Exception):
-    """A folder, or what is in it, cannot be used; the message says why and what to do."""
+RunError = UserError
 
 
 @contextlib.contextmanager

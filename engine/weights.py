@@ -1,6 +1,6 @@
 """Exported weights, safe to share: one network in a safetensors file, with what rebuilds it.
 
-Below: writing an export, its form in 8 bits, reading it, and where a script takes it from.
+Below: writing an export, its form in 8 bits, reading it, its classes, and where it is found.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from data_tools import are_names
 from discriminator import Discriminator
+from engine.errors import UserError
 from engine.files import parse_json, write_atomically
 from generator import Generator
 from layers.accelerate import accelerate
@@ -26,9 +27,7 @@ LAYOUT = "chw"  # of LayerNorm's weights; exports that do not say so have (h, w,
 _SCALE = ".scale"  # ends the name of a tensor of scales, in weights of 8 bits
 _LARGEST = 1e10  # of a weight: no layer's output then leaves float32
 
-
-class CheckpointError(Exception):
-    """A checkpoint or an export that cannot be used; the message says why and what to do."""
+CheckpointError = UserError
 
 
 # ------------------------------------------------------------------------------ writing
@@ -173,45 +172,44 @@ def _fits(forms, model_class, sizes, old_layout):
 
 
 def class_names_of(metadata):
-    """The names of the classes that an export was trained on; numbers where it does not tell them.
+    """The names of the classes that a network was trained on; numbers if its metadata has none.
 
-    An export that tells nothing at all knows ten: so did all before it was told.
+    Metadata without `num_classes` are of ten classes, as in the first version's exports.
     """
-    return _told_names(metadata) or [str(k) for k in range(metadata.get("num_classes", 10))]
+    return _stated_names(metadata) or [str(k) for k in range(metadata.get("num_classes", 10))]
 
 
-def _told_names(metadata):
-    """The list of names, None where there is none, or not one for each class."""
+def _stated_names(metadata):
+    """The valid list of class names in an export's metadata, else None."""
     names = metadata.get("class_names")
-    fits = are_names(names) and len(names) == metadata.get("num_classes", len(names))
-    return names if fits else None
+    valid = are_names(names) and len(names) == metadata.get("num_classes", len(names))
+    return names if valid else None
 
 
-def names_that_all_have(told):
-    """The names of the classes of several exports; numbers where none tells them.
+def common_class_names(metadata):
+    """The class names of several networks; numbers if none states names.
 
-    told: {path of weights: metadata}. Raises CheckpointError where two know other classes.
+    metadata: {path of the weights: metadata}. Raises UserError if two have different classes.
     """
-    counts = {path: len(class_names_of(metadata)) for path, metadata in told.items()}
-    lists = {path: _told_names(metadata) for path, metadata in told.items()}
-    named = [names for names in lists.values() if names]
-    if len(set(counts.values())) > 1 or any(names != named[0] for names in named):
-        each = "; ".join(f"{path}: {', '.join(class_names_of(told[path]))}" for path in told)
-        raise CheckpointError(f"the networks know different classes. {each}")
-    return named[0] if named else [str(k) for k in range(next(iter(counts.values())))]
+    names = {path: class_names_of(each) for path, each in metadata.items()}
+    stated = [each for each in map(_stated_names, metadata.values()) if each]
+    if len(set(map(len, names.values()))) > 1 or any(each != stated[0] for each in stated):
+        listed = "; ".join(f"{path}: {', '.join(each)}" for path, each in names.items())
+        raise UserError(f"the networks know different classes. {listed}")
+    return stated[0] if stated else next(iter(names.values()))
 
 
-def check_classes(what, metadata, dataset):
-    """Raises CheckpointError where an export, `what` in words, is of other classes than a set."""
-    names, wanted = class_names_of(metadata), list(dataset.class_names)
-    told, own = _told_names(metadata), metadata.get("dataset")
-    if len(names) != len(wanted) or (told and names != wanted):
-        raise CheckpointError(
-            f"{what} knows {len(names)} classes ({', '.join(names)}), not the {len(wanted)} of "
-            f"{dataset.name} ({', '.join(wanted)})"
+def check_classes(title, metadata, dataset):
+    """Raise UserError unless a network (in messages: title) has the classes of a Dataset."""
+    names, expected = class_names_of(metadata), list(dataset.class_names)
+    stated, trained_on = _stated_names(metadata), metadata.get("dataset")
+    if len(names) != len(expected) or (stated and names != expected):
+        raise UserError(
+            f"{title} knows {len(names)} classes ({', '.join(names)}), not the {len(expected)} of "
+            f"{dataset.name} ({', '.join(expected)})"
         )
-    if not told and own not in (None, dataset.name):
-        raise CheckpointError(f"{what} was trained on {own}, not on {dataset.name}")
+    if not stated and trained_on not in (None, dataset.name):
+        raise UserError(f"{title} was trained on {trained_on}, not on {dataset.name}")
 
 
 def digest(model):
@@ -228,51 +226,28 @@ def digest(model):
 # ------------------------------------------------------------------------------ where they are
 
 
-def find_export(path, file):
-    """The weights file itself, or `file` in it where the path is a run's folder."""
-    path = Path(path)
-    return path / file if path.is_dir() else path
+def find_weights(path, file, run=None):
+    """Path of a network's weights, by the rule of every script.
 
+    1. `path`, if the user gave one: a file, or the folder of a run, which holds `file`.
+    2. output/RUN/FILE, the user's own run, if it exists.
+    3. results/RUN/FILE, the published run, if it exists. One printed line says so.
 
-def published(run, file):
-    """Path of a file of the runs that come with this repository, shown from the current folder."""
-    path = RESULTS / run / file
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def own_or_published(wanted, mixed=False):
-    """{name: path} of what the user gave, else has, else of what was published.
-
-    wanted: {name: (given, own, published)}, each the path of a file, or None for one that will not
-    do. Without `mixed` the names belong together: the published files stand in only where the user
-    gave none of them and has none. With it each name is decided by itself.
-    Where there is nothing at all it is the user's own path, for an error to name.
+    If neither exists, it is the user's own path, for an error to name. The rule applies to each
+    network by itself, so a user's network may stand beside a published one. Check that they belong
+    together: `common_class_names` and `check_classes` raise UserError for different classes.
     """
-    if mixed:
-        alone = (own_or_published({name: places}) for name, places in wanted.items())
-        return {name: path for chosen in alone for name, path in chosen.items()}
-
-    def is_there(path):
-        return path is not None and path.is_file()
-
-    has_own = any(given is not None or is_there(own) for given, own, _ in wanted.values())
-    has_published = any(is_there(theirs) for _, _, theirs in wanted.values())
-    if has_published and not has_own:
-        return {name: theirs or own for name, (_, own, theirs) in wanted.items()}
-    return {name: given or own or theirs for name, (given, own, theirs) in wanted.items()}
+    if path is not None:
+        return Path(path) / file if Path(path).is_dir() else Path(path)
+    own, published = Path("output") / run / file, RESULTS / run / file
+    if own.is_file() or not published.is_file():
+        return own
+    if published.is_relative_to(Path.cwd()):
+        published = published.relative_to(Path.cwd())
+    print(f"no {own}: using the published {published}")
+    return published
 
 
-def find_weights(given, run, file, own_will_do=True):
-    """Path of one network's weights by `own_or_published`; tells where it takes the published.
-
-    given: a path of a file or a run's folder, or None; run: `baseline` or `gan`, the folder in
-    output/ and in results/; file: of the weights in it; own_will_do: else the user's own run is
-    passed over, where the weights have to go with published ones.
-    """
-    given = None if given is None else find_export(given, file)
-    own = Path("output") / run / file if own_will_do else None
-    theirs = published(run, file)
-    path = own_or_published({run: (given, own, theirs)})[run]
-    if given is None and own_will_do and path == theirs:
-        print(f"no {own}: taking the published {theirs}")
-    return path
+def is_published(path):
+    """Whether a file is one of the published runs."""
+    return Path(path).absolute().is_relative_to(RESULTS)

@@ -2,7 +2,6 @@
 
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -11,14 +10,15 @@ from discriminator import IMAGE_SIZE, NUM_LAYERS
 from engine.weights import (
     CheckpointError,
     check_classes,
-    find_export,
+    class_names_of,
+    common_class_names,
+    find_weights,
+    is_published,
     load_model,
-    names_that_all_have,
-    published,
 )
 from generator import Generator
 from interpretability.top_images import peak_positions, strongest_units
-from interpretability.trained_networks import TRAININGS, WEIGHTS, Network, load_networks
+from interpretability.trained_networks import TRAININGS, Network, load_networks
 from metrics import sampling
 
 DRAWN_OF_EACH = 20  # images of each class, where there are no test images
@@ -91,7 +91,7 @@ class Session:
 
 
 def load_session(given, device, data_dir=None, precision="fp32", dataset="auto"):
-    """The Session of the user's own runs, or of the published ones.
+    """The Session of the user's own runs, else of the published ones (`find_weights`).
 
     given: {"without G", "with G", "generator": path or None}; dataset, data_dir: as load_dataset
     takes them, but `auto` is the set that the networks were trained on. CIFAR-10 is taken where it
@@ -111,7 +111,7 @@ def load_session(given, device, data_dir=None, precision="fp32", dataset="auto")
     for network in networks:
         if network.start is None:  # the weights do not tell, and there are no images: grey
             network.start = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
-    names = names_that_all_have(told)
+    names = common_class_names(told)
     if images is not None:
         names = list(images.class_names)
     are_drawn = images is None and generator is not None
@@ -125,19 +125,19 @@ def load_session(given, device, data_dir=None, precision="fp32", dataset="auto")
 
 
 def load_generator(given, networks, device):
-    """(the generator or None, {path: its metadata}): published beside published networks."""
-    # It goes with the networks: the published one knows other images than one's own may.
-    are_published = any(n.path == str(published(TRAININGS[n.name][1], WEIGHTS)) for n in networks)
-    if given is not None:
-        path = find_export(given, GENERATOR)
-    elif are_published:
-        path = published("gan", GENERATOR)
-    else:
-        path = Path("output") / TRAININGS["with G"][1] / GENERATOR
+    """(the generator or None, {path: its metadata}).
+
+    The published one is left out if it was not asked for and the networks have other classes.
+    """
+    path = find_weights(given, GENERATOR, TRAININGS["with G"][1])
     if given is None and not path.is_file():
         print("no generator: nothing can be drawn (make it: train_gan.py)")
         return None, {}
     generator, metadata = load_model(path, device, kind="generator")
+    names = class_names_of(networks[0].metadata)
+    if given is None and is_published(path) and class_names_of(metadata) != names:
+        print(f"{path} has other classes than {networks[0].path}: left out")
+        return None, {}
     print(f"generator: {path}, width {generator.width}")
     return generator.requires_grad_(False), {str(path): metadata}
 

@@ -1,4 +1,4 @@
-"""CIFAR-10: read from the disk or downloaded, and checked file by file."""
+"""CIFAR-10: read from the disk or downloaded. Every file is checked before it is used."""
 
 import fcntl
 import hashlib
@@ -7,20 +7,30 @@ import os
 import pickle
 import shutil
 import tarfile
-import threading
 import time
 import warnings
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
-from torchvision.datasets import CIFAR10
-from torchvision.datasets.utils import download_url
+from tqdm import tqdm
 
 from image_sets.dataset import DataError, DataMissing, Dataset
 
-CIFAR10_FOLDER = CIFAR10.base_folder  # cifar-10-batches-py
+CIFAR10_FOLDER = "cifar-10-batches-py"
+ARCHIVE = "cifar-10-python.tar.gz"
+URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+MD5 = {  # of the official files, by Krizhevsky
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
 CIFAR10_CLASSES = (
     "airplane",
     "automobile",
@@ -34,49 +44,37 @@ CIFAR10_CLASSES = (
     "truck",
 )
 DOWNLOAD_STALL_SECONDS = 20
-DOWNLOAD_LEAST_BYTES = 200_000  # that have to come in so many seconds
-# Of tarfile: nothing is unpacked outside the folder. Before Python 3.10.12 there was none.
+DOWNLOAD_MIN_BYTES = 200_000  # in that time; a slower download is given up
+# No file is unpacked outside the folder. Python before 3.10.12 has no such filter.
 FILTER = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-WORKPLACE = ".cifar10-download"  # where an archive is fetched and unpacked, in data_dir
+WORK_FOLDER = ".cifar10-download"  # in data_dir; an archive is downloaded and unpacked here
+REMEDY = "give --data_dir, or take --dataset shapes"
 
 
 def load_cifar10(data_dir, download=True):
     """The 50,000 training and 10,000 test images as (train, test), after checking every file's MD5.
 
-    An archive cifar-10-python.tar.gz that lies in data_dir is unpacked; with `download`, a missing
-    one is fetched first. Raises DataMissing or DataError.
+    An archive cifar-10-python.tar.gz in data_dir is unpacked; with `download`, a missing one is
+    downloaded first. Raises DataMissing if there is none, DataError for files that are corrupt.
     """
-    data_dir = Path(data_dir)
-    folder = data_dir / CIFAR10_FOLDER
-    try:
-        if not folder.is_dir():
-            _obtain_cifar10(data_dir, download)
-        parts = [_read_batches(folder, files) for files in (CIFAR10.train_list, CIFAR10.test_list)]
-        _read(folder / CIFAR10.meta["filename"], CIFAR10.meta["md5"])
-    except OSError as error:
-        raise DataError(
-            f"cannot use {error.filename or folder}: {error.strerror or error}"
-        ) from None
+    folder = Path(data_dir) / CIFAR10_FOLDER
+    if not folder.is_dir():
+        _obtain(Path(data_dir), download)
     source = f"CIFAR-10 from {folder} (every file has its official MD5)"
+    parts = ([name for name in MD5 if name.startswith(part)] for part in ("data_", "test_"))
     return tuple(
-        Dataset(
-            name="cifar10",
-            images=images,
-            labels=labels,
-            class_names=CIFAR10_CLASSES,
-            source=source,
-        )
-        for images, labels in parts
+        Dataset("cifar10", *_read_batches(folder, names), CIFAR10_CLASSES, source)
+        for names in parts
     )
 
 
-def _read_batches(folder, files):
-    """(uint8 (n, 3, 32, 32), int64 (n,)) of some of the official pickles."""
+def _read_batches(folder, names):
+    """(uint8 (n, 3, 32, 32), int64 (n,)) of the official pickles with these names."""
     images, labels = [], []
-    for name, md5 in files:
-        content = _read(folder / name, md5)
+    for name in names:
+        content = _read(folder / name)
         with warnings.catch_warnings():
-            # The official pickles spell a dtype flag as 0 where NumPy >= 2.4 wants False.
+            # The official pickles spell a dtype flag as 0; NumPy >= 2.4 wants False.
             warnings.simplefilter("ignore")
             batch = pickle.loads(content, encoding="latin1")
         images.append(batch["data"].reshape(-1, 3, 32, 32))
@@ -84,97 +82,89 @@ def _read_batches(folder, files):
     return torch.from_numpy(np.concatenate(images)), torch.tensor(labels)
 
 
-def _read(path, md5):
-    """The bytes of an official file: those that are unpickled are those that were checked."""
-    anew = f"delete {path.parent} and run again to fetch it anew"
-    if not path.is_file():
-        raise DataError(f"{path} is missing; {anew}")
-    content = path.read_bytes()
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise DataError(f"{path} is damaged or altered (its MD5 is not the official {md5}); {anew}")
+def _read(path):
+    """The bytes of an official file. The bytes that are unpickled are those that were checked."""
+    remedy = f"delete {path.parent} and run again to download it again"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; {remedy}") from None
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != MD5[path.name]:
+        raise DataError(f"{path} is corrupt (its MD5 is not the official one); {remedy}")
     return content
 
 
-def _obtain_cifar10(data_dir, download):
-    """Make data_dir/cifar-10-batches-py out of the archive, all of it or nothing."""
-    archive = data_dir / CIFAR10.filename
-    missing = (
-        f"no CIFAR-10 in {data_dir.absolute()} (looked for {CIFAR10_FOLDER} and {CIFAR10.filename})"
-    )
-    way_out = "give --data_dir, or take --dataset shapes"
+def _obtain(data_dir, download):
+    """Make data_dir/cifar-10-batches-py from the archive, complete or not at all.
+
+    The work is done in a folder of its own, and the result is renamed. One process works at a time:
+    on NFS only a lock of a file that is open for writing is visible to other nodes.
+    """
+    archive, work = data_dir / ARCHIVE, data_dir / WORK_FOLDER
+    missing = f"no CIFAR-10 in {data_dir.absolute()} (neither {CIFAR10_FOLDER} nor {ARCHIVE})"
     if not archive.is_file() and not download:
-        raise DataMissing(f"{missing}; {way_out}")
-    # Work in a folder of our own and move the finished result into place with one rename.
-    work = data_dir / WORKPLACE
+        raise DataMissing(f"{missing}; {REMEDY}")
     try:
         work.mkdir(parents=True, exist_ok=True)
-        # On NFS a lock is known on other nodes only if it is of a file that is open for writing.
-        lock = open(work / ".lock", "a")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        reason = error.strerror or error
-        raise DataMissing(f"{missing}, and it cannot be put there: {reason}; {way_out}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process, which puts CIFAR-10 into {data_dir}", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if (data_dir / CIFAR10_FOLDER).is_dir():  # another process was faster
-            return
-        try:
-            _make_cifar10(archive, work, missing, way_out)
-            os.replace(work / CIFAR10_FOLDER, data_dir / CIFAR10_FOLDER)
-        finally:
-            (work / CIFAR10.filename).unlink(missing_ok=True)
-            shutil.rmtree(work / CIFAR10_FOLDER, ignore_errors=True)
+        with open(work / ".lock", "a") as lock:
+            _wait_for(lock, data_dir)
+            if (data_dir / CIFAR10_FOLDER).is_dir():  # another process has made it
+                return
+            try:
+                if not archive.is_file():
+                    archive = work / ARCHIVE
+                    _download(archive)
+                _unpack(archive, work)
+                os.replace(work / CIFAR10_FOLDER, data_dir / CIFAR10_FOLDER)
+            finally:
+                (work / ARCHIVE).unlink(missing_ok=True)
+                shutil.rmtree(work / CIFAR10_FOLDER, ignore_errors=True)
+    except (OSError, HTTPException) as error:
+        raise DataMissing(f"{missing}, and it cannot be put there: {error}; {REMEDY}") from None
 
 
-def _make_cifar10(archive, work, missing, way_out):
-    """Unpack the archive, or a download of it, into `work`. Raises DataMissing, DataError."""
-    if not archive.is_file():
-        print(f"CIFAR-10 is not in {archive.parent.absolute()}: downloading it", flush=True)
-        archive = work / CIFAR10.filename
-        archive.unlink(missing_ok=True)
+def _wait_for(lock, data_dir):
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for another process that puts CIFAR-10 into {data_dir}", flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _download(path):
+    """Download the archive. Raises OSError if no download begins, DataError if it breaks off."""
+    print(f"downloading CIFAR-10 to {path.parent.parent.absolute()}", flush=True)
+    request = Request(URL, headers={"User-Agent": "inside-a-cnn"})
+    with urlopen(request, timeout=DOWNLOAD_STALL_SECONDS) as response, open(path, "wb") as file:
         try:
-            _download(work)
-        except OSError as error:
-            kind = DataError if archive.exists() else DataMissing  # broken off, or never begun
-            raise kind(f"{missing}, and its download failed: {error}; {way_out}") from None
+            _copy(response, file)
+        except (OSError, HTTPException) as error:
+            raise DataError(f"the download of {URL} failed: {error}; {REMEDY}") from None
+
+
+def _copy(response, file):
+    """Copy a response to a file. Raises OSError if it is too slow."""
+    start, received = time.monotonic(), 0
+    size = int(response.headers.get("Content-Length", 0))
+    with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        while chunk := response.read1(2**16):
+            file.write(chunk)
+            bar.update(len(chunk))
+            received += len(chunk)
+            if time.monotonic() - start > DOWNLOAD_STALL_SECONDS:
+                if received < DOWNLOAD_MIN_BYTES:
+                    raise OSError(f"{received:,} bytes came in {DOWNLOAD_STALL_SECONDS} s")
+                start, received = time.monotonic(), 0
+
+
+def _unpack(archive, folder):
+    """Unpack the archive if it is the official one. Raises DataError."""
     content = archive.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != CIFAR10_SHA256:
-        whose = "the downloaded archive" if archive.parent == work else archive
         raise DataError(
-            f"{whose} is not the official one (its SHA-256 is {sha256}); fetch it again, "
-            f"or {way_out}"
+            f"{archive} is not the official archive (its SHA-256 is {sha256}); download it again, "
+            f"or {REMEDY}"
         )
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        tar.extractall(work, **FILTER)
-
-
-def _download(folder):
-    """Fetch the archive into `folder`. Raises OSError when it fails or comes too slowly.
-
-    The download runs in a thread of its own, since not every stall (a name server that does not
-    answer, say) can be given a time limit from inside.
-    """
-    outcome = {}
-
-    def fetch():
-        try:
-            download_url(CIFAR10.url, folder, CIFAR10.filename, CIFAR10.tgz_md5)
-        except Exception as error:  # handed to the waiting thread below
-            outcome["error"] = error
-
-    thread = threading.Thread(target=fetch, daemon=True)
-    thread.start()
-    before, start = 0, time.monotonic()
-    while thread.is_alive():
-        thread.join(0.2)
-        if time.monotonic() - start > DOWNLOAD_STALL_SECONDS:
-            size = sum(entry.stat().st_size for entry in os.scandir(folder))
-            if size - before < DOWNLOAD_LEAST_BYTES and thread.is_alive():
-                raise OSError(f"{size - before:,} bytes came in {DOWNLOAD_STALL_SECONDS} s")
-            before, start = size, time.monotonic()
-    if "error" in outcome:
-        raise OSError(str(outcome["error"]))
+        tar.extractall(folder, **FILTER)

@@ -4,15 +4,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from engine.errors import UserError
 from image_sets.pixels import encode_mean_image
 
-
-class DataError(Exception):
-    """The data cannot be used; the message says why and what to do."""
+DataError = UserError
 
 
 class DataMissing(DataError):
-    """The data are not there, and were not to be had."""
+    """The data set is not on the disk, and could not be downloaded."""
 
 
 MOST_COLUMNS = 10  # of a picture with a column for each class

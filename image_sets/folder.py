@@ -1,12 +1,11 @@
-"""One's own images: a folder of pictures for each class.
+"""The user's own images: a folder of pictures for each class.
 
 DIR/train/CLASS/* and DIR/test/CLASS/*, or DIR/CLASS/* alone, of which a tenth is for the test.
-Where a picture goes, and its place in the order, depend on a hash of its path below DIR (or below
+The part of a picture and its place in the order depend on a hash of its path below DIR (or below
 DIR/train): adding one moves no other, and the first N images of a set are of all classes.
 """
 
 import os
-import stat
 import unicodedata
 from pathlib import Path
 
@@ -15,45 +14,35 @@ from image_sets.decoding import PARTS, Picture, decode, digest_of, read_cache, w
 
 MIN_CLASSES, MAX_CLASSES = 2, 64
 TEST_SHARE = 10  # one picture in so many
-ENOUGH = 100  # pictures of a class, of which none is for the test once in 40,000 times
-TOLD = 3  # files that are no pictures and are told by name
+ENOUGH = 100  # pictures of a class; the chance that none of them is for the test is 1 in 40,000
+MAX_LISTED = 3  # files that are left out and listed by name
 
 
 def load_folder(folder):
-    """One's own pictures as (train, test), each in the order of its hashes.
+    """The user's pictures as (train, test), each in the order of its hashes.
 
-    They are decoded by all cores, and again where names, sizes or times have changed since.
-    Files that are no pictures are told and left out.
-    Raises DataError for a folder of another form, fewer than MIN_CLASSES or more than MAX_CLASSES,
-    a class without a picture for training or for the test, what cannot be read, and links that go
-    in a circle.
+    They are decoded on all CPUs, and again if names, sizes or times have changed. Files that are
+    not valid pictures are reported and left out.
+    Raises DataError for a folder of another form, for fewer than MIN_CLASSES or more than
+    MAX_CLASSES, for a class without a picture for training or for the test, and for links in a
+    circle; OSError for what cannot be read.
     """
     folder = Path(folder)
-    try:
-        return _load(folder)
-    except OSError as error:
-        reason = f"cannot read {error.filename or folder}: {error.strerror}"
-        raise DataError(spelled(reason)) from None
-    except DataError as error:
-        raise DataError(spelled(str(error))) from None
-
-
-def _load(folder):
     class_names, pictures = find_pictures(folder)
-    kept = read_cache(folder, class_names, pictures)
-    if kept is None:
-        kept = decode(folder, pictures)
-        write_cache(folder, class_names, pictures, *kept)
-    tensors, failed = kept
-    paths = {picture.hash: picture.path for picture in pictures}
-    for number, why in list(failed.items())[:TOLD]:
-        print(spelled(f"left out {paths[number]}: {why}"))
-    if len(failed) > TOLD:
-        print(f"left out {len(failed):,} files in all that are no pictures")
+    decoded = read_cache(folder, class_names, pictures)
+    if decoded is None:
+        decoded = decode(folder, pictures)
+        write_cache(folder, class_names, pictures, *decoded)
+    tensors, failed = decoded
+    for index, reason in list(failed.items())[:MAX_LISTED]:
+        print(printable(f"left out {pictures[index].path}: {reason}"))
+    if len(failed) > MAX_LISTED:
+        print(f"left out {len(failed):,} files in all that are not valid pictures")
     check_that_none_is_empty(class_names, tensors, pictures, failed)
     counts = " + ".join(f"{len(tensors[f'{part}_labels']):,}" for part in PARTS)
-    source = spelled(f"{counts} pictures of {len(class_names)} classes in {folder}")
-    digest = digest_of(class_names, *tensors.values())
+    source = printable(f"{counts} pictures of {len(class_names)} classes in {folder}")
+    names = [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")]
+    digest = digest_of(class_names, *(tensors[name] for name in names))
     return tuple(
         Dataset(
             name="folder",
@@ -68,20 +57,19 @@ def _load(folder):
 
 
 def check_that_none_is_empty(class_names, tensors, pictures, failed):
-    """Raises DataError where a class has no picture in a part of the set."""
+    """Raise DataError if a class has no picture in a part of the set."""
     for part in PARTS:
         counts = tensors[f"{part}_labels"].bincount(minlength=len(class_names)).tolist()
         if 0 not in counts:
             continue
         label = counts.index(0)
-        own = [picture for picture in pictures if picture.label == label]
-        bad = [p for p in own if p.hash in failed]
-        why = f" ({bad[0].path}: {failed[bad[0].hash]})" if bad else ""
-        what = f"class {class_names[label]}, of {len(own)} files{why}, has no picture"
+        own = [index for index, picture in enumerate(pictures) if picture.label == label]
+        bad = [f" ({pictures[i].path}: {failed[i]})" for i in own if i in failed]
+        title = f"class {class_names[label]}, of {len(own)} files{''.join(bad[:1])}, has no picture"
         if part == "train":
-            raise DataError(f"{what} for training")
+            raise DataError(f"{title} for training")
         raise DataError(
-            f"{what} among the one in {TEST_SHARE} for the test; with {ENOUGH} of each class that "
+            f"{title} among the one in {TEST_SHARE} for the test; with {ENOUGH} of each class that "
             "is unlikely, or sort them into train/CLASS and test/CLASS yourself"
         )
 
@@ -93,53 +81,52 @@ def find_pictures(folder):
     top = subfolders(folder)
     roots = {part: folder / part for part in PARTS} if set(PARTS) <= set(top) else {"": folder}
     if "" in roots:
-        check_that_parts_are_named_so(folder, top)
+        check_names_of_parts(folder, top)
     classes = {part: subfolders(root) for part, root in roots.items()}
     check_classes(folder, classes)
     names = list(next(iter(classes.values())))
     pictures = []
     for root_part, root in roots.items():
         for label, name in enumerate(names):
-            for path, status in files_below(root / classes[root_part][name]):
+            for path, size, time in files_below(root / classes[root_part][name]):
                 number = digest_of(unicodedata.normalize("NFC", os.path.relpath(path, root)))
                 part = root_part or PARTS[int(number[-8:], 16) % TEST_SHARE == 0]
-                size = status.st_size if stat.S_ISREG(status.st_mode) else -1
-                pictures.append(Picture(number, part, label, path, size, status.st_mtime_ns))
+                pictures.append(Picture(number, part, label, path, size, time))
     return tuple(names), sorted(pictures)
 
 
 def subfolders(folder):
-    """{its name as that of a class: the folder's own}, in order; hidden ones are passed over.
+    """{name of a class: name of its folder}, sorted, without hidden folders.
 
-    Raises DataError where two would have the same name.
+    Raises DataError if two folders would have the same name.
     """
     with os.scandir(folder) as entries:
         own = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-    names = {spelled(name): name for name in own}
+    names = {printable(name): name for name in own}
     if len(names) < len(own):
         raise DataError(f"{folder} holds folders whose names are spelled alike")
     return dict(sorted(names.items()))
 
 
-def spelled(text):
-    """A folder's name as that of a class: as every system spells it, without odd characters."""
+def printable(text):
+    """A text in the one Unicode form that is the same on every system, on one line."""
     text = unicodedata.normalize("NFC", text)
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def check_that_parts_are_named_so(folder, top):
-    """Raises DataError for two or three folders, as Train and val, that hold the same classes."""
-    if 2 <= len(top) <= 3 and any("train" in name.lower() for name in top):
-        inside = [set(subfolders(folder / own)) for own in top.values()]
-        if set.intersection(*inside):
-            raise DataError(
-                f"{folder} holds {', '.join(top)}, and the same classes in each; rename the one "
-                "for training to train and one for the test to test"
-            )
+def check_names_of_parts(folder, top):
+    """Raise DataError for two or three folders, such as Train and val, with the same classes."""
+    if not (2 <= len(top) <= 3 and any("train" in name.lower() for name in top)):
+        return
+    if set.intersection(*(set(subfolders(folder / own)) for own in top.values())):
+        raise DataError(
+            f"{folder} holds {', '.join(top)}, and the same classes in each; rename the one for "
+            "training to train and one for the test to test"
+        )
 
 
 def check_classes(folder, classes):
-    """Raises DataError for folders that are no set of classes. classes: {part: {name: folder}}."""
+    """Raise DataError unless {part: {name: folder}} is a valid set of classes."""
     (part, names), *others = classes.items()
     root = folder / part
     if not names:
@@ -148,31 +135,33 @@ def check_classes(folder, classes):
         raise DataError(f"{root} holds one class only ({', '.join(names)}); at least {MIN_CLASSES}")
     if len(names) > MAX_CLASSES:
         raise DataError(f"{root} holds {len(names)} classes; at most {MAX_CLASSES}")
-    for _, of_test in others:
-        alone = {"train": names.keys() - of_test.keys(), "test": of_test.keys() - names.keys()}
-        told = [f"in {part} alone: {', '.join(sorted(a))}" for part, a in alone.items() if a]
-        if told:
-            raise DataError(f"{folder} has other classes in train than in test; {'; '.join(told)}")
+    for _, test_names in others:
+        if names.keys() != test_names.keys():
+            train_only = ", ".join(names.keys() - test_names.keys()) or "none"
+            test_only = ", ".join(test_names.keys() - names.keys()) or "none"
+            raise DataError(
+                f"{folder} has other classes in train than in test; in train alone: {train_only}; "
+                f"in test alone: {test_only}"
+            )
 
 
-def files_below(folder):
-    """(path, status) of the files in a folder and in those below it; hidden ones are passed over.
+def files_below(folder, parents=()):
+    """(path, size, time) of each file in a folder and below it, as Picture has them.
 
-    Links are followed; those to nothing are given with their own status.
-    Raises DataError for a link that goes in a circle.
+    Hidden ones are skipped, links are followed. Raises DataError for a link in a circle.
     """
-    waiting = [(str(folder), frozenset())]
-    while waiting:
-        place, above = waiting.pop()
-        status = os.stat(place)
-        own = status.st_dev, status.st_ino
-        if own in above:
-            raise DataError(f"{place} is a folder that it lies in: a link goes in a circle")
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    waiting.append((entry.path, above | {own}))
-                else:
-                    yield entry.path, entry.stat(follow_symlinks=os.path.exists(entry.path))
+    status = os.stat(folder)
+    own = status.st_dev, status.st_ino
+    if own in parents:
+        raise DataError(f"{folder} is a folder that it lies in: a link goes in a circle")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from files_below(entry.path, (*parents, own))
+            elif entry.is_file():
+                status = entry.stat()
+                yield entry.path, status.st_size, status.st_mtime_ns
+            else:  # a pipe, or a link to nothing
+                yield entry.path, -1, 0

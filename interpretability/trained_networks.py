@@ -1,9 +1,8 @@
-"""Which trained discriminators there are to look into: one's own, or the published ones."""
+"""The trained discriminators to look into."""
 
 import itertools
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -11,11 +10,11 @@ from data_tools import are_names, mean_image, to_signed
 from discriminator import Discriminator
 from engine.weights import (
     CheckpointError,
+    class_names_of,
     digest,
-    find_export,
+    find_weights,
+    is_published,
     load_model,
-    own_or_published,
-    published,
 )
 
 WEIGHTS = "discriminator.safetensors"
@@ -93,26 +92,18 @@ def start_and_names(facts, classes):
 
 
 def find_discriminators(given):
-    """{"without G": path of the weights, "with G": ...}: those asked for, and those that are there.
+    """{"without G": path, "with G": path}: those that exist, and those that the user named.
 
-    given: {name: path or None}. The published ones stand in only where the user has neither and
-    names neither: one's own may have been trained on other images.
+    given: {name: path or None}; `find_weights` says where they are found.
     """
-    wanted = {}
-    for name, (_, run, _) in TRAININGS.items():
-        asked_for = find_export(given[name], WEIGHTS) if given[name] else None
-        wanted[name] = (asked_for, Path("output") / run / WEIGHTS, published(run, WEIGHTS))
-    paths = own_or_published(wanted)
-    stand_in = any(paths[name] == theirs for name, (_, _, theirs) in wanted.items())
-    if stand_in and not any(given.values()):
-        print("no run in output/: taking the published networks in results/")
-    there = {}
-    for name, (_, _, script) in TRAININGS.items():
-        if given[name] or paths[name].is_file():
-            there[name] = paths[name]
+    paths = {}
+    for name, (_, run, script) in TRAININGS.items():
+        path = find_weights(given[name], WEIGHTS, run)
+        if given[name] or path.is_file():
+            paths[name] = path
         else:
             print(f"no discriminator trained {name}: left out (make it: {script})")
-    return there
+    return paths
 
 
 def load_network(name, path, device):
@@ -131,7 +122,7 @@ def find_controls(given):
     would have the same names.
     """
     paths, taken = {}, {slug_of(name) for name in TRAININGS}
-    for path in (find_export(path, WEIGHTS) for path in given):
+    for path in (find_weights(path, WEIGHTS) for path in given):
         name = path.resolve().parent.name if path.name == WEIGHTS else path.stem
         if slug_of(name) in taken:
             raise CheckpointError(f"two networks are named {name!r}; rename a folder or a file")
@@ -141,16 +132,23 @@ def find_controls(given):
 
 
 def load_networks(given, device, controls=()):
-    """The Networks that are there, `without G` first, the controls last.
+    """The Networks that exist, `without G` first, the controls last.
 
-    given: {name: path or None}; controls: paths. Raises CheckpointError where one that was asked
-    for cannot be loaded, or none is there.
+    given: {name: path or None}; controls: paths. A published network that was not asked for is left
+    out if a network of the user's own has other classes.
+    Raises UserError if one that was asked for cannot be loaded, or if none exists.
     """
-    found = find_discriminators(given) | find_controls(controls)
-    networks = [load_network(name, path, device) for name, path in found.items()]
+    paths = find_discriminators(given) | find_controls(controls)
+    networks = [load_network(name, path, device) for name, path in paths.items()]
     if not networks:
         raise CheckpointError(
             "no trained discriminator; run train_discriminator.py or train_gan.py first, or give "
             "--discriminator_without_G or --discriminator_with_G"
         )
+    defaults = [n for n in networks if is_published(n.path) and not (n.is_control or given[n.name])]
+    own = [n for n in networks if n not in defaults]
+    for network in defaults if own else ():
+        if class_names_of(network.metadata) != class_names_of(own[0].metadata):
+            print(f"{network.path} has other classes than {own[0].path}: left out")
+            networks.remove(network)
     return networks

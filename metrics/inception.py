@@ -25,6 +25,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 )
 
 from engine.device import autocast
+from engine.errors import UserError
 from engine.files import write_atomically
 from engine.output_folder import writing_to
 from engine.progress import with_progress
@@ -37,7 +38,7 @@ BLOCK = 1000  # images whose features are in one file
 BATCH, CPU_BATCH = 100, 10  # images at once; few, so that they stay in a CPU's cache
 
 
-class InceptionMissing(Exception):
+class InceptionMissing(UserError):
     """The weights could not be downloaded; the message says how to get them."""
 
 

@@ -9,6 +9,7 @@ from torch_fidelity import metric_fid, metric_kid, metric_prc
 from data_tools import to_signed
 from discriminator import NUM_LAYERS
 from engine.device import autocast
+from engine.errors import UserError
 from engine.progress import with_progress
 from engine.weights import CheckpointError, check_classes, digest, load_model
 from metrics import sampling
@@ -30,8 +31,7 @@ COLUMNS = {  # of the table: field, heading, format
 }
 
 
-class ScoreError(Exception):
-    """The scores cannot be computed from what was given; the message says why."""
+ScoreError = UserError
 
 
 def distances(samples, reference, seed=0):

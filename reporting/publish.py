@@ -12,13 +12,12 @@ from pathlib import Path
 
 import torch
 
-from data_tools import DataError, load_dataset, to_uint8
+from data_tools import load_dataset, to_uint8
 from engine import cli
-from engine.device import DEVICE_HELP, DeviceError, pick_device, pick_precision, random_stream
+from engine.device import DEVICE_HELP, pick_device, pick_precision, random_stream
 from engine.files import write_atomically
 from engine.output_folder import RunError
 from engine.weights import (
-    CheckpointError,
     check_classes,
     class_names_of,
     export_model,
@@ -29,7 +28,6 @@ from engine.weights import (
 from generator import sample_latents
 from metrics.classifier import evaluate
 
-USER_ERRORS = (DeviceError, DataError, CheckpointError, RunError)
 LOGS = ("metrics.jsonl", "summary.json")
 NETWORKS = ("discriminator.safetensors", "generator.safetensors")
 PRIVATE = ("data_dir", "output_dir", "judge", "fixed_generator")  # paths of this machine
@@ -60,7 +58,7 @@ def parse_args(argv=None):
 
 
 def run(args):
-    """Publish a run. Nothing is written unless all its files are there. Raises USER_ERRORS."""
+    """Publish a run. Nothing is written unless all its files are there. Raises UserError."""
     device = pick_device(args.device)
     pick_precision("fp32", device)
     source, target = Path(args.run), Path(args.target)
@@ -134,7 +132,7 @@ def preview(model, state, num_classes):
 
 
 def main(argv=None):
-    return cli.exit_code_of(run, parse_args(argv), USER_ERRORS)
+    return cli.exit_code_of(run, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -281,10 +281,8 @@ def test_bad_input(refused, weights):
     assert "is not empty" in call("--sample", 5, "--format", "png")
 
 
-def test_the_published_generator_goes_with_the_published_judge(
-    run_main, weights, published, monkeypatch
-):
-    """Even beside a classifier of one's own; and evaluation.json tells what was scored."""
+def test_the_published_networks_stand_in(run_main, refused, weights, published, monkeypatch):
+    """Each for itself; a judge of one's own has to know the generator's classes."""
     monkeypatch.chdir(weights)
     for run, name, source in (
         ("gan", "generator.safetensors", weights / "run/generator.safetensors"),
@@ -292,14 +290,15 @@ def test_the_published_generator_goes_with_the_published_judge(
     ):
         (published / run).mkdir()
         shutil.copyfile(source, published / run / name)
-    own = weights / "output/baseline/discriminator.safetensors"
-    own.parent.mkdir(parents=True)
-    export_model(Discriminator(2), own, {"dataset": "cifar10"})
     flags = [*MACHINE, "--samples", 40, "--limit_train", 40, "--limit_test", 40]
     code, out, _ = run_main(evaluate_gan, *flags)
     assert code == 0
-    assert "taking the published" in out
+    assert out.count("using the published") == 2
     result = json.loads((weights / "evaluation/evaluation.json").read_text())
     assert result["generator"] == str(published / "gan/generator.safetensors")
     assert result["judge"]["path"] == str(published / "baseline/discriminator.safetensors")
-    assert "output/baseline" not in out  # one's own judge is not even spoken of
+    own = weights / "output/baseline/discriminator.safetensors"
+    own.parent.mkdir(parents=True)
+    export_model(Discriminator(2, num_classes=2), own, {"class_names": ["cat", "dog"]})
+    assert "the judge output/baseline" in (message := refused(evaluate_gan, *flags))
+    assert "train_discriminator.py, or give --judge" in message

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.datasets import CIFAR10
 
 import data_tools
 import evaluate_gan
@@ -20,6 +19,7 @@ from discriminator import Discriminator
 from engine.weights import export_model, load_model
 from explorer.session import load_session
 from generator import Generator
+from image_sets import cifar10
 from image_sets.folder import load_folder
 from interpretability.trained_networks import TRAININGS
 from own_images import SEVEN, write_pictures, write_set, write_seven_classes
@@ -168,7 +168,7 @@ def test_cifar10_as_files(cifar10_dir, tmp_path, monkeypatch):
 @pytest.mark.parametrize("script", [train_discriminator, train_gan])
 def test_a_bare_training_without_data_is_refused(refused, tmp_path, monkeypatch, script):
     """It does not train on the shapes instead."""
-    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/none")
+    monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/none")
     small = ["--width", 4, "--max_steps", 1, "--device", "cpu", "--output_dir", tmp_path / "run"]
     message = refused(script, "--data_dir", tmp_path / "data", *small)
     assert "give --data_dir, or take --dataset shapes" in message

@@ -85,7 +85,7 @@ def test_a_truncated_cifar_file_is_named(refused, tmp_path):
     data.mkdir(parents=True)
     (data / "data_batch_1").write_bytes(b"half of it")
     flags = ["--dataset", "cifar10", "--data_dir", tmp_path / "data", "--output_dir"]
-    assert "data_batch_1 is damaged" in refused(train_discriminator, *flags, tmp_path / "run")
+    assert "data_batch_1 is corrupt" in refused(train_discriminator, *flags, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -173,7 +173,7 @@ def test_bf16_step_agrees_with_fp32(make_update):
     ],
 )
 def test_bad_input_writes_nothing(refused, tmp_path, monkeypatch, flags, message):
-    monkeypatch.setattr(cifar10.CIFAR10, "url", "http://127.0.0.1:9/none")
+    monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/none")
     flags = [str(flag).replace("{tmp}", str(tmp_path / "none")) for flag in flags]
     run = tmp_path / "run"
     assert message in refused(train_discriminator, *SMALL, "--output_dir", run, *flags)

@@ -269,7 +269,7 @@ def test_extra_log_lines(small_run, tmp_path):
     ],
 )
 def test_bad_input_writes_nothing(refused, tmp_path, monkeypatch, flags, message):
-    monkeypatch.setattr(cifar10.CIFAR10, "url", "http://127.0.0.1:9/none")
+    monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/none")
     flags = [str(flag).replace("{tmp}", str(tmp_path / "none")) for flag in flags]
     run = tmp_path / "run"
     assert message in refused(train_gan, *SMALL, "--output_dir", run, *flags)

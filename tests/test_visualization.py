@@ -337,7 +337,7 @@ def test_published_networks_stand_in_and_need_no_data(run_main, published_pair, 
     flags = [*QUICK, *method, "--max_classification_output", "--max_features", 1]
     code, out, _ = run_main(visualization, *flags)
     assert code == 0
-    assert "taking the published networks" in out
+    assert out.count("using the published") == 2
     summary = json.loads(Path("visualization/summary.json").read_text())
     assert summary["with G"]["weights"] == str(published_pair / "gan" / WEIGHTS)
     # Each network starts from the mean image that its own weights tell of.
@@ -355,8 +355,13 @@ def test_own_networks_come_before_the_published(run_main, published_pair, two_ru
     (two_runs / "output/gan/discriminator.safetensors").unlink()
     code, out, _ = run_main(visualization, *QUICK, "--max_classification_output")
     assert code == 0
-    assert "published" not in out  # they may be of another set than one's own
-    assert "no discriminator trained with G" in out
+    assert f"{published_pair / 'gan' / WEIGHTS} has other classes than output/baseline" in out
+    assert "with G" not in json.loads(Path("visualization/summary.json").read_text())
+    export_model(Discriminator(width=4), Path("output/baseline", WEIGHTS), described(0))
+    assert run_main(visualization, *QUICK, "--max_classification_output")[0] == 0
+    summary = json.loads(Path("visualization/summary.json").read_text())
+    assert summary["without G"]["weights"] == f"output/baseline/{WEIGHTS}"
+    assert summary["with G"]["weights"] == str(published_pair / "gan" / WEIGHTS)
 
 
 @pytest.mark.parametrize(

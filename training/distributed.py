@@ -18,12 +18,12 @@ import torch.distributed as dist
 
 from data_tools import DataError
 from engine.device import launched
+from engine.errors import UserError
 
 TIMEOUT = datetime.timedelta(minutes=10)
 
 
-class RanksError(Exception):
-    """The processes of one run do not find each other, or differ; the message says how."""
+RanksError = UserError
 
 
 @contextlib.contextmanager

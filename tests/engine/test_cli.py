@@ -7,7 +7,7 @@ import train_discriminator
 import train_gan
 import visualization
 from engine import cli
-from engine.device import DeviceError
+from engine.errors import UserError
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", "nan", ""])
@@ -51,10 +51,10 @@ def test_recipe_fills_only_what_was_left_out():
         (train_discriminator, "--lr_drop_epochs 3", "--schedule drops"),
         (train_discriminator, "--recipe classic --warmup 0.1", "--schedule triangle"),
         (train_discriminator, "--augmentation crop --hole 4", "--augmentation shift"),
-        (train_discriminator, "--recipe classic --optimizer muon", "stay put"),
-        (train_discriminator, "--kernel_lr 0", "stay put"),
+        (train_discriminator, "--recipe classic --optimizer muon", "would not move"),
+        (train_discriminator, "--kernel_lr 0", "would not move"),
         (train_gan, "--recipe classic --momentum 0.5", "muon"),
-        (train_gan, "--recipe classic --g_optimizer muon", "stay put"),
+        (train_gan, "--recipe classic --g_optimizer muon", "would not move"),
         (train_gan, "--judge results/baseline", "--evaluate_every"),
     ],
 )
@@ -118,27 +118,37 @@ def test_bad_values_are_one_line(refused, script, flags):
     assert flags[0] in refused(script, *flags)
 
 
-def test_exit_codes(capsys):
-    def stopped(_):
-        raise cli.Stopped(143, "stopped; saved")
+def raises(error):
+    def run(_):
+        raise error
 
-    def wrong(_):
-        raise DeviceError("no such device")
+    return run
 
-    def broken(_):
-        raise KeyError("a bug")
 
-    def interrupted(_):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("run", "code", "out", "err"),
+    [
+        (lambda _: None, 0, "", ""),
+        (raises(KeyboardInterrupt), 130, "", "interrupted\n"),
+        (raises(cli.Stopped(143, "stopped; saved")), 143, "stopped; saved\n", ""),
+        (raises(UserError("no such device")), 2, "", "error: no such device\n"),
+        (
+            raises(PermissionError(13, "Permission denied", "mine/a/1.png")),
+            2,
+            "",
+            "error: cannot use mine/a/1.png: Permission denied\n",
+        ),
+    ],
+)
+def test_exit_codes(capsys, run, code, out, err):
+    args = argparse.Namespace(data_dir="mine", epochs=3)
+    assert cli.exit_code_of(run, args) == code
+    assert tuple(capsys.readouterr()) == (out, err)
 
-    errors = (DeviceError,)
-    assert cli.exit_code_of(interrupted, None, errors) == 130
-    assert capsys.readouterr().err == "interrupted\n"
-    assert cli.exit_code_of(lambda _: None, None, errors) == 0
-    assert cli.exit_code_of(stopped, None, errors) == 143
-    assert cli.exit_code_of(wrong, None, errors) == 2
-    captured = capsys.readouterr()
-    assert captured.out == "stopped; saved\n"
-    assert captured.err == "error: no such device\n"
-    with pytest.raises(KeyError):  # a bug keeps its traceback
-        cli.exit_code_of(broken, None, errors)
+
+@pytest.mark.parametrize(
+    "error", [KeyError("a bug"), OSError(28, "No space left"), FileNotFoundError(2, "", "mine2/a")]
+)
+def test_bugs_keep_their_traceback(error):
+    with pytest.raises(type(error)):
+        cli.exit_code_of(raises(error), argparse.Namespace(data_dir="mine"))

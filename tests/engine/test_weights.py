@@ -9,17 +9,21 @@ from safetensors.torch import load_file, save_file
 
 from compare import assert_equal
 from discriminator import Discriminator
+from engine import weights
 from engine.device import peak_memory
+from engine.errors import UserError
 from engine.weights import (
     LAYOUT,
-    CheckpointError,
+    check_classes,
+    common_class_names,
     export_model,
     find_weights,
+    is_published,
     load_model,
-    own_or_published,
     to_8_bits,
 )
 from generator import Generator, sample_latents
+from image_sets.dataset import Dataset
 
 
 def test_discriminator_round_trip(tmp_path, images):
@@ -135,23 +139,23 @@ def test_weights_that_do_not_fit(exported, change, metadata, message):
     tensors = load_file(exported)
     change(tensors)
     save_file(tensors, exported, metadata)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(UserError, match=message):
         load_model(exported)
 
 
 def test_wrong_kind_missing_and_truncated(exported, tmp_path):
-    with pytest.raises(CheckpointError, match="holds a discriminator"):
+    with pytest.raises(UserError, match="holds a discriminator"):
         load_model(exported, kind="generator")
-    with pytest.raises(CheckpointError, match="no weights"):
+    with pytest.raises(UserError, match="no weights"):
         load_model(tmp_path / "nowhere.safetensors")
     content = exported.read_bytes()
     for length in (0, 4, 8, 100, len(content) - 1):
         exported.write_bytes(content[:length])
-        with pytest.raises(CheckpointError):
+        with pytest.raises(UserError):
             load_model(exported)
     # A header that claims to be far longer than the file.
     exported.write_bytes((2**62).to_bytes(8, "little") + content[8:])
-    with pytest.raises(CheckpointError):
+    with pytest.raises(UserError):
         load_model(exported)
 
 
@@ -159,7 +163,7 @@ def test_negative_variances_are_refused(tmp_path):
     model = Generator(width=2)
     next(b for name, b in model.named_buffers() if name.endswith("running_var")).fill_(-1)
     export_model(model, tmp_path / "g.safetensors", {})
-    with pytest.raises(CheckpointError, match="negative variances"):
+    with pytest.raises(UserError, match="negative variances"):
         load_model(tmp_path / "g.safetensors")
 
 
@@ -179,7 +183,7 @@ def test_a_small_file_that_claims_much_is_refused_by_its_header(tmp_path):
     path.write_bytes(len(content).to_bytes(8, "little") + content)
     os.truncate(path, 8 + len(content) + 2**33 + 2**18)
     before = peak_memory(torch.device("cpu"))
-    with pytest.raises(CheckpointError, match="do not fit"):
+    with pytest.raises(UserError, match="do not fit"):
         load_model(path)
     assert peak_memory(torch.device("cpu")) < before + 1e9
 
@@ -227,80 +231,91 @@ def test_damaged_weights_in_8_bits_are_refused(tmp_path, damage):
     else:
         tensors["to_rgb.weight.scale"][0] = float("nan")
     save_file(tensors, path, metadata)
-    with pytest.raises(CheckpointError, match=r"small\.safetensors"):
+    with pytest.raises(UserError, match=r"small\.safetensors"):
         load_model(path)
 
 
 # ------------------------------------------------------------------------------ where they are
 
 
-def test_own_weights_come_before_the_published(published, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def find(given=None):
-        return find_weights(given, "gan", "generator.safetensors")
-
-    own = Path("output/gan/generator.safetensors")
-    assert find() == own  # with neither, the error names one's own
-    theirs = published / "gan" / "generator.safetensors"
-    theirs.parent.mkdir()
-    theirs.touch()
-    assert find() == theirs
-    assert "taking the published" in capsys.readouterr().out
-    own.parent.mkdir(parents=True)
-    own.touch()
-    assert find() == own
-    assert find(published / "gan") == theirs
-    monkeypatch.chdir(published)
-    own.parent.mkdir(parents=True)
-    assert find() == Path("gan/generator.safetensors")  # shown from the current folder
-    assert capsys.readouterr().out.count("published") == 1
-
-
-def test_own_weights_that_will_not_do(published, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    own = Path("output/gan/generator.safetensors")
-    own.parent.mkdir(parents=True)
-    own.touch()
-    theirs = published / "gan/generator.safetensors"
-    flags = {"run": "gan", "file": "generator.safetensors", "own_will_do": False}
-    for there in (False, True):  # where they are missing too, the error names the published ones
-        if there:
-            theirs.parent.mkdir()
-            theirs.touch()
-        assert find_weights(None, **flags) == theirs
-    assert find_weights(own, **flags) == own
-    assert capsys.readouterr().out == ""
+FILE = "generator.safetensors"
 
 
 @pytest.mark.parametrize(
-    ("given", "there", "together", "mixed"),
+    ("given", "existing", "expected"),
     [
-        ("", "", "own own", "own own"),
-        ("", "theirs.a", "theirs theirs", "theirs own"),
-        ("", "theirs.a theirs.b", "theirs theirs", "theirs theirs"),
-        ("", "own.a own.b theirs.a theirs.b", "own own", "own own"),
-        ("", "own.a theirs.a theirs.b", "own own", "own theirs"),
-        ("a", "theirs.a theirs.b", "given own", "given theirs"),
-        ("b", "own.a theirs.a", "own given", "own given"),
-        ("a b", "own.a theirs.a", "given given", "given given"),
+        (None, [], "output/gan"),  # for the error to name
+        (None, ["results/gan"], "results/gan"),
+        (None, ["results/baseline"], "output/gan"),
+        (None, ["output/gan", "results/gan"], "output/gan"),
+        (None, ["output/baseline", "results/gan"], "results/gan"),  # each network by itself
+        ("mine", ["mine", "output/gan", "results/gan"], "mine"),
+        (f"mine/{FILE}", ["mine", "output/gan"], "mine"),
+        ("results/gan", ["output/gan", "results/gan"], "results/gan"),
     ],
 )
-def test_published_files_stand_in_for_all_or_for_each(tmp_path, given, there, together, mixed):
-    def place(whose, name):
-        return tmp_path / f"{whose}.{name}"
+def test_a_given_path_then_the_users_own_run_then_the_published(
+    tmp_path, monkeypatch, capsys, given, existing, expected
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "RESULTS", tmp_path / "results")
+    for folder in existing:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / FILE).touch()
+    path = find_weights(given, FILE, "gan")
+    assert path == Path(expected, FILE)
+    assert is_published(path) == expected.startswith("results")
+    replaced = given is None and expected.startswith("results")
+    line = f"no output/gan/{FILE}: using the published results/gan/{FILE}\n"
+    assert capsys.readouterr().out == (line if replaced else "")
 
-    for file in there.split():
-        (tmp_path / file).touch()
-    wanted = {
-        name: (
-            place("given", name) if name in given.split() else None,
-            place("own", name),
-            place("theirs", name),
-        )
-        for name in ("a", "b")
-    }
-    for expected, may_mix in ((together, False), (mixed, True)):
-        expected = dict(zip("ab", expected.split(), strict=True))
-        chosen = own_or_published(wanted, mixed=may_mix)
-        assert chosen == {name: place(whose, name) for name, whose in expected.items()}
+
+# ------------------------------------------------------------------------------ classes
+
+CATS, COWS = {"class_names": ["cat", "dog"]}, {"class_names": ["cat", "cow"]}
+TWO, DIGITS = {"num_classes": 2}, {"class_names": ["0", "1"]}
+
+
+@pytest.mark.parametrize(
+    ("networks", "expected"),
+    [
+        ([CATS, CATS], ["cat", "dog"]),
+        ([TWO, CATS], ["cat", "dog"]),
+        ([TWO, TWO], ["0", "1"]),
+        ([{}], [str(k) for k in range(10)]),
+        ([CATS, COWS], None),
+        ([CATS, DIGITS], None),  # names, though they look like numbers
+        ([CATS, {"class_names": ["dog", "cat"]}], None),
+        ([CATS, {"num_classes": 3}], None),
+    ],
+)
+def test_common_class_names(networks, expected):
+    metadata = {f"{k}.safetensors": each for k, each in enumerate(networks)}
+    if expected:
+        assert common_class_names(metadata) == expected
+    else:
+        with pytest.raises(UserError, match=r"different classes. 0.safetensors: .*cat, dog"):
+            common_class_names(metadata)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (CATS, ""),
+        (CATS | {"dataset": "photos"}, ""),  # the names count, not the set
+        (TWO, ""),
+        (TWO | {"dataset": "folder"}, ""),
+        (TWO | {"dataset": "shapes"}, "trained on shapes, not on folder"),
+        (COWS, r"knows 2 classes \(cat, cow\), not the 2 of folder \(cat, dog\)"),
+        ({"num_classes": 3}, "knows 3 classes"),
+        (TWO | {"class_names": ["cat", "dog", "cow"]}, ""),  # invalid: no names are stated
+    ],
+)
+def test_check_classes(metadata, message):
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    dataset = Dataset("folder", images, torch.arange(2), ("cat", "dog"), "by hand")
+    if message:
+        with pytest.raises(UserError, match=f"the judge .*{message}"):
+            check_classes("the judge", metadata, dataset)
+    else:
+        check_classes("the judge", metadata, dataset)

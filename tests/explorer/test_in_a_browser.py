@@ -175,7 +175,7 @@ def test_an_upload(browse, tmp_path):
     _, pictures = changes(page, lambda: upload.set_input_files(tmp_path / "red.png"))
     assert pictures[0] == pictures[2]
     upload.set_input_files(tmp_path / "bad.png")
-    page.get_by_text("not taken: the file is no picture").wait_for()
+    page.get_by_text("not taken: the file is not a picture").wait_for()
     changes(page, lambda: set_slider(page, EPSILON, 8))  # the page goes on
 
 

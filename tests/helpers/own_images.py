@@ -1,5 +1,8 @@
 """Pictures in folders, as a user has them."""
 
+import struct
+import zlib
+
 from PIL import Image
 
 from image_sets.shapes import CLASS_NAMES, draw_shapes
@@ -22,6 +25,17 @@ FORMATS = (
     ("gif", "P", {}),
     ("tif", "RGB", {}),
 )
+
+
+def huge_png(width, height):
+    """The bytes of a small PNG file that claims this size."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    pixels = b"IDAT" + zlib.compress(bytes(1000))
+    chunks = (
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c))
+        for c in (header, pixels)
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def write_pictures(folder, images, labels, names):

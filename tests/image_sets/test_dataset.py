@@ -3,7 +3,6 @@ import itertools
 import pytest
 import torch
 
-from data_tools import load_shapes
 from image_sets.dataset import DataError, Dataset, shown_classes, words_of_shown
 
 
@@ -70,8 +69,3 @@ def test_hold_out_takes_the_last_images_of_each_class():
 def test_hold_out_leaves_images_of_every_class(count, message):
     with pytest.raises(DataError, match=message):
         of_labels([0, 1, 1, 0, 1, 0, 0], 2).hold_out(count)
-
-
-def test_sets_that_never_change_have_no_digest():
-    train, test = load_shapes()
-    assert train.digest == test.digest == ""

@@ -1,4 +1,4 @@
-"""How one's own images are decoded, what is left out, what is kept."""
+"""How the user's pictures are decoded, what is left out, what is cached."""
 
 import os
 
@@ -7,114 +7,72 @@ import torch
 from PIL import Image
 
 from image_sets import decoding, folder
-from image_sets.dataset import DataError
 from image_sets.folder import load_folder
-from image_sets.pictures import read_picture
+from own_images import huge_png
 
 
-def test_processes_decode_what_one_decodes(mine, monkeypatch):
+def test_invalid_files_are_left_out_and_reported(mine, capsys):
     mine.fill("a", "b")
-    one = load_folder(mine.folder)
-    monkeypatch.setattr(decoding, "FEW", 1)
-    monkeypatch.setattr(folder, "read_cache", lambda *_: None)
-    torch.manual_seed(5)
-    many = load_folder(mine.folder)
-    drawn = torch.rand(1)
-    torch.manual_seed(5)
-    assert torch.equal(drawn, torch.rand(1))  # the global stream is left alone
-    for a, b in zip(one, many, strict=True):
-        assert torch.equal(a.images, b.images)
-        assert torch.equal(a.labels, b.labels)
-
-
-def test_a_process_that_is_killed(mine, monkeypatch):
-    mine.fill("a", "b")
-    monkeypatch.setattr(decoding, "FEW", 1)
-    monkeypatch.setattr(decoding.Decoder, "__getitem__", lambda *_: os.kill(os.getpid(), 9))
-    with pytest.raises(DataError, match="cannot decode the pictures"):
-        load_folder(mine.folder)
-
-
-# ------------------------------------------------------------------------------ what is no picture
-
-
-def test_what_is_no_picture_is_left_out_and_told(mine, capsys):
-    mine.fill("a", "b")
-    whole = (mine.folder / "a/0.png").read_bytes()
+    valid = (mine.folder / "a/0.png").read_bytes()
     (mine.folder / "a/notes.txt").write_text("words")
-    (mine.folder / "a/cut.png").write_bytes(whole[:50])
+    (mine.folder / "a/cut.png").write_bytes(valid[:50])
     (mine.folder / "b/empty.jpg").touch()
     (mine.folder / "b/nowhere.png").symlink_to("not there")
     os.mkfifo(mine.folder / "b/pipe.png")  # to open it would wait for ever
-    Image.new("1", (30_000, 30_000)).save(mine.folder / "b/bomb.png")
-    for _ in range(2):  # decoded, and out of what is kept
+    (mine.folder / "b/bomb.png").write_bytes(huge_png(30_000, 30_000))
+    for _ in range(2):  # decoded, and from the cache
         train, test = load_folder(mine.folder)
         assert len(train) + len(test) == 80
-        told = capsys.readouterr().out
-        assert told.count("left out ") == folder.TOLD + 1
-        assert "left out 6 files in all that are no pictures" in told
+        out = capsys.readouterr().out
+        assert out.count("left out ") == folder.MAX_LISTED + 1
+        assert "left out 6 files in all that are not valid pictures" in out
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "why"),
+    ("make", "reason"),
     [
-        ("notes.txt", b"words", "no picture"),
-        ("empty.jpg", b"", "no picture"),
-        ("pipe.png", None, "it is no file"),
+        (lambda path: path.write_bytes(b"words"), "the file is not a picture"),
+        (os.mkfifo, "it is not a regular file"),
+        (lambda path: path.write_bytes(huge_png(12_000, 12_000)), "more than 89 megapixels"),
+        (
+            lambda path: (path.touch(), os.truncate(path, decoding.MAX_BYTES + 1)),
+            "the file is larger than 200 MB",
+        ),
     ],
 )
-def test_each_is_told_with_its_path_and_why(mine, capsys, name, content, why):
-    mine.fill("a", "b")
-    if content is None:
-        os.mkfifo(mine.folder / "a" / name)
-    else:
-        (mine.folder / "a" / name).write_bytes(content)
-    load_folder(mine.folder)
-    assert f"left out {mine.folder / 'a' / name}: " in (told := capsys.readouterr().out)
-    assert why in told
+def test_each_is_reported_with_its_path_and_why(mine, capsys, make, reason):
+    """Also if a valid picture has the same name in the other part."""
+    mine.fill("a", "b", part="train/", count=2)
+    mine.fill("a", "b", part="test/", count=2)
+    path = mine.folder / "test/a/1.png"
+    path.unlink()
+    make(path)
+    train, test = load_folder(mine.folder)
+    assert (len(train), len(test)) == (4, 3)
+    assert f"left out {path}: {reason}" in capsys.readouterr().out
 
 
-def test_a_file_that_cannot_be_read_is_left_out(mine, capsys, monkeypatch):
+def test_a_file_that_cannot_be_read_is_an_error(mine, monkeypatch):
     mine.fill("a", "b")
     read = decoding.Path.read_bytes
 
     def read_bytes(path):
         if path.name == "7.png":
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", str(path))
         return read(path)
 
     monkeypatch.setattr(decoding.Path, "read_bytes", read_bytes)
-    train, test = load_folder(mine.folder)
-    assert len(train) + len(test) == 78
-    assert "a/7.png: it cannot be read: Permission denied" in capsys.readouterr().out
+    with pytest.raises(PermissionError) as error:
+        load_folder(mine.folder)
+    assert error.value.filename.endswith("7.png")
+    monkeypatch.undo()
+    assert sum(map(len, load_folder(mine.folder))) == 80  # nothing was cached
 
 
-def test_a_decoder_that_breaks_is_a_damaged_picture(mine, capsys, monkeypatch):
-    mine.fill("a", "b")
-    odd = (mine.folder / "a/3.png").read_bytes()
-
-    def read(content, **_):
-        if content == odd:
-            raise KeyError("chunk")
-        return read_picture(content)
-
-    monkeypatch.setattr(decoding, "read_picture", read)
-    load_folder(mine.folder)
-    assert "a/3.png: the picture is damaged: KeyError" in capsys.readouterr().out
+# ------------------------------------------------------------------------------ the cache
 
 
-def test_a_file_too_large_is_not_even_read(mine, capsys, monkeypatch):
-    mine.fill("a", "b")
-    with open(mine.folder / "a/huge.png", "wb") as file:
-        file.truncate(decoding.MAX_BYTES + 1)
-    load_folder(mine.folder)
-    assert "huge.png: the file is larger than 200 MB" in capsys.readouterr().out
-
-
-# ------------------------------------------------------------------------------ what is kept
-
-
-def kept():
+def cached():
     return sorted(decoding.CACHE.iterdir())
 
 
@@ -122,7 +80,7 @@ def test_a_set_is_decoded_once(mine, capsys, monkeypatch):
     mine.fill("a", "b")
     first = load_folder(mine.folder)
     assert "decoding 80 files" in capsys.readouterr().out
-    monkeypatch.setattr(decoding, "read_picture", None)  # a call of it would be told
+    monkeypatch.setattr(decoding, "read_picture", None)  # a call of it would raise
     again = load_folder(mine.folder)
     assert capsys.readouterr().out == ""
     for a, b in zip(first, again, strict=True):
@@ -131,12 +89,12 @@ def test_a_set_is_decoded_once(mine, capsys, monkeypatch):
         assert a.digest == b.digest != ""
     load_folder(os.path.relpath(mine.folder))  # however its path is spelled
     assert capsys.readouterr().out == ""
-    assert len(kept()) == 1
+    assert len(cached()) == 1
     assert sorted(os.listdir(mine.folder)) == ["a", "b"]  # nothing was put beside them
 
 
 @pytest.mark.parametrize("change", ["time", "size", "name", "gone", "class"])
-def test_a_folder_that_changed_is_decoded_anew(mine, capsys, change):
+def test_a_folder_that_changed_is_decoded_again(mine, capsys, change):
     mine.fill("a", "b")
     load_folder(mine.folder)
     path = mine.folder / "a/5.png"
@@ -159,25 +117,13 @@ def test_a_folder_that_changed_is_decoded_anew(mine, capsys, change):
     capsys.readouterr()
     load_folder(mine.folder)
     assert "decoding" in capsys.readouterr().out
-    assert len(kept()) == 1  # in place of the old
+    assert len(cached()) == 1  # in place of the old
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b[:-1] + b"\x07", lambda b: b""])
-def test_a_damaged_cache_is_made_anew(mine, capsys, damage):
-    mine.fill("a", "b")
-    first, _ = load_folder(mine.folder)
-    (path,) = kept()
-    path.write_bytes(damage(path.read_bytes()))
-    capsys.readouterr()
-    again, _ = load_folder(mine.folder)
-    assert "decoding" in capsys.readouterr().out
-    assert torch.equal(first.images, again.images)
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(mine, capsys):
+def test_without_a_cache_if_it_cannot_be_written(mine, capsys):
     mine.fill("a", "b")
     decoding.CACHE.parent.mkdir()
     decoding.CACHE.touch()
     train, _ = load_folder(mine.folder)
     assert len(train) > 60
-    assert "warning: the decoded pictures could not be kept" in capsys.readouterr().out
+    assert "warning: the decoded pictures cannot be cached" in capsys.readouterr().out

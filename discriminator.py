@@ -11,23 +11,19 @@ the gradient penalty is defined for each image on its own, so no image may see i
 import torch.nn.functional as F
 from torch import nn
 
-from layers.modules import Conv3x3, MapNorm, run_layers
-
 IMAGE_SIZE = 32
 STRIDES = (1, 2, 1, 2, 1, 1, 1, 2)
 MAP_SIZES = (32, 16, 16, 8, 8, 8, 8, 4)  # side of the feature map after each layer
 NUM_LAYERS = len(STRIDES)
 
 
-class Block(nn.Sequential):
-    """3x3 convolution, MapNorm, LeakyReLU(0.01)."""
-
-    def __init__(self, in_channels, out_channels, size, stride):
-        super().__init__(
-            Conv3x3(in_channels, out_channels, stride),
-            MapNorm(out_channels, size),
-            nn.LeakyReLU(0.01),
-        )
+def block(in_channels, out_channels, size, stride):
+    """3x3 convolution, LayerNorm over the whole map, LeakyReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1),
+        nn.LayerNorm([out_channels, size, size]),
+        nn.LeakyReLU(0.01),
+    )
 
 
 class Discriminator(nn.Module):
@@ -47,16 +43,15 @@ class Discriminator(nn.Module):
             )
         self.width, self.num_classes = width, num_classes
         channels = (3,) + (width,) * NUM_LAYERS
-        self.blocks = nn.ModuleList(
-            Block(channels[i], width, MAP_SIZES[i], STRIDES[i]) for i in range(NUM_LAYERS)
+        self.blocks = nn.Sequential(
+            *(block(channels[i], width, MAP_SIZES[i], STRIDES[i]) for i in range(NUM_LAYERS))
         )
         self.critic_head = nn.Linear(width, 1)
         self.class_head = nn.Linear(width, num_classes)
 
     def forward(self, images):
         """images (b, 3, 32, 32) in [-1, 1] -> critic scores (b,), class logits (b, num_classes)."""
-        pooled = self.pool(self.features(images, NUM_LAYERS))
-        return self.critic_head(pooled).squeeze(1), self.class_head(pooled)
+        return self.head(self.features(images, NUM_LAYERS))
 
     def features(self, images, layer):
         """The output of block `layer` (1 to 8), after its LeakyReLU; later blocks are not computed.
@@ -68,7 +63,12 @@ class Discriminator(nn.Module):
             raise ValueError(f"layer must be 1 to {NUM_LAYERS}, not {layer}")
         if images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
             raise ValueError(f"images must be (b, 3, 32, 32), not {tuple(images.shape)}")
-        return run_layers(self.blocks[:layer], images)
+        return self.blocks[:layer](images)
+
+    def head(self, features):
+        """Features of the last layer (b, width, 4, 4) -> critic scores and class logits."""
+        pooled = self.pool(features)
+        return self.critic_head(pooled).squeeze(1), self.class_head(pooled)
 
     @staticmethod
     def pool(features):

@@ -10,20 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from layers.modules import Conv3x3, ConvTranspose4x4, PaddedBatchNorm2d, run_layers
-
 START_SIZE = 4
 UPSAMPLES = (True, False, False, False, True, False, True)  # the seven hidden convolutions
 
 
 def upsample_block(width):
     """Transposed convolution that doubles the map, BatchNorm, ReLU."""
-    return nn.Sequential(ConvTranspose4x4(width, width), PaddedBatchNorm2d(width), nn.ReLU())
+    return nn.Sequential(
+        nn.ConvTranspose2d(width, width, 4, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()
+    )
 
 
 def same_size_block(width):
     """3x3 convolution, BatchNorm, ReLU."""
-    return nn.Sequential(Conv3x3(width, width), PaddedBatchNorm2d(width), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
 
 
 class Generator(nn.Module):
@@ -43,7 +43,7 @@ class Generator(nn.Module):
         self.blocks = nn.Sequential(
             *(upsample_block(width) if up else same_size_block(width) for up in UPSAMPLES)
         )
-        self.to_rgb = Conv3x3(width, 3)
+        self.to_rgb = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, latents):
         """latents (b, latent_dim) -> images (b, 3, 32, 32) in [-1, 1].
@@ -51,7 +51,7 @@ class Generator(nn.Module):
         In train mode BatchNorm uses the statistics of this batch, so b must be at least 2.
         """
         x = self.project(latents).unflatten(1, (self.width, START_SIZE, START_SIZE))
-        return torch.tanh(run_layers([*self.blocks, self.to_rgb], x))
+        return torch.tanh(self.to_rgb(self.blocks(x)))
 
 
 def sample_latents(labels, latent_dim=100, generator=None, num_classes=10):

@@ -161,7 +161,7 @@ class Classifier:
     def __init__(self, run, args, num_classes=10):
         self.run, self.args = run, args
         torch.manual_seed(args.seed)  # initial weights are sampled on the CPU: the same anywhere
-        self.model = Discriminator(args.width, num_classes).to(run.device)
+        self.model = run.accelerated(Discriminator(args.width, num_classes))
         self.ema = EMA(self.model, args.ema_decay)
         self.optimizer = make_optimizer(
             args.optimizer,
@@ -223,13 +223,13 @@ def train(args):
             if run.log_due:
                 record = run.record()
                 if run.epoch_ends:
-                    metrics = evaluate(ema.model, test_set, run.precision, run)
+                    metrics = evaluate(ema.model, test_set, run.precision, run.ranks)
                     record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
                 run.log(record)
             run.save_if_due(exports)
             run.stop_if_asked()
 
-        metrics = metrics or evaluate(ema.model, test_set, run.precision, run)
+        metrics = metrics or evaluate(ema.model, test_set, run.precision, run.ranks)
         summary = run.finish(exports, metrics)
         print(f"{run.evaluated_on} accuracy {metrics['test_accuracy']:.2f} %")
         for name, accuracy in metrics["per_class_accuracy"].items():

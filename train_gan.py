@@ -229,9 +229,9 @@ class GAN:
         """fixed_generator: stands in for a new one; it does not learn."""
         self.run, self.args = run, args
         torch.manual_seed(args.seed)  # initial weights are sampled on the CPU: the same anywhere
-        self.discriminator = Discriminator(args.width, num_classes).to(run.device)
+        self.discriminator = run.accelerated(Discriminator(args.width, num_classes))
         generator = fixed_generator or Generator(args.width, args.latent_dim)
-        self.generator = generator.to(run.device)
+        self.generator = run.accelerated(generator)
         self.ema = EMA(self.generator, args.ema_decay)
         options = {"lr": args.lr, "kernel_lr": args.kernel_lr, "momentum": args.momentum}
         options |= {"betas": (0.0, 0.9), "bf16": run.precision == "bf16"}
@@ -418,7 +418,7 @@ def train(args):
             if run.log_due:
                 record = run.record()
                 if run.epoch_ends:
-                    metrics = evaluate(gan.discriminator, test_set, run.precision, run)
+                    metrics = evaluate(gan.discriminator, test_set, run.precision, run.ranks)
                     record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
                     if args.evaluate_every and run.epoch % args.evaluate_every == 0:
                         record |= score(run, scorer, gan.ema)
@@ -428,7 +428,7 @@ def train(args):
             run.save_if_due(exports)
             run.stop_if_asked()
 
-        metrics = metrics or evaluate(gan.discriminator, test_set, run.precision, run)
+        metrics = metrics or evaluate(gan.discriminator, test_set, run.precision, run.ranks)
         summary = run.finish(exports, run.last_record() | metrics)
         print(f"{run.evaluated_on} accuracy of the discriminator {metrics['test_accuracy']:.2f} %")
         if with_generator:

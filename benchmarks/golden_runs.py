@@ -58,9 +58,13 @@ def weights_digest(path):
     """SHA-256 of the names and values of the tensors in a safetensors file."""
     digest = hashlib.sha256()
     with safe_open(path, framework="pt") as file:
+        old_layout = "layout" not in (file.metadata() or {})
         for name in sorted(file.keys()):
+            tensor = file.get_tensor(name)
+            if tensor.ndim == 3 and old_layout:
+                tensor = tensor.movedim(-1, 0)
             digest.update(name.encode())
-            digest.update(file.get_tensor(name).contiguous().numpy().tobytes())
+            digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

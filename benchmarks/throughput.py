@@ -34,6 +34,7 @@ from interpretability.activation_maximization import feature_objective, maximize
 from metrics.classifier import evaluate
 from training import panels
 from training.augmentation import augment, sample_augmentation
+from training.optimizers import keep_learning_rates_on
 from training.run import TrainingRun
 
 LAYER = 4  # of max_features
@@ -96,8 +97,9 @@ def shipped(args, where):
     gan = train_gan.GAN(run, gan_args)
     classifier = train_discriminator.Classifier(run, classifier_args)
     d = gan.discriminator
-    run.prepare(d, gan.generator, gan.d_optimizer, gan.g_optimizer)
-    run.prepare(classifier.model, classifier.optimizer)
+    if run.compiled:
+        for optimizer in (gan.d_optimizer, gan.g_optimizer, classifier.optimizer):
+            keep_learning_rates_on(where, optimizer)
     update_d, update_g = map(run.captured, (gan.update_discriminator, gan.update_generator))
     update_classifier = run.captured(classifier.update)
     steps = itertools.count(1)

@@ -12,7 +12,7 @@ RunError = UserError
 
 @contextlib.contextmanager
 def writing_to(folder):
-    """Make the folder; raises RunError where it, or something in it, cannot be written."""
+    """Make the folder; raises RunError if it, or something in it, cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
@@ -24,9 +24,9 @@ def writing_to(folder):
 def all_or_nothing(folder, last):
     """A folder to write to, whose files take the place of those of the same names in `folder`.
 
-    If anything is raised before, `folder` stays as it was. last: the file that tells of the others,
-    figures of pictures say. The old one goes first and the new one comes last, so that old pictures
-    never stand beside new figures.
+    If anything is raised before, `folder` stays as it was. last: the file that describes the
+    others. The old one is removed first and the new one is written last, so that it never describes
+    files of another run.
     """
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         yield Path(new)

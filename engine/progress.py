@@ -1,4 +1,4 @@
-"""How far a loop has come and how fast: a bar in a terminal, a line now and then elsewhere."""
+"""Progress and speed of a loop: a bar in a terminal, a line now and then elsewhere."""
 
 import os
 import sys
@@ -12,8 +12,8 @@ PLAIN_LINE_SECONDS = 15  # between lines where the output is no terminal
 class Progress:
     """A tqdm bar in a terminal, a plain line now and then elsewhere.
 
-    total: number of steps of `unit_size` images each; columns: {field: format}, what `report`
-    writes of a record; done: where to start.
+    total: number of steps of `unit_size` images each; columns: {field: format}, the fields of a
+    record that `report` writes; done: the number of steps taken before.
     """
 
     def __init__(self, title, total, unit_size, columns=None, done=0):
@@ -44,7 +44,7 @@ class Progress:
         return (self.done - self.lap_done) * self.unit_size / seconds
 
     def time_left(self):
-        """In words, by the mean time of a step so far, tests and pictures included."""
+        """`5 min left` or the like, from the mean time of a step, tests and pictures included."""
         steps = self.done - self.start_done
         if self.done >= self.total or steps == 0:
             return "done" if self.done >= self.total else "? left"
@@ -56,26 +56,26 @@ class Progress:
         return f"{hours}{minutes % 60 if hours else minutes} min left"
 
     def report(self, record):
-        """Write one line about a record of a log, above the bar where there is one.
+        """Write one line about a record of a log, above the bar if there is one.
 
-        The same columns each time; what a record lacks is a dash.
+        The columns are the same each time; a field that the record lacks is a dash.
         """
-        told = []
+        texts = []
         for field, form in self.columns.items():
             width = len(form.format(0.0))
             before = form.partition("{")[0]
             text = form.format(record[field]) if field in record else f"{before}-"
-            told.append(text.ljust(width))
+            texts.append(text.ljust(width))
         speed = f"{record['images_per_second']:,.0f} images/s"
         epoch = f"epoch {record['epochs_done']:<6.4g}"
-        tqdm.write("  ".join([f"{self.title}  {epoch}", *told, speed, self.time_left()]))
+        tqdm.write("  ".join([f"{self.title}  {epoch}", *texts, speed, self.time_left()]))
         if self.bar is not None:
-            self.bar.set_postfix_str(", ".join(text.strip() for text in told))
+            self.bar.set_postfix_str(", ".join(text.strip() for text in texts))
         self.last_line = time.monotonic()
         sys.stdout.flush()
 
     def start_lap(self):
-        """Measure the speed from here on: called after whatever is no training."""
+        """Measure the speed from here on: called after anything other than training."""
         self.lap_start, self.lap_done = time.monotonic(), self.done
 
     def close(self):

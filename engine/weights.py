@@ -16,12 +16,14 @@ from discriminator import Discriminator
 from engine.errors import UserError
 from engine.files import parse_json, write_atomically
 from generator import Generator
+from layers.accelerate import accelerate
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"  # the published runs
 _KINDS = {  # kind: class, names of the arguments that rebuild it
     "discriminator": (Discriminator, ("width", "num_classes")),
     "generator": (Generator, ("width", "latent_dim")),
 }
+LAYOUT = "chw"  # of LayerNorm's weights; exports that do not say so have (h, w, c)
 _SCALE = ".scale"  # ends the name of a tensor of scales, in weights of 8 bits
 _FLOATS = ("F32", "F16", "BF16")
 _MAX_WEIGHT = 1e10  # smaller weights keep every layer's output within float32
@@ -44,9 +46,9 @@ def export_bytes(model, metadata, in_8_bits=False):
     metadata: a flat dict (recipe, metrics); values that are not strings are stored as JSON. The
     kind and sizes of the network are added. in_8_bits: store them as `to_8_bits` returns them.
     """
-    kind = next(kind for kind, (model_class, _) in _KINDS.items() if type(model) is model_class)
+    kind = next(kind for kind, (model_class, _) in _KINDS.items() if isinstance(model, model_class))
     sizes = {name: getattr(model, name) for name in _KINDS[kind][1]}
-    metadata = {**metadata, "kind": kind, **sizes}
+    metadata = {**metadata, "kind": kind, "layout": LAYOUT, **sizes}
     text = {key: v if isinstance(v, str) else json.dumps(v) for key, v in metadata.items()}
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     return safetensors_bytes(to_8_bits(state) if in_8_bits else state, text)
@@ -101,12 +103,15 @@ def load_model(path, device="cpu", kind=None):
             metadata = {key: parse_json(value, otherwise=value) for key, value in text.items()}
             model_class, sizes = _network_of(metadata, path, kind)
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            old_layout = metadata.get("layout") != LAYOUT
             forms = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
-            if not _fits(forms, model_class, sizes):
+            if not _fits(forms, model_class, sizes, old_layout):
                 raise UserError(f"the weights in {path} do not fit a {metadata['kind']}")
             state = from_8_bits({name: file.get_tensor(name) for name in forms})
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from None
+    if old_layout:
+        state = {n: t.movedim(-1, 0) if t.ndim == 3 else t for n, t in state.items()}
     for name, tensor in state.items():
         if not (tensor.abs() <= _MAX_WEIGHT).all():
             raise UserError(f"{path} holds NaN, infinite or huge weights in {name}")
@@ -114,7 +119,7 @@ def load_model(path, device="cpu", kind=None):
             raise UserError(f"{path} holds negative variances in {name}")
     model = model_class(**sizes)
     model.load_state_dict(state)
-    return model.to(device).eval(), metadata
+    return accelerate(model, device).eval(), metadata
 
 
 def _network_of(metadata, path, kind):
@@ -139,7 +144,7 @@ def _network_of(metadata, path, kind):
     return model_class, {name: sizes[name] for name in arguments}
 
 
-def _fits(forms, model_class, sizes):
+def _fits(forms, model_class, sizes, old_layout):
     """Whether tensors of these forms, {name: (shape, type)}, are the network's.
 
     Checked before memory is allocated for them. Weights may be stored in 16 bits, or in 8 bits with
@@ -147,6 +152,8 @@ def _fits(forms, model_class, sizes):
     """
     with torch.device("meta"):
         state = model_class(**sizes).state_dict()
+    if old_layout:
+        state = {n: t.movedim(0, -1) if t.ndim == 3 else t for n, t in state.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name, (shape, dtype) in forms.items():
         if dtype == "I8" and len(shape) > 1:
@@ -202,6 +209,8 @@ def digest(model):
     sha256 = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         sha256.update(name.encode())
+        if tensor.ndim == 3:  # as it was stored when the published digests were made
+            tensor = tensor.movedim(0, -1)
         sha256.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return sha256.hexdigest()
 

@@ -5,7 +5,6 @@ import torch
 from data_tools import to_signed
 from engine.device import autocast
 from generator import START_SIZE
-from layers.modules import run_layers
 
 
 def outputs_without(discriminator, images, layer, features):
@@ -16,9 +15,8 @@ def outputs_without(discriminator, images, layer, features):
     """
     x = without(discriminator.features(images, layer), features)
     if layer < len(discriminator.blocks):
-        x = run_layers(discriminator.blocks[layer:], x)
-    pooled = discriminator.pool(x)
-    return discriminator.critic_head(pooled).squeeze(1), discriminator.class_head(pooled)
+        x = discriminator.blocks[layer:](x)
+    return discriminator.head(x)
 
 
 def images_without(generator, latents, block, channels):
@@ -30,8 +28,8 @@ def images_without(generator, latents, block, channels):
     if not 1 <= block <= len(generator.blocks):
         raise ValueError(f"block must be 1 to {len(generator.blocks)}, not {block}")
     x = generator.project(latents).unflatten(1, (generator.width, START_SIZE, START_SIZE))
-    x = without(run_layers(generator.blocks[:block], x), channels)
-    return torch.tanh(run_layers([*generator.blocks[block:], generator.to_rgb], x))
+    x = without(generator.blocks[:block](x), channels)
+    return torch.tanh(generator.to_rgb(generator.blocks[block:](x)))
 
 
 def without(maps, channels):

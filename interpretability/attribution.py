@@ -44,8 +44,8 @@ def integrated_gradients(
     (image - baseline) times the mean gradient over `steps` points of the way, each the middle of
     its part. The sum over an image is the logit's rise from baseline to image, up to the error of
     the steps.
-    Let the baseline not be flat: MapNorm raises the faintest contrast to full, so nearly all of the
-    rise would lie in the first step away from it.
+    The baseline should not be flat: LayerNorm raises the faintest contrast to full, so nearly all
+    of the rise would lie in the first step away from it.
     images: (b, 3, 32, 32) in [-1, 1]; classes: int64 (b,); baseline: a number or a tensor that
     broadcasts -> float32 (b, 3, 32, 32). chunk: images looked at at once.
     Source: Sundararajan et al. 2017, Axiomatic Attribution for Deep Networks.
@@ -92,7 +92,7 @@ def attribution_section(network, test_set, precision, folder):
     share = regions / regions.amax((1, 2), keepdim=True).clamp_min(1e-12)
     light = 0.2 + 0.8 * share[:, None]
     over = (images + 1) * light - 1
-    # The baseline is the image out of focus: to MapNorm a flat one would be no picture at all.
+    # The baseline is the image out of focus: to LayerNorm a flat one would be no picture at all.
     baseline = F.avg_pool2d(F.pad(images, [BLUR // 2] * 4, mode="reflect"), BLUR, stride=1)
     parts = integrated_gradients(network.model, images, named, baseline, precision=precision)
     pixels = parts.abs().sum(1)

@@ -11,6 +11,7 @@ import data_tools
 from discriminator import Discriminator
 from engine import weights
 from image_sets import cifar10
+from layers.accelerate import accelerate
 from training.optimizers import make_optimizer
 
 matplotlib.use("Agg")
@@ -36,7 +37,7 @@ def trained():
     """A small classifier of the shapes, trained for a few seconds: right, but easily misled."""
     train, _ = data_tools.load_shapes()
     torch.manual_seed(0)
-    network = Discriminator(width=12)
+    network = accelerate(Discriminator(width=12))
     optimizer = make_optimizer("muon", network, 5e-3, 0.03)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # rounding depends on it: the same network whatever the caller sets

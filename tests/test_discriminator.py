@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from discriminator import MAP_SIZES, NUM_LAYERS, Block, Discriminator
+from discriminator import MAP_SIZES, NUM_LAYERS, Discriminator, block
 
 
 def test_parameter_count():
@@ -31,8 +31,8 @@ def test_layer_8_pooled_through_the_heads_is_forward(images):
 def test_features_compute_no_later_layer(images):
     model = Discriminator(width=6)
     ran = []
-    for index, block in enumerate(model.blocks):
-        block.register_forward_hook(lambda *_, i=index: ran.append(i + 1))
+    for index, layers in enumerate(model.blocks):
+        layers.register_forward_hook(lambda *_, i=index: ran.append(i + 1))
     model.features(images, 3)
     assert ran == [1, 2, 3]
 
@@ -53,13 +53,13 @@ def test_wrong_image_shape_and_sizes():
 def test_a_block_computed_on_paper():
     # One 2x2 map: the 3x3 kernel with 1 in its middle copies it, so the norm sees 1, 2, 3, 6:
     # mean 3, variance (4 + 1 + 0 + 9) / 4 = 3.5. Then y = 2 x_hat + 1, and LeakyReLU(0.01).
-    block = Block(1, 1, size=2, stride=1)
+    layers = block(1, 1, size=2, stride=1)
     with torch.no_grad():
-        block[0].weight.zero_()[0, 0, 1, 1] = 1
-        block[0].bias.zero_()
-        block[1].weight.fill_(2)
-        block[1].bias.fill_(1)
-    out = block(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]]))
+        layers[0].weight.zero_()[0, 0, 1, 1] = 1
+        layers[0].bias.zero_()
+        layers[1].weight.fill_(2)
+        layers[1].bias.fill_(1)
+    out = layers(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]]))
     root = 3.5**0.5
     expected = [0.01 * (1 - 4 / root), 0.01 * (1 - 2 / root), 1.0, 1 + 6 / root]
     assert out.flatten().tolist() == pytest.approx(expected, rel=1e-4)
@@ -69,11 +69,9 @@ def test_forward_is_the_stack_of_standard_layers(images):
     """The whole network against one assembled here from torch's own parts."""
     model = Discriminator(width=4)
     x = images
-    for index, block in enumerate(model.blocks):
-        conv, norm, _ = block
+    for index, (conv, norm, _) in enumerate(model.blocks):
         x = F.conv2d(x, conv.weight, conv.bias, stride=(1, 2, 1, 2, 1, 1, 1, 2)[index], padding=1)
-        affine = norm.weight.permute(2, 0, 1), norm.bias.permute(2, 0, 1)
-        x = F.leaky_relu(F.layer_norm(x, x.shape[1:], *affine), 0.01)
+        x = F.leaky_relu(F.layer_norm(x, x.shape[1:], norm.weight, norm.bias), 0.01)
     x = F.max_pool2d(x, 4).flatten(1)
     scores, class_logits = model(images)
     assert torch.allclose(model.critic_head(x)[:, 0], scores, atol=1e-5)

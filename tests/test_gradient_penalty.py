@@ -8,6 +8,7 @@ from torch import nn
 
 from discriminator import Discriminator
 from engine.device import autocast
+from layers.accelerate import accelerate
 from plain_reference import PlainDiscriminator
 from training.gan_losses import gradient_penalty
 
@@ -57,14 +58,14 @@ def test_penalty_is_between_the_first_pairs_with_one_weight_each(images):
 
 def test_no_gradient_reaches_the_images(images):
     real, fake = images.clone().requires_grad_(), images.flip(0).requires_grad_()
-    gradient_penalty(Discriminator(width=2), real, fake, uniform(8))[0].backward()
+    gradient_penalty(accelerate(Discriminator(width=2)), real, fake, uniform(8))[0].backward()
     assert real.grad is None
     assert fake.grad is None
 
 
 def test_gradient_norm_against_finite_differences(images):
     torch.manual_seed(0)
-    critic = Discriminator(width=2).double()
+    critic = accelerate(Discriminator(width=2)).double()
     x = images[:1].double()
     _, norm = gradient_penalty(critic, x, x, torch.ones(1, 1, 1, 1))
     x = x.clone().requires_grad_()
@@ -77,9 +78,9 @@ def test_gradient_norm_against_finite_differences(images):
 
 
 def test_penalty_gradient_against_finite_differences(images):
-    """d penalty / d parameters of convolution + MapNorm + LeakyReLU as shipped."""
+    """d penalty / d parameters of convolution + LayerNorm + LeakyReLU as shipped."""
     torch.manual_seed(1)
-    critic = Discriminator(width=3).double()
+    critic = accelerate(Discriminator(width=3)).double()
     real, fake = images[:3].double(), images[3:6].double()
 
     def penalty():
@@ -119,23 +120,20 @@ def gradient_of_penalty(critic, images, precision):
     with autocast(torch.device("cpu"), precision):
         gradient_penalty(critic, images, images, uniform(len(images)))[0].backward()
     gradients = [p.grad for p in critic.parameters() if p.grad is not None]
-    # MapNorm stores its parameters (size, size, channels), nn.LayerNorm (channels, size, size).
-    is_own = isinstance(critic, Discriminator)
-    rows = [g.permute(2, 0, 1) if is_own and g.ndim == 3 else g for g in gradients]
-    return torch.cat([row.flatten().double() for row in rows])
+    return torch.cat([gradient.flatten().double() for gradient in gradients])
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.1)])
 def test_penalty_gradients_against_pytorchs_layers_in_float64(images, precision, tolerance):
-    """Convolution, MapNorm and LeakyReLU as shipped; `pytest -s` shows the errors.
+    """Convolution, LayerNorm and LeakyReLU as shipped; `pytest -s` shows the errors.
 
     Most of the error in bfloat16 is that of the format: PyTorch's own layers have about the same.
     """
     torch.manual_seed(3)
-    critic, plain = Discriminator(width=16), PlainDiscriminator(width=16)
+    critic, plain = accelerate(Discriminator(width=16)), PlainDiscriminator(width=16)
     with torch.no_grad():
         for own, other in zip(critic.parameters(), plain.parameters(), strict=True):
-            other.copy_(own.permute(2, 0, 1) if own.ndim == 3 else own)
+            other.copy_(own)
     plain_double = copy.deepcopy(plain).double()
 
     ours = gradient_of_penalty(critic, images, precision)

@@ -184,12 +184,9 @@ class Ranks:
         """The sum of a tensor over the ranks, on every rank."""
         if self.world > 1:
             tensor = tensor.clone()
-            self._all_reduce_in_place(tensor)
+            with _talking():
+                dist.all_reduce(tensor, group=self._device_group)
         return tensor
-
-    def _all_reduce_in_place(self, tensor):
-        with _talking():
-            dist.all_reduce(tensor, group=self._device_group)
 
     def all_reduce_gradients(self, module, loss, share):
         """Replace each gradient, and the loss, by the sum over the ranks of share * itself.
@@ -201,7 +198,7 @@ class Ranks:
         if self.world > 1:
             tensors = [p.grad for p in module.parameters() if p.grad is not None] + [loss]
             flat = torch.cat([t.flatten() for t in tensors]).mul_(share)
-            self._all_reduce_in_place(flat)
+            flat = self.all_reduce(flat)
             parts = flat.split([t.numel() for t in tensors])
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))

@@ -120,7 +120,8 @@ class Combined:
     def load_state_dict(self, state):
         """Raises ValueError if a moment does not have the shape of its weight.
 
-        Fused Adam does not check: it would read past the end of a moment that is too small.
+        Moments get the memory layout of their weights: fused Adam checks neither size nor strides,
+        and would silently take wrong steps.
         """
         for optimizer, saved in zip(self.optimizers, state["states"], strict=True):
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -128,8 +129,19 @@ class Combined:
                 shapes = {t.shape for name, t in moments.items() if name != "step"}
                 if shapes != {weights[index].shape}:
                     raise ValueError("the optimizer's state does not fit the weights")
-            copies = {i: {n: t.clone() for n, t in entry.items()} for i, entry in saved.items()}
+            copies = {
+                index: {
+                    name: value.clone() if name == "step" else _like(weights[index], value)
+                    for name, value in moments.items()
+                }
+                for index, moments in saved.items()
+            }
             optimizer.load_state_dict(optimizer.state_dict() | {"state": copies})
+
+
+def _like(weight, value):
+    """A copy of the value with the memory layout of the weight."""
+    return torch.empty_like(weight).copy_(value)
 
 
 def make_optimizer(

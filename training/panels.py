@@ -1,4 +1,4 @@
-"""Which logged fields are drawn together, and which are told on the screen."""
+"""Which logged fields are plotted together, and which are printed."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 class Panels(NamedTuple):
     """curves: {title of a panel: {field: name of its line}}.
 
-    line: {field: what to write of it}, the columns of a line on the screen after an epoch.
+    line: {field: its format}, the columns of the line that is printed after an epoch.
     """
 
     curves: dict

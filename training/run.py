@@ -23,7 +23,7 @@ from engine.device import (
 from engine.plots import save_curves
 from engine.progress import Progress
 from engine.weights import export_bytes
-from layers.modules import prepare_for_cuda
+from layers.accelerate import accelerate
 from training.cuda_graph import CapturedStep
 from training.distributed import Ranks, check_batches
 from training.optimizers import Combined, keep_learning_rates_on
@@ -37,21 +37,8 @@ class TrainingRun:
     """Device, processes, folder, resume, stops, log and saves of one run; the loop is the script's.
 
     args: what a training script's parse_args returned; script: its file name; panels: see
-    training/panels.py.
-
-        with TrainingRun(args, "train_gan.py", panels.GAN) as run:
-            train_set, test_set = run.load_data()
-            ...                                        # build networks and optimizers
-            if summary := run.start(network=network, optimizer=optimizer):
-                return summary                         # it is finished already
-            while run.step < run.total_steps:
-                ...                                    # one step
-                run.advance(metrics)
-                if run.log_due:
-                    run.log(run.record())
-                run.save_if_due(exports)
-                run.stop_if_asked()
-            return run.finish(exports, metrics)
+    training/panels.py. Used as in train_gan.py: `load_data`, `start`, after each step `advance`,
+    `log`, `save_if_due` and `stop_if_asked`, and `finish`.
 
     step: number of steps taken; precision: "fp32" or "bf16"; compiled: whether steps are captured
     as CUDA graphs. Nothing is written before `start`. Leaving the context releases the lock,
@@ -134,13 +121,9 @@ class TrainingRun:
         """
         return CapturedStep(update, self.compiled and self.ranks.world == 1)
 
-    def prepare(self, *parts):
-        """Have networks and optimizers among the parts be as captured steps need them."""
-        for part in parts if self.compiled else ():
-            if isinstance(part, nn.Module):
-                prepare_for_cuda(part, self.device)
-            elif isinstance(part, Combined):
-                keep_learning_rates_on(self.device, part)
+    def accelerated(self, network):
+        """The network on the run's device, its layers swapped for faster ones of equal function."""
+        return accelerate(network, self.device, self.compiled)
 
     def start(self, **parts):
         """Begin the run, or resume it from its newest checkpoint.
@@ -151,7 +134,9 @@ class TrainingRun:
         folder, ranks = self.folder, self.ranks
         self._parts = parts
         self._optimizers = [part for part in parts.values() if isinstance(part, Combined)]
-        self.prepare(*parts.values())
+        if self.compiled:  # captured steps read the learning rates from the device
+            for optimizer in self._optimizers:
+                keep_learning_rates_on(self.device, optimizer)
         self._undo.callback(folder.close)
         self._signal = self._undo.enter_context(StopSignal())
         state, summary = ranks.from_main(lambda: folder.open(self.total_steps))
@@ -195,10 +180,6 @@ class TrainingRun:
     def shard(self, batch):
         """This process's rows of a tensor or of every field of a NamedTuple, see Ranks.shard."""
         return self.ranks.shard(batch)
-
-    def all_reduce(self, tensor):
-        """The sum of a tensor over the processes, on every one."""
-        return self.ranks.all_reduce(tensor)
 
     def autocast(self):
         """The context in which a network's forward pass runs."""
@@ -338,15 +319,15 @@ class TrainingRun:
         self.progress.close()
         self._plot_curves()
         self._export_all(exports)
-        self.ranks.on_main(self.folder.raise_if_anything_failed)
         summary = metrics | {"step": self.step}
-        self.folder.write("summary.json", json.dumps(summary, indent=2).encode())  # it is finished
+        if not self.folder.failed:  # a folder with a summary holds a finished run
+            self.folder.write("summary.json", json.dumps(summary, indent=2).encode())
         self.ranks.on_main(self.folder.raise_if_anything_failed)
         print(f"curves: {self.folder.path / 'curves.png'}")
         print(f"peak memory: {peak_memory(self.device) / 1e9:.2f} GB")
         return summary
 
     def _plot_curves(self):
-        self.clock.curves_drawn()
+        self.clock.curves_plotted()
         folder, path = self.folder, self.folder.path / "curves.png"
         folder.attempt(path.name, lambda: save_curves(folder.records(), path, self.panels.curves))

@@ -11,9 +11,15 @@ from engine.cli import ADDED, SAVE_FAILED, Stopped, without_deleted
 from engine.files import remove_temporaries, write_atomically
 from engine.output_folder import RunError, writing_to
 from engine.provenance import environment
-from training.checkpoint import checkpoint_step, list_checkpoints, load_latest, save_checkpoint
+from training.checkpoint import (
+    checkpoint_step,
+    from_format_1,
+    list_checkpoints,
+    load_latest,
+    save_checkpoint,
+)
 
-FORMAT = 1  # of the state in a checkpoint
+FORMAT = 2  # of the state in a checkpoint
 
 
 class RunFolder:
@@ -73,6 +79,8 @@ class RunFolder:
             raise RunError(f"{self.path} holds weights of no run; give another --output_dir")
         if summary is not None and summary["step"] == state["step"] >= total_steps:
             return state, summary
+        if state is not None and state.get("format") == 1:
+            state = from_format_1(state) | {"format": FORMAT}
         if state is not None and state.get("format") != FORMAT:
             raise RunError(
                 f"another version of this program wrote the checkpoint in {self.checkpoints} and "

@@ -68,38 +68,36 @@ class Clock:
     """When the next checkpoint is due by the clock, and when the run's time is up; None: never.
 
     The curves are due 10 seconds after the start and then every 30: on a GPU an epoch may take less
-    than 5, drawing them a tenth of that.
+    than 5 seconds, and plotting them takes half a second.
     """
 
     def __init__(self, save_every_minutes=None, max_minutes=None):
-        self.save_every_minutes, self.max_minutes = save_every_minutes, max_minutes
-        self.start = self.last_save = time.monotonic()
-        self.last_curves = self.start - 20
+        minutes = (math.inf if m is None else m for m in (save_every_minutes, max_minutes))
+        self._save_every, self._longest = (60 * m for m in minutes)  # seconds
+        self._start = self._last_save = time.monotonic()
+        self._last_curves = self._start - 20
 
     def saved(self):
-        self.last_save = time.monotonic()
+        self._last_save = time.monotonic()
 
     def save_due(self):
-        waited = time.monotonic() - self.last_save
-        return self.save_every_minutes is not None and waited >= 60 * self.save_every_minutes
+        return time.monotonic() - self._last_save >= self._save_every
 
-    def curves_drawn(self):
-        self.last_curves = time.monotonic()
+    def curves_plotted(self):
+        self._last_curves = time.monotonic()
 
     def curves_due(self):
-        return time.monotonic() - self.last_curves >= 30
+        return time.monotonic() - self._last_curves >= 30
 
     def time_up(self):
-        return self.max_minutes is not None and (
-            time.monotonic() - self.start >= 60 * self.max_minutes
-        )
+        return time.monotonic() - self._start >= self._longest
 
 
 class FiniteGuard:
-    """Keeps an optimizer step whose loss or gradient is not finite from being taken, nor any after.
+    """Prevents an optimizer step whose loss or gradient is not finite, and every later step.
 
-    The decision stays on the device: fused Adam leaves weights and state as they are where its
-    `found_inf` is 1, so nobody waits for the GPU. The first bad step is read where the run logs or
+    The decision stays on the device: fused Adam does not change weights and state if its
+    `found_inf` is 1, so nobody waits for the GPU. The first bad step is read when the run logs or
     saves anyway, and every `every` steps (on the CPU, where reading costs nothing, every step).
     """
 
@@ -110,9 +108,8 @@ class FiniteGuard:
     def take_step(self, optimizer, loss, step):
         """optimizer.step(), if the loss, all gradients and all steps before were finite.
 
-        step: from 1, a number or a tensor of one. All ranks decide alike: loss and
-        gradients were summed over them before, and what is not finite on one is then not finite on
-        any.
+        step: from 1, a number or a tensor of one. All ranks decide alike, since loss and gradients
+        are sums over the ranks.
         """
         gradients = [p.grad for g in optimizer.param_groups for p in g["params"]]
         norms = torch._foreach_norm([g for g in gradients if g is not None])

@@ -7,6 +7,7 @@ from torch import nn
 from compare import assert_equal
 from discriminator import Discriminator
 from generator import Generator
+from layers.accelerate import accelerate
 from training import stopping
 from training.optimizers import Muon, keep_learning_rates_on, make_optimizer, newton_schulz
 from training.schedules import set_learning_rates
@@ -219,3 +220,28 @@ def test_a_state_loads_into_rates_kept_on_the_device(images):
         ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
         assert_equal(optimizer.state_dict()["states"][1][0]["step"], torch.tensor(2.0))
     torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["adam", "muon"])
+def test_restored_moments_have_the_memory_layout_of_their_weights(images, kind):
+    """Fused Adam ignores strides."""
+    results = []
+    for contiguous in (False, True):
+        torch.manual_seed(0)
+        model = accelerate(Discriminator(width=4))
+        optimizer = make_optimizer(kind, model, 1e-3, 0.02)
+        gradients(model, images, 1)
+        optimizer.step()
+        state = optimizer.state_dict()
+        if contiguous:
+            state = {
+                "states": [
+                    {i: {n: t.contiguous() for n, t in m.items()} for i, m in moments.items()}
+                    for moments in state["states"]
+                ]
+            }
+        optimizer.load_state_dict(state)
+        gradients(model, images, 2)
+        optimizer.step()
+        results.append(dict(model.state_dict()))
+    assert_equal(*results)

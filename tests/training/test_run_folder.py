@@ -66,13 +66,6 @@ def test_other_settings_are_refused_and_named(start, tmp_path):
         RunFolder(tmp_path, SETTINGS, resume="never")
 
 
-def test_flags_that_older_runs_lack_have_their_old_meaning(start, tmp_path):
-    start(tmp_path)
-    start(tmp_path, latent_dim=100)
-    with pytest.raises(RunError, match="latent_dim was 100, now 64"):
-        start(tmp_path, latent_dim=64)
-
-
 def test_a_folder_that_cannot_be_written(start, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
@@ -240,3 +233,19 @@ def test_a_setting_that_no_longer_exists(start, tmp_path, before, resumes):
     name = next(iter(before))
     with pytest.raises(RunError, match=f"{name} was {before[name]}, now None"):
         start(tmp_path, **now)
+
+
+def test_a_checkpoint_of_format_1_is_read_in_the_present_layout(start, tmp_path):
+    """It has LayerNorm's parameters, and their moments, as (h, w, channels)."""
+    weight, kernel = torch.randn(4, 4, 2), torch.randn(2, 3, 3, 3)
+    folder = start(tmp_path)
+    state = {"parts": {"model": {"norm": weight, "conv": kernel}, "moments": [{0: weight}]}}
+    checkpoint.save_checkpoint(folder.checkpoints, 3, state | {"step": 3, "format": 1})
+    folder.close()
+    folder = RunFolder(tmp_path, SETTINGS)
+    state, _ = folder.open(5)
+    folder.close()
+    model, moments = state["parts"]["model"], state["parts"]["moments"]
+    assert torch.equal(model["norm"], weight.permute(2, 0, 1))
+    assert torch.equal(moments[0][0], weight.permute(2, 0, 1))
+    assert torch.equal(model["conv"], kernel)

@@ -66,7 +66,7 @@ def test_curves_are_due_soon_and_then_every_30_seconds(monkeypatch):
     for _ in range(71):
         if clock.curves_due():
             due.append(now[0] - 100)
-            clock.curves_drawn()
+            clock.curves_plotted()
         now[0] += 1
     assert due == [10, 40, 70]
 

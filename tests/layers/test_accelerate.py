@@ -1,0 +1,173 @@
+"""Accelerated networks compute what plain ones compute, and plain ones are ordinary modules."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from discriminator import Discriminator
+from generator import Generator
+from layers.accelerate import accelerate, add_bias
+from training.gan_losses import discriminator_loss, generator_loss
+
+WIDTH = 20  # padded to 32
+CPU = torch.device("cpu")
+
+
+def pair(network_class, dtype=torch.float64, **options):
+    """A plain network with weights that are not the initial ones, and an accelerated copy."""
+    torch.manual_seed(0)
+    plain = network_class(WIDTH).to(dtype)
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter += 0.1 * torch.randn_like(parameter) * (parameter.ndim < 4)
+    return plain, accelerate(copy.deepcopy(plain), **options)
+
+
+def losses_and_gradients(discriminator, generator):
+    """The parts of both losses, all gradients, and BatchNorm's buffers."""
+    torch.manual_seed(1)
+    real, alpha = 2 * torch.rand(6, 3, 32, 32).double() - 1, torch.rand(6, 1, 1, 1).double()
+    labels, latents = torch.arange(6), torch.randn(6, 100).double()
+    with torch.autocast("cpu", torch.bfloat16):  # leaves float64 as it is
+        fake = generator(latents)
+        d_loss, d_parts = discriminator_loss(
+            discriminator, real, labels, fake.detach(), labels, alpha=alpha
+        )
+        g_loss, g_parts = generator_loss(discriminator, fake, labels)
+    gradients = [
+        *torch.autograd.grad(d_loss, list(discriminator.parameters())),
+        *torch.autograd.grad(g_loss, list(generator.parameters())),
+    ]
+    return (
+        (d_parts | g_parts).values(),
+        gradients,
+        [buffer.double() for buffer in generator.buffers()],
+    )
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """torch.compile returns the function itself."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *args: function(*args))
+
+
+def channels_of(network):
+    """A set that fills with (channels in, channels out) of every convolution that runs."""
+    channels = set()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.register_forward_hook(lambda _, x, y: channels.add((x[0].shape[1], y.shape[1])))
+    return channels
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_losses_penalty_and_gradients_are_equal_in_float64(uncompiled, compiled):
+    pairs = [pair(n, compiled=compiled) for n in (Discriminator, Generator)]
+    plain, fast = zip(*pairs, strict=True)
+    channels = channels_of(fast[0])
+    for ours, theirs in zip(losses_and_gradients(*fast), losses_and_gradients(*plain), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            # A bias before BatchNorm has a gradient of zero, so only rounding is left of it.
+            assert (a - b).norm() <= 1e-5 * b.norm() + 1e-6
+    padded = {(3, 32), (32, 32)}  # the input of the first one is padded inside it
+    assert channels == (padded if compiled else {(3, WIDTH), (WIDTH, WIDTH)})
+
+
+@pytest.mark.parametrize("layer", [1, 3, 8])
+def test_features_and_images_keep_their_own_channels(uncompiled, images, layer):
+    latents = torch.randn(4, 100)
+    (plain_d, fast_d), (plain_g, fast_g) = (
+        pair(n, torch.float32, compiled=True) for n in (Discriminator, Generator)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        for ours, theirs in (
+            (fast_d.features(images, layer), plain_d.features(images, layer)),
+            (fast_g(latents), plain_g(latents)),
+        ):
+            assert ours.shape == theirs.shape
+            assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+@pytest.mark.parametrize("case", ["float32", "eval"])
+def test_maps_are_padded_only_in_training_under_autocast(uncompiled, images, case):
+    _, network = pair(Discriminator, torch.float32, compiled=True)
+    network.train(case != "eval")
+    channels = channels_of(network)
+    with torch.autocast("cpu", torch.bfloat16, enabled=case != "float32"):
+        network(images)
+    assert channels == {(3, WIDTH), (WIDTH, WIDTH)}
+
+
+def test_without_torch_compile_nothing_is_padded(monkeypatch, capsys, images):
+    def refuse(*_, **__):
+        raise RuntimeError("no C compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    plain, network = pair(Discriminator, torch.float32, compiled=True)
+    assert "note: torch.compile does not work here: no C compiler\n" in capsys.readouterr().err
+    channels = channels_of(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        network(images)
+    assert channels == {(3, WIDTH), (WIDTH, WIDTH)}
+    torch.testing.assert_close(network(images), plain(images))
+
+
+def test_running_out_of_memory_is_an_error(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: full)
+    with pytest.raises(torch.OutOfMemoryError):
+        accelerate(Discriminator(WIDTH), compiled=True)
+
+
+@pytest.mark.parametrize("network_class", [Discriminator, Generator])
+def test_the_layout_of_the_state_dict_is_pytorchs(network_class):
+    plain, fast = pair(network_class)
+    for (name, ours), (same, theirs) in zip(
+        fast.state_dict().items(), plain.state_dict().items(), strict=True
+    ):
+        assert name == same
+        assert torch.equal(ours, theirs)
+    network_class(WIDTH).load_state_dict(fast.state_dict())
+    other = accelerate(network_class(WIDTH))
+    other.load_state_dict(plain.state_dict())
+    strides = [parameter.stride() for parameter in fast.parameters()]
+    for network in (other, copy.deepcopy(fast)):
+        assert [parameter.stride() for parameter in network.parameters()] == strides
+    assert isinstance(fast.blocks[0][1], nn.LayerNorm | nn.BatchNorm2d)
+
+
+def test_layers_with_other_options_stay_as_they_are():
+    network = Discriminator(WIDTH)
+    dilated = nn.Conv2d(WIDTH, WIDTH, 3, padding=2, dilation=2)
+    without_bias = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)
+    network.blocks[2][0], network.blocks[4][0] = dilated, without_bias
+    accelerate(network)
+    assert type(dilated) is type(without_bias) is nn.Conv2d
+    assert type(network.blocks[0][0]) is not nn.Conv2d
+
+
+def test_torch_func_works_on_a_plain_network(images):
+    network = Discriminator(4).eval()
+    score = lambda image: network(image[None])[0].sum()  # noqa: E731
+    gradient = torch.func.vmap(torch.func.grad(score))(images)
+    x = images.requires_grad_()
+    (expected,) = torch.autograd.grad(network(x)[0].sum(), x)
+    torch.testing.assert_close(gradient, expected)
+    tangent = torch.ones_like(images[0])
+    _, change = torch.func.jvp(score, (images[0].detach(),), (tangent,))
+    torch.testing.assert_close(change, expected[0].sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_bias_with_its_own_gradient():
+    torch.manual_seed(0)
+    x, bias = torch.randn(3, 5, 4, 4), torch.randn(5)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    bias.requires_grad_()
+    weight = torch.randn(3, 5, 4, 4)
+    ours = torch.autograd.grad((add_bias(x, bias) * weight).sum(), (x, bias))
+    theirs = torch.autograd.grad(((x + bias.view(-1, 1, 1)) * weight).sum(), (x, bias))
+    torch.testing.assert_close(ours, theirs)

@@ -1,6 +1,5 @@
-"""Where a script computes: device, precision, random streams, memory."""
+"""Device, precision, random streams, memory."""
 
-import contextlib
 import ctypes
 import os
 import re
@@ -28,26 +27,26 @@ DeviceError = UserError
 
 
 def launched():
-    """(rank, number of processes, index on this machine or None), as torchrun or its like set them.
+    """(rank, number of processes, index on this machine or None), as torchrun or srun set them.
 
-    Without WORLD_SIZE there is one process, and what else may be set is left over from something.
-    Raises DeviceError for numbers that do not fit.
+    Without WORLD_SIZE there is one process. Raises UserError for numbers that do not fit.
     """
     if "WORLD_SIZE" not in os.environ:
         return 0, 1, None
-    found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    told = ", ".join(f"{name}={value}" for name, value in found.items() if value is not None)
-    try:
-        rank, world, local = (value if value is None else int(value) for value in found.values())
-    except ValueError:
-        raise DeviceError(f"the environment has {told}: whole numbers are wanted") from None
-    if rank is None or not 0 <= rank < world or (local is not None and local < 0):
-        raise DeviceError(f"the environment has {told}: RANK goes from 0 to WORLD_SIZE - 1")
+    values = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    valid = all(value is None or value.isdecimal() for value in values.values())
+    rank, world, local = (int(v) if valid and v else None for v in values.values())
+    if rank is None or world is None or rank >= world:
+        listed = ", ".join(f"{name}={value}" for name, value in values.items() if value is not None)
+        raise UserError(
+            f"the environment has {listed}: these have to be whole numbers, RANK from 0 to "
+            "WORLD_SIZE - 1"
+        )
     return rank, world, local
 
 
 def pick_device(name):
-    """torch.device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises DeviceError."""
+    """torch.device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises UserError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
@@ -56,24 +55,25 @@ def pick_device(name):
     if name == "cuda" and local is not None:
         name = f"cuda:{local}"  # one GPU for each process
     elif name != "cuda" and world > 1:
-        raise DeviceError(f"--device {name} puts all processes on one GPU; take --device cuda")
+        raise UserError(f"--device {name} puts all processes on one GPU; take --device cuda")
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if match is None:
-        raise DeviceError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    index = int(match[1] or 0)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(match[1] or 0) >= count:
-        raise DeviceError(
+    if index >= count:
+        raise UserError(
             f"--device {name}, but this machine has {count} usable CUDA device(s); "
             "take --device auto or --device cpu"
         )
-    torch.cuda.set_device(int(match[1] or 0))
+    torch.cuda.set_device(index)
     return torch.device(name)
 
 
 def pick_precision(name, device):
-    """`fp32` or `bf16` for `auto`, `fp32` or `bf16` on that device. Raises DeviceError."""
+    """`fp32` or `bf16` for `auto`, `fp32` or `bf16` on that device. Raises UserError."""
     if name not in ("auto", "fp32", "bf16"):
-        raise DeviceError(f"--precision must be auto, fp32 or bf16, not {name!r}")
+        raise UserError(f"--precision must be auto, fp32 or bf16, not {name!r}")
     if device.type == "cuda":
         # Else cuDNN computes float32 convolutions in TF32, with a mantissa of 10 bits.
         torch.backends.cudnn.conv.fp32_precision = "ieee"
@@ -86,11 +86,10 @@ def pick_precision(name, device):
 
 def _cpu_multiplies_bf16():
     """Whether the CPU has AVX512-BF16 or AMX; without them bf16 is emulated and slower."""
-    get = getattr(torch.cpu, "get_capabilities", None)
-    if get is not None:
-        can = get()
-        return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of older PyTorch
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
 
@@ -114,10 +113,10 @@ def describe_device(device):
 def peak_memory(device):
     """Most bytes held so far: of GPU memory by PyTorch, else of RAM by the process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)  # recorded steps keep theirs for good
-    with contextlib.suppress(OSError, StopIteration):  # Linux; ru_maxrss there counts the launcher
-        status = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
+        return torch.cuda.max_memory_reserved(device)  # CUDA graphs keep their memory
+    if sys.platform == "linux":  # ru_maxrss would include the launcher's
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -125,22 +124,20 @@ def peak_memory(device):
 def random_stream(device, seed, *stream):
     """A torch.Generator on `device`, a function of the seed and the numbers that name the stream.
 
-    Training draws everything of a step from random_stream(device, seed, purpose, step). No random
-    state is carried from step to step, so a resumed run needs none to go on as if never stopped.
+    Training samples everything of a step from random_stream(device, seed, purpose, step). No random
+    state is carried from step to step, so a resumed run continues as if it had never stopped.
     """
-    words = np.random.SeedSequence((seed, *stream)).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(words[0]) >> 1)
+    state = np.random.SeedSequence((seed, *stream)).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state[0]) >> 1)
 
 
 def keep_freed_memory():
-    """Have glibc keep freed blocks instead of handing them back to the kernel.
+    """Have glibc keep freed blocks instead of returning them to the kernel.
 
-    The activations of a step are tens of MB each. By default glibc maps and unmaps every one of
-    them, and the kernel zeroes the pages anew each time.
+    The activations of a step are tens of MB each. By default glibc maps and unmaps each of them,
+    and the kernel clears their pages every time.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # macOS and musl have none
     if mallopt is not None:
         m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # from malloc.h
         mallopt(m_mmap_max, 0)

@@ -19,14 +19,16 @@ from generator import Generator
 from layers.accelerate import accelerate
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"  # the published runs
-_KINDS = {  # kind: class, the arguments that rebuild it with their least values
-    "discriminator": (Discriminator, {"width": 1, "num_classes": 1}),
-    "generator": (Generator, {"width": 1, "latent_dim": 2}),  # the code of the class is in it
+_KINDS = {  # kind: class, names of the arguments that rebuild it
+    "discriminator": (Discriminator, ("width", "num_classes")),
+    "generator": (Generator, ("width", "latent_dim")),
 }
 LAYOUT = "chw"  # of LayerNorm's weights; exports that do not say so have (h, w, c)
 BEFORE_ROUNDING = "sha256_before_rounding"  # metadata of published weights: the exact ones' digest
 _SCALE = ".scale"  # ends the name of a tensor of scales, in weights of 8 bits
-_LARGEST = 1e10  # of a weight: no layer's output then leaves float32
+_FLOATS = ("F32", "F16", "BF16")
+_MAX_WEIGHT = 1e10  # smaller weights keep every layer's output within float32
+_MAX_SIZE = 4096  # of a width, a latent or a number of classes
 
 CheckpointError = UserError
 
@@ -35,29 +37,22 @@ CheckpointError = UserError
 
 
 def export_model(model, path, metadata, in_8_bits=False):
-    """Write a Discriminator's or Generator's weights to a safetensors file, atomically.
-
-    The arguments are those of `export_bytes`.
-    """
+    """Write a network's weights to a safetensors file, atomically; arguments as `export_bytes`."""
     write_atomically(path, export_bytes(model, metadata, in_8_bits))
 
 
 def export_bytes(model, metadata, in_8_bits=False):
-    """What a safetensors file of a Discriminator's or Generator's weights holds.
+    """The content of a safetensors file with a Discriminator's or Generator's weights.
 
-    metadata: a flat dict of what is worth knowing (recipe, metrics); values that are no strings are
-    kept as JSON. The kind and the sizes of the network are added. in_8_bits: as `to_8_bits` makes
-    them; else in the type they have. Raises TypeError for a model that is neither.
+    metadata: a flat dict (recipe, metrics); values that are not strings are stored as JSON. The
+    kind and sizes of the network are added. in_8_bits: store them as `to_8_bits` returns them.
     """
-    kind = next((kind for kind, (cls, _) in _KINDS.items() if isinstance(model, cls)), None)
-    if kind is None:
-        raise TypeError(f"can export a Discriminator or a Generator, not a {type(model).__name__}")
+    kind = next(kind for kind, (model_class, _) in _KINDS.items() if isinstance(model, model_class))
     sizes = {name: getattr(model, name) for name in _KINDS[kind][1]}
-    described = {**metadata, "kind": kind, "layout": LAYOUT, **sizes}
-    text = {key: v if isinstance(v, str) else json.dumps(v) for key, v in described.items()}
+    metadata = {**metadata, "kind": kind, "layout": LAYOUT, **sizes}
+    text = {key: v if isinstance(v, str) else json.dumps(v) for key, v in metadata.items()}
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    state = to_8_bits(state) if in_8_bits else state
-    return safetensors_bytes(state, text)
+    return safetensors_bytes(to_8_bits(state) if in_8_bits else state, text)
 
 
 # ------------------------------------------------------------------------------ 8 bits
@@ -94,82 +89,79 @@ def from_8_bits(state):
 
 
 def load_model(path, device="cpu", kind=None):
-    """(network in eval mode, metadata dict) out of an export.
+    """(network in eval mode, metadata dict) from an export.
 
-    kind: `discriminator` or `generator` where only that will do.
-    Raises CheckpointError for a file that is missing, damaged, of another kind, or whose weights do
-    not fit the network it names or are not finite.
+    kind: `discriminator` or `generator`, if only that is accepted.
+    Raises UserError for a file that is missing, corrupt, of another kind, or whose weights do not
+    fit the network that it names or are not finite.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"no weights at {path}")
+        raise UserError(f"no weights at {path}")
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            told = file.metadata() or {}
-            metadata = {key: parse_json(text, otherwise=text) for key, text in told.items()}
+        with safe_open(path, framework="pt") as file:
+            text = file.metadata() or {}
+            metadata = {key: parse_json(value, otherwise=value) for key, value in text.items()}
             model_class, sizes = _network_of(metadata, path, kind)
-            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             old_layout = metadata.get("layout") != LAYOUT
-            forms = {name: (tuple(p.get_shape()), p.get_dtype()) for name, p in parts.items()}
+            forms = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
             if not _fits(forms, model_class, sizes, old_layout):
-                raise CheckpointError(f"the weights in {path} do not fit a {metadata['kind']}")
+                raise UserError(f"the weights in {path} do not fit a {metadata['kind']}")
             state = from_8_bits({name: file.get_tensor(name) for name in forms})
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from None
     if old_layout:
         state = {n: t.movedim(-1, 0) if t.ndim == 3 else t for n, t in state.items()}
     for name, tensor in state.items():
-        if not (tensor.abs() <= _LARGEST).all():
-            raise CheckpointError(f"{path} holds NaN, infinite or huge weights in {name}")
+        if not (tensor.abs() <= _MAX_WEIGHT).all():
+            raise UserError(f"{path} holds NaN, infinite or huge weights in {name}")
         if name.endswith("running_var") and (tensor < 0).any():
-            raise CheckpointError(f"{path} holds negative variances in {name}")
-    classes = metadata["num_classes"]
-    if classes > sizes.get("latent_dim", classes):
-        raise CheckpointError(
-            f"the latents of {path}, {sizes['latent_dim']} long, have no room for {classes} classes"
-        )
+            raise UserError(f"{path} holds negative variances in {name}")
     model = model_class(**sizes)
     model.load_state_dict(state)
     return accelerate(model, device).eval(), metadata
 
 
 def _network_of(metadata, path, kind):
-    """(class, the arguments that rebuild it) by an export's metadata. Raises CheckpointError."""
+    """(class, the arguments that rebuild it) by an export's metadata. Raises UserError."""
     own_kind = metadata.get("kind")
     if not isinstance(own_kind, str) or own_kind not in _KINDS:
-        raise CheckpointError(f"{path} was not exported by this program (its kind is {own_kind!r})")
+        raise UserError(f"{path} was not exported by this program (its kind is {own_kind!r})")
     if kind not in (None, own_kind):
-        raise CheckpointError(f"{path} holds a {own_kind}; a {kind} is wanted here")
-    model_class, least = _KINDS[own_kind]
+        raise UserError(f"{path} holds a {own_kind}, not a {kind}")
+    model_class, arguments = _KINDS[own_kind]
     names = metadata.get("class_names")
-    # Of a generator it is no size, but how many classes its latents tell apart.
+    # For a generator it is not a size, but the number of classes that its latents encode.
     metadata.setdefault("num_classes", len(names) if are_names(names) and names else 10)
-    sizes = {name: metadata.get(name) for name in ("num_classes", *least)}
-    if not all(type(size) is int and least.get(n, 1) <= size <= 4096 for n, size in sizes.items()):
-        raise CheckpointError(f"{path} states impossible sizes: {sizes}")
-    return model_class, {name: sizes[name] for name in least}
+    sizes = {name: metadata.get(name) for name in ("num_classes", *arguments)}
+    if not all(type(size) is int and 1 <= size <= _MAX_SIZE for size in sizes.values()):
+        raise UserError(f"{path} states impossible sizes: {sizes}")
+    classes = sizes["num_classes"]
+    if classes > sizes.get("latent_dim", classes):
+        raise UserError(
+            f"the latents of {path}, {sizes['latent_dim']} long, have no room for {classes} classes"
+        )
+    return model_class, {name: sizes[name] for name in arguments}
 
 
 def _fits(forms, model_class, sizes, old_layout):
     """Whether tensors of these forms, {name: (shape, type)}, are the network's.
 
-    Asked before any memory is taken for them. Weights may be stored in 16 bits, or in 8 as
-    `to_8_bits` makes them.
+    Checked before memory is allocated for them. Weights may be stored in 16 bits, or in 8 bits with
+    scales.
     """
-    forms = dict(forms)
     with torch.device("meta"):
-        expected = model_class(**sizes).state_dict()
-    for name, tensor in expected.items():
-        shape, stored = forms.pop(name, (None, None))
-        if old_layout and tensor.ndim == 3:
-            tensor = tensor.movedim(0, -1)
-        if shape != tuple(tensor.shape):
+        state = model_class(**sizes).state_dict()
+    if old_layout:
+        state = {n: t.movedim(0, -1) if t.ndim == 3 else t for n, t in state.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name, (shape, dtype) in forms.items():
+        if dtype == "I8" and len(shape) > 1:
+            expected[name + _SCALE] = shape[:1]
+        elif dtype not in (("I64",) if name.endswith("num_batches_tracked") else _FLOATS):
             return False
-        if stored == "I8" and len(shape) > 1:
-            stored = "F32" if forms.pop(name + _SCALE, None) == (shape[:1], "F32") else None
-        if stored not in (("F32", "F16", "BF16") if tensor.is_floating_point() else ("I64",)):
-            return False
-    return not forms
+    return {name: shape for name, (shape, _) in forms.items()} == expected
 
 
 def class_names_of(metadata):

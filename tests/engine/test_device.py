@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from engine.device import (
-    DeviceError,
     autocast,
     launched,
     pick_compile,
@@ -13,6 +12,7 @@ from engine.device import (
     pick_precision,
     random_stream,
 )
+from engine.errors import UserError
 
 
 def test_auto_device_and_precision_are_usable():
@@ -27,14 +27,14 @@ def test_auto_device_and_precision_are_usable():
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:x", "cpu:", "cpu:1", "mps", ""])
 def test_unknown_devices(name):
-    with pytest.raises(DeviceError, match="--device"):
+    with pytest.raises(UserError, match="--device"):
         pick_device(name)
 
 
 def test_cuda_asked_for_and_absent(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name in ("cuda", "cuda:1", "cuda:300"):
-        with pytest.raises(DeviceError, match="0 usable CUDA"):
+        with pytest.raises(UserError, match="0 usable CUDA"):
             pick_device(name)
 
 
@@ -82,7 +82,7 @@ def test_the_place_that_a_launcher_gave(environment, values, place):
 )
 def test_a_place_that_does_not_fit(environment, values):
     environment(values)
-    with pytest.raises(DeviceError, match="WORLD_SIZE="):
+    with pytest.raises(UserError, match="WORLD_SIZE="):
         launched()
 
 
@@ -90,18 +90,18 @@ def test_more_processes_than_gpus(environment, monkeypatch):
     environment({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(DeviceError, match="cuda:1, but this machine has 1 usable CUDA"):
+    with pytest.raises(UserError, match="cuda:1, but this machine has 1 usable CUDA"):
         pick_device("cuda")
 
 
 def test_unknown_precision():
-    with pytest.raises(DeviceError, match="--precision"):
+    with pytest.raises(UserError, match="--precision"):
         pick_precision("fp16", torch.device("cpu"))
 
 
 def test_auto_precision_follows_the_chip(monkeypatch):
     for found, expected in (({}, "fp32"), ({"avx512_bf16": True}, "bf16")):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda f=found: f, raising=False)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda f=found: f)
         assert pick_precision("auto", torch.device("cpu")) == expected
 
 

@@ -76,7 +76,7 @@ full: $(FULL)/visualized $(FULL)/evaluated
 	python report.py --baseline $(RESULTS)/baseline --gan $(RESULTS)/gan \
 		--evaluation $(FULL)/evaluation \
 		--visualization $(FULL)/visualization --output $(FULL)/report.html
-	test $(RESULTS) != results || python -m reporting.tables
+	test $(RESULTS) != results || python -m inside_cnn.reporting.tables
 
 settings:
 	@mkdir -p $(FULL)
@@ -95,8 +95,8 @@ $(FULL)/gan/summary.json: | $(FULL)/baseline/summary.json
 	@test -f $@ || { echo "stopped before its end: the same command resumes" >&2; exit 1; }
 
 $(FULL)/published: $(FULL)/baseline/summary.json $(FULL)/gan/summary.json
-	python -m reporting.publish $(FULL)/baseline $(RESULTS)/baseline
-	python -m reporting.publish $(FULL)/gan $(RESULTS)/gan --sample_epochs $(SAMPLE_EPOCHS)
+	python -m inside_cnn.reporting.publish $(FULL)/baseline $(RESULTS)/baseline
+	python -m inside_cnn.reporting.publish $(FULL)/gan $(RESULTS)/gan --sample_epochs $(SAMPLE_EPOCHS)
 	touch $@
 
 $(FULL)/evaluated: $(FULL)/published
@@ -129,7 +129,7 @@ $(LADDER)/$(1)_$(2)/summary.json: | $(INSTALLED) \
 		--seed $(2) --output_dir $(LADDER_OUTPUT)/$(1)_$(2) $(TRAIN_FLAGS)
 	@test -f $(LADDER_OUTPUT)/$(1)_$(2)/summary.json || \
 		{ echo "stopped before its end: the same command resumes" >&2; exit 1; }
-	python -m reporting.publish $(LADDER_OUTPUT)/$(1)_$(2) $(LADDER)/$(1)_$(2) --skip curves
+	python -m inside_cnn.reporting.publish $(LADDER_OUTPUT)/$(1)_$(2) $(LADDER)/$(1)_$(2) --skip curves
 endef
 $(foreach arm,full none none_early,$(foreach seed,0 1 2,$(eval $(call LADDER_RUN,$(arm),$(seed)))))
 $(foreach arm,penalty frozen trained,$(foreach seed,0 1,$(eval $(call LADDER_RUN,$(arm),$(seed)))))
@@ -156,7 +156,7 @@ bench: $(INSTALLED)
 	python benchmarks/throughput.py
 
 tables: $(INSTALLED)
-	python -m reporting.tables
+	python -m inside_cnn.reporting.tables
 
 install: $(INSTALLED)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine.output_folder import writing_to
-from image_sets.cifar10 import load_cifar10
-from image_sets.dataset import (
+from inside_cnn.core.output_folder import writing_to
+from inside_cnn.data.cifar10 import load_cifar10
+from inside_cnn.data.dataset import (
     DataError,
     DataMissing,
     Dataset,
@@ -21,9 +21,9 @@ from image_sets.dataset import (
     shown_classes,
     words_of_shown,
 )
-from image_sets.folder import MAX_CLASSES, load_folder
-from image_sets.pixels import mean_image, to_signed, to_uint8
-from image_sets.shapes import load_shapes
+from inside_cnn.data.folder import MAX_CLASSES, load_folder
+from inside_cnn.data.pixels import mean_image, to_signed, to_uint8
+from inside_cnn.data.shapes import load_shapes
 
 __all__ = [
     "DATASETS",
@@ -84,14 +84,14 @@ def epoch_order(count, seed, epoch):
 
 def preview(dataset, path):
     """Write a picture of ten images of each class, one labelled column per class."""
-    from engine.plots import save_image_grid  # here, since only this command draws
+    from inside_cnn.engine.plots import save_image_grid  # here, since only this command draws
 
     indices, names, some = dataset.columns()
     save_image_grid(dataset.images[indices], path, names, dataset.name + some)
 
 
 def parse_args(argv=None):
-    from engine.cli import Parser
+    from inside_cnn.engine.cli import Parser
 
     parser = Parser(__doc__.split("\n\n")[0])
     parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="image set")
@@ -123,7 +123,7 @@ def run(args):
 
 
 def main(argv=None):
-    from engine.cli import exit_code_of
+    from inside_cnn.engine.cli import exit_code_of
 
     return exit_code_of(run, parse_args(argv))
 

@@ -17,22 +17,17 @@ from pathlib import Path
 from torch_fidelity import __version__ as fidelity_version
 
 from data_tools import DATASETS, DataError, load_dataset
-from engine import cli
-from engine.device import keep_freed_memory, peak_memory, pick_device, pick_precision
-from engine.files import write_atomically
-from engine.output_folder import RunError, all_or_nothing, writing_to
-from engine.plots import save_image_grid
-from engine.weights import (
-    check_classes,
-    digest,
-    find_weights,
-    load_model,
-)
-from metrics import inception, sampling
-from metrics.controls import noisy, untrained_like
-from metrics.memorization import memorization_metrics, save_nearest
-from metrics.sample_files import draw_samples, sample_only
-from metrics.scores import (
+from inside_cnn.core.device import keep_freed_memory, peak_memory, pick_device, pick_precision
+from inside_cnn.core.files import write_atomically
+from inside_cnn.core.output_folder import RunError, all_or_nothing, writing_to
+from inside_cnn.engine import cli
+from inside_cnn.engine.plots import save_image_grid
+from inside_cnn.engine.weights import check_classes, digest, find_weights, load_model
+from inside_cnn.metrics import inception, sampling
+from inside_cnn.metrics.controls import noisy, untrained_like
+from inside_cnn.metrics.memorization import memorization_metrics, save_nearest
+from inside_cnn.metrics.sample_files import draw_samples, sample_only
+from inside_cnn.metrics.scores import (
     FEW_SAMPLES,
     MIN_SAMPLES,
     Judge,

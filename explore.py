@@ -16,13 +16,13 @@ import tempfile
 import threading
 import webbrowser
 
-from engine import cli
-from engine.device import keep_freed_memory, pick_device, pick_precision
-from engine.errors import UserError
-from explorer import guard
-from explorer.session import load_session
-from image_sets.pictures import MAX_BYTES
-from interpretability.trained_networks import TRAININGS
+from inside_cnn.core.device import keep_freed_memory, pick_device, pick_precision
+from inside_cnn.core.errors import UserError
+from inside_cnn.data.pictures import MAX_BYTES
+from inside_cnn.engine import cli
+from inside_cnn.explorer import guard
+from inside_cnn.explorer.session import load_session
+from inside_cnn.interpretability.trained_networks import TRAININGS
 
 LOCAL = "127.0.0.1"
 FIRST_PORT, PORTS = 7860, 100  # where a free one is looked for
@@ -96,7 +96,7 @@ def import_page():
     try:
         import gradio
 
-        from explorer import page
+        from inside_cnn.explorer import page
     except ImportError as error:
         raise PageError(
             f"{error}: pip install -r requirements-explore.txt, or make explore"

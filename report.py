@@ -8,10 +8,10 @@ it shows the published results. It needs no network and no other file.
 
 from pathlib import Path
 
-from engine import cli, weights
-from engine.files import write_atomically
-from engine.output_folder import RunError
-from reporting.page import contents_of, render
+from inside_cnn.core.files import write_atomically
+from inside_cnn.core.output_folder import RunError
+from inside_cnn.engine import cli, weights
+from inside_cnn.reporting.page import contents_of, render
 
 FOLDERS = {
     "baseline": Path("output/baseline"),

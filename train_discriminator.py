@@ -11,20 +11,20 @@ import torch
 import torch.nn.functional as F
 
 from discriminator import Discriminator
-from engine import cli
-from metrics.classifier import evaluate
-from training import panels
-from training.augmentation import (
+from inside_cnn.engine import cli
+from inside_cnn.metrics.classifier import evaluate
+from inside_cnn.training import panels
+from inside_cnn.training.augmentation import (
     alternating_flips,
     augment,
     sample_augmentation,
     sample_shift,
     shift,
 )
-from training.ema import EMA
-from training.optimizers import make_optimizer
-from training.run import TrainingRun
-from training.schedules import drops, set_learning_rates, triangle
+from inside_cnn.training.ema import EMA
+from inside_cnn.training.optimizers import make_optimizer
+from inside_cnn.training.run import TrainingRun
+from inside_cnn.training.schedules import drops, set_learning_rates, triangle
 
 RECIPES = {
     # The homework's baseline: Adam, the rate divided by 10 after epoch 50 and again after 75.

@@ -17,26 +17,28 @@ import torch
 
 from data_tools import shown_classes, words_of_shown
 from discriminator import Discriminator
-from engine import cli
-from engine.output_folder import RunError
-from engine.plots import image_grid
-from engine.weights import (
-    check_classes,
-    digest,
-    find_weights,
-    load_model,
-)
 from generator import Generator, sample_latents
-from metrics import sampling
-from metrics.classifier import evaluate
-from metrics.scores import Judge, ScoreError, TrainingScores
-from training import panels
-from training.augmentation import Shift, augment, move, sample_augmentation, sample_shift, shift
-from training.ema import EMA
-from training.gan_losses import discriminator_loss, generator_loss, real_images_loss
-from training.optimizers import make_optimizer
-from training.run import TrainingRun
-from training.schedules import linear, set_learning_rates
+from inside_cnn.core.output_folder import RunError
+from inside_cnn.engine import cli
+from inside_cnn.engine.plots import image_grid
+from inside_cnn.engine.weights import check_classes, digest, find_weights, load_model
+from inside_cnn.metrics import sampling
+from inside_cnn.metrics.classifier import evaluate
+from inside_cnn.metrics.scores import Judge, ScoreError, TrainingScores
+from inside_cnn.training import panels
+from inside_cnn.training.augmentation import (
+    Shift,
+    augment,
+    move,
+    sample_augmentation,
+    sample_shift,
+    shift,
+)
+from inside_cnn.training.ema import EMA
+from inside_cnn.training.gan_losses import discriminator_loss, generator_loss, real_images_loss
+from inside_cnn.training.optimizers import make_optimizer
+from inside_cnn.training.run import TrainingRun
+from inside_cnn.training.schedules import linear, set_learning_rates
 
 RECIPES = {
     # The homework's recipe: one step of each network in turn, constant learning rates.

@@ -15,22 +15,22 @@ from pathlib import Path
 
 from data_tools import DATASETS, DataError, DataMissing, load_dataset
 from discriminator import NUM_LAYERS
-from engine import cli
-from engine.device import keep_freed_memory, pick_device, pick_precision
-from engine.files import write_atomically
-from engine.output_folder import RunError, writing_to
-from engine.plots import save_film
-from engine.weights import check_classes, common_class_names, load_model
-from interpretability import adversarial_figures, critic_score
-from interpretability.attribution import attribution_section
-from interpretability.calibration import calibration_section
-from interpretability.frequency import frequency_section
-from interpretability.layer_figures import layer_section
-from interpretability.maximization_figures import Ascent, class_section, feature_section
-from interpretability.summary import open_summary
-from interpretability.trained_networks import TRAININGS, load_networks
-from interpretability.transfer import transfer_section
-from metrics import sampling
+from inside_cnn.core.device import keep_freed_memory, pick_device, pick_precision
+from inside_cnn.core.files import write_atomically
+from inside_cnn.core.output_folder import RunError, writing_to
+from inside_cnn.engine import cli
+from inside_cnn.engine.plots import save_film
+from inside_cnn.engine.weights import check_classes, common_class_names, load_model
+from inside_cnn.interpretability import adversarial_figures, critic_score
+from inside_cnn.interpretability.attribution import attribution_section
+from inside_cnn.interpretability.calibration import calibration_section
+from inside_cnn.interpretability.frequency import frequency_section
+from inside_cnn.interpretability.layer_figures import layer_section
+from inside_cnn.interpretability.maximization_figures import Ascent, class_section, feature_section
+from inside_cnn.interpretability.summary import open_summary
+from inside_cnn.interpretability.trained_networks import TRAININGS, load_networks
+from inside_cnn.interpretability.transfer import transfer_section
+from inside_cnn.metrics import sampling
 
 DEFAULT_LAYERS = [2, 4, 6, 8]
 STUDY_IMAGES = 1000

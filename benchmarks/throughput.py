@@ -28,14 +28,15 @@ import train_discriminator
 import train_gan
 from data_tools import Dataset
 from discriminator import Discriminator
-from engine import cli, device
 from generator import Generator
-from interpretability.activation_maximization import feature_objective, maximize
-from metrics.classifier import evaluate
-from training import panels
-from training.augmentation import augment, sample_augmentation
-from training.optimizers import keep_learning_rates_on
-from training.run import TrainingRun
+from inside_cnn.core import device
+from inside_cnn.engine import cli
+from inside_cnn.interpretability.activation_maximization import feature_objective, maximize
+from inside_cnn.metrics.classifier import evaluate
+from inside_cnn.training import panels
+from inside_cnn.training.augmentation import augment, sample_augmentation
+from inside_cnn.training.optimizers import keep_learning_rates_on
+from inside_cnn.training.run import TrainingRun
 
 LAYER = 4  # of max_features
 STEPS_ON_CUDA = 50  # training steps in one measurement; 1 on the CPU

@@ -29,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 import train_gan
-from engine import cli
-from engine.provenance import git_commit
-from engine.weights import RESULTS
-from training.run import TrainingRun
+from inside_cnn.engine import cli
+from inside_cnn.engine.weights import RESULTS
+from inside_cnn.training.provenance import git_commit
+from inside_cnn.training.run import TrainingRun
 
 POINTS = 4  # evaluations of a run
 UNTIMED_STEPS, TIMED_STEPS, TURNS = 6, 24, 5  # 24 is a multiple of every usual --gen_train

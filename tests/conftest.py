@@ -9,10 +9,10 @@ import torch
 
 import data_tools
 from discriminator import Discriminator
-from engine import weights
-from image_sets import cifar10
-from layers.accelerate import accelerate
-from training.optimizers import make_optimizer
+from inside_cnn.data import cifar10
+from inside_cnn.engine import weights
+from inside_cnn.layers.accelerate import accelerate
+from inside_cnn.training.optimizers import make_optimizer
 
 matplotlib.use("Agg")
 

@@ -15,7 +15,7 @@ import plain_reference as plain
 import throughput
 from discriminator import Discriminator
 from generator import Generator
-from layers.accelerate import accelerate
+from inside_cnn.layers.accelerate import accelerate
 
 
 def copy_weights(model, plain_model):

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 import train_gan
 from compare import assert_equal, assert_same_run
 from discriminator import Discriminator
-from engine.weights import digest, load_model
 from generator import Generator
+from inside_cnn.engine.weights import digest, load_model
+from inside_cnn.training import checkpoint
+from inside_cnn.training.gan_losses import real_images_loss
 from processes import SMALL
 from steps import at_pass, outputs_of
-from training import checkpoint
-from training.gan_losses import real_images_loss
 
 
 @pytest.fixture

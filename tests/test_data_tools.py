@@ -19,7 +19,7 @@ import torch
 
 import data_tools
 from data_tools import DataError, DataMissing
-from image_sets import cifar10
+from inside_cnn.data import cifar10
 
 # ------------------------------------------------------------------------------ a small CIFAR-10
 

@@ -12,8 +12,8 @@ import report
 import train_discriminator
 import train_gan
 import visualization
-from engine import cli
-from reporting import publish, tables
+from inside_cnn.engine import cli
+from inside_cnn.reporting import publish, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path for pattern in tables.DOCUMENTS for path in ROOT.glob(pattern))

@@ -8,13 +8,13 @@ from matplotlib.image import imread
 
 import evaluate_gan
 from discriminator import Discriminator
-from engine.weights import class_names_of, export_model, load_model
 from faults import no_room_for
 from generator import Generator
-from image_sets.shapes import CLASS_NAMES
-from metrics import inception, memorization, sampling, scores
-from metrics.scores import Judge
-from reporting.page import contents_of
+from inside_cnn.data.shapes import CLASS_NAMES
+from inside_cnn.engine.weights import class_names_of, export_model, load_model
+from inside_cnn.metrics import inception, memorization, sampling, scores
+from inside_cnn.metrics.scores import Judge
+from inside_cnn.reporting.page import contents_of
 
 MACHINE = ["--device", "cpu", "--precision", "fp32"]
 

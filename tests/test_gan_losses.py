@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from training.gan_losses import discriminator_loss, generator_loss
+from inside_cnn.training.gan_losses import discriminator_loss, generator_loss
 
 
 class Known(nn.Module):

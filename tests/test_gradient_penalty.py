@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from discriminator import Discriminator
-from engine.device import autocast
-from layers.accelerate import accelerate
+from inside_cnn.core.device import autocast
+from inside_cnn.layers.accelerate import accelerate
+from inside_cnn.training.gan_losses import gradient_penalty
 from plain_reference import PlainDiscriminator
-from training.gan_losses import gradient_penalty
 
 
 def uniform(count):

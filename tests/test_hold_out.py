@@ -9,8 +9,8 @@ import data_tools
 import train_discriminator
 import train_gan
 from discriminator import Discriminator
-from engine.weights import export_model, load_model
-from metrics.classifier import evaluate
+from inside_cnn.engine.weights import export_model, load_model
+from inside_cnn.metrics.classifier import evaluate
 
 SMALL = [
     *("--dataset", "shapes", "--hold_out", 200, "--width", 4, "--batch_size", 100),

@@ -10,10 +10,10 @@ import data_tools
 import evaluate_gan
 import visualization
 from discriminator import Discriminator
-from engine import provenance
-from engine.weights import export_model
 from faults import no_room_for
 from generator import Generator
+from inside_cnn.engine.weights import export_model
+from inside_cnn.training import provenance
 from processes import ENVIRONMENT, ROOT
 
 QUICK = ["--limit_test", 60, "--steps", 3, "--device", "cpu", "--precision", "fp32"]

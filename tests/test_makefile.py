@@ -13,13 +13,13 @@ import report
 import train_discriminator
 import train_gan
 import visualization
-from reporting import publish
+from inside_cnn.reporting import publish
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {
     "train_discriminator.py": train_discriminator,
     "train_gan.py": train_gan,
-    "reporting.publish": publish,
+    "inside_cnn.reporting.publish": publish,
     "evaluate_gan.py": evaluate_gan,
     "visualization.py": visualization,
     "report.py": report,
@@ -84,7 +84,7 @@ def test_the_experiment_from_nothing(make, tmp_path):
     code, calls, output = make("full")
     assert code == 0, output
     trainings = ["train_discriminator.py", "train_gan.py"]
-    assert names(calls[:4]) == [*trainings, *["reporting.publish"] * 2]
+    assert names(calls[:4]) == [*trainings, *["inside_cnn.reporting.publish"] * 2]
     assert names(calls[4:]) == ["visualization.py", "evaluate_gan.py", "report.py"]
     full, results = tmp_path / "full", tmp_path / "results"
     # The trainings are the bare commands, except for what neither weights nor log depend on.

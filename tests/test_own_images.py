@@ -16,14 +16,14 @@ import train_discriminator
 import train_gan
 import visualization
 from discriminator import Discriminator
-from engine.weights import export_model, load_model
-from explorer.session import load_session
 from generator import Generator
-from image_sets import cifar10
-from image_sets.folder import load_folder
-from interpretability.trained_networks import TRAININGS
+from inside_cnn.data import cifar10
+from inside_cnn.data.folder import load_folder
+from inside_cnn.engine.weights import export_model, load_model
+from inside_cnn.explorer.session import load_session
+from inside_cnn.interpretability.trained_networks import TRAININGS
+from inside_cnn.training import run
 from own_images import SEVEN, write_pictures, write_set, write_seven_classes
-from training import run
 
 MACHINE = ["--device", "cpu", "--precision", "fp32"]
 
@@ -32,7 +32,7 @@ MACHINE = ["--device", "cpu", "--precision", "fp32"]
 def mine(tmp_path, monkeypatch):
     """make(number of classes): flags that take a folder of so many; the folder to work in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("metrics.scores.KERNEL_SUBSETS", 2)
+    monkeypatch.setattr("inside_cnn.metrics.scores.KERNEL_SUBSETS", 2)
 
     def make(classes):
         folder = tmp_path / "mine"

@@ -13,9 +13,9 @@ from PIL import Image
 
 import report
 from discriminator import Discriminator
-from engine.weights import digest, export_model
 from generator import Generator
-from reporting.page import MAX_FRAMES
+from inside_cnn.engine.weights import digest, export_model
+from inside_cnn.reporting.page import MAX_FRAMES
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import data_tools
-from engine.weights import load_model
-from image_sets import cifar10
-from metrics.classifier import evaluate
+from inside_cnn.data import cifar10
+from inside_cnn.engine.weights import load_model
+from inside_cnn.metrics.classifier import evaluate
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 WEIGHTS = sorted(RESULTS.rglob("*.safetensors"))

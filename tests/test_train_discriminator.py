@@ -10,13 +10,13 @@ import torch.nn.functional as F
 import data_tools
 import train_discriminator
 from compare import assert_equal, records
-from engine import cli
-from engine.device import random_stream
-from engine.weights import load_model
-from image_sets import cifar10
-from metrics.classifier import predict
-from training import checkpoint, panels
-from training.run import TrainingRun
+from inside_cnn.core.device import random_stream
+from inside_cnn.data import cifar10
+from inside_cnn.engine import cli
+from inside_cnn.engine.weights import load_model
+from inside_cnn.metrics.classifier import predict
+from inside_cnn.training import checkpoint, panels
+from inside_cnn.training.run import TrainingRun
 
 SMALL = [
     *("--dataset", "shapes", "--limit_train", 120, "--limit_test", 60, "--width", 4),

@@ -12,17 +12,17 @@ import train_discriminator
 import train_gan
 from compare import assert_equal, records
 from discriminator import Discriminator
-from engine.device import autocast, pick_device, pick_precision
-from engine.weights import load_model
 from generator import Generator, sample_latents
-from image_sets import cifar10
-from metrics.classifier import evaluate
+from inside_cnn.core.device import autocast, pick_device, pick_precision
+from inside_cnn.data import cifar10
+from inside_cnn.engine.weights import load_model
+from inside_cnn.metrics.classifier import evaluate
+from inside_cnn.training import panels
+from inside_cnn.training.augmentation import move, sample_shift
+from inside_cnn.training.distributed import Ranks
+from inside_cnn.training.gan_losses import discriminator_loss, generator_loss
+from inside_cnn.training.run import TrainingRun
 from steps import at_pass
-from training import panels
-from training.augmentation import move, sample_shift
-from training.distributed import Ranks
-from training.gan_losses import discriminator_loss, generator_loss
-from training.run import TrainingRun
 
 SMALL = [
     *("--dataset", "shapes", "--limit_train", 80, "--limit_test", 40, "--width", 4),

@@ -9,15 +9,15 @@ from PIL import Image
 import data_tools
 import visualization
 from discriminator import Discriminator
-from engine.plots import save_image_grid
-from engine.weights import export_model, load_model
 from generator import Generator
-from image_sets import shapes
-from interpretability import adversarial_figures, maximization_figures
-from interpretability.activation_maximization import feature_objective, maximize
-from interpretability.layer_probes import distinct, stand_out
-from interpretability.top_images import strongest_units
-from interpretability.trained_networks import WEIGHTS
+from inside_cnn.data import shapes
+from inside_cnn.engine.plots import save_image_grid
+from inside_cnn.engine.weights import export_model, load_model
+from inside_cnn.interpretability import adversarial_figures, maximization_figures
+from inside_cnn.interpretability.activation_maximization import feature_objective, maximize
+from inside_cnn.interpretability.layer_probes import distinct, stand_out
+from inside_cnn.interpretability.top_images import strongest_units
+from inside_cnn.interpretability.trained_networks import WEIGHTS
 
 
 @pytest.fixture(autouse=True)

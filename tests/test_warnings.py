@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+PACKAGE = sorted((ROOT / "inside_cnn").rglob("[!_]*.py"))
 # These are imported by their bare names: pytest puts their folders on the path.
 BARE = [path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
 OURS = sorted(
     [
         *BARE,
         *(path.stem for path in ROOT.glob("*.py")),
-        *ROOMS,
-        *(f"{room}.{path.stem}" for room in ROOMS for path in (ROOT / room).glob("[!_]*.py")),
+        *(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in PACKAGE),
     ]
 )
 

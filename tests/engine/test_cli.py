@@ -6,8 +6,8 @@ import data_tools
 import train_discriminator
 import train_gan
 import visualization
-from engine import cli
-from engine.errors import UserError
+from inside_cnn.core.errors import UserError
+from inside_cnn.engine import cli
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", "nan", ""])

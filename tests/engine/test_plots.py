@@ -2,8 +2,8 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from engine import plots
-from engine.plots import BOX_COLOUR, save_charts, save_curves, save_image_grid
+from inside_cnn.engine import plots
+from inside_cnn.engine.plots import BOX_COLOUR, save_charts, save_curves, save_image_grid
 
 
 def test_image_grid_shows_every_pixel(tmp_path):

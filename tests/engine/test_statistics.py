@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from engine.statistics import (
+from inside_cnn.engine.statistics import (
     paired_bootstrap,
     paired_differences,
     percent,

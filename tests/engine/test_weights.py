@@ -9,10 +9,12 @@ from safetensors.torch import load_file, save_file
 
 from compare import assert_equal
 from discriminator import Discriminator
-from engine import weights
-from engine.device import peak_memory
-from engine.errors import UserError
-from engine.weights import (
+from generator import Generator, sample_latents
+from inside_cnn.core.device import peak_memory
+from inside_cnn.core.errors import UserError
+from inside_cnn.data.dataset import Dataset
+from inside_cnn.engine import weights
+from inside_cnn.engine.weights import (
     LAYOUT,
     check_classes,
     common_class_names,
@@ -22,8 +24,6 @@ from engine.weights import (
     load_model,
     to_8_bits,
 )
-from generator import Generator, sample_latents
-from image_sets.dataset import Dataset
 
 
 def test_discriminator_round_trip(tmp_path, images):

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 import evaluate_gan
-from engine.weights import export_model
-from explorer.drawing import GRID, Drawing, draw
-from explorer.session import Session
 from generator import Generator
+from inside_cnn.engine.weights import export_model
+from inside_cnn.explorer.drawing import GRID, Drawing, draw
+from inside_cnn.explorer.session import Session
 
 NAMES = [str(k) for k in range(10)]
 

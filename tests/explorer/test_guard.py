@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from explorer.guard import Guard
+from inside_cnn.explorer.guard import Guard
 
 
 def answer(own, path="/config", **headers):

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from discriminator import Discriminator
-from engine.weights import export_model
-from explorer.drawing import Drawing
 from generator import Generator
-from image_sets import shapes
+from inside_cnn.data import shapes
+from inside_cnn.engine.weights import export_model
+from inside_cnn.explorer.drawing import Drawing
 from own_images import write_set
 
 ROOT = Path(__file__).parent.parent.parent

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 import data_tools
-from explorer.inside import lit, strongest_features
-from explorer.session import Session
+from inside_cnn.explorer.inside import lit, strongest_features
+from inside_cnn.explorer.session import Session
 from networks import as_network
 
 

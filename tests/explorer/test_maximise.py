@@ -3,17 +3,17 @@ import torch
 
 import data_tools
 from discriminator import Discriminator
-from explorer.maximise import Goal, climb, goals_of_both
-from explorer.session import Session
-from interpretability.activation_maximization import (
+from inside_cnn.explorer.maximise import Goal, climb, goals_of_both
+from inside_cnn.explorer.session import Session
+from inside_cnn.interpretability.activation_maximization import (
     VIEWS,
     class_objective,
     maximize,
     maximize_robustly,
     unit_objective,
 )
-from interpretability.maximization_figures import SETTLE, SMOOTHNESS, views_of
-from interpretability.top_images import peak_positions
+from inside_cnn.interpretability.maximization_figures import SETTLE, SMOOTHNESS, views_of
+from inside_cnn.interpretability.top_images import peak_positions
 from networks import as_network
 
 

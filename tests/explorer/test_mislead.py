@@ -3,9 +3,9 @@ import torch
 
 import data_tools
 from discriminator import Discriminator
-from explorer.mislead import enlarged, mislead
-from explorer.session import Session
-from interpretability.adversarial import loss_gradient, signed_step
+from inside_cnn.explorer.mislead import enlarged, mislead
+from inside_cnn.explorer.session import Session
+from inside_cnn.interpretability.adversarial import loss_gradient, signed_step
 from networks import as_network
 
 

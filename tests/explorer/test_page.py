@@ -6,15 +6,15 @@ import gradio as gr
 import pytest
 import torch
 
-from engine.weights import export_model
-from explorer import maximise
-from explorer.examples import Examples
-from explorer.inside_tab import InsideTab
-from explorer.maximise_tab import Choice, MaximiseTab
-from explorer.mislead_tab import MisleadTab
-from explorer.page import build, value_of
-from explorer.session import load_session
-from image_sets import shapes
+from inside_cnn.data import shapes
+from inside_cnn.engine.weights import export_model
+from inside_cnn.explorer import maximise
+from inside_cnn.explorer.examples import Examples
+from inside_cnn.explorer.inside_tab import InsideTab
+from inside_cnn.explorer.maximise_tab import Choice, MaximiseTab
+from inside_cnn.explorer.mislead_tab import MisleadTab
+from inside_cnn.explorer.page import build, value_of
+from inside_cnn.explorer.session import load_session
 
 
 def made(make, *args):
@@ -46,7 +46,7 @@ def test_a_page_of_a_classifier_alone(alone, tmp_path):
 
 def test_its_tabs_answer(alone, tmp_path, monkeypatch):
     monkeypatch.setattr(maximise, "STEPS", 3)
-    monkeypatch.setattr("explorer.maximise_tab.STEPS", 3)
+    monkeypatch.setattr("inside_cnn.explorer.maximise_tab.STEPS", 3)
     monkeypatch.setattr(maximise.climb, "__defaults__", ("fp32", 3))
     picture = shapes.load_shapes()[1].images[5]
     mislead = made(MisleadTab, alone)

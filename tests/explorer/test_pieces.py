@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from explorer import pieces
+from inside_cnn.explorer import pieces
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&${1}{{2}}"
 

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from discriminator import Discriminator
-from engine.weights import CheckpointError, export_model
-from explorer.session import DRAWN_OF_EACH, load_session
 from generator import Generator
-from image_sets import shapes
+from inside_cnn.data import shapes
+from inside_cnn.engine.weights import CheckpointError, export_model
+from inside_cnn.explorer.session import DRAWN_OF_EACH, load_session
 
 NAMES = list(shapes.CLASS_NAMES)
 NOTHING = {"without G": None, "with G": None, "generator": None}

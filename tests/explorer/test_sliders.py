@@ -1,6 +1,6 @@
 import pytest
 
-from explorer.controls import slider, whole_number
+from inside_cnn.explorer.controls import slider, whole_number
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 import data_tools
-from explorer.drawing import Drawing, draw
-from explorer.session import Session
-from explorer.switch_off import (
+from generator import Generator
+from inside_cnn.explorer.drawing import Drawing, draw
+from inside_cnn.explorer.session import Session
+from inside_cnn.explorer.switch_off import (
     NoNumbers,
     accuracies,
     drawn_without,
     favouring,
     parse_numbers,
 )
-from generator import Generator
 from networks import as_network
 
 

@@ -4,8 +4,8 @@ import json
 
 import torch
 
-from engine.weights import load_model
-from training import checkpoint
+from inside_cnn.engine.weights import load_model
+from inside_cnn.training import checkpoint
 
 
 def records(folder):

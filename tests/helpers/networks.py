@@ -1,6 +1,6 @@
 """Networks as the sections of visualization.py are handed them."""
 
-from interpretability.trained_networks import Network
+from inside_cnn.interpretability.trained_networks import Network
 
 
 def as_network(model, name="without G"):

@@ -5,7 +5,7 @@ import zlib
 
 from PIL import Image
 
-from image_sets.shapes import CLASS_NAMES, draw_shapes
+from inside_cnn.data.shapes import CLASS_NAMES, draw_shapes
 
 # With spaces, dots, other alphabets, a sign that matplotlib reads, and more letters than fit.
 SEVEN = (

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from training import checkpoint
+from inside_cnn.training import checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = [

@@ -6,8 +6,8 @@ import sys
 import torch
 
 import train_gan
-from training import panels
-from training.run import TrainingRun
+from inside_cnn.training import panels
+from inside_cnn.training.run import TrainingRun
 
 FLAGS = ["--recipe", "classic", "--width", "4", "--device", "cpu", "--precision", "fp32"]
 

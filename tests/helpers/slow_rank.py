@@ -5,7 +5,7 @@ import time
 
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from training.distributed import Ranks
+from inside_cnn.training.distributed import Ranks
 
 WAIT, ACTION = 5, 7  # seconds
 

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import torch
 
-from image_sets import cifar10
+from inside_cnn.data import cifar10
 
 IMAGES_PER_FILE = 200
 

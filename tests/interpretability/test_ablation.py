@@ -6,8 +6,8 @@ import torch
 from data_tools import to_signed
 from discriminator import NUM_LAYERS
 from generator import Generator
-from interpretability.ablation import classes_named, images_without, outputs_without
-from metrics import sampling
+from inside_cnn.interpretability.ablation import classes_named, images_without, outputs_without
+from inside_cnn.metrics import sampling
 
 
 @pytest.mark.parametrize("layer", range(1, NUM_LAYERS + 1))

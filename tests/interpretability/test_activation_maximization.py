@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from discriminator import Discriminator
-from interpretability.activation_maximization import (
+from inside_cnn.interpretability.activation_maximization import (
     VIEWS,
     Spectra,
     Views,

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from captum.robust import FGSM
 
 import data_tools
-from interpretability.adversarial import (
+from inside_cnn.interpretability.adversarial import (
     ATTACKS,
     BUDGET,
     STEPS,

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 import data_tools
 from discriminator import Discriminator
-from interpretability.adversarial_figures import one_step
+from inside_cnn.interpretability.adversarial_figures import one_step
 from networks import as_network
 
 

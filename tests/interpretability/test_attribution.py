@@ -3,7 +3,7 @@ import torch
 from captum.attr import IntegratedGradients, LayerGradCam
 
 from discriminator import Discriminator
-from interpretability.attribution import grad_cam, integrated_gradients
+from inside_cnn.interpretability.attribution import grad_cam, integrated_gradients
 
 
 @pytest.fixture

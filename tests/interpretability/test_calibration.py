@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import data_tools
-from interpretability.calibration import calibration, calibration_section
+from inside_cnn.interpretability.calibration import calibration, calibration_section
 from networks import as_network
 
 

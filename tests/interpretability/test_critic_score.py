@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import data_tools
-from interpretability.critic_score import (
+from inside_cnn.interpretability.critic_score import (
     auc,
     baseline_sets,
     blurred,

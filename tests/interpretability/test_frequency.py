@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import data_tools
-from interpretability.frequency import (
+from inside_cnn.interpretability.frequency import (
     BANDS,
     band_energy,
     band_noise,

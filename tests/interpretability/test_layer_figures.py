@@ -5,8 +5,8 @@ import torch
 
 import data_tools
 from discriminator import Discriminator
-from interpretability.layer_figures import layer_section, similarity_lines
-from interpretability.layer_probes import firing_rate, pooled_features, probe_accuracy
+from inside_cnn.interpretability.layer_figures import layer_section, similarity_lines
+from inside_cnn.interpretability.layer_probes import firing_rate, pooled_features, probe_accuracy
 from networks import as_network
 
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 import data_tools
 from discriminator import Discriminator
-from interpretability.layer_probes import (
+from inside_cnn.interpretability.layer_probes import (
     class_selectivity,
     distinct,
     firing_rate,

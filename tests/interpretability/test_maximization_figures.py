@@ -5,15 +5,15 @@ import torch
 
 import data_tools
 from data_tools import to_signed
-from interpretability import maximization_figures
-from interpretability.activation_maximization import (
+from inside_cnn.interpretability import maximization_figures
+from inside_cnn.interpretability.activation_maximization import (
     VIEWS,
     class_objective,
     held_out,
     unit_objective,
 )
-from interpretability.maximization_figures import Ascent, LayerUnits, feature_section
-from interpretability.receptive_field import box
+from inside_cnn.interpretability.maximization_figures import Ascent, LayerUnits, feature_section
+from inside_cnn.interpretability.receptive_field import box
 from networks import as_network
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from discriminator import MAP_SIZES, Discriminator
-from interpretability.receptive_field import box, geometry
+from inside_cnn.interpretability.receptive_field import box, geometry
 
 
 def test_sizes_and_strides_by_hand():

@@ -2,7 +2,7 @@ import json
 
 import visualization
 from discriminator import Discriminator
-from engine.weights import export_model
+from inside_cnn.engine.weights import export_model
 
 QUICK = ["--limit_test", "60", "--steps", "3", "--device", "cpu", "--precision", "fp32"]
 

@@ -4,8 +4,8 @@ import torch
 import data_tools
 from data_tools import to_signed
 from discriminator import Discriminator
-from interpretability.receptive_field import box
-from interpretability.top_images import (
+from inside_cnn.interpretability.receptive_field import box
+from inside_cnn.interpretability.top_images import (
     digest_of,
     kept,
     peak_positions,

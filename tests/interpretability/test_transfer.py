@@ -3,7 +3,7 @@ import torch
 
 import data_tools
 from discriminator import Discriminator
-from interpretability.transfer import EPSILON, adversarial_images, transfer_section
+from inside_cnn.interpretability.transfer import EPSILON, adversarial_images, transfer_section
 from networks import as_network
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from discriminator import Discriminator
 from generator import Generator
-from layers.accelerate import accelerate, add_bias
-from training.gan_losses import discriminator_loss, generator_loss
+from inside_cnn.layers.accelerate import accelerate, add_bias
+from inside_cnn.training.gan_losses import discriminator_loss, generator_loss
 
 WIDTH = 20  # padded to 32
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from layers import channel_padding
+from inside_cnn.layers import channel_padding
 
 
 def test_aligned_numbers():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compare import relative_error
-from layers import double_backward
+from inside_cnn.layers import double_backward
 
 
 def tensors(*shapes, dtype=torch.float64, device="cpu"):

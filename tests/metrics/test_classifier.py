@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from data_tools import load_dataset, to_signed
 from discriminator import Discriminator
-from metrics.classifier import evaluate, predict
+from inside_cnn.metrics.classifier import evaluate, predict
 
 
 @pytest.fixture

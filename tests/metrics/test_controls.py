@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from generator import Generator
-from metrics import controls, sampling
+from inside_cnn.metrics import controls, sampling
 
 
 def test_noise_has_the_stated_strength():

@@ -8,8 +8,8 @@ import torch
 import torch_fidelity
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from metrics import inception, scores
-from metrics.scores import ScoreError
+from inside_cnn.metrics import inception, scores
+from inside_cnn.metrics.scores import ScoreError
 from random_inception import write_random_weights
 
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from matplotlib.image import imread
 
 from data_tools import load_dataset
-from metrics import memorization
+from inside_cnn.metrics import memorization
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from metrics import sampling
-from metrics.sample_files import write_npz, write_pngs
+from inside_cnn.metrics import sampling
+from inside_cnn.metrics.sample_files import write_npz, write_pngs
 
 
 def test_files(tmp_path):

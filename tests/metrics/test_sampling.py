@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from generator import Generator
-from metrics import sampling
+from inside_cnn.metrics import sampling
 
 
 @pytest.fixture

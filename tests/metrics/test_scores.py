@@ -6,10 +6,10 @@ import torch
 
 from data_tools import load_dataset
 from discriminator import Discriminator
-from engine.weights import CheckpointError, digest, export_model
 from generator import Generator
-from metrics import sampling, scores
-from metrics.scores import (
+from inside_cnn.engine.weights import CheckpointError, digest, export_model
+from inside_cnn.metrics import sampling, scores
+from inside_cnn.metrics.scores import (
     Judge,
     ScoreError,
     TrainingScores,

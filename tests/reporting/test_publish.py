@@ -8,10 +8,10 @@ import data_tools
 import train_discriminator
 import train_gan
 from compare import assert_equal, records
-from engine.weights import from_8_bits, load_model, to_8_bits
-from image_sets import shapes
-from metrics.classifier import evaluate
-from reporting import publish
+from inside_cnn.data import shapes
+from inside_cnn.engine.weights import from_8_bits, load_model, to_8_bits
+from inside_cnn.metrics.classifier import evaluate
+from inside_cnn.reporting import publish
 
 QUICK = ["--device", "cpu"]
 TINY = ["--dataset", "shapes", "--limit_train", 60, "--limit_test", 60, "--width", 4]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from reporting import tables
+from inside_cnn.reporting import tables
 
 
 def put(path, *values):

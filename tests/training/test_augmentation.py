@@ -4,7 +4,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
 import data_tools
-from training.augmentation import (
+from inside_cnn.training.augmentation import (
     Augmentation,
     alternating_flips,
     augment,

@@ -6,8 +6,8 @@ import pickle
 import pytest
 import torch
 
-from engine.weights import CheckpointError
-from training import checkpoint
+from inside_cnn.engine.weights import CheckpointError
+from inside_cnn.training import checkpoint
 
 
 def state(number):

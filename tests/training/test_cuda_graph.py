@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import train_gan
-from training import panels
-from training.augmentation import sample_shift
-from training.cuda_graph import WARM_UP, CapturedStep
-from training.optimizers import keep_learning_rates_on
-from training.run import TrainingRun
-from training.schedules import set_learning_rates
+from inside_cnn.training import panels
+from inside_cnn.training.augmentation import sample_shift
+from inside_cnn.training.cuda_graph import WARM_UP, CapturedStep
+from inside_cnn.training.optimizers import keep_learning_rates_on
+from inside_cnn.training.run import TrainingRun
+from inside_cnn.training.schedules import set_learning_rates
 
 
 class StandIn:

@@ -14,9 +14,9 @@ import train_discriminator
 import train_gan
 from compare import assert_same_run, records
 from generator import sample_latents
+from inside_cnn.training import panels
+from inside_cnn.training.run import TrainingRun
 from processes import EVERY_STEP, SMALL, ends, run, start
-from training import panels
-from training.run import TrainingRun
 
 slow = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import torch
 
 from compare import assert_equal
 from generator import Generator
-from training.ema import EMA
+from inside_cnn.training.ema import EMA
 
 
 def updates(count):

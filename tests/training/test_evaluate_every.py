@@ -8,9 +8,9 @@ import processes
 import train_gan
 from compare import assert_equal, assert_same_export, records
 from discriminator import Discriminator
-from engine.weights import export_model, load_model
 from generator import Generator
-from metrics import scores
+from inside_cnn.engine.weights import export_model, load_model
+from inside_cnn.metrics import scores
 from processes import SMALL
 from steps import at_pass, drawn_instead
 

@@ -6,9 +6,9 @@ import train_discriminator
 import train_gan
 from compare import assert_same_run
 from discriminator import Discriminator
-from engine.cli import SAVE_FAILED
-from engine.weights import export_model
 from faults import failing, no_room_for
+from inside_cnn.engine.cli import SAVE_FAILED
+from inside_cnn.engine.weights import export_model
 from processes import EVERY_STEP, SMALL
 
 FLAGS = [*SMALL, "--limit_train", 48, *EVERY_STEP, "--epochs", 2, "--output_dir"]  # six steps

@@ -9,8 +9,8 @@ import templates
 import train_discriminator
 import train_gan
 from compare import records
-from engine.weights import load_model
-from metrics import sampling, scores
+from inside_cnn.engine.weights import load_model
+from inside_cnn.metrics import sampling, scores
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
 # Rates and weights with which so small a network learns in so few steps.

@@ -7,10 +7,15 @@ from torch import nn
 from compare import assert_equal
 from discriminator import Discriminator
 from generator import Generator
-from layers.accelerate import accelerate
-from training import stopping
-from training.optimizers import Muon, keep_learning_rates_on, make_optimizer, newton_schulz
-from training.schedules import set_learning_rates
+from inside_cnn.layers.accelerate import accelerate
+from inside_cnn.training import stopping
+from inside_cnn.training.optimizers import (
+    Muon,
+    keep_learning_rates_on,
+    make_optimizer,
+    newton_schulz,
+)
+from inside_cnn.training.schedules import set_learning_rates
 
 
 def random(*shape, seed=0):

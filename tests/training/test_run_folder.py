@@ -8,11 +8,11 @@ import signal
 import pytest
 import torch
 
-from engine import cli
-from engine.output_folder import RunError
 from faults import no_room_for
-from training import checkpoint
-from training.run_folder import RunFolder
+from inside_cnn.core.output_folder import RunError
+from inside_cnn.engine import cli
+from inside_cnn.training import checkpoint
+from inside_cnn.training.run_folder import RunFolder
 
 SETTINGS = {"script": "train_gan.py", "width": 8, "lr": 0.1, "epochs": 2}
 

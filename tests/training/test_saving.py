@@ -6,11 +6,11 @@ import train_discriminator
 import train_gan
 from compare import assert_equal, assert_same_export, records
 from discriminator import Discriminator
-from engine.weights import load_model
 from generator import Generator
+from inside_cnn.engine.weights import load_model
+from inside_cnn.training import checkpoint
 from processes import SMALL
 from steps import at_pass
-from training import checkpoint
 
 EPOCHS, STEPS = 5, 5  # and steps in an epoch
 

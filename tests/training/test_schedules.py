@@ -1,6 +1,6 @@
 import pytest
 
-from training.schedules import drops, linear, triangle
+from inside_cnn.training.schedules import drops, linear, triangle
 
 
 def test_schedules():

@@ -4,8 +4,8 @@ import time
 
 import torch
 
-from engine import cli
-from training import stopping
+from inside_cnn.engine import cli
+from inside_cnn.training import stopping
 
 
 def test_signals_set_a_flag_and_a_second_interrupt_ends_at_once(monkeypatch):

@@ -15,12 +15,12 @@ import train_discriminator
 import train_gan
 from compare import assert_same_run
 from discriminator import Discriminator
-from engine import cli
 from faults import fill, no_room_for
 from generator import Generator
+from inside_cnn.engine import cli
+from inside_cnn.training import checkpoint
 from processes import EVERY_STEP, SMALL
 from steps import at_pass, nan_input
-from training import checkpoint
 
 
 @pytest.fixture

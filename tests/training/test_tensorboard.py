@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train_discriminator
 import train_gan
+from inside_cnn.training.run_folder import RunFolder
+from inside_cnn.training.tensorboard import TensorBoard
 from processes import SMALL
-from training.run_folder import RunFolder
-from training.tensorboard import TensorBoard
 
 EVENTS = "events.out.tfevents.*"
 

@@ -1,0 +1,58 @@
+"""Calibration: does a class probability of 0.8 mean 80 % correct?"""
+
+import torch
+
+from inside_cnn.engine.plots import save_charts
+from inside_cnn.interpretability.adversarial import predict
+from inside_cnn.interpretability.trained_networks import line_styles
+
+BINS = 15
+MIN_PLOTTED = 20  # images in a bin of the diagram
+
+
+def calibration(probabilities, labels, bins=BINS):
+    """Expected calibration error, and each bin's mean confidence, accuracy and count.
+
+    probabilities: float (n, classes); labels: int64 (n,). The confidence is the largest
+    probability; bins have equal width. Returns a float and three float64 (bins,).
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks.
+    """
+    confidence, predicted = probabilities.double().max(1)
+    index = (confidence * bins).long().clamp_max(bins - 1)
+    right = (predicted == labels).double()
+    counts, confidences, rights = (
+        torch.zeros(bins, dtype=torch.float64).index_add_(0, index, values)
+        for values in (torch.ones_like(right), confidence, right)
+    )
+    error = (rights - confidences).abs().sum() / len(labels)
+    filled = counts.clamp_min(1)
+    return error.item(), confidences / filled, rights / filled, counts
+
+
+def calibration_section(networks, test_set, folder):
+    """The calibration of all networks; returns {name: metrics}, in %.
+
+    Leaves calibration.png, a reliability diagram, in `folder`.
+    """
+    styles = line_styles([network.name for network in networks])
+    metrics_of, lines = {}, {}
+    for network in networks:
+        batches = test_set.images.split(500)
+        logits = torch.cat([predict(network.model, x.float()) for x in batches])
+        probabilities = logits.softmax(1).cpu()
+        error, confidences, accuracies, counts = calibration(probabilities, test_set.labels.cpu())
+        plotted = counts >= MIN_PLOTTED
+        points = [(100 * values[plotted]).tolist() for values in (confidences, accuracies)]
+        lines[f"{network.name}, ECE {100 * error:.1f} %"] = (*points, styles[network.name])
+        metrics_of[network.name] = {
+            "expected_calibration_error": round(100 * error, 2),
+            "mean_confidence": round(100 * probabilities.amax(1).mean().item(), 2),
+            "images": len(test_set),
+        }
+        print(f"{network.name}: expected calibration error {100 * error:.2f} %")
+    lines["perfect"] = ([0, 100], [0, 100], {"color": "0.6", "linestyle": ":"})
+    title = "Reliability of the class probabilities"
+    chart = {"x": "confidence, %", "y": "accuracy, %", "height": 100, "lines": lines}
+    save_charts({title: chart}, folder / "calibration.png")
+    print(f"  {folder / 'calibration.png'}")
+    return metrics_of

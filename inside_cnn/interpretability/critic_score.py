@@ -1,0 +1,88 @@
+"""What the critic's score means: its mean over sets of images, and how well it separates them."""
+
+import torch
+import torch.nn.functional as F
+
+from data_tools import to_signed
+from inside_cnn.core.device import random_stream
+from inside_cnn.engine.plots import save_histograms
+
+IMAGES = 2000  # of each set
+PATCH = 8  # side of the shuffled patches, in pixels
+_SETS = 41  # name of the random stream
+
+
+@torch.no_grad()
+def scores_of(discriminator, images, batch_size=500):
+    """The critic's score of each image: uint8 (n, 3, 32, 32) -> float32 (n,) on the CPU.
+
+    In float32: bfloat16 would round scores to about 0.4 %, so that many are equal.
+    """
+    batches = images.split(batch_size)
+    return torch.cat([discriminator(to_signed(batch))[0].cpu() for batch in batches])
+
+
+def auc(positive, negative):
+    """Probability that a positive value exceeds a negative one; equal values count half.
+
+    float (n,), float (m,) -> 0 to 1, the area under the ROC curve.
+    """
+    ordered = negative.double().sort().values
+    positive = positive.double()
+    below = torch.searchsorted(ordered, positive)
+    up_to = torch.searchsorted(ordered, positive, right=True)
+    return ((below + up_to).double().mean() / (2 * len(negative))).item()
+
+
+def blurred(images, sigma=2.0):
+    """Gaussian blur, edges reflected: uint8 (n, 3, 32, 32) -> the same."""
+    reach = torch.arange(-6, 7, device=images.device).float()
+    kernel = torch.exp(-reach.square() / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
+    x = F.conv2d(F.pad(images.float(), (6, 6, 0, 0), "reflect"), kernel, groups=3)
+    x = F.conv2d(F.pad(x, (0, 0, 6, 6), "reflect"), kernel.mT, groups=3)
+    return x.round().clamp(0, 255).byte()
+
+
+def shuffled_patches(images, generator=None):
+    """Each image cut into 8x8 patches in a random order of its own: uint8 -> uint8."""
+    patches = F.unfold(images.float(), PATCH, stride=PATCH)
+    order = torch.rand(len(images), 1, patches.shape[2], generator=generator, device=images.device)
+    patches = patches.gather(2, order.argsort(2).expand_as(patches))
+    return F.fold(patches, images.shape[2:], PATCH, stride=PATCH).byte()
+
+
+def baseline_sets(test_images):
+    """{name: uint8 (n, 3, 32, 32)} of images that no critic should call real."""
+    stream = random_stream(test_images.device, 0, _SETS)
+    noise = torch.randint(256, test_images.shape, generator=stream, device=test_images.device)
+    return {
+        "uniform noise": noise.byte(),
+        "gray": torch.full_like(test_images[:1], 127),
+        "blurred test images": blurred(test_images),
+        "test images, patches shuffled": shuffled_patches(test_images, stream),
+    }
+
+
+def score_section(network, image_sets, folder):
+    """The network's scores of every set; returns {set: metrics}.
+
+    image_sets: {name: uint8 images}, "test images" among them. `auc`: how often a test image scores
+    above an image of the set. Leaves critic_score_....png in `folder`.
+    """
+    scores = {k: scores_of(network.model, x) for k, x in image_sets.items()}
+    metrics = {
+        name: {
+            "mean": round(values.mean().item(), 3),
+            "auc": round(auc(scores["test images"], values), 4),
+            "images": len(values),
+        }
+        for name, values in scores.items()
+    }
+    print(f"critic score, {network.name}: mean; how often a test image scores higher")
+    for name, of_set in metrics.items():
+        print(f"  {name:<30} {of_set['mean']:9.3f}  {100 * of_set['auc']:6.2f} %")
+    path = folder / f"critic_score_{network.slug}.png"
+    save_histograms({k: v for k, v in scores.items() if len(v) > 1}, path, "critic score")
+    print(f"  {path}")
+    return metrics

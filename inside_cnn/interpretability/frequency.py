@@ -1,0 +1,158 @@
+"""Which spatial frequencies a discriminator depends on: input gradients, and noise in bands.
+
+Frequencies are radial, in cycles per pixel: 0 is the mean, 0.5 the finest stripes along an axis.
+"""
+
+import itertools
+import math
+
+import torch
+
+from discriminator import IMAGE_SIZE
+from inside_cnn.core.device import random_stream
+from inside_cnn.core.progress import Progress
+from inside_cnn.engine.plots import save_charts
+from inside_cnn.engine.statistics import paired_differences, percent, percent_interval
+from inside_cnn.interpretability.adversarial import loss_gradient, predict
+from inside_cnn.interpretability.trained_networks import line_styles
+
+BANDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.75)  # edges of five bands, cycles per pixel
+NOISE_RMS = 16.0  # of the noise, in pixel values of 0 to 255
+IMAGES = 2000  # test images
+_NOISE = 40  # name of the random stream
+
+
+def radial_frequencies():
+    """The radial frequency of each coefficient of torch.fft.fft2: (32, 32), cycles per pixel."""
+    axis = torch.fft.fftfreq(IMAGE_SIZE)
+    return (axis[:, None] ** 2 + axis**2).sqrt()
+
+
+def in_bands():
+    """Which coefficients each band of BANDS holds: bool (5, 32, 32)."""
+    edges = torch.tensor(BANDS)[:, None, None]
+    frequencies = radial_frequencies()
+    return (frequencies >= edges[:-1]) & (frequencies < edges[1:])
+
+
+def band_energy(images):
+    """Share of each image's energy in each band: float (n, 3, 32, 32) -> float32 (n, 5)."""
+    power = torch.fft.fft2(images.float()).abs().square().sum(1)
+    energy = torch.einsum("nij,kij->nk", power, in_bands().to(images.device).float())
+    return energy / energy.sum(1, keepdim=True).clamp_min(1e-30)
+
+
+def band_noise(count, band, rms, generator=None, device="cpu"):
+    """Normal noise that holds the frequencies of one band only: float32 (count, 3, 32, 32).
+
+    band: 0 to 4; rms: root mean square of each image's noise.
+    Source: Yin et al. 2019, A Fourier Perspective on Model Robustness in Computer Vision.
+    """
+    shape = (count, 3, IMAGE_SIZE, IMAGE_SIZE)
+    noise = torch.randn(shape, generator=generator, device=device)
+    noise = torch.fft.ifft2(torch.fft.fft2(noise) * in_bands()[band].to(device)).real
+    return rms * noise / noise.square().mean((1, 2, 3), keepdim=True).sqrt()
+
+
+def white_energy():
+    """Share of the coefficients in each band, which is the energy of white noise: float (5,)."""
+    return in_bands().float().mean((1, 2))
+
+
+def frequency_study(discriminator, images, labels, *, precision="fp32", batch_size=250, progress):
+    """The gradient's energy in each band, and the predictions without and with noise of each band.
+
+    The gradient is that of the class margin: the label's logit minus the largest other one.
+    images: uint8 (n, 3, 32, 32); labels: int64 (n,); precision: of the gradient. Returns float32
+    (n, 5) and bool (6, n): whether the prediction is right, first without noise, then under noise
+    of NOISE_RMS in each band.
+    """
+    energies, right = [], []
+    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    for index, (batch, classes) in enumerate(batches):
+        gradient, _ = loss_gradient(discriminator, batch.float(), classes, precision, margin=True)
+        energies.append(band_energy(gradient).cpu())
+        stream = random_stream(images.device, 0, _NOISE, index)
+        bands = range(len(BANDS) - 1)
+        noises = [band_noise(len(batch), k, NOISE_RMS, stream, images.device) for k in bands]
+        variants = [batch.float(), *((batch + noise).clamp(0, 255) for noise in noises)]
+        predicted = [predict(discriminator, variant).argmax(1) for variant in variants]
+        right.append(torch.stack([classes == k for k in predicted]).cpu())
+        progress.step()
+    return torch.cat(energies), torch.cat(right, dim=1)
+
+
+def frequency_section(networks, test_set, precision, folder):
+    """The study of all networks; returns {name: metrics}, shares in % for each band.
+
+    `differences` are of the loss of accuracy: without noise minus under noise, of the same images.
+    Leaves frequency.png in `folder`.
+    """
+    test_set = test_set.first(IMAGES)
+    metrics_of, losses_of = {}, {}
+    bands = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(BANDS)]
+    for network in networks:
+        progress = Progress(f"frequency, {network.name}", math.ceil(len(test_set) / 250), 250)
+        energies, (clean, *noisy) = frequency_study(
+            network.model, test_set.images, test_set.labels, precision=precision, progress=progress
+        )
+        progress.close()
+        metrics_of[network.name] = {
+            "bands": list(BANDS),
+            "white_energy": percentages(white_energy()),
+            "gradient_energy": percentages(energies.mean(0)),
+            "noise_rms": NOISE_RMS,
+            "accuracy": percent(clean),
+            "interval": percent_interval(clean),
+            "accuracy_under_noise": [percent(of_band) for of_band in noisy],
+            "interval_under_noise": [percent_interval(of_band) for of_band in noisy],
+            "images": len(test_set),
+        }
+        losses_of[network.name] = {
+            f"accuracy lost under noise of {band} cycles per pixel": clean.double() - right.double()
+            for band, right in zip(bands, noisy, strict=True)
+        }
+        for key in ("gradient_energy", "accuracy", "accuracy_under_noise"):
+            print(f"{network.name}, {key} in %, bands {BANDS}: {metrics_of[network.name][key]}")
+    differences = paired_differences(losses_of)
+    for name, metrics in metrics_of.items():
+        metrics["differences"] = differences[name]
+    plot_frequency(metrics_of, folder / "frequency.png")
+    print(f"  {folder / 'frequency.png'}")
+    return metrics_of
+
+
+def plot_frequency(metrics_of, path):
+    """Energy and accuracy of each network at the mean frequency of each band."""
+    frequencies = radial_frequencies()
+    means = [frequencies[band].mean().item() for band in in_bands()]
+    styles = line_styles(metrics_of)
+    white = next(iter(metrics_of.values()))["white_energy"]
+    energies = {"white noise": (means, white, {"color": "0.6", "linestyle": ":"})}
+    energies |= {
+        name: (means, of["gradient_energy"], styles[name]) for name, of in metrics_of.items()
+    }
+    accuracies = {
+        name: ([0.0, *means], [of["accuracy"], *of["accuracy_under_noise"]], styles[name])
+        for name, of in metrics_of.items()
+    }
+    x = "frequency, cycles per pixel"
+    charts = {
+        "Gradient of the class margin": {
+            "x": x,
+            "y": "share of its energy, %",
+            "height": 50,
+            "lines": energies,
+        },
+        f"Noise in one band, rms {NOISE_RMS:g}/255 (at 0: without)": {
+            "x": x,
+            "y": "accuracy, %",
+            "height": 100,
+            "lines": accuracies,
+        },
+    }
+    save_charts(charts, path)
+
+
+def percentages(shares):
+    return [round(100 * share, 2) for share in shares.tolist()]

@@ -1,0 +1,111 @@
+"""Where in which images each feature of a network is strongest; the top images, kept on disk."""
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from data_tools import to_signed
+from discriminator import NUM_LAYERS
+from inside_cnn.core.device import autocast
+from inside_cnn.core.files import write_atomically
+
+PEAK_IMAGES = 8  # the images that activate a feature most: they decide where it peaks
+
+
+@torch.no_grad()
+def strongest_units(model, images, layers, precision="fp32", batch_size=500, progress=None):
+    """Where each feature of these layers is strongest in each image, in one pass for all layers.
+
+    In bfloat16 several positions of a map may share the maximum; the first of them is taken.
+    {layer: (values, rows, columns)}, each float32 (n, width), on the CPU.
+    """
+    parts_of = {layer: [] for layer in layers}
+    for batch in images.split(batch_size):
+        with autocast(batch.device, precision):
+            x = to_signed(batch).contiguous(memory_format=torch.channels_last)
+            for layer, block in enumerate(model.blocks[: max(layers)], start=1):
+                x = block(x)
+                if layer in parts_of:
+                    values, places = x.float().flatten(2).max(2)
+                    rows, columns = places // x.shape[3], places % x.shape[3]
+                    parts_of[layer].append(torch.stack([values, rows, columns]).cpu())
+        if progress is not None:
+            progress.step()
+    return {layer: torch.cat(parts, dim=1) for layer, parts in parts_of.items()}
+
+
+def peak_positions(values, rows, columns):
+    """Where each feature peaks: the most frequent position among its strongest images.
+
+    Of positions that are equally frequent, the one of the stronger images.
+    values, rows, columns: of `strongest_units`, (n, width) -> int64 (width, 2), row and column.
+    """
+    best = values.topk(min(PEAK_IMAGES, len(values)), dim=0)
+    side = 1 + int(max(rows.max(), columns.max()))
+    places = (rows * side + columns).long().gather(0, best.indices)
+    weights = 1 + torch.softmax(best.values, 0) / (1 + PEAK_IMAGES)
+    votes = torch.zeros(side * side, values.shape[1]).scatter_add_(0, places, weights)
+    winner = votes.argmax(0)
+    return torch.stack([winner // side, winner % side], dim=1)
+
+
+class TopImages(NamedTuple):
+    """Of each layer's every feature its strongest images, the strongest first.
+
+    values: float32 (8, count, width), the largest activation in the image; images, rows, columns:
+    int64, the same shape, which image of the set, and where in the map; of_classes: int64
+    (count, classes), the images with the largest logits.
+    """
+
+    values: torch.Tensor
+    images: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    of_classes: torch.Tensor
+
+
+@torch.no_grad()
+def top_images(model, images, precision="fp32", count=8, batch_size=500, progress=None):
+    """The TopImages of a discriminator over uint8 (n, 3, 32, 32); count is at most n."""
+    units = strongest_units(
+        model, images, range(1, NUM_LAYERS + 1), precision, batch_size, progress
+    )
+    found = []
+    for values, rows, columns in units.values():
+        best = values.topk(count, dim=0)
+        places = (part.gather(0, best.indices).long() for part in (rows, columns))
+        found.append((best.values, best.indices, *places))
+    logits = model.class_head(units[NUM_LAYERS][0].to(images.device)).cpu()
+    of_classes = logits.topk(count, dim=0).indices
+    return TopImages(*(torch.stack(parts) for parts in zip(*found, strict=True)), of_classes)
+
+
+def digest_of(images):
+    """SHA-256 of the images of a set."""
+    return hashlib.sha256(images.cpu().contiguous().numpy()).hexdigest()
+
+
+def kept(path, make):
+    """The TopImages in a file, or, where there is none that can be read, those that `make` returns.
+
+    They are then written there; where they cannot be, that is told.
+    """
+    try:
+        found = load(path.read_bytes())
+        if found.keys() == set(TopImages._fields):
+            return TopImages(**found)
+        print(f"{path} is damaged and made anew")
+    except FileNotFoundError:
+        pass
+    except (OSError, SafetensorError) as error:
+        print(f"{path} cannot be read and is made anew: {error}")
+    made = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save({k: v.contiguous() for k, v in made._asdict().items()}))
+    except OSError as error:
+        print(f"not kept for the next time: {path}: {error.strerror or error}")
+    return made

@@ -1,0 +1,101 @@
+"""Do images made for one network work on another? Matrices of predictions of every network."""
+
+import torch
+from matplotlib.figure import Figure
+
+from data_tools import to_uint8
+from inside_cnn.core.progress import Progress
+from inside_cnn.engine.plots import save_figure
+from inside_cnn.interpretability.adversarial import predict, projected_gradient, random_noise
+
+EPSILON = 8.0  # of the adversarial images, in pixel values of 0 to 255
+IMAGES = 500  # test images
+
+
+def agreement(networks, images_of, labels, precision="fp32"):
+    """{source: {network: share of the source's images that it gives their label, %}}.
+
+    images_of: {source: float (n, 3, 32, 32) in [0, 255]}; labels: int64 (n,).
+    """
+    return {
+        source: {
+            network.name: 100
+            * (predict(network.model, images, precision).argmax(1) == labels).double().mean().item()
+            for network in networks
+        }
+        for source, images in images_of.items()
+    }
+
+
+def adversarial_images(network, images, labels, precision="fp32", batch_size=250):
+    """Images attacked by 20 steps at EPSILON: uint8 (n, 3, 32, 32) -> float32, [0, 255].
+
+    All images take all steps: images that stop where they just fool this network would transfer
+    the less, the easier it is to fool.
+    """
+    progress = Progress(f"transfer, {network.name}", -(-len(labels) // batch_size), batch_size)
+    attacked = []
+    for batch, classes in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        stream = torch.Generator(images.device).manual_seed(0)
+        options = {"steps": 20, "stop_early": False, "generator": stream, "precision": precision}
+        images_of_batch, _ = projected_gradient(network.model, batch, classes, EPSILON, **options)
+        attacked.append(images_of_batch)
+        progress.step()
+    progress.close()
+    return torch.cat(attacked)
+
+
+def transfer_section(networks, test_set, precision, folder, class_images):
+    """Both matrices; returns {name of the source: {matrix: {name of the network: %}}}.
+
+    The adversarial one has two more sources, the test images as they are and under noise of
+    EPSILON, stored with every network as "baselines".
+
+    class_images: {name: float (classes, 3, 32, 32) in [-1, 1]}, the images that maximize its class
+    logits, in the order of the classes. Leaves transfer.png in `folder`.
+    """
+    test_set = test_set.first(IMAGES)
+    images, labels = test_set.images, test_set.labels
+    adversarial = {
+        network.name: adversarial_images(network, images, labels, precision) for network in networks
+    }
+    stream = torch.Generator(images.device).manual_seed(0)
+    baselines = {"test images": images.float(), "noise": random_noise(images, EPSILON, stream)}
+    of_classes = {name: to_uint8(images).float() for name, images in class_images.items()}
+    classes = torch.arange(len(test_set.class_names), device=labels.device)
+    matrices = {
+        "class_images": agreement(networks, of_classes, classes, precision),
+        "adversarial_images": agreement(networks, adversarial | baselines, labels, precision),
+    }
+    names = [network.name for network in networks]
+    plot_matrices(matrices, names, folder / "transfer.png")
+    print(f"  {folder / 'transfer.png'}")
+    metrics_of = {name: {key: matrix[name] for key, matrix in matrices.items()} for name in names}
+    of_baselines = {source: matrices["adversarial_images"][source] for source in baselines}
+    for name, metrics in metrics_of.items():
+        metrics |= {"images": len(labels), "classes": len(classes)}
+        metrics["baselines"] = {source: of[name] for source, of in of_baselines.items()}
+    return metrics_of
+
+
+def plot_matrices(matrices, names, path):
+    """Both matrices as images with their numbers; names: the networks that predict."""
+    titles = {
+        "class_images": "Class images:\npredicted as their class, %",
+        "adversarial_images": f"Adversarial images,\nepsilon {EPSILON:g}/255: accuracy, %",
+    }
+    side = 3.5 + 0.5 * len(names)
+    figure = Figure(figsize=(2 * side, side), layout="constrained")
+    for place, (key, title) in enumerate(titles.items(), start=1):
+        sources = list(matrices[key])
+        rows = [[matrices[key][source][name] for name in names] for source in sources]
+        axes = figure.add_subplot(1, 2, place)
+        axes.imshow(rows, vmin=0, vmax=100, cmap="viridis")
+        axes.set(title=title, xlabel="predicted by", ylabel="made for")
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(sources)), sources)
+        for i, row in enumerate(rows):
+            for j, value in enumerate(row):
+                color = "black" if value > 60 else "white"
+                axes.text(j, i, f"{value:.0f}", ha="center", va="center", color=color)
+    save_figure(figure, path)

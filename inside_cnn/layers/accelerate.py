@@ -1,0 +1,174 @@
+"""Faster layers that compute the same function: `accelerate` swaps them into a plain network.
+
+A discriminator or a generator is made of ordinary torch.nn modules. `accelerate` replaces the class
+of their layers in place, so parameters, names, hooks, copies and isinstance checks stay as they
+were, and a state_dict keeps PyTorch's layout. What changes is how the layers compute:
+
+- maps and kernels are channels_last in memory;
+- convolution and LayerNorm have hand-derived second derivatives, see double_backward.py;
+- on CUDA, in training, LayerNorm is compiled, and maps are padded with channels of zeros to a
+  multiple of 16 under autocast, see channel_padding.py.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from inside_cnn.layers import double_backward
+from inside_cnn.layers.channel_padding import aligned, fill
+
+
+def accelerate(network, device="cpu", compiled=False):
+    """Swap the layers of a Discriminator or Generator for faster ones; returns it, on the device.
+
+    compiled: in training, run LayerNorm compiled and pad the channels; for GPUs. Where
+    torch.compile does not work, a notice on stderr says so, and neither is done.
+    Call it before the network has gradients or an optimizer: it changes the memory layout of the
+    parameters. Layers with options that the faster ones do not support stay as they are.
+    """
+    layers = list(network.modules())
+    if compiled and any(isinstance(layer, nn.LayerNorm) for layer in layers):
+        # PyTorch's LayerNorm would count the channels of padding: both or neither.
+        compiled = double_backward.compile_works(device)
+    for layer in layers:
+        if _is_supported(layer):
+            layer.__class__ = _FASTER[type(layer)]
+            layer.lay_out()
+        if type(layer) in _FASTER.values():
+            layer.compiled = compiled
+    convolutions = [layer for layer in layers if isinstance(layer, FastConv2d)]
+    if convolutions[-1] is network.blocks[-1][0]:
+        network.blocks.__class__ = TrimmedSequential
+    else:
+        convolutions[-1].trims = True
+    return network.to(device)
+
+
+def _is_supported(layer):
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
+        supported = plain and layer.bias is not None and isinstance(layer.padding, tuple)
+    elif isinstance(layer, nn.LayerNorm):
+        supported = len(layer.normalized_shape) == 3 and layer.bias is not None
+    else:
+        supported = isinstance(layer, nn.BatchNorm2d)
+    return supported and type(layer) in _FASTER
+
+
+class FastConv2d(nn.Conv2d):
+    """A convolution whose second derivatives are convolutions of the usual kind."""
+
+    trims = False  # whether the output has only its own channels, without those of padding
+
+    def lay_out(self):
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x):
+        x, weight, bias = _padded(self, x), self.weight, self.bias
+        if x.shape[1] > self.in_channels:
+            out = aligned(self.out_channels)
+            weight, bias = fill(weight, out, x.shape[1]), fill(bias, out)
+        x = double_backward.conv2d(x, weight, bias, self.stride, self.padding)
+        return x[:, : self.out_channels] if self.trims else x
+
+
+class FastConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution that adds its bias separately: oneDNN is slow at both in bf16."""
+
+    def lay_out(self):
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x):
+        x, weight, bias = _padded(self, x), self.weight, self.bias
+        if x.shape[1] > self.in_channels:
+            out = aligned(self.out_channels)
+            weight, bias = fill(weight, x.shape[1], out), fill(bias, out)
+        x = F.conv_transpose2d(x, weight, None, self.stride, self.padding, self.output_padding)
+        return add_bias(x, bias) if x.device.type == "cuda" else x + bias.to(x.dtype).view(-1, 1, 1)
+
+
+class FastLayerNorm(nn.LayerNorm):
+    """LayerNorm over a whole feature map: every channel and position of one image together.
+
+    (b, channels, h, w) -> the same shape; mean 0 and variance 1 per image before the affine map.
+    The parameters have the shape (channels, h, w) and the memory layout of (h, w, channels), as
+    the maps. nn.LayerNorm would copy each map to channels first and back.
+    Source: Ba et al. 2016, Layer Normalization.
+    """
+
+    def lay_out(self):
+        for parameter in (self.weight, self.bias):
+            parameter.data = parameter.data.movedim(0, 2).contiguous().movedim(2, 0)
+
+    def forward(self, x):
+        x, weight, bias = (t.movedim(-3, -1) for t in (x, self.weight, self.bias))  # views
+        count = weight.numel()
+        if (padding := x.shape[3] - weight.shape[2]) > 0:
+            weight, bias = F.pad(weight, (0, padding)), F.pad(bias, (0, padding))
+        compiled = self.compiled and self.training
+        x = double_backward.layer_norm(x, weight, bias, self.eps, count, compiled)
+        return x.movedim(3, 1)
+
+
+class FastBatchNorm2d(nn.BatchNorm2d):
+    """PyTorch's BatchNorm, in training also for maps with channels of padding."""
+
+    def lay_out(self):
+        pass
+
+    def forward(self, x):
+        if x.shape[1] <= self.num_features:
+            return super().forward(x)
+        own = self.running_mean, self.running_var, self.weight, self.bias
+        mean, variance, weight, bias = (fill(tensor, x.shape[1]) for tensor in own)
+        y = F.batch_norm(x, mean, variance, weight, bias, True, self.momentum, self.eps)
+        self.running_mean.copy_(mean[: self.num_features])
+        self.running_var.copy_(variance[: self.num_features])
+        self.num_batches_tracked.add_(1)
+        return y
+
+
+class TrimmedSequential(nn.Sequential):
+    """Blocks that begin with a convolution; the output has the channels of the last one's.
+
+    A slice of it is one too.
+    """
+
+    def forward(self, x):
+        return super().forward(x)[:, : self[-1][0].out_channels]
+
+
+_FASTER = {
+    nn.Conv2d: FastConv2d,
+    nn.ConvTranspose2d: FastConvTranspose2d,
+    nn.LayerNorm: FastLayerNorm,
+    nn.BatchNorm2d: FastBatchNorm2d,
+}
+
+
+def _padded(convolution, x):
+    """The map in channels_last; in compiled training under autocast with aligned channels.
+
+    Only a network's first convolution gets a map with its own number of channels: what is padded
+    once stays so.
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
+    pads = convolution.compiled and convolution.training
+    if pads and torch.is_autocast_enabled(x.device.type) and x.shape[1] == convolution.in_channels:
+        x = fill(x, len(x), aligned(convolution.in_channels))
+    return x
+
+
+def add_bias(x, bias):
+    """x (b, c, h, w) + bias (c,), in the type of x, with a gradient that is fast on GPUs."""
+    return _AddBias.apply(x, bias.to(x.dtype))
+
+
+class _AddBias(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx, x, bias):
+        return x + bias.view(-1, 1, 1)
+
+    @staticmethod
+    def backward(_ctx, g):
+        return g, double_backward.channel_sums(g)

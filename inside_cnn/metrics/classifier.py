@@ -1,0 +1,44 @@
+"""A discriminator's class head on a whole set: predictions, loss, accuracy."""
+
+import torch
+import torch.nn.functional as F
+
+from data_tools import to_signed
+from inside_cnn.core.device import autocast
+
+
+def predict(discriminator, images, precision="fp32", batch_size=500):
+    """uint8 (n, 3, 32, 32) on the model's device -> class logits, float32 (n, num_classes)."""
+    training = discriminator.training
+    discriminator.eval()
+    logits = []
+    with torch.no_grad(), autocast(images.device, precision):
+        for batch in images.split(batch_size):
+            logits.append(discriminator(to_signed(batch))[1].float())
+    discriminator.train(training)
+    return torch.cat(logits)
+
+
+def evaluate(discriminator, dataset, precision, ranks=None):
+    """Loss, accuracy and accuracy per class (in %) on a set, every image counted once.
+
+    `per_class_accuracy` leaves out classes without an image. With `ranks`, each predicts its share
+    of the images, and all return the metrics of the whole set.
+    """
+    share = ranks.shard if ranks else lambda rows: rows
+    labels = share(dataset.labels)
+    logits = predict(discriminator, share(dataset.images), precision)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    correct = (logits.argmax(1) == labels).float()
+    num_classes = len(dataset.class_names)
+    sums = torch.stack(
+        [torch.bincount(labels, w, minlength=num_classes) for w in (None, correct, losses)]
+    ).double()  # images, correct ones and losses of each class
+    images, correct, losses = (ranks.all_reduce(sums) if ranks else sums).cpu()
+    accuracies = (100 * correct / images.clamp_min(1)).tolist()
+    rows = zip(dataset.class_names, images.tolist(), accuracies, strict=True)
+    return {
+        "test_loss": (losses.sum() / images.sum()).item(),
+        "test_accuracy": round(100 * (correct.sum() / images.sum()).item(), 4),
+        "per_class_accuracy": {name: round(accuracy, 4) for name, count, accuracy in rows if count},
+    }

@@ -1,0 +1,56 @@
+"""Images of known quality, whose scores stand beside those of samples."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.transforms.functional import gaussian_blur
+
+from generator import Generator
+from inside_cnn.core.device import random_stream
+from inside_cnn.metrics.sampling import latents_of
+
+NOISE = 20  # the name of the random stream
+NOISE_LEVELS = 8  # standard deviation of the noise, in levels of 0 to 255
+
+
+def noisy(images, seed):
+    """uint8 images plus normal noise of NOISE_LEVELS levels, rounded and clamped."""
+    stream = random_stream("cpu", seed, NOISE)
+    noise = NOISE_LEVELS * torch.randn(images.shape, generator=stream)
+    return (images + noise).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def altered(images, seed):
+    """{name: uint8 copies that a test for copies has to detect}, of training images (n, 3, h, w).
+
+    A shifted image is filled up by reflection; the blur is a 3x3 Gaussian of sigma 1 pixel.
+    """
+
+    def shifted(images, pixels):
+        padded = F.pad(images.float(), [pixels, 0, pixels, 0], mode="reflect")
+        return padded[:, :, :-pixels, :-pixels].to(torch.uint8)
+
+    return {
+        "training images, mirrored": images.flip(3),
+        "training images, shifted by 4": shifted(images, 4),
+        "training images, mirrored, shifted by 2": shifted(images.flip(3), 2),
+        "training images, blurred": gaussian_blur(images, 3, 1.0),
+        "training images, noisy": noisy(images, seed),
+    }
+
+
+def untrained_like(generator, labels, seed, num_classes=10):
+    """A generator of the same sizes, untrained, with the BatchNorm statistics of 500 latents.
+
+    labels: int64 (n,), of which the first 500 are taken.
+    """
+    torch.manual_seed(seed)
+    untrained = Generator(generator.width, generator.latent_dim)
+    untrained.to(next(generator.parameters()).device)
+    for module in untrained.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = 1.0  # the statistics of the one batch below
+    latents = latents_of(labels[:500], generator.latent_dim, seed, num_classes=num_classes)
+    with torch.no_grad():
+        untrained(latents.to(next(untrained.parameters()).device))
+    return untrained.eval()

@@ -1,0 +1,180 @@
+"""The page of report.py: results are read into plain data, page.html turns them into HTML.
+
+The template escapes every value. A part that is missing is None or an empty list.
+"""
+
+import base64
+import functools
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import jinja2
+from PIL import Image
+
+from inside_cnn.core.files import is_number, parse_json
+from inside_cnn.engine.plots import curves_figure, evenly_chosen, png_of
+from inside_cnn.engine.weights import BEFORE_ROUNDING, digest, load_model
+from inside_cnn.reporting.tables import short, title_of
+from inside_cnn.training import panels
+
+ADVERSARIAL = "perturbed_with*_G_epsilon*.png"  # not of control networks
+MAX_FRAMES = 24  # epochs of the slider
+PRIVATE = ("data_dir", "output_dir", "judge", "fixed_generator")  # paths of this machine
+
+
+def contents_of(folders):
+    """The variables of the template.
+
+    folders: {"baseline", "gan", "visualization", "evaluation": Path}.
+    """
+    folders = folders | dict.fromkeys(results_of_other_weights(folders), Path(os.devnull))
+    summary = read_json(folders["visualization"] / "summary.json")
+    evaluation = read_json(folders["evaluation"] / "evaluation.json")
+    runs = [
+        read_run(folders["baseline"], "Classifier", "train_discriminator.py", panels.CLASSIFIER),
+        read_run(folders["gan"], "GAN", "train_gan.py", panels.GAN),
+    ]
+    return {
+        "cards": cards(runs, summary, evaluation),
+        "runs": runs,
+        "epochs": frames(folders["gan"] / "samples", "[0-9]*.png", "epoch {:g}", width=1050),
+        "epsilons": frames(folders["visualization"], ADVERSARIAL, "{:g}/255", lossless=True),
+        "scores": table(evaluation.get("scores", {}), evaluation),
+        "inception": table(evaluation.get("inception", {}).get("scores", {}), evaluation),
+        "figures": functools.partial(pictures, folders["visualization"]),
+        "samples": functools.partial(pictures, folders["evaluation"]),
+    }
+
+
+def render(contents):
+    """The page as a string."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(contents)
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+def read_json(path):
+    """The dict in a JSON file, an empty one if there is no file."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def read_run(folder, heading, script, plotted):
+    """The summary, curves and settings of a training; plotted: its training.panels.Panels."""
+    log, config = folder / "metrics.jsonl", read_json(folder / "config.json")
+    lines = log.read_text().splitlines() if log.is_file() else []
+    records = [r for r in map(parse_json, lines) if r]  # the last line may be incomplete
+    curves = []
+    for title, fields in plotted.curves.items():
+        if figure := curves_figure(records, {title: fields}):
+            png = io.BytesIO(png_of(figure, dpi=200))
+            curves.append(picture(png, f"Learning curve: {title}", lossless=True))
+    config.pop("resumed", None)  # has paths too
+    for name in PRIVATE:
+        config.get("settings", {}).pop(name, None)
+    return {
+        "heading": heading,
+        "script": script,
+        "summary": read_json(folder / "summary.json"),
+        "curves": curves,
+        "config": json.dumps(config, indent=1) if config else None,
+    }
+
+
+def results_of_other_weights(folders):
+    """Which of "visualization" and "evaluation" were made with weights that the runs replaced."""
+    summary = read_json(folders["visualization"] / "summary.json")
+    evaluation = read_json(folders["evaluation"] / "evaluation.json")
+    stale = set()
+    for name, run, kind, results in (
+        ("visualization", "baseline", "discriminator", summary.get("without G", {})),
+        ("visualization", "gan", "discriminator", summary.get("with G", {})),
+        ("evaluation", "gan", "generator", evaluation),
+    ):
+        paths = folders[run].glob(f"{kind}*.safetensors") if "sha256" in results else ()
+        digests = set()
+        for path in paths:
+            network, metadata = load_model(path, kind=kind)
+            digests |= {digest(network), metadata.get(BEFORE_ROUNDING)}
+        if digests and results["sha256"] not in digests and name not in stale:
+            print(f"left out: {folders[name]} (made with another {kind} than {folders[run]} has)")
+            stale.add(name)
+    return stale
+
+
+# ------------------------------------------------------------------------------ pictures
+
+
+def picture(file, alt, width=1400, **options):
+    """A picture for the template, as WebP of at most `width` pixels."""
+    with Image.open(file) as image:
+        image = image.convert("RGB")
+    image.thumbnail((width, 16_383), Image.Resampling.LANCZOS)  # WebP's largest height
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=82, method=4, **options)
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return {"source": f"data:image/webp;base64,{content}", "alt": alt}
+
+
+def pictures(folder, *patterns):
+    """Pictures in a folder, by layer; within a layer without G, with G, then control networks."""
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern), reverse=True)]
+    paths.sort(key=lambda path: path.stem.partition("_layer")[2])
+    return [picture(path, path.stem.replace("_", " ")) for path in paths]
+
+
+def frames(folder, pattern, label, **options):
+    """Pictures by the number at the end of their names, for a slider: [{"label", "images"}]."""
+    paths_at = {}
+    for path in sorted(folder.glob(pattern), reverse=True):
+        number = float(re.search(r"[\d.]+$", path.stem)[0])
+        paths_at.setdefault(number, []).append(path)
+    chosen = []
+    for number in evenly_chosen(sorted(paths_at), MAX_FRAMES):
+        text = label.format(number)
+        images = [picture(path, f"{path.stem}, {text}", **options) for path in paths_at[number]]
+        chosen.append({"label": text, "images": images})
+    return chosen
+
+
+# ------------------------------------------------------------------------------ numbers
+
+
+def cards(runs, summary, evaluation):
+    """The key metrics, [(title, value)], without those that are missing."""
+    values = {}
+    networks = zip(("without G", "with G"), ("classifier", "critic"), runs, strict=True)
+    for network, name, run in networks:
+        values[f"test accuracy, {name}"] = run["summary"].get("test_accuracy")
+        if step := summary.get(network, {}).get("perturbation"):
+            values[f"accuracy after one step of {step['epsilon']}, {name}"] = step["accuracy_after"]
+    samples = evaluation.get("scores", {}).get("samples", {})
+    title = name_of_samples("class consistency of samples", evaluation)
+    values[title] = samples.get("class_consistency")
+    return [(title, f"{value:.2f} %") for title, value in values.items() if value is not None]
+
+
+def name_of_samples(name, evaluation):
+    """The name of what is scored; for samples of truncated latents, with the truncation."""
+    cut = "samples" in name and "truncation" in evaluation
+    return f"{name}, truncation {evaluation['truncation']:g}" if cut else name
+
+
+def table(scores, evaluation):
+    """A table for the template out of {name: {key: value}}, a column for each number."""
+    keys = dict.fromkeys(k for row in scores.values() for k, v in row.items() if is_number(v))
+    rows = [
+        (name_of_samples(name, evaluation), [short(row.get(key)) for key in keys])
+        for name, row in scores.items()
+    ]
+    return {"columns": ["", *map(title_of, keys)], "rows": rows}

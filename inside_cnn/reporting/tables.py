@@ -1,0 +1,200 @@
+"""Write the tables of README.md, docs/, results/ and benchmarks/ from the files in results/.
+
+    python -m inside_cnn.reporting.tables            # or: make tables
+
+A table is between two lines, `<!-- table: KIND ARGUMENTS -->` and `<!-- end of table -->`. The
+kinds are the functions in KINDS.
+"""
+
+import json
+import re
+import shlex
+import statistics
+from pathlib import Path
+
+from inside_cnn.core.files import is_number, write_atomically
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ("README.md", "docs/*.md", "results/README.md", "benchmarks/*.md")
+TABLE = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
+SUMMARY = "visualization/summary.json"
+NETWORKS = {"without G": "classifier", "with G": "critic"}  # in SUMMARY
+SOURCE = {  # fields of a JSON line that say where its numbers are from
+    *("transcribed", "note", "commit", "device", "command", "script"),
+    *("generator_sha256", "dataset", "samples", "seed"),
+}
+TITLES = NETWORKS | {
+    "cka": "CKA",
+    "fid": "FID",
+    "kid": "KID",
+    "kid_std": "KID std",
+    "frechet_distance": "Frechet distance",
+    "became_alternate_label": "classified as the next class",
+    "auc": "share of test images with a higher score",
+    "bands": "cycles per pixel, up to",
+    "epsilons": "epsilon, in 1/255",
+}
+RUNS = {  # folders in results/: title, flags of the script
+    "baseline": ("**classifier**", ""),
+    "gan": ("**critic of the GAN**", ""),
+    "controls/seed_*": ("classifier, three seeds", "--epochs 8"),
+    "controls/as_critic": (
+        "without cutout, smoothing, average",
+        "--epochs 8 --hole 0 --label_smoothing 0 --ema_decay 0",
+    ),
+    "baseline_64_epochs": ("classifier, for longer", "--epochs 64"),
+    "classic_32_epochs": ("the homework's recipe", "--recipe classic --epochs 32"),
+}
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def markdown(headings, rows):
+    """A table in GitHub's Markdown."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def title_of(field):
+    return TITLES.get(field, field.replace("_", " "))
+
+
+def short(value, digits=4):
+    """A number in so many digits and at most five decimals; an interval; "" for None."""
+    if isinstance(value, list):
+        return " to ".join(short(end, digits) for end in value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if is_number(value):
+        return f"{float(f'{round(value, 5):.{digits}g}') + 0.0:,g}"  # + 0.0: never "-0"
+    return value or ""
+
+
+def columns(dicts):
+    """A table with a row for each dict and a column for each field; nested dicts are left out."""
+    fields = dict.fromkeys(f for row in dicts for f, v in row.items() if not isinstance(v, dict))
+    cells = [[short(row.get(field)) for field in fields] for row in dicts]
+    return markdown([title_of(field) for field in fields], cells)
+
+
+# ------------------------------------------------------------------------------ the kinds
+
+
+def lines(results, file):
+    """A file of JSON lines, without the fields of SOURCE."""
+    records = read_lines(results / f"{file}.jsonl")
+    return columns([{f: v for f, v in r.items() if f not in SOURCE} for r in records])
+
+
+def rows(results, file, path):
+    """Dicts in a JSON file, a row for each; path: keys separated by "/", one of them "*"."""
+
+    def descend(tree, keys):
+        for key in filter(None, keys.split("/")):
+            tree = tree.get(key, {})
+        return tree
+
+    before, _, after = path.partition("*")
+    found = descend(read_json(results / file), before)
+    found.pop("machine", None)  # of benchmarks/throughput.py
+    return columns([{"": title_of(name), **descend(row, after)} for name, row in found.items()])
+
+
+def series(results, section, head, *fields):
+    """Lists in a section of visualization/summary.json, a row for each field and network.
+
+    head: the list above the columns; of the edges of bands the upper ones.
+    """
+    summary = read_json(results / SUMMARY)
+    made = []
+    for field in fields:
+        for network, name in NETWORKS.items():
+            of = summary[network][section]
+            values = of[field]
+            if isinstance(values, dict):  # similarity to each other network
+                values = next(values[other] for other in NETWORKS if other in values)
+            cells = [short(value, 2) for value in values]
+            intervals = "accuracy" in field and of.get(field.replace("accuracy", "interval"))
+            if intervals:
+                cells = [f"{c} ({short(i, 2)})" for c, i in zip(cells, intervals, strict=True)]
+            if made and made[-1] == [title_of(field), "classifier", *cells]:
+                made[-1][1] = "both"
+            else:
+                made.append([title_of(field), name, *cells])
+    heads = [short(value) for value in summary["without G"][section][head][2 - len(made[0]) :]]
+    return markdown([title_of(head), "", *heads], made)
+
+
+def runs(results, *folders):
+    """Published runs; of several seeds the mean accuracy, its standard deviation, the mean time."""
+    made = []
+    for pattern in folders or RUNS:
+        title, flags = RUNS[pattern]
+        found = sorted(results.glob(pattern))
+        configs = [read_json(folder / "config.json") for folder in found]
+        accuracies = [read_json(folder / "summary.json")["test_accuracy"] for folder in found]
+        spread = f" ± {statistics.stdev(accuracies):.2f}" if len(found) > 1 else ""
+        settings = configs[0]["settings"]
+        row = {
+            "network": title,
+            "test accuracy, %": f"{statistics.mean(accuracies):.2f}{spread}",
+            "seed": ", ".join(str(config["settings"]["seed"]) for config in configs),
+            "epochs": settings["epochs"],
+            "minutes": f"{statistics.mean(map(training_minutes, found)):.3g}",
+            "on": configs[0]["device"],
+            "command": f"`{' '.join(['python', settings['script'], *flags.split()])}`",
+        }
+        made.append(row)
+    return columns(made)
+
+
+def training_minutes(folder):
+    """The time of a run's training steps, without evaluation and pictures."""
+    batch_size = read_json(folder / "config.json")["settings"]["batch_size"]
+    seconds = step = 0
+    for record in read_lines(folder / "metrics.jsonl"):
+        seconds += (record["step"] - step) * batch_size / record["images_per_second"]
+        step = record["step"]
+    return seconds / 60
+
+
+def ladder(results):
+    """Test accuracies of the control networks, a row for each arm and a column for each seed."""
+    made = []
+    for arm in ("full", "trained", "frozen", "penalty", "none", "none_early"):
+        files = [results / f"ladder/{arm}_{seed}/summary.json" for seed in range(3)]
+        cells = [f"{read_json(f)['test_accuracy']:.2f}" if f.is_file() else "–" for f in files]
+        made.append([f"`{arm}`", *cells])
+    return markdown(["test accuracy, %", "seed 0", "seed 1", "seed 2"], made)
+
+
+KINDS = {kind.__name__: kind for kind in (lines, rows, series, runs, ladder)}
+
+
+def update(root, check=False):
+    """Write the tables of all documents, or only check them.
+
+    Returns the stale tables, ["DOCUMENT: TABLE", ...].
+    """
+    stale = []
+    for document in sorted(path for pattern in DOCUMENTS for path in root.glob(pattern)):
+        text = document.read_text()
+        for start, name, before, end in TABLE.findall(text):
+            kind, *arguments = shlex.split(name)
+            table = KINDS[kind](root / "results", *arguments) + "\n"
+            if table != before:
+                stale.append(f"{document.relative_to(root)}: {name}")
+                text = text.replace(start + before + end, start + table + end)
+        if not check:
+            write_atomically(document, text.encode())
+    return stale
+
+
+if __name__ == "__main__":
+    print("updated:", "; ".join(update(ROOT)) or "no table was stale")

@@ -1,0 +1,84 @@
+"""Checkpoints that survive a crash.
+
+A checkpoint is what a run needs to resume: a dict saved by torch, followed by the SHA-256 of these
+bytes.
+"""
+
+import hashlib
+import io
+import re
+from pathlib import Path
+
+import torch
+
+from inside_cnn.core.files import write_atomically
+from inside_cnn.engine.weights import CheckpointError
+
+_DIGEST_SIZE = 32
+_NAME = re.compile(r"step_(\d{9})\.pt")
+
+
+def save_checkpoint(folder, step, state, keep=2):
+    """Write `state` as the checkpoint of that step, and delete all but the newest `keep`.
+
+    state: a dict of tensors, numbers, strings, and dicts and lists of them.
+    Returns the path. Raises OSError if it cannot be written; the older checkpoints stay then.
+    """
+    path = Path(folder) / f"step_{step:09d}.pt"
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    write_atomically(path, payload + hashlib.sha256(payload).digest())
+    for old in list_checkpoints(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def list_checkpoints(folder):
+    """Paths of the checkpoints in a folder, newest first."""
+    paths = [path for path in Path(folder).glob("step_*.pt") if _NAME.fullmatch(path.name)]
+    return sorted(paths, reverse=True)
+
+
+def checkpoint_step(path):
+    """The step in a checkpoint's file name."""
+    return int(_NAME.fullmatch(path.name)[1])
+
+
+def load_checkpoint(path):
+    """The state that save_checkpoint wrote, its tensors on the CPU. No code in the file runs.
+
+    Raises CheckpointError if the checksum is wrong, OSError if the file cannot be read.
+    """
+    data = Path(path).read_bytes()
+    payload, digest = data[:-_DIGEST_SIZE], data[-_DIGEST_SIZE:]
+    if hashlib.sha256(payload).digest() != digest:
+        raise CheckpointError(f"{path} is corrupt (its checksum is wrong)")
+    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+
+
+def load_latest(folder):
+    """The newest valid checkpoint of a folder, or None if the folder has no checkpoints.
+
+    A corrupt one is skipped with a warning. Raises CheckpointError if all are corrupt.
+    """
+    paths = list_checkpoints(folder)
+    for path in paths:
+        try:
+            return load_checkpoint(path)
+        except CheckpointError as error:
+            print(f"warning: {error}; trying the one before")
+    if paths:
+        raise CheckpointError(f"no checkpoint in {folder} is valid; delete the folder to restart")
+    return None
+
+
+def from_format_1(state):
+    """A state whose LayerNorm parameters, and their moments, were stored as (h, w, channels)."""
+    if isinstance(state, torch.Tensor):
+        return state.movedim(-1, 0) if state.ndim == 3 else state
+    if isinstance(state, dict):
+        return {key: from_format_1(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [from_format_1(value) for value in state]
+    return state

@@ -1,0 +1,218 @@
+"""The processes of one training: those that torchrun started, or the only one.
+
+No DistributedDataParallel: its hooks do not expect the gradients of gradients that the penalty
+needs. Every rank starts from rank 0's parameters, takes its shard of each batch, and the gradients
+are summed in one flat all-reduce per step, after which all ranks take the same step. Random numbers
+are drawn for the whole batch on every rank and sharded like the images, so that the number of ranks
+does not change them.
+"""
+
+import contextlib
+import datetime
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import torch
+import torch.distributed as dist
+
+from data_tools import DataError
+from inside_cnn.core.device import launched
+from inside_cnn.core.errors import UserError
+
+TIMEOUT = datetime.timedelta(minutes=10)
+
+
+RanksError = UserError
+
+
+@contextlib.contextmanager
+def _talking(trouble="lost each other"):
+    """Around messages between ranks: raises RanksError if another rank is gone."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # what the backends raise
+        reason = str(error).strip().partition("\n")[0]
+        raise RanksError(f"the processes of this run {trouble}: {reason}") from None
+
+
+class Ranks:
+    """This process's place among the ranks. With one process every method is the identity.
+
+    rank, world: index of this process, number of processes; main: whether it is rank 0, which alone
+    writes and prints. All ranks have to call the methods that send messages, all of which raise
+    RanksError if another rank is gone. Decisions and plain values travel between the CPUs, so that
+    they do not wait for a GPU; tensors of the training by the backend of the device given to `use`.
+
+    Leaving the context ends the process group: its threads may abort a process that ends before.
+    Raises DeviceError for an environment that does not fit.
+    """
+
+    def __init__(self):
+        self.rank, self.world, _ = launched()
+        self.main = self.rank == 0
+        self._device_group = None  # None: the default group
+        if self.world > 1:
+            with _talking("do not find each other (MASTER_ADDR and MASTER_PORT tell where)"):
+                dist.init_process_group("gloo", timeout=TIMEOUT)
+            if not self.main:
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the script's end)
+
+    def use(self, device):
+        """Send the tensors of the training by NCCL if they are on GPUs."""
+        if self.world > 1 and device.type == "cuda":
+            with _talking():
+                self._device_group = dist.new_group(backend="nccl", timeout=TIMEOUT)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.world > 1:
+            dist.destroy_process_group()
+
+    def shard(self, batch):
+        """This rank's rows of a tensor, or of every field of a NamedTuple: every world-th one."""
+        if isinstance(batch, tuple):
+            return type(batch)(*map(self.shard, batch))
+        return batch[self.rank :: self.world]
+
+    # ---------------------------------------------------------------- decisions and plain values
+
+    def together(self, action):
+        """What `action` returns here. An error on any rank is raised on all, so that none waits.
+
+        A rank with an error raises its own, the others raise the first one's. Rank 0 prints all
+        different messages; on the other ranks the error has `silent` set, for the script's end.
+        """
+        if self.world == 1:
+            return action()
+        result = error = None
+        try:
+            result = action()
+        except Exception as raised:  # handed to all ranks below
+            error = raised
+        errors = [e for e in self._gather(error) if e is not None]
+        if not errors:
+            return result
+        error = error or errors[0]
+        error.silent = not self.main
+        for message in {str(e) for e in errors} - {str(error)} if self.main else ():
+            print(f"error: {message}", file=sys.stderr)
+        raise error
+
+    def main_first(self, action):
+        """What `action` returns here; rank 0 acts before the others, to download for all.
+
+        It may take longer than any timeout: in the meantime the ranks meet every second.
+        """
+        if self.world == 1:
+            return action()
+        with ThreadPoolExecutor(1) as pool:
+            acting = pool.submit(action if self.main else lambda: None)
+            while self.agree(not wait([acting], timeout=1).done)[0]:
+                pass
+        result = self.together(acting.result)
+        return self.together(lambda: result if self.main else action())
+
+    def on_main(self, make):
+        """What `make` returns on rank 0, None elsewhere; an error there is raised on every rank."""
+        return self.together(lambda: make() if self.main else None)
+
+    def from_main(self, make):
+        """What `make` returns on rank 0, on every rank: tensors and plain values; or its error."""
+        made = [self.on_main(make)]
+        if self.world > 1:
+            with _talking():
+                dist.broadcast_object_list(made, 0)
+        return made[0]
+
+    def check_same(self, values):
+        """Raises RanksError if a dict of plain values is not the same on every rank."""
+        gathered = self._gather(values)
+        differences = [
+            f"{name} is {first!r} on rank 0, {theirs[name]!r} on {rank}"
+            for rank, theirs in enumerate(gathered)
+            for name, first in gathered[0].items()
+            if theirs[name] != first
+        ]
+        if differences:
+            error = RanksError(f"the processes do not agree: {'; '.join(differences)}")
+            error.silent = not self.main
+            raise error
+
+    def agree(self, *numbers):
+        """The largest of each whole number over the ranks: the same answer everywhere."""
+        if self.world == 1:
+            return numbers
+        tensor = torch.tensor(numbers)
+        with _talking():
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tuple(tensor.tolist())
+
+    def stack(self, tensor):
+        """Every rank's tensor, on the CPU, for a checkpoint: (...) -> (world, ...)."""
+        return torch.stack(self._gather(tensor.cpu()))
+
+    def unstack(self, stacked):
+        """This rank's part of what `stack` made.
+
+        For another number of ranks: rank 0 gets the sum of all, the others zeros.
+        """
+        return stacked[self.rank] if len(stacked) == self.world else stacked.sum(0) * self.main
+
+    def _gather(self, value):
+        gathered = [value] * self.world
+        if self.world > 1:
+            with _talking():
+                dist.all_gather_object(gathered, value)
+        return gathered
+
+    # ---------------------------------------------------------------- tensors of the training
+
+    def broadcast(self, *modules):
+        """Give every rank rank 0's parameters and buffers."""
+        if self.world > 1:
+            for module in modules:
+                for tensor in module.state_dict().values():
+                    dense = tensor.contiguous()  # the backends do not take channels_last weights
+                    with _talking():
+                        dist.broadcast(dense, 0, group=self._device_group)
+                    tensor.copy_(dense)
+
+    def all_reduce(self, tensor):
+        """The sum of a tensor over the ranks, on every rank."""
+        if self.world > 1:
+            tensor = tensor.clone()
+            with _talking():
+                dist.all_reduce(tensor, group=self._device_group)
+        return tensor
+
+    def all_reduce_gradients(self, module, loss, share):
+        """Replace each gradient, and the loss, by the sum over the ranks of share * itself.
+
+        share: images on this rank / images on all, so that means over the ranks' images become the
+        mean over all. Returns the loss, detached: the same memory, so who holds it sees the sum.
+        """
+        loss = loss.detach()
+        if self.world > 1:
+            tensors = [p.grad for p in module.parameters() if p.grad is not None] + [loss]
+            flat = torch.cat([t.flatten() for t in tensors]).mul_(share)
+            flat = self.all_reduce(flat)
+            parts = flat.split([t.numel() for t in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+        return loss
+
+
+def check_batches(images, batch_size, world, drop_last):
+    """Raises DataError if a batch is larger than the set or cannot be shared by the processes."""
+    if batch_size > images:
+        raise DataError(f"--batch_size {batch_size} is larger than the set ({images})")
+    if drop_last and (batch_size % world or batch_size < 2 * world):
+        raise DataError(
+            f"--batch_size {batch_size} does not give each of the {world} processes the same "
+            "number of images, at least 2"
+        )
+    if not drop_last and (images % batch_size or batch_size) < world:
+        raise DataError(f"the last batch has fewer images than there are processes ({world})")

@@ -1,0 +1,92 @@
+"""Losses of the GAN: WGAN-GP's critic loss and gradient penalty, ACGAN's class losses."""
+
+import torch
+import torch.nn.functional as F
+
+from inside_cnn.layers.double_backward import input_gradient
+
+
+def gradient_penalty(discriminator, real, fake, alpha):
+    """Mean of (n - 1)^2 over the pairs, and mean of n: two scalars, in float32 at least.
+
+    n = ||d score / d x_hat||_2 at x_hat = alpha real + (1 - alpha) fake, for the first pairs, as
+    many as alpha has weights. Differentiable in the discriminator's parameters; no gradient reaches
+    `real` or `fake`.
+    real, fake: (b, 3, 32, 32) in [-1, 1]; alpha: (n, 1, 1, 1) in [0, 1], n <= b.
+    Source: Gulrajani et al. 2017, Improved Training of Wasserstein GANs, section 4.
+    """
+    real, fake = real[: len(alpha)], fake[: len(alpha)]
+    x_hat = torch.lerp(fake.detach(), real.detach(), alpha.to(real.dtype)).requires_grad_()
+    scores, _ = discriminator(x_hat)
+    # No score depends on another image, so the gradient of the sum holds the gradient of each.
+    gradient = input_gradient(scores.sum(), x_hat, create_graph=True).flatten(1)
+    norms = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).norm(dim=1)
+    return (norms - 1).square().mean(), norms.mean()
+
+
+def discriminator_loss(
+    discriminator, real, labels, fake, fake_labels, *, alpha, gp_weight=10.0, fake_class_weight=1.0
+):
+    """Loss of the discriminator, a scalar, and its parts, a dict of detached scalars.
+
+    L = mean D(fake) - mean D(real) + CE(real) + fake_class_weight CE(fake) + gp_weight penalty: the
+    critic's estimate of the Wasserstein distance, the class head's cross-entropy, the gradient
+    penalty.
+    real, fake: (b, 3, 32, 32) in [-1, 1]; labels, fake_labels: int64 (b,); alpha: as
+    gradient_penalty takes it.
+    Source: Gulrajani et al. 2017, equation 3; Odena et al. 2017, equation 2.
+    """
+    # Real and fake images share one pass: nothing in the discriminator looks across images.
+    scores, class_logits = discriminator(torch.cat([real, fake]))
+    real_scores, fake_scores = scores.float().split([len(real), len(fake)])
+    real_logits, fake_logits = class_logits.float().split([len(real), len(fake)])
+    critic_gap = real_scores.mean() - fake_scores.mean()
+    class_loss_real = F.cross_entropy(real_logits, labels)
+    class_loss_fake = F.cross_entropy(fake_logits, fake_labels)
+    class_loss = class_loss_real + fake_class_weight * class_loss_fake
+    penalty, gradient_norm = gradient_penalty(discriminator, real, fake, alpha)
+    loss = -critic_gap + class_loss + gp_weight * penalty
+    parts = {
+        "discriminator_loss": loss,
+        "critic_gap": critic_gap,
+        "gradient_penalty": penalty,
+        "gradient_norm": gradient_norm,
+        "class_loss_real": class_loss_real,
+        "class_loss_fake": class_loss_fake,
+        "class_accuracy_real": 100 * (real_logits.argmax(1) == labels).float().mean(),
+        "class_accuracy_fake": 100 * (fake_logits.argmax(1) == fake_labels).float().mean(),
+    }
+    return loss, {name: part.detach() for name, part in parts.items()}
+
+
+def real_images_loss(discriminator, real, labels, *, alpha=None, gp_weight=10.0):
+    """Loss of a discriminator that sees no fakes, a scalar, and its parts, as discriminator_loss.
+
+    L = CE(real) + gp_weight penalty, between each real image and the next one of the batch.
+    real: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); alpha: None for a loss without the penalty.
+    """
+    class_logits = discriminator(real)[1].float()
+    loss = class_loss = F.cross_entropy(class_logits, labels)
+    parts = {
+        "class_loss_real": class_loss,
+        "class_accuracy_real": 100 * (class_logits.argmax(1) == labels).float().mean(),
+    }
+    if alpha is not None:
+        penalty, gradient_norm = gradient_penalty(discriminator, real, real.roll(-1, 0), alpha)
+        loss = class_loss + gp_weight * penalty
+        parts |= {"gradient_penalty": penalty, "gradient_norm": gradient_norm}
+    parts = {"discriminator_loss": loss} | parts
+    return loss, {name: part.detach() for name, part in parts.items()}
+
+
+def generator_loss(discriminator, fake, labels, class_weight=1.0):
+    """Loss of the generator, a scalar, and its parts, a dict of detached scalars.
+
+    L = -mean D(fake) + class_weight CE(fake): a high score, and the class that was asked for.
+    fake: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,). Source: as discriminator_loss.
+    """
+    scores, class_logits = discriminator(fake)
+    class_loss = F.cross_entropy(class_logits.float(), labels)
+    loss = -scores.float().mean() + class_weight * class_loss
+    parts = {"generator_loss": loss, "generator_class_loss": class_loss}
+    return loss, {name: part.detach() for name, part in parts.items()}

@@ -1,0 +1,333 @@
+"""The mechanics of a training run, which a training script calls from its own loop."""
+
+import contextlib
+import json
+import math
+import sys
+
+import torch
+from torch import nn
+
+from data_tools import epoch_order, load_dataset
+from inside_cnn.core.device import (
+    autocast,
+    describe_device,
+    keep_freed_memory,
+    peak_memory,
+    pick_compile,
+    pick_device,
+    pick_precision,
+    random_stream,
+)
+from inside_cnn.core.progress import Progress
+from inside_cnn.engine.cli import MAY_CHANGE
+from inside_cnn.engine.plots import save_curves
+from inside_cnn.engine.weights import export_bytes
+from inside_cnn.layers.accelerate import accelerate
+from inside_cnn.training.cuda_graph import CapturedStep
+from inside_cnn.training.distributed import Ranks, check_batches
+from inside_cnn.training.optimizers import Combined, keep_learning_rates_on
+from inside_cnn.training.run_folder import RunFolder
+from inside_cnn.training.schedules import FALL_TO_ZERO
+from inside_cnn.training.stopping import Clock, FiniteGuard, StopSignal, diverged, stopped
+from inside_cnn.training.tensorboard import TensorBoard
+
+
+class TrainingRun:
+    """Device, processes, folder, resume, stops, log and saves of one run; the loop is the script's.
+
+    args: what a training script's parse_args returned; script: its name; panels: see panels.py.
+    Used as in train_gan.py: `load_data`, `start`, after each step `advance`, `log`, `save_if_due`
+    and `stop_if_asked`, and `finish`.
+
+    step: number of steps taken; precision: "fp32" or "bf16"; compiled: whether steps are captured
+    as CUDA graphs. Nothing is written before `start`. Leaving the context releases the lock,
+    restores the signal handlers and ends the process group. All processes call its methods alike.
+    """
+
+    def __init__(self, args, script, panels):
+        self.args, self.script, self.panels = args, script, panels
+        self.clock = Clock(args.save_every_minutes, args.max_minutes)
+        self.step = 0
+        self._totals = {}  # {metric: (its sum since the last record, the number of summands)}
+        self._best = {}  # {exported file: (what was compared, its highest value)}
+        self._order = None  # (epoch, the order of its images)
+        with contextlib.ExitStack() as undo:
+            self.ranks = undo.enter_context(Ranks())
+            self.ranks.together(self._choose)
+            self.ranks.use(self.device)
+            self.compiled = pick_compile(args.compile, self.device)
+            self.guard = FiniteGuard(self.device)
+            keep_freed_memory()
+            self._undo = undo.pop_all()
+
+    def _choose(self):
+        self.device = pick_device(self.args.device)
+        self.precision = pick_precision(self.args.precision, self.device)
+        self._tensorboard = TensorBoard(self.args.tensorboard and self.ranks.main)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return self._undo.__exit__(*error)
+
+    # ------------------------------------------------------------------------------ the beginning
+
+    def load_data(self, drop_last=False):
+        """(train, test) on the device. Also looks into the run's folder and compares the settings.
+
+        With --hold_out, `test` is the held-out part of the training images.
+        drop_last: leave out an epoch's last, smaller batch, and give every process as many images
+        of a batch, at least 2 (BatchNorm needs them). Raises DataError, RunError, RanksError.
+        """
+        args, ranks = self.args, self.ranks
+        sets = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
+        self.evaluated_on = "held-out" if args.hold_out else "test"
+        if args.hold_out:
+            sets = ranks.together(lambda: sets[0].hold_out(args.hold_out))
+            print(f"evaluated on {args.hold_out} held-out training images, not on the test set")
+        train_set = sets[0].first(args.limit_train).to(self.device)
+        test_set = sets[1].first(args.limit_test).to(self.device)
+        count, batch_size = len(train_set), args.batch_size
+        ranks.together(lambda: check_batches(count, batch_size, ranks.world, drop_last))
+        self._images = count
+        batches = count / batch_size
+        self.steps_per_epoch = math.floor(batches) if drop_last else math.ceil(batches)
+        self.scheduled_steps = args.epochs * self.steps_per_epoch
+        self.total_steps = min(self.scheduled_steps, args.max_steps or sys.maxsize)
+
+        settings = vars(args) | {"script": self.script}
+        settings |= {"dataset": train_set.name, "precision": self.precision}  # what `auto` chose
+        if train_set.digest:
+            settings["data_sha256"] = train_set.digest
+        ranks.check_same(settings | {"images": (count, len(test_set))})
+        may_change = set(MAY_CHANGE) - ({"epochs"} if args.schedule in FALL_TO_ZERO else set())
+        self.folder = ranks.together(
+            lambda: RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
+        )
+        self._metadata = {"recipe": args.recipe, "hold_out": args.hold_out, **test_set.facts()}
+        print(f"data: {train_set.source}")
+        print(
+            f"run: {self.folder.path}, recipe {args.recipe}, {self.total_steps} steps, "
+            f"{self.device}, {self.precision}"
+        )
+        return train_set, test_set
+
+    def captured(self, update):
+        """The update, a function of tensors, as a step that a CUDA device captures and replays.
+
+        With several processes it stays the function.
+        """
+        return CapturedStep(update, self.compiled and self.ranks.world == 1)
+
+    def accelerated(self, network):
+        """The network on the run's device, its layers swapped for faster ones of equal function."""
+        return accelerate(network, self.device, self.compiled)
+
+    def start(self, **parts):
+        """Begin the run, or resume it from its newest checkpoint.
+
+        parts: {name: network, optimizer or anything else with a state_dict}, kept in checkpoints.
+        Returns the summary of a run that is finished already, and does nothing then; else None.
+        """
+        folder, ranks = self.folder, self.ranks
+        self._parts = parts
+        self._optimizers = [part for part in parts.values() if isinstance(part, Combined)]
+        if self.compiled:  # captured steps read the learning rates from the device
+            for optimizer in self._optimizers:
+                keep_learning_rates_on(self.device, optimizer)
+        self._undo.callback(folder.close)
+        self._signal = self._undo.enter_context(StopSignal())
+        state, summary = ranks.from_main(lambda: folder.open(self.total_steps))
+        if summary is not None:
+            accuracy = summary["test_accuracy"]
+            print(f"finished already: {self.evaluated_on} accuracy {accuracy:.2f} %; nothing to do")
+            return summary
+        if state is not None:
+            ranks.together(lambda: self._restore(state))
+            print(f"resumed after step {self.step}")
+        ranks.on_main(lambda: folder.begin(self.step, describe_device(self.device)))
+        self._tensorboard.begin(folder, self.step)
+        ranks.broadcast(*(part for part in parts.values() if isinstance(part, nn.Module)))
+        self.progress = Progress(
+            folder.path.name, self.total_steps, self.args.batch_size, self.panels.line, self.step
+        )
+        self._undo.callback(self.progress.close)
+        return None
+
+    def _restore(self, state):
+        for name, part in self._parts.items():
+            part.load_state_dict(state["parts"][name])
+        self.step, self._best = state["step"], dict(state["best"])
+        for name, total in state["totals"].items():
+            self._totals[name] = self.ranks.unstack(total).to(self.device)
+
+    # ------------------------------------------------------------------------------ one step
+
+    def batch(self):
+        """The indices of the images of this step, of all processes: int64 (b,) on the device."""
+        epoch, index = divmod(self.step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            order = epoch_order(self._images, self.args.seed, epoch).to(self.device)
+            self._order = epoch, order
+        return self._order[1][index * self.args.batch_size : (index + 1) * self.args.batch_size]
+
+    def stream(self, *name):
+        """The random stream of that name: a torch.Generator on the device, see random_stream."""
+        return random_stream(self.device, self.args.seed, *name)
+
+    def shard(self, batch):
+        """This process's rows of a tensor or of every field of a NamedTuple, see Ranks.shard."""
+        return self.ranks.shard(batch)
+
+    def autocast(self):
+        """The context in which a network's forward pass runs."""
+        return autocast(self.device, self.precision)
+
+    def take_step(self, optimizer, network, loss, step, share=None):
+        """The optimizer's step by the gradients of all processes, if these and the loss are finite.
+
+        loss: the mean over this process's images, and afterwards over all; step: its number, from
+        1, a tensor; share: images on this process / images on all, the same on each if None.
+        """
+        share = 1 / self.ranks.world if share is None else share
+        loss = self.ranks.all_reduce_gradients(network, loss, share)
+        self.guard.take_step(optimizer, loss, step)
+
+    def advance(self, metrics, count=1):
+        """A step was taken. metrics: {name: sum of it over `count`, a scalar on the device}."""
+        for name, value in metrics.items():
+            entry = torch.stack([value, torch.full_like(value, count)])
+            self._totals[name] = self._totals[name] + entry if name in self._totals else entry
+        self.step += 1
+        self._stop_if_diverged(self.step)
+        self.progress.step()
+
+    def _stop_if_diverged(self, step=None):
+        if (bad := self.guard.bad_step(step)) > 0:
+            sums = {n: self.ranks.all_reduce(t)[0].item() for n, t in self._totals.items()}
+            raise diverged(bad, sums, self.folder.checkpoints)
+
+    # ------------------------------------------------------------------------------ log and saves
+
+    @property
+    def epoch(self):
+        """The epoch that the step just taken belongs to, from 1; 0 before the first step."""
+        return math.ceil(self.step / self.steps_per_epoch)
+
+    @property
+    def epoch_ends(self):
+        """Whether the step just taken ended an epoch, or the run."""
+        return self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
+
+    @property
+    def log_due(self):
+        every = self.args.log_every_steps
+        return self.epoch_ends or bool(every and self.step % every == 0)
+
+    def _reached(self):
+        return {"step": self.step, "epochs_done": round(self.step / self.steps_per_epoch, 4)}
+
+    def record(self):
+        """A line of the log on the steps since the last record: means, rates, speed, memory."""
+        self._stop_if_diverged()
+        record = self._reached()
+        for name, total in self._totals.items():
+            total, count = self.ranks.all_reduce(total).tolist()
+            record[name] = total / count
+        self._totals = {}
+        for optimizer in self._optimizers:
+            record |= optimizer.learning_rates()
+        record["images_per_second"] = round(self.progress.images_per_second(), 1)
+        record["peak_memory_gb"] = round(peak_memory(self.device) / 1e9, 2)
+        return record
+
+    def log(self, record):
+        """Append a record to metrics.jsonl, print it, and plot the curves now and then."""
+        self.folder.log(record)
+        self._tensorboard.log(record)
+        self.progress.report(record)
+        if self.epoch_ends and self.step < self.total_steps and self.clock.curves_due():
+            self._plot_curves()
+        self.progress.start_lap()
+
+    def keep_best(self, file, what, value, network, metadata):
+        """Export the network if the value is above all before of the same `what`."""
+        best_what, best = self._best.get(file, (None, None))
+        if best_what != what or value > best:
+            self._best[file] = what, value
+            self._export(file, network, metadata)
+
+    def last_record(self):
+        return (self.folder.records() or [{}])[-1]
+
+    def write_once(self, file, make):
+        """Write the bytes that `make` returns on rank 0 into the run's folder; see `attempt`."""
+        if self.ranks.main:
+            content = make()
+            self.folder.write(file, content)
+            if file.startswith("samples/"):
+                self._tensorboard.show(content, self.step)
+
+    def _export(self, file, network, metadata):
+        metadata = self._metadata | self._reached() | metadata
+        self.write_once(file, lambda: export_bytes(network, metadata))
+
+    def save_if_due(self, exports):
+        """Write a checkpoint if one is due, and every --save_every_epochs the exports too.
+
+        exports: a function without arguments that returns {file: (network, metadata)}. All
+        processes decide together whether a save is due, and whether the run is to stop.
+        """
+        self._received, due, self._time_up = self.ranks.agree(
+            self._signal.received, self.clock.save_due(), self.clock.time_up()
+        )
+        epoch_due = self.epoch_ends and self.epoch % self.args.save_every_epochs == 0
+        asked_to_stop = self._received or self._time_up
+        if epoch_due or due or asked_to_stop or self.step == self.total_steps:
+            self._stop_if_diverged()
+            self.clock.saved()
+            state = {
+                "parts": {name: part.state_dict() for name, part in self._parts.items()},
+                "totals": {name: self.ranks.stack(t) for name, t in self._totals.items()},
+                "best": self._best,
+            }
+            self._saved = self.folder.save_state(self.step, state)
+        if epoch_due:
+            self._export_all(exports)
+        if self.epoch_ends:
+            self.progress.start_lap()
+
+    def _export_all(self, exports):
+        for file, (network, metadata) in exports().items():
+            self._export(file, network, metadata)
+
+    def stop_if_asked(self):
+        """Raises Stopped after a signal, or if the time is up; the state has just been saved."""
+        if (self._received or self._time_up) and self.step < self.total_steps:
+            self.progress.close()
+            self._plot_curves()
+            saved = self.ranks.from_main(lambda: self._saved)  # all wait for rank 0's write
+            raise stopped(self._received, self.step, saved)
+
+    def finish(self, exports, metrics):
+        """Write what a finished run leaves. Returns its summary: the step and the metrics.
+
+        Raises Stopped if something could not be written.
+        """
+        self.progress.close()
+        self._plot_curves()
+        self._export_all(exports)
+        summary = metrics | {"step": self.step}
+        if not self.folder.failed:  # a folder with a summary holds a finished run
+            self.folder.write("summary.json", json.dumps(summary, indent=2).encode())
+        self.ranks.on_main(self.folder.raise_if_anything_failed)
+        print(f"curves: {self.folder.path / 'curves.png'}")
+        print(f"peak memory: {peak_memory(self.device) / 1e9:.2f} GB")
+        return summary
+
+    def _plot_curves(self):
+        self.clock.curves_plotted()
+        folder, path = self.folder, self.folder.path / "curves.png"
+        folder.attempt(path.name, lambda: save_curves(folder.records(), path, self.panels.curves))

@@ -1,0 +1,210 @@
+"""A run's folder: its settings, its lock, its checkpoints, its log."""
+
+import fcntl
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+from inside_cnn.core.files import remove_temporaries, write_atomically
+from inside_cnn.core.output_folder import RunError, writing_to
+from inside_cnn.engine.cli import ADDED, SAVE_FAILED, Stopped, without_deleted
+from inside_cnn.training.checkpoint import (
+    checkpoint_step,
+    from_format_1,
+    list_checkpoints,
+    load_latest,
+    save_checkpoint,
+)
+from inside_cnn.training.provenance import environment
+
+FORMAT = 2  # of the state in a checkpoint
+
+
+class RunFolder:
+    """output/<run>/: config.json, metrics.jsonl, summary.json, checkpoints/ and the task's files.
+
+    settings: the run's arguments by name. A folder that already holds a run is resumed if its
+    settings are the same, except for those named in `may_change`. Nothing is written before `open`.
+    writer: False on the ranks that leave all writing to rank 0: there `attempt` does nothing.
+    Raises RunError if the settings differ, or if `resume` is "never" and the folder holds a run.
+    """
+
+    def __init__(self, path, settings, may_change=(), resume="auto", writer=True):
+        self.path, self.settings, self.writer = Path(path), settings, writer
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.failed = {}  # {what could not be written at the last try: why}
+        self._unwritten = b""  # log lines that could not be written yet
+        self._log_size = 0  # bytes of the log that are complete
+        self._lock = None
+        self.config = _read_json(self.path / "config.json") if writer else None
+        if self.config is None:
+            return
+        if resume == "never":
+            raise RunError(
+                f"{self.path} already holds a run; give another --output_dir, or --resume auto"
+            )
+        before = {name: ADDED[name] for name in settings.keys() & ADDED.keys()}
+        before |= without_deleted(self.config["settings"])
+        differences = [
+            f"{name} was {before.get(name)!r}, now {settings.get(name)!r}"
+            for name in sorted((before.keys() | settings.keys()) - set(may_change))
+            if before.get(name) != settings.get(name)
+        ]
+        if differences:
+            raise RunError(
+                f"{self.path} belongs to a run with other settings ({'; '.join(differences)}); "
+                "give the same settings to resume it, or another --output_dir"
+            )
+
+    def open(self, total_steps):
+        """Lock the folder; returns (state of the newest valid checkpoint, summary), or None each.
+
+        The summary is that of a run that is finished after total_steps. Raises RunError if another
+        process holds the lock, or if the folder cannot be used or holds other results;
+        CheckpointError if all checkpoints are corrupt.
+        """
+        with writing_to(self.path):
+            self._lock = lock(self.path)
+            state = load_latest(self.checkpoints)
+        summary = _read_json(self.path / "summary.json")
+        if state is None and summary is not None:
+            raise RunError(
+                f"{self.path} holds a finished run without its checkpoints, so it cannot be "
+                "resumed; give another --output_dir"
+            )
+        if self.config is None and any(self.path.glob("*.safetensors")):
+            raise RunError(f"{self.path} holds weights of no run; give another --output_dir")
+        if summary is not None and summary["step"] == state["step"] >= total_steps:
+            return state, summary
+        if state is not None and state.get("format") == 1:
+            state = from_format_1(state) | {"format": FORMAT}
+        if state is not None and state.get("format") != FORMAT:
+            raise RunError(
+                f"another version of this program wrote the checkpoint in {self.checkpoints} and "
+                "has to finish the run (config.json names its commit); give another --output_dir"
+            )
+        return state, None
+
+    def close(self):
+        """Release the lock."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def begin(self, step, device):
+        """Write config.json, or add to it that the run resumes after `step`; rewind the log.
+
+        device: its description. Raises RunError if the folder cannot be written.
+        """
+        start = {"device": device, **environment()}
+        config = self.config or {"settings": self.settings, **start}
+        if self.config is not None:
+            before = config["settings"]
+            changed = {k: v for k, v in self.settings.items() if before.get(k) != v}
+            entry = {"after_step": step, **start, "changed": changed}
+            config = config | {"resumed": [*config.get("resumed", []), entry]}
+        # The steps after the checkpoint will be taken, and logged, again.
+        lines = [json.dumps(record) for record in self.records() if record["step"] <= step]
+        log = "".join(line + "\n" for line in lines).encode()
+        with writing_to(self.checkpoints):
+            for folder in (self.path, self.checkpoints, self.path / "samples"):
+                remove_temporaries(folder)
+            for path in list_checkpoints(self.checkpoints):
+                if checkpoint_step(path) > step:  # a corrupt one
+                    path.unlink()
+            write_atomically(self.path / "config.json", json.dumps(config, indent=2).encode())
+            write_atomically(self.metrics_path, log)
+        self._log_size = len(log)
+
+    # ------------------------------------------------------------------------------ writing
+
+    def attempt(self, what, action, *args):
+        """action(*args), which writes `what`; a failure is reported and remembered, not raised.
+
+        Returns what the action returns, None if it failed or this rank is no writer.
+        """
+        if not self.writer:
+            return None
+        try:
+            result = action(*args)
+        except OSError as error:
+            self.failed[what] = error.strerror or str(error)
+            print(f"warning: could not write {what}: {self.failed[what]}", file=sys.stderr)
+            return None
+        self.failed.pop(what, None)
+        return result
+
+    def raise_if_anything_failed(self):
+        """At the end of a run. Raises Stopped if the last try to write a file failed."""
+        if self.failed:
+            what = "; ".join(f"{name} ({why})" for name, why in self.failed.items())
+            raise Stopped(SAVE_FAILED, f"the run ended, but could not write {what}")
+
+    def write(self, file, data):
+        """Attempt to put bytes at a path in the folder, `samples/001.png` for example."""
+
+        def write():
+            path = self.path / file
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, data)
+
+        self.attempt(file, write)
+
+    def save_state(self, step, state):
+        """Attempt to write the run's state after `step` as a checkpoint. Returns its path."""
+
+        def save():
+            self._append()  # a checkpoint without the log lines before it would lose them
+            path = save_checkpoint(self.checkpoints, step, state | {"format": FORMAT, "step": step})
+            (self.path / "summary.json").unlink(missing_ok=True)  # of the checkpoint before
+            return path
+
+        return self.attempt("the checkpoint", save)
+
+    def log(self, record):
+        """Attempt to append a line to metrics.jsonl; a failed one waits for the next try."""
+        self._unwritten += json.dumps(record).encode() + b"\n"
+        self.attempt(self.metrics_path.name, self._append)
+
+    def _append(self):
+        with open(self.metrics_path, "r+b") as file:
+            file.seek(self._log_size)
+            file.truncate()  # what a failed write may have left
+            file.write(self._unwritten)
+            file.flush()
+            os.fsync(file.fileno())
+        self._log_size += len(self._unwritten)
+        self._unwritten = b""
+
+    def records(self):
+        """The records of metrics.jsonl, oldest first, without a last line that was cut short."""
+        if not self.metrics_path.is_file():
+            return []
+        lines = self.metrics_path.read_bytes().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def lock(folder):
+    """The open file that holds a folder's lock; the kernel releases it when the process ends.
+
+    Raises RunError if another process holds it, OSError if the file system has no locks.
+    """
+    file = open(folder / ".lock", "a+b", buffering=0)  # noqa: SIM115 (until the run's end)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with file:
+            file.seek(0)
+            owner = file.read().decode().strip() or "another process"
+        raise RunError(
+            f"{folder} is in use by {owner}; wait for it, or give another --output_dir"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return file
+
+
+def _read_json(path):
+    return json.loads(path.read_bytes()) if path.is_file() else None

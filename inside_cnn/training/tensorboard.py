@@ -1,0 +1,54 @@
+"""A run's log for TensorBoard: every number, the sample grids, the settings."""
+
+import io
+import json
+
+import numpy as np
+from PIL import Image
+
+from inside_cnn.core.output_folder import RunError
+
+EVENTS = "TensorBoard's events"
+
+
+class TensorBoard:
+    """A file of events in a run's folder; if not `enabled`, the methods do nothing.
+
+    Raises RunError if the package is missing.
+    """
+
+    def __init__(self, enabled):
+        self._writer = self._writer_class = None
+        if enabled:
+            try:  # here, since the import takes seconds
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise RunError(f"--tensorboard: {error}; pip install tensorboard") from None
+            self._writer_class = SummaryWriter
+
+    def begin(self, folder, step):
+        """Start the file. TensorBoard hides what an earlier process logged after `step`."""
+        if self._writer_class is not None:
+            self._folder, make, purge = folder, self._writer_class, step + 1 if step else 0
+            self._writer = folder.attempt(EVENTS, lambda: make(folder.path, purge_step=purge))
+            settings = json.dumps(folder.settings, indent=4).replace("\n", "\n    ")
+            self._write("text", "settings", f"    {settings}", step)
+
+    def log(self, record):
+        """A record of metrics.jsonl: each of its numbers by its name."""
+        for name, value in record.items():
+            self._write("scalar", name, value, record["step"])
+
+    def show(self, png, step):
+        """A sample grid, the bytes of a PNG."""
+        with Image.open(io.BytesIO(png)) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self._write("image", "samples", pixels, step, dataformats="HWC")
+
+    def _write(self, kind, *args, **options):
+        def add():
+            getattr(self._writer, f"add_{kind}")(*args, **options)
+            self._writer.flush()
+
+        if self._writer is not None:
+            self._folder.attempt(EVENTS, add)

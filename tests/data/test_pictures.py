@@ -1,0 +1,103 @@
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from inside_cnn.data.dataset import DataError
+from inside_cnn.data.pictures import MAX_BYTES, read_picture
+from own_images import huge_png
+
+
+def written(image, kind="PNG", **options):
+    """The bytes of a Pillow image's file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def plain(mode, colour, size=(40, 40)):
+    return Image.new(mode, size, colour)
+
+
+def test_a_picture_of_the_size_is_taken_pixel_for_pixel():
+    pixels = noise(32, 32, 3)
+    image = read_picture(written(Image.fromarray(pixels)))
+    assert image.dtype == torch.uint8
+    assert torch.equal(image, torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("image", "colour"),
+    [
+        (plain("L", 100), (100, 100, 100)),
+        (plain("P", 0), (0, 0, 0)),
+        (plain("1", 1), (255, 255, 255)),
+        (plain("CMYK", (0, 255, 255, 0)), (255, 0, 0)),
+        (plain("RGBA", (255, 0, 0, 0)), (255, 255, 255)),  # transparent: white
+        (plain("RGBA", (0, 0, 0, 51)), (204, 204, 204)),
+        (plain("LA", (0, 0)), (255, 255, 255)),
+        (Image.fromarray(np.full((40, 40), 100 * 256, np.uint16)), (100, 100, 100)),
+        (plain("RGB", (10, 20, 30), (1, 1)), (10, 20, 30)),
+        (plain("RGB", (10, 20, 30), (300, 20)), (10, 20, 30)),
+    ],
+    ids=lambda value: f"{value.mode} {value.size}" if isinstance(value, Image.Image) else "",
+)
+def test_every_mode_and_size_is_made_rgb_of_the_size(image, colour):
+    kind = "TIFF" if image.mode == "CMYK" else "PNG"
+    read = read_picture(written(image, kind))
+    assert read.shape == (3, 32, 32)
+    assert read.flatten(1).unique(dim=1).flatten().tolist() == list(colour)
+
+
+def test_the_middle_is_cut_out():
+    pixels = np.zeros((32, 96, 3), np.uint8)
+    pixels[:, 32:64] = 200
+    assert read_picture(written(Image.fromarray(pixels))).unique().tolist() == [200]
+
+
+def test_exif_turns_it_upright():
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    read = read_picture(written(Image.fromarray(pixels), exif=exif))
+    assert read[:, :16].max() == 0
+    assert read[:, 16:].min() == 255
+
+
+def test_of_an_animation_the_first_frame():
+    frames = [plain("RGB", colour) for colour in ("red", "lime", "blue")]
+    data = written(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert read_picture(data).flatten(1)[:, 0].tolist() == [255, 0, 0]
+
+
+def archive():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("a.txt", "text")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not a picture"),
+        (b"just words, no picture", "not a picture"),
+        (archive(), "not a picture"),
+        (written(Image.fromarray(noise(64, 64, 3)))[:3000], "corrupt"),
+        (huge_png(20_000, 20_000), "megapixels"),
+        (huge_png(8000, 5001), "more than 40 megapixels"),
+        (b"\x89PNG" + bytes(MAX_BYTES), "larger than 10 MB"),
+    ],
+    ids=["empty", "text", "zip", "cut off", "bomb", "large", "heavy"],
+)
+def test_what_is_not_a_picture(data, message):
+    with pytest.raises(DataError, match=message):
+        read_picture(data)

@@ -1,0 +1,63 @@
+"""Which subpackage may import which: only from layers below its own, and never a script."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "inside_cnn"
+LAYERS = [  # lowest first
+    {"core"},
+    {"data", "layers"},
+    {"data_tools", "discriminator", "generator"},
+    {"engine"},
+    {"training", "interpretability", "metrics"},
+    {"reporting", "explorer"},
+    {"train_discriminator", "train_gan", "visualization", "evaluate_gan", "report", "explore"},
+]
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+FILES = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.py"), *PACKAGE.rglob("*.py")))
+# data_tools.py shows a preview when it is run as a script.
+EXCEPTIONS = {("data_tools", "engine")}
+
+
+def unit(parts):
+    """The subpackage, or the module at the root, that a path or a dotted name belongs to."""
+    return parts[1] if parts[0] == PACKAGE.name else parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """(imported unit, whether inside a function) of every import of ours in a file."""
+    tree = ast.parse((ROOT / path).read_text())
+    for node in ast.walk(tree):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            parts = name.split(".")
+            if parts == [PACKAGE.name]:  # from inside_cnn import SUBPACKAGE
+                parts.append(node.names[0].name)
+            if unit(parts) in LAYER:
+                yield unit(parts), node not in tree.body
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_come_from_layers_below(path):
+    if path == Path(PACKAGE.name, "__init__.py"):
+        return
+    own = unit(path.parts)
+    for imported, inside in imports(path):
+        same = imported == own and path.parts[0] == PACKAGE.name
+        if not same and not (inside and (own, imported) in EXCEPTIONS):
+            assert LAYER[imported] < LAYER[own], f"{path} imports {imported}"
+
+
+def test_every_file_has_a_place():
+    units = {unit(path.parts) for path in FILES if path != Path(PACKAGE.name, "__init__.py")}
+    assert units == LAYER.keys()
+    for folder in ("visualization", "output", "tests"):
+        assert not list((ROOT / folder).rglob("__init__.py"))
+
+
+def test_init_files_are_empty():
+    assert not [path for path in PACKAGE.rglob("__init__.py") if path.read_text()]

@@ -13,14 +13,7 @@ import torch
 
 from inside_cnn.core.output_folder import writing_to
 from inside_cnn.data.cifar10 import load_cifar10
-from inside_cnn.data.dataset import (
-    DataError,
-    DataMissing,
-    Dataset,
-    are_names,
-    shown_classes,
-    words_of_shown,
-)
+from inside_cnn.data.dataset import DataMissing, Dataset, are_names, shown_classes, words_of_shown
 from inside_cnn.data.folder import MAX_CLASSES, load_folder
 from inside_cnn.data.pixels import mean_image, to_signed, to_uint8
 from inside_cnn.data.shapes import load_shapes
@@ -29,7 +22,6 @@ __all__ = [
     "DATASETS",
     "DEFAULT_DATA_DIR",
     "MAX_CLASSES",
-    "DataError",
     "DataMissing",
     "Dataset",
     "are_names",
@@ -53,7 +45,7 @@ def load_dataset(name, data_dir=None, download=True):
     `cifar10`; the built-in `shapes`; `auto`, the first of these to be had; `folder`, one's own.
     data_dir: folder that holds, or is to hold, cifar-10-batches-py, by default DEFAULT_DATA_DIR; or
     that of one's own images, which has to be given.
-    Raises DataError where the files are missing, damaged or cannot be downloaded, ValueError for an
+    Raises UserError where the files are missing, damaged or cannot be downloaded, ValueError for an
     unknown name.
     """
     if name not in DATASETS:

@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 
+from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
 from inside_cnn.core.progress import Progress
-from inside_cnn.data.dataset import DataError
 from inside_cnn.data.pictures import read_picture
 
 PARTS = ("train", "test")
@@ -54,7 +54,7 @@ def read_image(picture):
     content = Path(picture.path).read_bytes()
     try:
         return read_picture(content, max_bytes=MAX_BYTES, max_pixels=Image.MAX_IMAGE_PIXELS)
-    except DataError as error:
+    except UserError as error:
         return str(error)
 
 

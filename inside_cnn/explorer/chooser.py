@@ -3,7 +3,7 @@
 import gradio as gr
 import torch
 
-from inside_cnn.data.dataset import DataError
+from inside_cnn.core.errors import UserError
 from inside_cnn.data.pictures import MAX_BYTES, read_picture
 from inside_cnn.explorer import pieces
 from inside_cnn.explorer.drawing import Drawing, draw
@@ -68,7 +68,7 @@ class Chooser:
         """(the uploaded image, a name of its own, a message)."""
         try:
             image = read_picture(data)
-        except DataError as error:
+        except UserError as error:
             return gr.skip(), gr.skip(), pieces.note(f"not taken: {error}")
         return image, f"uploaded {hash(data) & 0xFFFFFF:06x}", ""
 

@@ -15,8 +15,8 @@ import torch
 from data_tools import load_dataset, to_uint8
 from generator import sample_latents
 from inside_cnn.core.device import DEVICE_HELP, pick_device, pick_precision, random_stream
+from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
-from inside_cnn.core.output_folder import RunError
 from inside_cnn.engine import cli
 from inside_cnn.engine.weights import (
     BEFORE_ROUNDING,
@@ -65,15 +65,15 @@ def run(args):
     pick_precision("fp32", device)
     source, target = Path(args.run), Path(args.target)
     if not (source / "summary.json").is_file():
-        raise RunError(f"{source} holds no finished run")
+        raise UserError(f"{source} holds no finished run")
     if (target / "checkpoints").exists():
-        raise RunError(f"{target} holds a run of your own, which would be overwritten")
+        raise UserError(f"{target} holds a run of your own, which would be overwritten")
     names = [*LOGS, *(f"samples/{epoch:03d}.png" for epoch in args.sample_epochs)]
     names += [] if "curves" in args.skip else ["curves.png"]
     try:
         files = {name: (source / name).read_bytes() for name in names}
     except OSError as error:
-        raise RunError(f"cannot read {error.filename}: {error.strerror}") from None
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
     config = json.loads((source / "config.json").read_text())
     for settings in (config["settings"], *(r["changed"] for r in config.get("resumed", []))):
         for name in PRIVATE:
@@ -96,7 +96,7 @@ def run(args):
         for name in stale:
             (target / name).unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(f"cannot copy to {target}: {error.strerror or error}") from None
+        raise UserError(f"cannot copy to {target}: {error.strerror or error}") from None
     print(f"published: {target}")
 
 

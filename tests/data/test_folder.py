@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inside_cnn.data.dataset import DataError
+from inside_cnn.core.errors import UserError
 from inside_cnn.data.folder import load_folder
 
 
@@ -17,7 +17,7 @@ def levels(dataset):
 
 
 def refusal(folder):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         load_folder(folder)
     return str(error.value)
 

@@ -21,6 +21,11 @@ from inside_cnn.training.checkpoint import (
 from inside_cnn.training.provenance import environment
 
 FORMAT = 2  # of the state in a checkpoint
+# What a run writes, as patterns. A new run overwrites no such file.
+FILES = (
+    *("metrics.jsonl", "summary.json", "curves.png", "samples/*.png"),
+    *("discriminator*.safetensors", "generator*.safetensors", "checkpoints/step_*.pt"),
+)
 
 
 class RunFolder:
@@ -76,8 +81,9 @@ class RunFolder:
                 f"{self.path} holds a finished run without its checkpoints, so it cannot be "
                 "resumed; give another --output_dir"
             )
-        if self.config is None and any(self.path.glob("*.safetensors")):
-            raise UserError(f"{self.path} holds weights of no run; give another --output_dir")
+        there = [path for pattern in FILES for path in self.path.glob(pattern)]
+        if self.config is None and state is None and there:
+            raise UserError(f"{there[0]} is not of this run; give another --output_dir")
         if summary is not None and summary["step"] == state["step"] >= total_steps:
             return state, summary
         if state is not None and state.get("format") == 1:

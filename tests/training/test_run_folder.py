@@ -249,3 +249,13 @@ def test_a_checkpoint_of_format_1_is_read_in_the_present_layout(start, tmp_path)
     assert torch.equal(model["norm"], weight.permute(2, 0, 1))
     assert torch.equal(moments[0][0], weight.permute(2, 0, 1))
     assert torch.equal(model["conv"], kernel)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "generator.safetensors", "samples/001.png"])
+def test_a_new_run_overwrites_nothing(start, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"precious")
+    with pytest.raises(UserError, match=rf"{name} is not of this run"):
+        start(tmp_path)
+    assert (tmp_path / name).read_bytes() == b"precious"
+    assert not (tmp_path / "config.json").exists()

@@ -14,7 +14,6 @@ import torch
 from engine.output_folder import writing_to
 from image_sets.cifar10 import load_cifar10
 from image_sets.dataset import (
-    DataError,
     DataMissing,
     Dataset,
     are_names,
@@ -29,7 +28,6 @@ __all__ = [
     "DATASETS",
     "DEFAULT_DATA_DIR",
     "MAX_CLASSES",
-    "DataError",
     "DataMissing",
     "Dataset",
     "are_names",
@@ -53,7 +51,7 @@ def load_dataset(name, data_dir=None, download=True):
     `cifar10`; the built-in `shapes`; `auto`, the first of these to be had; `folder`, one's own.
     data_dir: folder that holds, or is to hold, cifar-10-batches-py, by default DEFAULT_DATA_DIR; or
     that of one's own images, which has to be given.
-    Raises DataError where the files are missing, damaged or cannot be downloaded, ValueError for an
+    Raises UserError where the files are missing, damaged or cannot be downloaded, ValueError for an
     unknown name.
     """
     if name not in DATASETS:

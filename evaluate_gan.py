@@ -16,11 +16,12 @@ from pathlib import Path
 
 from torch_fidelity import __version__ as fidelity_version
 
-from data_tools import DATASETS, DataError, load_dataset
+from data_tools import DATASETS, load_dataset
 from engine import cli
 from engine.device import keep_freed_memory, peak_memory, pick_device, pick_precision
+from engine.errors import UserError
 from engine.files import write_atomically
-from engine.output_folder import RunError, all_or_nothing, writing_to
+from engine.output_folder import all_or_nothing, writing_to
 from engine.plots import save_image_grid
 from engine.weights import (
     check_classes,
@@ -36,7 +37,6 @@ from metrics.scores import (
     FEW_SAMPLES,
     MIN_SAMPLES,
     Judge,
-    ScoreError,
     class_consistency,
     print_table,
     score_table,
@@ -190,14 +190,14 @@ def inception_scores(args, network, model, train, test, precision):
 def load_sets(args, metadata):
     """(train, test) of the set that the generator was trained on.
 
-    Raises DataError, CheckpointError where it knows other classes.
+    Raises UserError, also if the set has other classes.
     """
     own = metadata.get("dataset")
     name = own if args.dataset == "auto" else args.dataset
     if name not in DATASETS or name == "auto":
-        raise DataError("the generator does not say what set it was trained on; give --dataset")
+        raise UserError("the generator does not say what set it was trained on; give --dataset")
     if own in DATASETS and name != own and "folder" not in (own, name):
-        raise DataError(f"the generator was trained on {own}, not on {name}")
+        raise UserError(f"the generator was trained on {own}, not on {name}")
     train, test = load_dataset(name, args.data_dir)
     check_classes("the generator", metadata, train)
     print(f"data: {train.source}")
@@ -214,7 +214,7 @@ def run(args):
     keep_freed_memory()
     folder = Path(args.output_dir)
     if (folder / "config.json").exists():
-        raise RunError(f"{folder} holds a training run; give another --output_dir")
+        raise UserError(f"{folder} holds a training run; give another --output_dir")
     name = "generator_raw.safetensors" if args.raw else "generator.safetensors"
     path = find_weights(args.generator, name, "gan")
     model, metadata = load_model(path, device, kind="generator")
@@ -229,7 +229,7 @@ def run(args):
     count = min(args.samples, len(train), len(test))
     if count < (least := max(MIN_SAMPLES, len(train.class_names))):
         message = f"{count} images are too few for the scores of {len(train.class_names)} classes"
-        raise ScoreError(f"{message}: at least {least}")
+        raise UserError(f"{message}: at least {least}")
     if count < FEW_SAMPLES:
         print(f"{count} images of each set are few: compare scores of the same number only")
     result = {

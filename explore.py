@@ -28,9 +28,6 @@ LOCAL = "127.0.0.1"
 FIRST_PORT, PORTS = 7860, 100  # where a free one is looked for
 
 
-PageError = UserError
-
-
 def parse_args(argv=None):
     parser = cli.Parser(__doc__.split("\n\n")[0])
     group = parser.add_argument_group("networks")
@@ -68,7 +65,7 @@ def parse_args(argv=None):
 
 
 def free_port(host, port):
-    """The port to serve at: the given one, else the first free one. Raises PageError."""
+    """The port to serve at: the given one, else the first free one. Raises UserError."""
     for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + PORTS):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,7 +75,7 @@ def free_port(host, port):
             except (OSError, OverflowError) as error:
                 reason = error
     place = f"port {port}" if port else f"any port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
-    raise PageError(f"cannot listen on {host}, {place}: {reason.strerror or reason}")
+    raise UserError(f"cannot listen on {host}, {place}: {reason.strerror or reason}")
 
 
 def tell(host, port):
@@ -92,20 +89,20 @@ def tell(host, port):
 
 
 def import_page():
-    """(gradio, the module explorer.page). Raises PageError."""
+    """(gradio, the module explorer.page). Raises UserError."""
     try:
         import gradio
 
         from explorer import page
     except ImportError as error:
-        raise PageError(
+        raise UserError(
             f"{error}: pip install -r requirements-explore.txt, or make explore"
         ) from None
     return gradio, page
 
 
 def launch(page, theme, css, host, port):
-    """Serve the page in a thread of its own. Raises PageError."""
+    """Serve the page in a thread of its own. Raises UserError."""
     proxies = {os.environ.get(name) for name in ("no_proxy", "NO_PROXY")} - {None, ""}
     for name in ("no_proxy", "NO_PROXY"):  # gradio asks its own page whether it is up
         os.environ[name] = ",".join(sorted({*guard.LOCAL, host} | proxies))
@@ -126,7 +123,7 @@ def launch(page, theme, css, host, port):
             enable_monitoring=False,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise PageError(f"cannot serve the page on {host}, port {port}: {error}") from None
+        raise UserError(f"cannot serve the page on {host}, port {port}: {error}") from None
 
 
 @contextlib.contextmanager

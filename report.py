@@ -9,8 +9,8 @@ it shows the published results. It needs no network and no other file.
 from pathlib import Path
 
 from engine import cli, weights
+from engine.errors import UserError
 from engine.files import write_atomically
-from engine.output_folder import RunError
 from reporting.page import contents_of, render
 
 FOLDERS = {
@@ -34,12 +34,12 @@ def find_folders(args):
     """{"baseline", "gan", "visualization", "evaluation": Path}.
 
     Published results stand in only if the user has no run: runs of different origin never stand
-    side by side. Raises RunError for a missing folder that the user named.
+    side by side. Raises UserError for a missing folder that the user named.
     """
     given = {name: Path(path) for name in FOLDERS if (path := getattr(args, name)) is not None}
     for name, folder in given.items():
         if not folder.is_dir():
-            raise RunError(f"--{name}: there is no folder {folder}")
+            raise UserError(f"--{name}: there is no folder {folder}")
     own = FOLDERS | given
     present = {name: own[name] for name in own if name in given or any(own[name].glob("*.json"))}
     if present.keys() & {"baseline", "gan"}:
@@ -57,7 +57,7 @@ def run(args):
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, page)
     except OSError as error:
-        raise RunError(f"cannot write {output}: {error.strerror or error}") from None
+        raise UserError(f"cannot write {output}: {error.strerror or error}") from None
     for name, folder in folders.items():
         print(f"{name}: {folder}{'' if folder.is_dir() else ' (missing)'}")
     print(f"report: {output}, {len(page) / 1e6:.1f} MB")

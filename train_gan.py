@@ -18,7 +18,7 @@ import torch
 from data_tools import shown_classes, words_of_shown
 from discriminator import Discriminator
 from engine import cli
-from engine.output_folder import RunError
+from engine.errors import UserError
 from engine.plots import image_grid
 from engine.weights import (
     check_classes,
@@ -29,7 +29,7 @@ from engine.weights import (
 from generator import Generator, sample_latents
 from metrics import sampling
 from metrics.classifier import evaluate
-from metrics.scores import Judge, ScoreError, TrainingScores
+from metrics.scores import Judge, TrainingScores
 from training import panels
 from training.augmentation import Shift, augment, move, sample_augmentation, sample_shift, shift
 from training.ema import EMA
@@ -312,7 +312,7 @@ class GAN:
 def load_fixed_generator(args, dataset):
     """The generator of --critic trained, with BatchNorm's running averages; None for other critics.
 
-    Raises CheckpointError or RunError if it does not fit the data or --latent_dim.
+    Raises UserError if it does not fit the data or --latent_dim.
     """
     if args.critic != "trained":
         return None
@@ -320,14 +320,14 @@ def load_fixed_generator(args, dataset):
     generator, metadata = load_model(path, kind="generator")
     check_classes(path, metadata, dataset)
     if generator.latent_dim != args.latent_dim:
-        raise RunError(f"--latent_dim {args.latent_dim}: {path} takes {generator.latent_dim}")
+        raise UserError(f"--latent_dim {args.latent_dim}: {path} takes {generator.latent_dim}")
     return generator
 
 
 def make_scorer(run, args, reference):
     """What scores the generator during training; None on ranks other than 0.
 
-    reference: what samples are compared with. Raises ScoreError if the judge's --hold_out differs.
+    reference: what samples are compared with. Raises UserError if the judge's --hold_out differs.
     """
     if not run.ranks.main:
         return None
@@ -336,7 +336,7 @@ def make_scorer(run, args, reference):
     held_out = judge.metadata.get("hold_out", 0)
     if args.hold_out and held_out != args.hold_out:
         trained = f"the judge {path} was trained with --hold_out {held_out}"
-        raise ScoreError(f"{trained}, not {args.hold_out}; train one")
+        raise UserError(f"{trained}, not {args.hold_out}; train one")
     return TrainingScores(judge, reference, args.seed)
 
 
@@ -374,7 +374,7 @@ def train(args):
         num_classes, with_generator = len(train_set.class_names), args.critic == "full"
         if args.latent_dim < (least := num_classes + LEAST_NOISE):
             needed = f"with {num_classes} classes at least {least}"
-            raise RunError(f"--latent_dim {args.latent_dim}: {needed}")
+            raise UserError(f"--latent_dim {args.latent_dim}: {needed}")
         if differ := train_set.uneven_classes():
             print(f"{differ}; the generator is asked for all of them alike")
         if args.evaluate_every:

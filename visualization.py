@@ -13,12 +13,13 @@ import json
 import sys
 from pathlib import Path
 
-from data_tools import DATASETS, DataError, DataMissing, load_dataset
+from data_tools import DATASETS, DataMissing, load_dataset
 from discriminator import NUM_LAYERS
 from engine import cli
 from engine.device import keep_freed_memory, pick_device, pick_precision
+from engine.errors import UserError
 from engine.files import write_atomically
-from engine.output_folder import RunError, writing_to
+from engine.output_folder import writing_to
 from engine.plots import save_film
 from engine.weights import check_classes, common_class_names, load_model
 from interpretability import adversarial_figures, critic_score
@@ -158,17 +159,17 @@ def parse_args(argv=None):
 def load_images(args, networks, device):
     """(train, test) of the dataset the networks were trained on; None, None if it is missing.
 
-    Raises DataError if sections that need images were requested by name, or if the dataset cannot
-    be used, CheckpointError if a network has other classes.
+    Raises UserError if sections that need images were requested by name, if the dataset cannot be
+    used, or if a network has other classes.
     """
     names = sorted({str(network.metadata.get("dataset")) for network in networks})
     if args.dataset == "auto" and len(names) > 1:
-        raise DataError(
+        raise UserError(
             f"the networks were trained on different sets ({', '.join(names)}); give --dataset"
         )
     name = names[0] if args.dataset == "auto" else args.dataset
     if name not in DATASETS:
-        raise DataError("the weights do not tell what set they were trained on; give --dataset")
+        raise UserError("the weights do not tell what set they were trained on; give --dataset")
     needed = [section for section in NEED_IMAGES if getattr(args, section)]
     untold = [network for network in networks if network.start is None]
     try:
@@ -187,7 +188,7 @@ def load_images(args, networks, device):
     for flag, wanted in {"limit_test": needed, "study_images": args.perturb_images}.items():
         few = test.first(getattr(args, flag))
         if wanted and getattr(args, flag) and few.labels.unique().numel() < len(test.class_names):
-            raise DataError(f"--{flag} {getattr(args, flag)} leaves a class without an image")
+            raise UserError(f"--{flag} {getattr(args, flag)} leaves a class without an image")
     return train.first(args.limit_test).to(device), test.to(device)
 
 
@@ -198,13 +199,13 @@ def film(args, networks, path):
     if len(frames) < 2:
         why = f"fewer than two sample grids in {folders[0]}" if folders else "no GAN"
         if not args.all_sections:
-            raise RunError(f"--film: {why}; train_gan.py draws one after each epoch")
+            raise UserError(f"--film: {why}; train_gan.py draws one after each epoch")
         print(f"no film: {why}")
         return
     try:
         save_film(frames, path)
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot make a film of {folders[0]}: {error}") from None
+        raise UserError(f"cannot make a film of {folders[0]}: {error}") from None
     print(f"  {path}")
 
 

@@ -210,7 +210,7 @@ def limits(where):
 
 
 def run(args):
-    """Measure, print and write the table. Raises DeviceError."""
+    """Measure, print and write the table. Raises UserError."""
     where = device.pick_device(args.device)
     args.precision = device.pick_precision(args.precision, where)
     process = partial(ProcessPoolExecutor, 1, get_context("spawn"), start)

@@ -23,9 +23,6 @@ COMPILE_HELP = (
 )
 
 
-DeviceError = UserError
-
-
 def launched():
     """(rank, number of processes, index on this machine or None), as torchrun or srun set them.
 

@@ -7,17 +7,15 @@ from pathlib import Path
 
 from engine.errors import UserError
 
-RunError = UserError
-
 
 @contextlib.contextmanager
 def writing_to(folder):
-    """Make the folder; raises RunError if it, or something in it, cannot be written."""
+    """Make the folder; raises UserError if it, or something in it, cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from None
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager

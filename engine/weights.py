@@ -29,8 +29,6 @@ _FLOATS = ("F32", "F16", "BF16")
 _MAX_WEIGHT = 1e10  # smaller weights keep every layer's output within float32
 _MAX_SIZE = 4096  # of a width, a latent or a number of classes
 
-CheckpointError = UserError
-
 
 # ------------------------------------------------------------------------------ writing
 

@@ -3,10 +3,10 @@
 import gradio as gr
 import torch
 
+from engine.errors import UserError
 from explorer import pieces
 from explorer.drawing import Drawing, draw
 from explorer.events import QUICK
-from image_sets.dataset import DataError
 from image_sets.pictures import MAX_BYTES, read_picture
 
 SHOWN = 20  # images of a class to choose from
@@ -68,7 +68,7 @@ class Chooser:
         """(the uploaded image, a name of its own, a message)."""
         try:
             image = read_picture(data)
-        except DataError as error:
+        except UserError as error:
             return gr.skip(), gr.skip(), pieces.note(f"not taken: {error}")
         return image, f"uploaded {hash(data) & 0xFFFFFF:06x}", ""
 

@@ -7,8 +7,8 @@ import torch
 
 from data_tools import DATASETS, DataMissing, Dataset, load_dataset
 from discriminator import IMAGE_SIZE, NUM_LAYERS
+from engine.errors import UserError
 from engine.weights import (
-    CheckpointError,
     check_classes,
     class_names_of,
     common_class_names,
@@ -96,8 +96,8 @@ def load_session(given, device, data_dir=None, precision="fp32", dataset="auto")
     given: {"without G", "with G", "generator": path or None}; dataset, data_dir: as load_dataset
     takes them, but `auto` is the set that the networks were trained on. CIFAR-10 is taken where it
     is found, never downloaded.
-    Raises CheckpointError for weights that are missing, damaged or do not fit each other, DataError
-    for a set that cannot be used.
+    Raises UserError for weights that are missing, corrupt or do not fit each other, and for
+    a set that cannot be used.
     """
     networks = load_networks({name: given[name] for name in TRAININGS}, device)
     generator, of_generator = load_generator(given["generator"], networks, device)
@@ -145,13 +145,11 @@ def load_generator(given, networks, device):
 def find_test_images(networks, dataset, data_dir):
     """The test images of the networks' set where they are at hand, else None.
 
-    Raises DataError; CheckpointError where the networks' sets differ.
+    Raises UserError, also if the networks' sets differ.
     """
     sets = {str(network.metadata.get("dataset")) for network in networks}
     if dataset == "auto" and len(sets) > 1:
-        raise CheckpointError(
-            f"the networks were trained on different sets ({', '.join(sorted(sets))})"
-        )
+        raise UserError(f"the networks were trained on different sets ({', '.join(sorted(sets))})")
     name = dataset if dataset != "auto" else sets.pop()
     if name not in DATASETS or name == "auto":
         return None

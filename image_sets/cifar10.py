@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from image_sets.dataset import DataError, DataMissing, Dataset
+from engine.errors import UserError
+from image_sets.dataset import DataMissing, Dataset
 
 CIFAR10_FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -55,7 +56,7 @@ def load_cifar10(data_dir, download=True):
     """The 50,000 training and 10,000 test images as (train, test), after checking every file's MD5.
 
     An archive cifar-10-python.tar.gz in data_dir is unpacked; with `download`, a missing one is
-    downloaded first. Raises DataMissing if there is none, DataError for files that are corrupt.
+    downloaded first. Raises DataMissing if there is none, UserError for files that are corrupt.
     """
     folder = Path(data_dir) / CIFAR10_FOLDER
     if not folder.is_dir():
@@ -88,9 +89,9 @@ def _read(path):
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; {remedy}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from None
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != MD5[path.name]:
-        raise DataError(f"{path} is corrupt (its MD5 is not the official one); {remedy}")
+        raise UserError(f"{path} is corrupt (its MD5 is not the official one); {remedy}")
     return content
 
 
@@ -132,14 +133,14 @@ def _wait_for(lock, data_dir):
 
 
 def _download(path):
-    """Download the archive. Raises OSError if no download begins, DataError if it breaks off."""
+    """Download the archive. Raises OSError if no download begins, UserError if it breaks off."""
     print(f"downloading CIFAR-10 to {path.parent.parent.absolute()}", flush=True)
     request = Request(URL, headers={"User-Agent": "inside-a-cnn"})
     with urlopen(request, timeout=DOWNLOAD_STALL_SECONDS) as response, open(path, "wb") as file:
         try:
             _copy(response, file)
         except (OSError, HTTPException) as error:
-            raise DataError(f"the download of {URL} failed: {error}; {REMEDY}") from None
+            raise UserError(f"the download of {URL} failed: {error}; {REMEDY}") from None
 
 
 def _copy(response, file):
@@ -158,11 +159,11 @@ def _copy(response, file):
 
 
 def _unpack(archive, folder):
-    """Unpack the archive if it is the official one. Raises DataError."""
+    """Unpack the archive if it is the official one. Raises UserError."""
     content = archive.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != CIFAR10_SHA256:
-        raise DataError(
+        raise UserError(
             f"{archive} is not the official archive (its SHA-256 is {sha256}); download it again, "
             f"or {REMEDY}"
         )

@@ -7,10 +7,8 @@ import torch
 from engine.errors import UserError
 from image_sets.pixels import encode_mean_image
 
-DataError = UserError
 
-
-class DataMissing(DataError):
+class DataMissing(UserError):
     """The data set is not on the disk, and could not be downloaded."""
 
 
@@ -62,18 +60,18 @@ class Dataset:
     def hold_out(self, count):
         """(the other images, the last `count` / classes images of each class), in their order.
 
-        Raises DataError if count is no multiple of the number of classes, or a class has no more
+        Raises UserError if count is no multiple of the number of classes, or a class has no more
         images than that.
         """
         per_class, remainder = divmod(count, len(self.class_names))
         if remainder:
             classes = len(self.class_names)
-            raise DataError(f"--hold_out {count} is not a multiple of the {classes} classes")
+            raise UserError(f"--hold_out {count} is not a multiple of the {classes} classes")
         held_out = torch.zeros(len(self), dtype=torch.bool)
         for k, name in enumerate(self.class_names):
             own = torch.nonzero(self.labels == k)[:, 0]
             if len(own) <= per_class:
-                raise DataError(f"--hold_out {count} takes all images of the class {name}")
+                raise UserError(f"--hold_out {count} takes all images of the class {name}")
             held_out[own[len(own) - per_class :]] = True
         masks = ~held_out, held_out
         return tuple(replace(self, images=self.images[m], labels=self.labels[m]) for m in masks)

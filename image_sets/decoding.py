@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 
+from engine.errors import UserError
 from engine.files import write_atomically
 from engine.progress import Progress
-from image_sets.dataset import DataError
 from image_sets.pictures import read_picture
 
 PARTS = ("train", "test")
@@ -54,7 +54,7 @@ def read_image(picture):
     content = Path(picture.path).read_bytes()
     try:
         return read_picture(content, max_bytes=MAX_BYTES, max_pixels=Image.MAX_IMAGE_PIXELS)
-    except DataError as error:
+    except UserError as error:
         return str(error)
 
 

@@ -9,7 +9,8 @@ import os
 import unicodedata
 from pathlib import Path
 
-from image_sets.dataset import DataError, Dataset
+from engine.errors import UserError
+from image_sets.dataset import Dataset
 from image_sets.decoding import PARTS, Picture, decode, digest_of, read_cache, write_cache
 
 MIN_CLASSES, MAX_CLASSES = 2, 64
@@ -23,7 +24,7 @@ def load_folder(folder):
 
     They are decoded on all CPUs, and again if names, sizes or times have changed. Files that are
     not valid pictures are reported and left out.
-    Raises DataError for a folder of another form, for fewer than MIN_CLASSES or more than
+    Raises UserError for a folder of another form, for fewer than MIN_CLASSES or more than
     MAX_CLASSES, for a class without a picture for training or for the test, and for links in a
     circle; OSError for what cannot be read.
     """
@@ -57,7 +58,7 @@ def load_folder(folder):
 
 
 def check_that_none_is_empty(class_names, tensors, pictures, failed):
-    """Raise DataError if a class has no picture in a part of the set."""
+    """Raise UserError if a class has no picture in a part of the set."""
     for part in PARTS:
         counts = tensors[f"{part}_labels"].bincount(minlength=len(class_names)).tolist()
         if 0 not in counts:
@@ -67,17 +68,17 @@ def check_that_none_is_empty(class_names, tensors, pictures, failed):
         bad = [f" ({pictures[i].path}: {failed[i]})" for i in own if i in failed]
         title = f"class {class_names[label]}, of {len(own)} files{''.join(bad[:1])}, has no picture"
         if part == "train":
-            raise DataError(f"{title} for training")
-        raise DataError(
+            raise UserError(f"{title} for training")
+        raise UserError(
             f"{title} among the one in {TEST_SHARE} for the test; with {ENOUGH} of each class that "
             "is unlikely, or sort them into train/CLASS and test/CLASS yourself"
         )
 
 
 def find_pictures(folder):
-    """(class names, Pictures in the order of their hashes). Raises DataError, OSError."""
+    """(class names, Pictures in the order of their hashes). Raises UserError, OSError."""
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}")
+        raise UserError(f"there is no folder {folder}")
     top = subfolders(folder)
     roots = {part: folder / part for part in PARTS} if set(PARTS) <= set(top) else {"": folder}
     if "" in roots:
@@ -98,13 +99,13 @@ def find_pictures(folder):
 def subfolders(folder):
     """{name of a class: name of its folder}, sorted, without hidden folders.
 
-    Raises DataError if two folders would have the same name.
+    Raises UserError if two folders would have the same name.
     """
     with os.scandir(folder) as entries:
         own = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
     names = {printable(name): name for name in own}
     if len(names) < len(own):
-        raise DataError(f"{folder} holds folders whose names are spelled alike")
+        raise UserError(f"{folder} holds folders whose names are spelled alike")
     return dict(sorted(names.items()))
 
 
@@ -115,31 +116,31 @@ def printable(text):
 
 
 def check_names_of_parts(folder, top):
-    """Raise DataError for two or three folders, such as Train and val, with the same classes."""
+    """Raise UserError for two or three folders, such as Train and val, with the same classes."""
     if not (2 <= len(top) <= 3 and any("train" in name.lower() for name in top)):
         return
     if set.intersection(*(set(subfolders(folder / own)) for own in top.values())):
-        raise DataError(
+        raise UserError(
             f"{folder} holds {', '.join(top)}, and the same classes in each; rename the one for "
             "training to train and one for the test to test"
         )
 
 
 def check_classes(folder, classes):
-    """Raise DataError unless {part: {name: folder}} is a valid set of classes."""
+    """Raise UserError unless {part: {name: folder}} is a valid set of classes."""
     (part, names), *others = classes.items()
     root = folder / part
     if not names:
-        raise DataError(f"{root} holds no folder of pictures; it has to hold one for each class")
+        raise UserError(f"{root} holds no folder of pictures; it has to hold one for each class")
     if len(names) < MIN_CLASSES:
-        raise DataError(f"{root} holds one class only ({', '.join(names)}); at least {MIN_CLASSES}")
+        raise UserError(f"{root} holds one class only ({', '.join(names)}); at least {MIN_CLASSES}")
     if len(names) > MAX_CLASSES:
-        raise DataError(f"{root} holds {len(names)} classes; at most {MAX_CLASSES}")
+        raise UserError(f"{root} holds {len(names)} classes; at most {MAX_CLASSES}")
     for _, test_names in others:
         if names.keys() != test_names.keys():
             train_only = ", ".join(names.keys() - test_names.keys()) or "none"
             test_only = ", ".join(test_names.keys() - names.keys()) or "none"
-            raise DataError(
+            raise UserError(
                 f"{folder} has other classes in train than in test; in train alone: {train_only}; "
                 f"in test alone: {test_only}"
             )
@@ -148,12 +149,12 @@ def check_classes(folder, classes):
 def files_below(folder, parents=()):
     """(path, size, time) of each file in a folder and below it, as Picture has them.
 
-    Hidden ones are skipped, links are followed. Raises DataError for a link in a circle.
+    Hidden ones are skipped, links are followed. Raises UserError for a link in a circle.
     """
     status = os.stat(folder)
     own = status.st_dev, status.st_ino
     if own in parents:
-        raise DataError(f"{folder} is a folder that it lies in: a link goes in a circle")
+        raise UserError(f"{folder} is a folder that it lies in: a link goes in a circle")
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):

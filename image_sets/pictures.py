@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from image_sets.dataset import DataError
+from engine.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_BYTES = 10_000_000
@@ -19,11 +19,11 @@ def read_picture(data, size=32, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS):
     EXIF rotation is applied, transparency becomes white; gray, palettes, 16 bits and CMYK become
     RGB; of an animation the first frame. The short side is scaled to `size`, with antialiasing, and
     the center is cropped. A large JPEG is decoded at a fraction of its size, at least four times
-    `size`. Raises DataError for what is not a valid picture of FORMATS, or larger than max_bytes or
+    `size`. Raises UserError for what is not a valid picture of FORMATS, or larger than max_bytes or
     max_pixels.
     """
     if len(data) > max_bytes:
-        raise DataError(f"the file is larger than {max_bytes // 1_000_000} MB")
+        raise UserError(f"the file is larger than {max_bytes // 1_000_000} MB")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > max_pixels:
@@ -31,11 +31,11 @@ def read_picture(data, size=32, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS):
         image.draft(None, (4 * size, 4 * size))
         image = as_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
-        raise DataError(f"the file is not a picture (of {', '.join(FORMATS)})") from None
+        raise UserError(f"the file is not a picture (of {', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(f"more than {max_pixels // 1_000_000} megapixels") from None
+        raise UserError(f"more than {max_pixels // 1_000_000} megapixels") from None
     except Exception as error:  # Pillow raises almost anything for a crafted file
-        raise DataError(f"the picture is corrupt: {error or type(error).__name__}") from None
+        raise UserError(f"the picture is corrupt: {error or type(error).__name__}") from None
     square = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 

@@ -4,9 +4,10 @@ import contextlib
 import itertools
 import json
 
+from engine.errors import UserError
 from engine.files import parse_json, write_atomically
-from engine.output_folder import RunError, writing_to
-from engine.weights import CheckpointError, digest, load_model
+from engine.output_folder import writing_to
+from engine.weights import digest, load_model
 
 SHARED = {  # section: pictures that show all networks
     "strength_study": ("robustness.png", "attack_convergence.png"),
@@ -31,7 +32,7 @@ def still_there(about):
     """Whether the weights that metrics of an earlier command are of can still be loaded."""
     try:
         model, _ = load_model(about["weights"], kind="discriminator")
-    except (CheckpointError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         return False
     return digest(model) == about.get("sha256")
 
@@ -41,10 +42,10 @@ def open_summary(path, networks):
 
     Those of networks that this command does not look at stay too, while their weights are there.
     Pictures of other weights go with their metrics.
-    Raises RunError where the folder belongs to a training run or cannot be written.
+    Raises UserError where the folder belongs to a training run or cannot be written.
     """
     if (path.parent / "config.json").exists():
-        raise RunError(f"{path.parent} holds a training run; give another --output_dir")
+        raise UserError(f"{path.parent} holds a training run; give another --output_dir")
     before = None
     with contextlib.suppress(OSError):
         before = parse_json(path.read_bytes())

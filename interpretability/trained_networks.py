@@ -8,8 +8,8 @@ import torch
 
 from data_tools import are_names, mean_image, to_signed
 from discriminator import Discriminator
+from engine.errors import UserError
 from engine.weights import (
-    CheckpointError,
     class_names_of,
     digest,
     find_weights,
@@ -107,7 +107,7 @@ def find_discriminators(given):
 
 
 def load_network(name, path, device):
-    """The Network of an export. Raises CheckpointError where it cannot be loaded."""
+    """The Network of an export. Raises UserError where it cannot be loaded."""
     model, metadata = load_model(path, device, kind="discriminator")
     start, names = start_and_names(metadata, model.num_classes)
     start = None if start is None else start.to(device)
@@ -118,14 +118,14 @@ def load_network(name, path, device):
 def find_controls(given):
     """{name: path of the weights} of further discriminators, named by their folder or file.
 
-    given: paths of files or of runs' folders. Raises CheckpointError where the pictures of two
+    given: paths of files or of runs' folders. Raises UserError where the pictures of two
     would have the same names.
     """
     paths, taken = {}, {slug_of(name) for name in TRAININGS}
     for path in (find_weights(path, WEIGHTS) for path in given):
         name = path.resolve().parent.name if path.name == WEIGHTS else path.stem
         if slug_of(name) in taken:
-            raise CheckpointError(f"two networks are named {name!r}; rename a folder or a file")
+            raise UserError(f"two networks are named {name!r}; rename a folder or a file")
         taken.add(slug_of(name))
         paths[name] = path
     return paths
@@ -141,7 +141,7 @@ def load_networks(given, device, controls=()):
     paths = find_discriminators(given) | find_controls(controls)
     networks = [load_network(name, path, device) for name, path in paths.items()]
     if not networks:
-        raise CheckpointError(
+        raise UserError(
             "no trained discriminator; run train_discriminator.py or train_gan.py first, or give "
             "--discriminator_without_G or --discriminator_with_G"
         )

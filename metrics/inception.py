@@ -30,7 +30,7 @@ from engine.files import write_atomically
 from engine.output_folder import writing_to
 from engine.progress import with_progress
 from image_sets.cifar10 import DOWNLOAD_STALL_SECONDS
-from metrics.scores import ScoreError, distances
+from metrics.scores import distances
 
 HASH_PREFIX = URL_INCEPTION_V3.rpartition("-")[2].partition(".")[0]  # of the file's SHA-256
 EXTRACTOR = "inception-v3-folded"
@@ -85,7 +85,7 @@ class Inception:
         """weights: path of torch-fidelity's weights, with or without the last layer.
 
         torch-fidelity would run code in the file: it is read safely here, and only its tensors are
-        passed on. Raises ScoreError for a file that is not that.
+        passed on. Raises UserError for a file that is not that.
         """
         self.device, self.precision, self.cache = torch.device(device), precision, Path(cache)
         try:
@@ -102,7 +102,7 @@ class Inception:
         except Exception as error:  # a crafted file can raise anything
             why = getattr(error, "strerror", None) or type(error).__name__
             message = f"{weights} holds no weights of torch-fidelity's Inception-v3: {why}"
-            raise ScoreError(message) from None
+            raise UserError(message) from None
         self.network.requires_grad_(False).eval().to(self.device)
         self.last_layer = state["fc.weight"].float()
         self.has_last_layer = bool(self.last_layer.any())
@@ -113,7 +113,7 @@ class Inception:
         """uint8 (n, 3, h, w) -> float32 (n, 2048), of the last pooling.
 
         A file of the cache holds those of a block of images, and is named by a digest of the images
-        and of what computes the features. Raises RunError if it cannot be written.
+        and of what computes the features. Raises UserError if it cannot be written.
         """
         blocks = images.split(BLOCK)
         paths = [self._path(block) for block in blocks]
@@ -142,7 +142,7 @@ class Inception:
         """{"fid", "kid", "kid_std", and the numbers of images} of (n, 2048) and (m, 2048).
 
         With the last layer also {"inception_score", "inception_score_std"} over ten splits. KID: as
-        the kernel distance of `metrics.scores.distances`. Raises ScoreError for too few images.
+        the kernel distance of `metrics.scores.distances`. Raises UserError for too few images.
         """
         metrics = distances(features, reference, seed)
         scores = {"images": len(features), "reference_images": len(reference)}

@@ -7,12 +7,11 @@ import numpy as np
 from PIL import Image
 
 from data_tools import shown_classes, words_of_shown
+from engine.errors import UserError
 from engine.files import write_atomically
-from engine.output_folder import RunError
 from engine.plots import save_image_grid
 from engine.weights import class_names_of
 from metrics import sampling
-from metrics.scores import ScoreError
 
 MAX_GRID = 1000  # images that a grid can show
 
@@ -31,20 +30,20 @@ def draw_samples(args, model, labels, num_classes, precision, title):
 def sample_only(args, model, metadata, precision, folder):
     """Write --sample images of a generator, as evaluate_gan.py's flags ask. Returns their path.
 
-    Raises ScoreError for an unknown class or too large a grid, RunError for a folder that already
-    holds samples, OSError.
+    Raises UserError for an unknown class or too large a grid, and for a folder that already holds
+    samples; OSError.
     """
     names = class_names_of(metadata)
     count = len(names)
     classes = args.labels or (shown_classes(count) if args.format == "grid" else range(count))
     if max(classes) >= count:
-        raise ScoreError(f"--labels {max(classes)}: the classes are 0 to {count - 1}")
+        raise UserError(f"--labels {max(classes)}: the classes are 0 to {count - 1}")
     if args.format == "grid" and args.sample > MAX_GRID:
-        raise ScoreError(f"a grid shows at most {MAX_GRID} images; take --format png or npz")
+        raise UserError(f"a grid shows at most {MAX_GRID} images; take --format png or npz")
     # samples.png belongs to the scores
     path = folder / {"png": "samples", "npz": "samples.npz", "grid": "sample_grid.png"}[args.format]
     if path.is_dir() and any(path.iterdir()):
-        raise RunError(f"{path} is not empty; give another --output_dir")
+        raise UserError(f"{path} is not empty; give another --output_dir")
     labels = sampling.sample_labels(args.sample, classes)
     images = draw_samples(args, model, labels, count, precision, "samples")
     if args.format == "png":

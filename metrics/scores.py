@@ -11,7 +11,7 @@ from discriminator import NUM_LAYERS
 from engine.device import autocast
 from engine.errors import UserError
 from engine.progress import with_progress
-from engine.weights import CheckpointError, check_classes, digest, load_model
+from engine.weights import check_classes, digest, load_model
 from metrics import sampling
 
 KERNEL_SUBSET = 1000  # samples of each side in one estimate of the kernel distance
@@ -31,9 +31,6 @@ COLUMNS = {  # of the table: field, heading, format
 }
 
 
-ScoreError = UserError
-
-
 def distances(samples, reference, seed=0):
     """Frechet and kernel distance of two sets of features, (n, d) and (m, d), in float64.
 
@@ -42,12 +39,12 @@ def distances(samples, reference, seed=0):
     unbiased, mean and standard deviation over 100 random subsets of 1000 of each side, or of all if
     there are fewer (Binkowski et al. 2018). Below FEW_SAMPLES rows both say little: the Frechet
     distance grows as the number of rows falls.
-    Raises ScoreError if a side has fewer than MIN_SAMPLES rows.
+    Raises UserError if a side has fewer than MIN_SAMPLES rows.
     """
     fewest = min(len(samples), len(reference))
     if fewest < MIN_SAMPLES:
         message = f"{fewest} images are too few for these statistics; at least {MIN_SAMPLES}"
-        raise ScoreError(f"{message} of each side")
+        raise UserError(f"{message} of each side")
     samples, reference = samples.double(), reference.double()
     statistics = map(metric_fid.fid_features_to_statistics, (samples, reference))
     frechet = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
@@ -99,21 +96,21 @@ class Judge:
     """A trained classifier that scores images: its pooled last features and its class decisions."""
 
     def __init__(self, path, device="cpu", precision="fp32"):
-        """path: exported weights of a Discriminator. Raises CheckpointError."""
+        """path: exported weights of a Discriminator. Raises UserError."""
         self.path, self.precision, self.device = path, precision, torch.device(device)
         self.model, self.metadata = load_model(path, device, kind="discriminator")
         self.model.requires_grad_(False)
         self.digest = digest(self.model)
 
     def check_set(self, dataset):
-        """Raises CheckpointError if the judge knows other classes, or does not say which."""
+        """Raises UserError if the judge knows other classes, or does not say which."""
         name, what_to_do = f"the judge {self.path}", "train one with train_discriminator.py"
         if not self.metadata.keys() & {"dataset", "class_names"}:
-            raise CheckpointError(f"{name} does not say what it was trained on; {what_to_do}")
+            raise UserError(f"{name} does not say what it was trained on; {what_to_do}")
         try:
             check_classes(name, self.metadata, dataset)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; {what_to_do}, or give --judge") from None
+        except UserError as error:
+            raise UserError(f"{error}; {what_to_do}, or give --judge") from None
 
     @torch.no_grad()
     def features_and_classes(self, images, batch_size=500, title=""):
@@ -138,7 +135,7 @@ class TrainingScores:
     def __init__(self, judge, dataset, seed, samples=2000, reference=10_000):
         """dataset: its first `reference` images are what samples are compared with.
 
-        Raises CheckpointError for a judge of another set, ScoreError for too few images.
+        Raises UserError for a judge of another set, and for too few images.
         """
         judge.check_set(dataset)
         self.judge, self.seed = judge, seed
@@ -146,7 +143,7 @@ class TrainingScores:
         self.labels = sampling.sample_labels(samples, range(len(dataset.class_names)))
         self.reference, _ = judge.features_and_classes(dataset.images[:reference])
         if len(self.reference) < MIN_SAMPLES:
-            raise ScoreError(f"{len(self.reference)} training images are too few for the scores")
+            raise UserError(f"{len(self.reference)} training images are too few for the scores")
 
     def __call__(self, generator):
         """{"frechet_distance", "kernel_distance", "class_consistency" in %}."""

@@ -15,8 +15,8 @@ import torch
 from data_tools import load_dataset, to_uint8
 from engine import cli
 from engine.device import DEVICE_HELP, pick_device, pick_precision, random_stream
+from engine.errors import UserError
 from engine.files import write_atomically
-from engine.output_folder import RunError
 from engine.weights import (
     check_classes,
     class_names_of,
@@ -63,15 +63,15 @@ def run(args):
     pick_precision("fp32", device)
     source, target = Path(args.run), Path(args.target)
     if not (source / "summary.json").is_file():
-        raise RunError(f"{source} holds no finished run")
+        raise UserError(f"{source} holds no finished run")
     if (target / "checkpoints").exists():
-        raise RunError(f"{target} holds a run of your own, which would be overwritten")
+        raise UserError(f"{target} holds a run of your own, which would be overwritten")
     names = [*LOGS, *(f"samples/{epoch:03d}.png" for epoch in args.sample_epochs)]
     names += [] if "curves" in args.skip else ["curves.png"]
     try:
         files = {name: (source / name).read_bytes() for name in names}
     except OSError as error:
-        raise RunError(f"cannot read {error.filename}: {error.strerror}") from None
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
     config = json.loads((source / "config.json").read_text())
     for settings in (config["settings"], *(r["changed"] for r in config.get("resumed", []))):
         for name in PRIVATE:
@@ -94,7 +94,7 @@ def run(args):
         for name in stale:
             (target / name).unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(f"cannot copy to {target}: {error.strerror or error}") from None
+        raise UserError(f"cannot copy to {target}: {error.strerror or error}") from None
     print(f"published: {target}")
 
 

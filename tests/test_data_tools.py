@@ -18,7 +18,8 @@ import pytest
 import torch
 
 import data_tools
-from data_tools import DataError, DataMissing
+from data_tools import DataMissing
+from engine.errors import UserError
 from image_sets import cifar10
 
 # ------------------------------------------------------------------------------ a small CIFAR-10
@@ -83,7 +84,7 @@ def test_a_corrupt_file_is_named(small_cifar10, damage):
     if damage == "removed":
         path.unlink()
     for name in ("cifar10", "auto"):  # auto does not hide it
-        with pytest.raises(DataError, match=r"data_batch_3.*delete .* and run again"):
+        with pytest.raises(UserError, match=r"data_batch_3.*delete .* and run again"):
             data_tools.load_dataset(name, small_cifar10.parent, download=False)
 
 
@@ -156,7 +157,7 @@ def test_half_a_download_is_refused(small_archive, tmp_path):
     content = small_archive.read_bytes()
     small_archive.write_bytes(content[: len(content) // 2])
     for name in ("cifar10", "auto"):  # auto takes the shapes only if no download can begin
-        with pytest.raises(DataError, match="SHA-256"):
+        with pytest.raises(UserError, match="SHA-256"):
             data_tools.load_dataset(name, tmp_path / "new", download=True)
     assert_nothing_left(tmp_path / "new")
 
@@ -169,7 +170,7 @@ def test_an_archive_that_escapes_its_folder_is_not_unpacked(small_archive, tmp_p
     with tarfile.open(evil, "w:gz") as tar:
         tar.add(small_archive.parent / cifar10.CIFAR10_FOLDER, cifar10.CIFAR10_FOLDER)
         tar.add(tmp_path / "payload", "../../escaped")
-    with pytest.raises(DataError, match="SHA-256"):
+    with pytest.raises(UserError, match="SHA-256"):
         data_tools.load_dataset("cifar10", target, download=False)
     assert not (tmp_path / "escaped").exists()
     assert_nothing_left(target, evil.name)
@@ -196,7 +197,7 @@ def test_a_download_that_stalls_is_given_up(tmp_path, monkeypatch, trickles, mes
             if trickles:
                 pool.submit(answer)
             try:
-                with pytest.raises(DataError, match=message):
+                with pytest.raises(UserError, match=message):
                     data_tools.load_dataset("cifar10", tmp_path, download=True)
             finally:
                 ended.set()

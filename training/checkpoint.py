@@ -11,11 +11,15 @@ from pathlib import Path
 
 import torch
 
+from engine.errors import UserError
 from engine.files import write_atomically
-from engine.weights import CheckpointError
 
 _DIGEST_SIZE = 32
 _NAME = re.compile(r"step_(\d{9})\.pt")
+
+
+class CorruptCheckpoint(UserError):
+    """The checksum of a checkpoint is wrong."""
 
 
 def save_checkpoint(folder, step, state, keep=2):
@@ -48,28 +52,28 @@ def checkpoint_step(path):
 def load_checkpoint(path):
     """The state that save_checkpoint wrote, its tensors on the CPU. No code in the file runs.
 
-    Raises CheckpointError if the checksum is wrong, OSError if the file cannot be read.
+    Raises CorruptCheckpoint if the checksum is wrong, OSError if the file cannot be read.
     """
     data = Path(path).read_bytes()
     payload, digest = data[:-_DIGEST_SIZE], data[-_DIGEST_SIZE:]
     if hashlib.sha256(payload).digest() != digest:
-        raise CheckpointError(f"{path} is corrupt (its checksum is wrong)")
+        raise CorruptCheckpoint(f"{path} is corrupt (its checksum is wrong)")
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
 
 
 def load_latest(folder):
     """The newest valid checkpoint of a folder, or None if the folder has no checkpoints.
 
-    A corrupt one is skipped with a warning. Raises CheckpointError if all are corrupt.
+    A corrupt one is skipped with a warning. Raises UserError if all are corrupt.
     """
     paths = list_checkpoints(folder)
     for path in paths:
         try:
             return load_checkpoint(path)
-        except CheckpointError as error:
+        except CorruptCheckpoint as error:
             print(f"warning: {error}; trying the one before")
     if paths:
-        raise CheckpointError(f"no checkpoint in {folder} is valid; delete the folder to restart")
+        raise UserError(f"no checkpoint in {folder} is valid; delete the folder to restart")
     return None
 
 

@@ -16,24 +16,20 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import torch
 import torch.distributed as dist
 
-from data_tools import DataError
 from engine.device import launched
 from engine.errors import UserError
 
 TIMEOUT = datetime.timedelta(minutes=10)
 
 
-RanksError = UserError
-
-
 @contextlib.contextmanager
 def _talking(trouble="lost each other"):
-    """Around messages between ranks: raises RanksError if another rank is gone."""
+    """Around messages between ranks: raises UserError if another rank is gone."""
     try:
         yield
     except (RuntimeError, ValueError) as error:  # what the backends raise
         reason = str(error).strip().partition("\n")[0]
-        raise RanksError(f"the processes of this run {trouble}: {reason}") from None
+        raise UserError(f"the processes of this run {trouble}: {reason}") from None
 
 
 class Ranks:
@@ -41,11 +37,11 @@ class Ranks:
 
     rank, world: index of this process, number of processes; main: whether it is rank 0, which alone
     writes and prints. All ranks have to call the methods that send messages, all of which raise
-    RanksError if another rank is gone. Decisions and plain values travel between the CPUs, so that
+    UserError if another rank is gone. Decisions and plain values travel between the CPUs, so that
     they do not wait for a GPU; tensors of the training by the backend of the device given to `use`.
 
     Leaving the context ends the process group: its threads may abort a process that ends before.
-    Raises DeviceError for an environment that does not fit.
+    Raises UserError for an environment that does not fit.
     """
 
     def __init__(self):
@@ -128,7 +124,7 @@ class Ranks:
         return made[0]
 
     def check_same(self, values):
-        """Raises RanksError if a dict of plain values is not the same on every rank."""
+        """Raises UserError if a dict of plain values is not the same on every rank."""
         gathered = self._gather(values)
         differences = [
             f"{name} is {first!r} on rank 0, {theirs[name]!r} on {rank}"
@@ -137,7 +133,7 @@ class Ranks:
             if theirs[name] != first
         ]
         if differences:
-            error = RanksError(f"the processes do not agree: {'; '.join(differences)}")
+            error = UserError(f"the processes do not agree: {'; '.join(differences)}")
             error.silent = not self.main
             raise error
 
@@ -206,13 +202,13 @@ class Ranks:
 
 
 def check_batches(images, batch_size, world, drop_last):
-    """Raises DataError if a batch is larger than the set or cannot be shared by the processes."""
+    """Raises UserError if a batch is larger than the set or cannot be shared by the processes."""
     if batch_size > images:
-        raise DataError(f"--batch_size {batch_size} is larger than the set ({images})")
+        raise UserError(f"--batch_size {batch_size} is larger than the set ({images})")
     if drop_last and (batch_size % world or batch_size < 2 * world):
-        raise DataError(
+        raise UserError(
             f"--batch_size {batch_size} does not give each of the {world} processes the same "
             "number of images, at least 2"
         )
     if not drop_last and (images % batch_size or batch_size) < world:
-        raise DataError(f"the last batch has fewer images than there are processes ({world})")
+        raise UserError(f"the last batch has fewer images than there are processes ({world})")

@@ -79,7 +79,7 @@ class TrainingRun:
 
         With --hold_out, `test` is the held-out part of the training images.
         drop_last: leave out an epoch's last, smaller batch, and give every process as many images
-        of a batch, at least 2 (BatchNorm needs them). Raises DataError, RunError, RanksError.
+        of a batch, at least 2 (BatchNorm needs them). Raises UserError.
         """
         args, ranks = self.args, self.ranks
         sets = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))

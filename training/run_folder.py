@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from engine.cli import ADDED, SAVE_FAILED, Stopped, without_deleted
+from engine.errors import UserError
 from engine.files import remove_temporaries, write_atomically
-from engine.output_folder import RunError, writing_to
+from engine.output_folder import writing_to
 from engine.provenance import environment
 from training.checkpoint import (
     checkpoint_step,
@@ -28,7 +29,7 @@ class RunFolder:
     settings: the run's arguments by name. A folder that already holds a run is resumed if its
     settings are the same, except for those named in `may_change`. Nothing is written before `open`.
     writer: False on the ranks that leave all writing to rank 0: there `attempt` does nothing.
-    Raises RunError if the settings differ, or if `resume` is "never" and the folder holds a run.
+    Raises UserError if the settings differ, or if `resume` is "never" and the folder holds a run.
     """
 
     def __init__(self, path, settings, may_change=(), resume="auto", writer=True):
@@ -43,7 +44,7 @@ class RunFolder:
         if self.config is None:
             return
         if resume == "never":
-            raise RunError(
+            raise UserError(
                 f"{self.path} already holds a run; give another --output_dir, or --resume auto"
             )
         before = {name: ADDED[name] for name in settings.keys() & ADDED.keys()}
@@ -54,7 +55,7 @@ class RunFolder:
             if before.get(name) != settings.get(name)
         ]
         if differences:
-            raise RunError(
+            raise UserError(
                 f"{self.path} belongs to a run with other settings ({'; '.join(differences)}); "
                 "give the same settings to resume it, or another --output_dir"
             )
@@ -62,27 +63,27 @@ class RunFolder:
     def open(self, total_steps):
         """Lock the folder; returns (state of the newest valid checkpoint, summary), or None each.
 
-        The summary is that of a run that is finished after total_steps. Raises RunError if another
-        process holds the lock, or if the folder cannot be used or holds other results;
-        CheckpointError if all checkpoints are corrupt.
+        The summary is that of a run that is finished after total_steps. Raises UserError if another
+        process holds the lock, or if the folder cannot be used or holds other results,
+        or if all checkpoints are corrupt.
         """
         with writing_to(self.path):
             self._lock = lock(self.path)
             state = load_latest(self.checkpoints)
         summary = _read_json(self.path / "summary.json")
         if state is None and summary is not None:
-            raise RunError(
+            raise UserError(
                 f"{self.path} holds a finished run without its checkpoints, so it cannot be "
                 "resumed; give another --output_dir"
             )
         if self.config is None and any(self.path.glob("*.safetensors")):
-            raise RunError(f"{self.path} holds weights of no run; give another --output_dir")
+            raise UserError(f"{self.path} holds weights of no run; give another --output_dir")
         if summary is not None and summary["step"] == state["step"] >= total_steps:
             return state, summary
         if state is not None and state.get("format") == 1:
             state = from_format_1(state) | {"format": FORMAT}
         if state is not None and state.get("format") != FORMAT:
-            raise RunError(
+            raise UserError(
                 f"another version of this program wrote the checkpoint in {self.checkpoints} and "
                 "has to finish the run (config.json names its commit); give another --output_dir"
             )
@@ -96,7 +97,7 @@ class RunFolder:
     def begin(self, step, device):
         """Write config.json, or add to it that the run resumes after `step`; rewind the log.
 
-        device: its description. Raises RunError if the folder cannot be written.
+        device: its description. Raises UserError if the folder cannot be written.
         """
         start = {"device": device, **environment()}
         config = self.config or {"settings": self.settings, **start}
@@ -189,7 +190,7 @@ class RunFolder:
 def lock(folder):
     """The open file that holds a folder's lock; the kernel releases it when the process ends.
 
-    Raises RunError if another process holds it, OSError if the file system has no locks.
+    Raises UserError if another process holds it, OSError if the file system has no locks.
     """
     file = open(folder / ".lock", "a+b", buffering=0)  # noqa: SIM115 (until the run's end)
     try:
@@ -198,7 +199,7 @@ def lock(folder):
         with file:
             file.seek(0)
             owner = file.read().decode().strip() or "another process"
-        raise RunError(
+        raise UserError(
             f"{folder} is in use by {owner}; wait for it, or give another --output_dir"
         ) from None
     file.truncate(0)

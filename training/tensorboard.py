@@ -6,7 +6,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from engine.output_folder import RunError
+from engine.errors import UserError
 
 EVENTS = "TensorBoard's events"
 
@@ -14,7 +14,7 @@ EVENTS = "TensorBoard's events"
 class TensorBoard:
     """A file of events in a run's folder; if not `enabled`, the methods do nothing.
 
-    Raises RunError if the package is missing.
+    Raises UserError if the package is missing.
     """
 
     def __init__(self, enabled):
@@ -23,7 +23,7 @@ class TensorBoard:
             try:  # here, since the import takes seconds
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise RunError(f"--tensorboard: {error}; pip install tensorboard") from None
+                raise UserError(f"--tensorboard: {error}; pip install tensorboard") from None
             self._writer_class = SummaryWriter
 
     def begin(self, folder, step):

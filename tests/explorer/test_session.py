@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from discriminator import Discriminator
-from engine.weights import CheckpointError, export_model
+from engine.errors import UserError
+from engine.weights import export_model
 from explorer.session import DRAWN_OF_EACH, load_session
 from generator import Generator
 from image_sets import shapes
@@ -72,7 +73,7 @@ def test_ones_own_networks_take_no_published_generator(runs, published):
 def test_networks_that_know_other_classes_are_refused(runs):
     mine, other = {"dataset": "cifar10", "class_names": NAMES}, NAMES[::-1]
     runs(mine, mine, {"dataset": "cifar10", "class_names": other})
-    with pytest.raises(CheckpointError, match="different classes") as error:
+    with pytest.raises(UserError, match="different classes") as error:
         session()
     assert ", ".join(NAMES) in str(error.value)
     assert ", ".join(other) in str(error.value)
@@ -80,14 +81,14 @@ def test_networks_that_know_other_classes_are_refused(runs):
 
 def test_networks_of_two_sets_are_refused(runs):
     runs({"dataset": "cifar10"}, {"dataset": "shapes"})
-    with pytest.raises(CheckpointError, match=r"different sets \(cifar10, shapes\)"):
+    with pytest.raises(UserError, match=r"different sets \(cifar10, shapes\)"):
         session()
 
 
 def test_a_generator_in_the_place_of_a_discriminator(runs, tmp_path):
     runs(generator={})
     given = NOTHING | {"without G": tmp_path / "output" / "gan" / "generator.safetensors"}
-    with pytest.raises(CheckpointError, match="holds a generator"):
+    with pytest.raises(UserError, match="holds a generator"):
         session(given)
 
 

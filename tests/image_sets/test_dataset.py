@@ -3,7 +3,8 @@ import itertools
 import pytest
 import torch
 
-from image_sets.dataset import DataError, Dataset, shown_classes, words_of_shown
+from engine.errors import UserError
+from image_sets.dataset import Dataset, shown_classes, words_of_shown
 
 
 def of_labels(labels, classes):
@@ -67,5 +68,5 @@ def test_hold_out_takes_the_last_images_of_each_class():
 
 @pytest.mark.parametrize(("count", "message"), [(3, "not a multiple"), (6, "class c1")])
 def test_hold_out_leaves_images_of_every_class(count, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         of_labels([0, 1, 1, 0, 1, 0, 0], 2).hold_out(count)

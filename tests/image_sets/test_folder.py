@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from image_sets.dataset import DataError
+from engine.errors import UserError
 from image_sets.folder import load_folder
 
 
@@ -17,7 +17,7 @@ def levels(dataset):
 
 
 def refusal(folder):
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         load_folder(folder)
     return str(error.value)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from image_sets.dataset import DataError
+from engine.errors import UserError
 from image_sets.pictures import MAX_BYTES, read_picture
 from own_images import huge_png
 
@@ -99,5 +99,5 @@ def archive():
     ids=["empty", "text", "zip", "cut off", "bomb", "large", "heavy"],
 )
 def test_what_is_not_a_picture(data, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         read_picture(data)

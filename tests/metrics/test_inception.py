@@ -8,8 +8,8 @@ import torch
 import torch_fidelity
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from engine.errors import UserError
 from metrics import inception, scores
-from metrics.scores import ScoreError
 from random_inception import write_random_weights
 
 
@@ -120,7 +120,7 @@ def test_the_cache_serves_the_same_images_weights_and_precision(stand_in, images
 
 def test_too_few_images(network, images):
     features = network.features(images[:3], "images")
-    with pytest.raises(ScoreError, match="at least 4"):
+    with pytest.raises(UserError, match="at least 4"):
         network.scores(features, features)
 
 
@@ -135,7 +135,7 @@ class Gadget:
 )
 def test_hostile_and_wrong_files(tmp_path, content):
     torch.save(content, tmp_path / "file.pth")
-    with pytest.raises(ScoreError, match="holds no weights"):
+    with pytest.raises(UserError, match="holds no weights"):
         inception.Inception(tmp_path / "file.pth", cache=tmp_path / "features")
 
 
@@ -143,7 +143,7 @@ def test_hostile_and_wrong_files(tmp_path, content):
 def test_unreadable_files(tmp_path, content):
     if content is not None:
         (tmp_path / "file").write_bytes(content)
-    with pytest.raises(ScoreError, match="holds no weights"):
+    with pytest.raises(UserError, match="holds no weights"):
         inception.Inception(tmp_path / "file", cache=tmp_path / "features")
 
 

@@ -6,12 +6,12 @@ import torch
 
 from data_tools import load_dataset
 from discriminator import Discriminator
-from engine.weights import CheckpointError, digest, export_model
+from engine.errors import UserError
+from engine.weights import digest, export_model
 from generator import Generator
 from metrics import sampling, scores
 from metrics.scores import (
     Judge,
-    ScoreError,
     TrainingScores,
     class_consistency,
     distances,
@@ -86,7 +86,7 @@ def test_distance_of_a_set_to_itself_is_zero():
 def test_too_few_samples():
     few, many = torch.zeros(19, 4), torch.zeros(1000, 4)
     for samples, reference in ((few, many), (many, few)):
-        with pytest.raises(ScoreError, match="19 images are too few"):
+        with pytest.raises(UserError, match="19 images are too few"):
             distances(samples, reference)
 
 
@@ -156,17 +156,17 @@ def test_judge_returns_what_its_network_computes(judge):
 
 def test_a_judge_that_tells_nothing(tmp_path):
     export_model(Discriminator(6), tmp_path / "untold.safetensors", {})
-    with pytest.raises(CheckpointError, match="does not say what it was trained on"):
+    with pytest.raises(UserError, match="does not say what it was trained on"):
         Judge(tmp_path / "untold.safetensors").check_set(load_dataset("shapes")[0])
 
 
 def test_judge_of_another_set(judge):
     shapes, _ = load_dataset("shapes")
     judge.check_set(shapes)
-    with pytest.raises(CheckpointError, match="trained on shapes, not on cifar10; train one"):
+    with pytest.raises(UserError, match="trained on shapes, not on cifar10; train one"):
         judge.check_set(replace(shapes, name="cifar10"))
     with pytest.raises(
-        CheckpointError, match=r"knows 10 classes \(0, .*, 9\), not the 2 of shapes \(a, b\)"
+        UserError, match=r"knows 10 classes \(0, .*, 9\), not the 2 of shapes \(a, b\)"
     ):
         judge.check_set(replace(shapes, class_names=("a", "b")))
 
@@ -208,9 +208,9 @@ def test_training_scores_tell_their_judge_by_its_weights(judge):
 
 def test_training_scores_of_too_few_images_or_another_set(judge):
     train, _ = load_dataset("shapes")
-    with pytest.raises(ScoreError, match="19 training images"):
+    with pytest.raises(UserError, match="19 training images"):
         TrainingScores(judge, train.first(19), seed=0)
-    with pytest.raises(CheckpointError, match="not on cifar10"):
+    with pytest.raises(UserError, match="not on cifar10"):
         TrainingScores(judge, replace(train, name="cifar10"), seed=0)
 
 

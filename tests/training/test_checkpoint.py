@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from engine.weights import CheckpointError
+from engine.errors import UserError
 from training import checkpoint
 
 
@@ -52,7 +52,7 @@ def test_a_corrupt_newest_one_falls_back_with_one_line(tmp_path, capsys, corrupt
     assert warning.count("\n") == 1
     assert newest.name in warning
     older.write_bytes(corrupt(older.read_bytes()))
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is valid"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is valid"):
         checkpoint.load_latest(tmp_path)
 
 

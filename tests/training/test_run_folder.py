@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine import cli
-from engine.output_folder import RunError
+from engine.errors import UserError
 from faults import no_room_for
 from training import checkpoint
 from training.run_folder import RunFolder
@@ -59,22 +59,22 @@ def test_config_holds_settings_and_environment_and_what_a_resumed_run_changed(st
 def test_other_settings_are_refused_and_named(start, tmp_path):
     start(tmp_path)
     before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(RunError, match=r"other settings \(lr was 0.1, now 0.2\); .*--output_dir"):
+    with pytest.raises(UserError, match=r"other settings \(lr was 0.1, now 0.2\); .*--output_dir"):
         start(tmp_path, lr=0.2, epochs=3)
     assert (tmp_path / "config.json").read_bytes() == before
-    with pytest.raises(RunError, match="already holds a run"):
+    with pytest.raises(UserError, match="already holds a run"):
         RunFolder(tmp_path, SETTINGS, resume="never")
 
 
 def test_a_folder_that_cannot_be_written(start, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot write"):
         start(tmp_path / "file" / "run")
 
 
 def test_one_run_one_writer(start, tmp_path):
     first, second = start(tmp_path), RunFolder(tmp_path, SETTINGS)
-    with pytest.raises(RunError, match=rf"in use by process {os.getpid()} on "):
+    with pytest.raises(UserError, match=rf"in use by process {os.getpid()} on "):
         second.open(total_steps=100)
     first.close()
     second.open(total_steps=100)
@@ -164,7 +164,7 @@ def test_temporary_files_of_killed_writes_are_removed(start, tmp_path):
 @pytest.mark.parametrize("name", ["summary.json", "generator.safetensors"])
 def test_results_without_checkpoints_are_not_written_over(start, tmp_path, name):
     (tmp_path / name).write_text('{"step": 5}')
-    with pytest.raises(RunError, match="give another --output_dir"):
+    with pytest.raises(UserError, match="give another --output_dir"):
         start(tmp_path)
     assert (tmp_path / name).read_text() == '{"step": 5}'
     assert not (tmp_path / "config.json").exists()
@@ -180,7 +180,7 @@ def test_the_summary_stays_until_a_newer_checkpoint_is_written(start, tmp_path, 
         again = RunFolder(tmp_path, SETTINGS)
         assert again.open(total_steps)[1] == summary
         again.close()
-    with no_room_for(name), contextlib.suppress(RunError):
+    with no_room_for(name), contextlib.suppress(UserError):
         start(tmp_path).save_state(6, {})
     assert (tmp_path / "summary.json").exists()
     start(tmp_path).save_state(6, {})
@@ -198,18 +198,18 @@ def test_ranks_that_are_no_writers_write_nothing(tmp_path):
 def test_a_state_of_another_format_is_refused_unless_the_run_is_finished(start, tmp_path):
     folder = start(tmp_path)
     checkpoint.save_checkpoint(folder.checkpoints, 3, {"step": 3, "format": 0})
-    with pytest.raises(RunError, match="another version of this program"):
+    with pytest.raises(UserError, match="another version of this program"):
         start(tmp_path)
     folder.write("summary.json", b'{"step": 3}')
     start(tmp_path, total_steps=3)
-    with pytest.raises(RunError, match="another version of this program"):
+    with pytest.raises(UserError, match="another version of this program"):
         start(tmp_path)
 
 
 def test_a_run_that_lacks_a_flag_did_what_its_default_does(start, tmp_path):
     start(tmp_path)  # its settings lack gp_batch_shrink
     start(tmp_path, gp_batch_shrink=1)
-    with pytest.raises(RunError, match="gp_batch_shrink was 1, now 2"):
+    with pytest.raises(UserError, match="gp_batch_shrink was 1, now 2"):
         start(tmp_path, gp_batch_shrink=2)
 
 
@@ -231,7 +231,7 @@ def test_a_setting_that_no_longer_exists(start, tmp_path, before, resumes):
         start(tmp_path, **now)
         return
     name = next(iter(before))
-    with pytest.raises(RunError, match=f"{name} was {before[name]}, now None"):
+    with pytest.raises(UserError, match=f"{name} was {before[name]}, now None"):
         start(tmp_path, **now)
 
 

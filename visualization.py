@@ -202,10 +202,7 @@ def film(args, networks, path):
             raise UserError(f"--film: {why}; train_gan.py draws one after each epoch")
         print(f"no film: {why}")
         return
-    try:
-        save_film(frames, path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot make a film of {folders[0]}: {error}") from None
+    save_film(frames, path)
     print(f"  {path}")
 
 

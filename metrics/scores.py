@@ -104,13 +104,10 @@ class Judge:
 
     def check_set(self, dataset):
         """Raises UserError if the judge knows other classes, or does not say which."""
-        name, what_to_do = f"the judge {self.path}", "train one with train_discriminator.py"
+        name, remedy = f"the judge {self.path}", "train one with train_discriminator.py"
         if not self.metadata.keys() & {"dataset", "class_names"}:
-            raise UserError(f"{name} does not say what it was trained on; {what_to_do}")
-        try:
-            check_classes(name, self.metadata, dataset)
-        except UserError as error:
-            raise UserError(f"{error}; {what_to_do}, or give --judge") from None
+            raise UserError(f"{name} does not say what it was trained on; {remedy}")
+        check_classes(name, self.metadata, dataset, f"; {remedy}, or give --judge")
 
     @torch.no_grad()
     def features_and_classes(self, images, batch_size=500, title=""):

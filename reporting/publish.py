@@ -17,6 +17,7 @@ from engine import cli
 from engine.device import DEVICE_HELP, pick_device, pick_precision, random_stream
 from engine.errors import UserError
 from engine.files import write_atomically
+from engine.output_folder import writing_to
 from engine.weights import (
     check_classes,
     class_names_of,
@@ -58,7 +59,7 @@ def parse_args(argv=None):
 
 
 def run(args):
-    """Publish a run. Nothing is written unless all its files are there. Raises UserError."""
+    """Publish a run. Raises UserError; OSError, with nothing written, if a file is missing."""
     device = pick_device(args.device)
     pick_precision("fp32", device)
     source, target = Path(args.run), Path(args.target)
@@ -68,10 +69,7 @@ def run(args):
         raise UserError(f"{target} holds a run of your own, which would be overwritten")
     names = [*LOGS, *(f"samples/{epoch:03d}.png" for epoch in args.sample_epochs)]
     names += [] if "curves" in args.skip else ["curves.png"]
-    try:
-        files = {name: (source / name).read_bytes() for name in names}
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+    files = {name: (source / name).read_bytes() for name in names}
     config = json.loads((source / "config.json").read_text())
     for settings in (config["settings"], *(r["changed"] for r in config.get("resumed", []))):
         for name in PRIVATE:
@@ -85,7 +83,7 @@ def run(args):
     # Only a folder that was published before has files of a last time.
     before = [*NETWORKS, "curves.png", *(f"samples/{p.name}" for p in target.glob("samples/*.png"))]
     stale = set(before if (target / "config.json").exists() else ()) - {*files, *weights}
-    try:
+    with writing_to(target):
         for name, content in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target / name, content)
@@ -93,8 +91,6 @@ def run(args):
             export_model(network, target / name, metadata, in_8_bits=True)
         for name in stale:
             (target / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot copy to {target}: {error.strerror or error}") from None
     print(f"published: {target}")
 
 

@@ -8,7 +8,7 @@ from torch_fidelity import metric_fid, metric_kid, metric_prc
 
 from data_tools import to_signed
 from discriminator import NUM_LAYERS
-from engine.device import autocast
+from engine.device import Stream, autocast
 from engine.errors import UserError
 from engine.progress import with_progress
 from engine.weights import check_classes, digest, load_model
@@ -145,7 +145,7 @@ class TrainingScores:
     def __call__(self, generator):
         """{"frechet_distance", "kernel_distance", "class_consistency" in %}."""
         sizes, count = (self.labels, generator.latent_dim, self.seed), len(self.class_names)
-        latents = sampling.latents_of(*sizes, sampling.TRAINING_SCORES, num_classes=count)
+        latents = sampling.latents_of(*sizes, Stream.TRAINING_SCORES, num_classes=count)
         samples = sampling.draw(generator, latents, precision=self.judge.precision)
         features, classes = self.judge.features_and_classes(samples)
         metrics = distances(features, self.reference, self.seed)

@@ -14,7 +14,7 @@ import torch
 
 from data_tools import load_dataset, to_uint8
 from engine import cli
-from engine.device import DEVICE_HELP, pick_device, pick_precision, random_stream
+from engine.device import DEVICE_HELP, Stream, pick_device, pick_precision, random_stream
 from engine.errors import UserError
 from engine.files import write_atomically
 from engine.output_folder import writing_to
@@ -122,7 +122,7 @@ def preview(model, state, num_classes):
     """1,000 images of a generator with these weights, the same latents each time, 0 to 255."""
     model.load_state_dict(state)
     labels = torch.arange(1000, device=next(model.parameters()).device) % num_classes
-    stream = random_stream(labels.device, 0, 0)
+    stream = random_stream(labels.device, 0, Stream.ROUNDED)
     latents = sample_latents(labels, model.latent_dim, stream, num_classes)
     return torch.cat([to_uint8(model(part)).float() for part in latents.split(100)])
 

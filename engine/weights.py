@@ -24,6 +24,7 @@ _KINDS = {  # kind: class, names of the arguments that rebuild it
     "generator": (Generator, ("width", "latent_dim")),
 }
 LAYOUT = "chw"  # of LayerNorm's weights; exports that do not say so have (h, w, c)
+BEFORE_ROUNDING = "sha256_before_rounding"  # metadata of published weights: the exact ones' digest
 _SCALE = ".scale"  # ends the name of a tensor of scales, in weights of 8 bits
 _FLOATS = ("F32", "F16", "BF16")
 _MAX_WEIGHT = 1e10  # smaller weights keep every layer's output within float32

@@ -16,7 +16,7 @@ from PIL import Image
 
 from engine.files import is_number, parse_json
 from engine.plots import curves_figure, evenly_chosen, png_of
-from engine.weights import digest, load_model
+from engine.weights import BEFORE_ROUNDING, digest, load_model
 from reporting.tables import short, title_of
 from training import panels
 
@@ -102,7 +102,10 @@ def results_of_other_weights(folders):
         ("evaluation", "gan", "generator", evaluation),
     ):
         paths = folders[run].glob(f"{kind}*.safetensors") if "sha256" in results else ()
-        digests = {digest(load_model(path, kind=kind)[0]) for path in paths}
+        digests = set()
+        for path in paths:
+            network, metadata = load_model(path, kind=kind)
+            digests |= {digest(network), metadata.get(BEFORE_ROUNDING)}
         if digests and results["sha256"] not in digests and name not in stale:
             print(f"left out: {folders[name]} (made with another {kind} than {folders[run]} has)")
             stale.add(name)

@@ -19,8 +19,10 @@ from engine.errors import UserError
 from engine.files import write_atomically
 from engine.output_folder import writing_to
 from engine.weights import (
+    BEFORE_ROUNDING,
     check_classes,
     class_names_of,
+    digest,
     export_model,
     from_8_bits,
     load_model,
@@ -97,6 +99,8 @@ def run(args):
 def rounded(path, data_dir, device):
     """(the network with weights that 8 bits can hold, its metadata with their metrics)."""
     model, metadata = load_model(path, device)
+    # Figures and scores name the weights that they were made with: those before rounding.
+    metadata.setdefault(BEFORE_ROUNDING, digest(model))
     exact = model.state_dict()
     in_8_bits = from_8_bits(to_8_bits(exact))
     if metadata["kind"] == "generator":

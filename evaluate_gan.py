@@ -185,7 +185,7 @@ def inception_scores(args, network, model, train, test, precision):
 def load_sets(args, metadata):
     """(train, test) of the set that the generator was trained on.
 
-    Raises UserError where it knows other classes.
+    Raises UserError, also if the set has other classes.
     """
     own = metadata.get("dataset")
     name = own if args.dataset == "auto" else args.dataset

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
+from inside_cnn.core.output_folder import writing_to
 from inside_cnn.engine import cli, weights
 from inside_cnn.reporting.page import contents_of, render
 
@@ -53,11 +54,8 @@ def run(args):
     folders = find_folders(args)
     page = render(contents_of(folders)).encode(errors="replace")
     output = Path(args.output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(output.parent):
         write_atomically(output, page)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from None
     for name, folder in folders.items():
         print(f"{name}: {folder}{'' if folder.is_dir() else ' (missing)'}")
     print(f"report: {output}, {len(page) / 1e6:.1f} MB")

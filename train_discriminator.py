@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from discriminator import Discriminator
+from inside_cnn.core.device import Stream
 from inside_cnn.engine import cli
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.training import panels
@@ -61,7 +62,6 @@ RECIPES["muon"] = RECIPES["classic"] | {
     "ema_decay": 0.999,
 }
 MUON_ONLY = ("kernel_lr", "weight_decay")  # flags that do nothing with adam
-AUGMENTATION, FLIPS = range(2)  # names of the random streams
 
 
 def parse_args(argv=None):
@@ -142,12 +142,12 @@ def augmented(run, args, train_set, batch):
     batch: indices of images. Random numbers are sampled for the whole batch, so that they do not
     depend on the number of processes.
     """
-    stream = run.stream(AUGMENTATION, run.step)
+    stream = run.stream(Stream.AUGMENTATION, run.step)
     crop = args.augmentation == "crop"
     parameters = (sample_augmentation if crop else sample_shift)(len(batch), stream)
     if args.flip == "alternating":
         epoch = run.step // run.steps_per_epoch
-        flips = alternating_flips(len(train_set), epoch, run.stream(FLIPS))
+        flips = alternating_flips(len(train_set), epoch, run.stream(Stream.FLIPS))
         parameters = parameters._replace(flip=flips[batch])
     shard, parameters = run.shard(batch), run.shard(parameters)
     images = train_set.images[shard]

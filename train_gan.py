@@ -18,6 +18,7 @@ import torch
 from data_tools import shown_classes, words_of_shown
 from discriminator import Discriminator
 from generator import Generator, sample_latents
+from inside_cnn.core.device import Stream
 from inside_cnn.core.errors import UserError
 from inside_cnn.engine import cli
 from inside_cnn.engine.plots import image_grid
@@ -78,7 +79,6 @@ RECIPES["brief"] = dict(RECIPES["muon"], epochs=3, batch_size=32, gen_train=2, g
 WITHOUT_FAKES = ("none", "penalty")  # values of --critic
 GENERATOR_ONLY = ("g_optimizer", "g_class_weight", "gen_train", "ema_decay")  # flags
 LEAST_NOISE = 16  # entries of a latent beside the code of the class
-REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = range(4)  # names of the random streams
 
 
 def make_parser():
@@ -207,7 +207,7 @@ def sample_fake_inputs(run, args, num_classes, stream, penalty=False):
 
 def sample_real(run, args, train_set):
     """This process's augmented real images, (b, 3, 32, 32) in [-1, 1], and their labels (b,)."""
-    stream = run.stream(REAL, run.step)
+    stream = run.stream(Stream.REAL, run.step)
     if args.augmentation == "crop":
         augmented, parameters = augment, sample_augmentation(args.batch_size, stream)
     else:
@@ -357,7 +357,7 @@ def save_samples(run, ema, dataset):
     title = f"{dataset.name}, epoch {run.step / run.steps_per_epoch:.4g}, {ema.name} generator"
     names = [dataset.class_names[k] for k in shown_classes(count)]
     labels = torch.tensor(shown_classes(count), device=run.device).repeat(10)
-    latents = sample_latents(labels, ema.model.latent_dim, run.stream(PREVIEW), count)
+    latents = sample_latents(labels, ema.model.latent_dim, run.stream(Stream.PREVIEW), count)
 
     def picture():
         images = sampling.draw(ema.model, latents, precision=run.precision)
@@ -401,7 +401,7 @@ def train(args):
             # (1) Sample real images, and what fakes are generated from.
             step = torch.full((), run.step + 1, device=run.device)
             real, labels = sample_real(run, args, train_set)
-            stream, penalty = run.stream(FAKE_FOR_D, run.step), args.critic != "none"
+            stream, penalty = run.stream(Stream.FAKE_FOR_D, run.step), args.critic != "none"
             inputs = sample_fake_inputs(run, args, num_classes, stream, penalty)
 
             # (2) Discriminator: raise its score of real images over that of fakes, predict the
@@ -411,7 +411,7 @@ def train(args):
             # (3) Generator, after every gen_train-th step, with fakes of its own: raise their
             # score, and have the class head predict the class that was asked for.
             if with_generator and (run.step + 1) % args.gen_train == 0:
-                stream = run.stream(FAKE_FOR_G, run.step + 1)
+                stream = run.stream(Stream.FAKE_FOR_G, run.step + 1)
                 inputs = sample_fake_inputs(run, args, num_classes, stream)
                 step_metrics = step_metrics | update_g(step, inputs)
             run.advance(step_metrics)

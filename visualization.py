@@ -159,8 +159,8 @@ def parse_args(argv=None):
 def load_images(args, networks, device):
     """(train, test) of the dataset the networks were trained on; None, None if it is missing.
 
-    Raises UserError if sections that need images were requested by name, or if the dataset cannot
-    be used, UserError if a network has other classes.
+    Raises UserError if sections that need images were requested by name, if the dataset cannot be
+    used, or if a network has other classes.
     """
     names = sorted({str(network.metadata.get("dataset")) for network in networks})
     if args.dataset == "auto" and len(names) > 1:
@@ -202,10 +202,7 @@ def film(args, networks, path):
             raise UserError(f"--film: {why}; train_gan.py draws one after each epoch")
         print(f"no film: {why}")
         return
-    try:
-        save_film(frames, path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot make a film of {folders[0]}: {error}") from None
+    save_film(frames, path)
     print(f"  {path}")
 
 

@@ -107,7 +107,7 @@ def shipped(args, where):
 
     def batch():
         step = next(steps)
-        stream = device.random_stream(where, 0, 0, step)
+        stream = device.random_stream(where, 0, device.Stream.REAL, step)
         chosen = torch.randint(len(images), (args.batch_size,), generator=stream, device=where)
         augmented = augment(images[chosen], sample_augmentation(len(chosen), stream))
         return torch.full((), step, device=where), augmented, labels[chosen], stream

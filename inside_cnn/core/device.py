@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import sys
+from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -118,11 +119,28 @@ def peak_memory(device):
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def random_stream(device, seed, *stream):
-    """A torch.Generator on `device`, a function of the seed and the numbers that name the stream.
+class Stream(IntEnum):
+    """Purposes of random numbers. The values belong to published results and unfinished runs.
 
-    Training samples everything of a step from random_stream(device, seed, purpose, step). No random
-    state is carried from step to step, so a resumed run continues as if it had never stopped.
+    A script uses the members of its own group, so two groups may share values; in Python the later
+    one is then another name of the same member.
+    """
+
+    REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = 0, 1, 2, 3  # train_gan.py
+    AUGMENTATION, FLIPS = 0, 1  # train_discriminator.py
+    ROUNDED = 0  # reporting.publish: samples before and after rounding to 8 bits
+    LATENTS, WALKS, TRAINING_SCORES = 10, 11, 12  # samples
+    NOISY_IMAGES = 20  # metrics/controls.py
+    STUDY, PERTURB, STUDY_NOISE = 30, 31, 32  # attacks
+    NOISE_IN_BANDS = 40  # interpretability/frequency.py
+    BASELINE_SETS = 41  # interpretability/critic_score.py
+
+
+def random_stream(device, seed, *stream):
+    """A torch.Generator on `device`, a function of the seed and of `stream`.
+
+    stream: a Stream, and numbers such as the step. No random state is carried from step to step, so
+    a resumed run continues as if it had never stopped.
     """
     state = np.random.SeedSequence((seed, *stream)).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state[0]) >> 1)

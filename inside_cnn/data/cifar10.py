@@ -86,10 +86,9 @@ def _read_batches(folder, names):
 def _read(path):
     """The bytes of an official file. The bytes that are unpickled are those that were checked."""
     remedy = f"delete {path.parent} and run again to download it again"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from None
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; {remedy}")
+    content = path.read_bytes()
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != MD5[path.name]:
         raise UserError(f"{path} is corrupt (its MD5 is not the official one); {remedy}")
     return content

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 from pathlib import Path
@@ -61,15 +62,20 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
+def _number(kind, text):
+    """The int or float in a text; NaN, which is in no range, if it is not one."""
+    try:
+        return kind(text)
+    except ValueError:
+        return math.nan
+
+
 def at_least(low, kind=int, high=float("inf")):
     """An argparse type: a number of that kind, not below `low`, and below `high`."""
 
     def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value < high:
+        value = _number(kind, text)
+        if not low <= value < high:
             number = "a whole number" if kind is int else "a number"
             limits = f"of at least {low}" + (f" and below {high}" if high < float("inf") else "")
             raise argparse.ArgumentTypeError(f"must be {number} {limits}, not {text!r}")
@@ -98,10 +104,7 @@ def switch(text):
 
 def pixel_levels(text):
     """An argparse type: levels of a pixel that ranges from 0 to 255, out of `8` or `8/255`."""
-    try:
-        epsilon = float(text.removesuffix("/255"))
-    except ValueError:
-        epsilon = -1.0
+    epsilon = _number(float, text.removesuffix("/255"))
     if not 0 <= epsilon <= 255:
         raise argparse.ArgumentTypeError(f"must be 0 to 255, as 8 or 8/255, not {text!r}")
     if 0 < epsilon < 0.25:

@@ -190,17 +190,20 @@ def common_class_names(metadata):
     return stated[0] if stated else next(iter(names.values()))
 
 
-def check_classes(title, metadata, dataset):
-    """Raise UserError unless a network (in messages: title) has the classes of a Dataset."""
+def check_classes(title, metadata, dataset, remedy=""):
+    """Raise UserError unless a network has the classes of a Dataset.
+
+    title: of the network, begins the message; remedy: ends it.
+    """
     names, expected = class_names_of(metadata), list(dataset.class_names)
     stated, trained_on = _stated_names(metadata), metadata.get("dataset")
     if len(names) != len(expected) or (stated and names != expected):
         raise UserError(
             f"{title} knows {len(names)} classes ({', '.join(names)}), not the {len(expected)} of "
-            f"{dataset.name} ({', '.join(expected)})"
+            f"{dataset.name} ({', '.join(expected)}){remedy}"
         )
     if not stated and trained_on not in (None, dataset.name):
-        raise UserError(f"{title} was trained on {trained_on}, not on {dataset.name}")
+        raise UserError(f"{title} was trained on {trained_on}, not on {dataset.name}{remedy}")
 
 
 def digest(model):

@@ -96,8 +96,8 @@ def load_session(given, device, data_dir=None, precision="fp32", dataset="auto")
     given: {"without G", "with G", "generator": path or None}; dataset, data_dir: as load_dataset
     takes them, but `auto` is the set that the networks were trained on. CIFAR-10 is taken where it
     is found, never downloaded.
-    Raises UserError for weights that are missing, damaged or do not fit each other, UserError
-    for a set that cannot be used.
+    Raises UserError for weights that are missing, corrupt or do not fit each other, and for
+    a set that cannot be used.
     """
     networks = load_networks({name: given[name] for name in TRAININGS}, device)
     generator, of_generator = load_generator(given["generator"], networks, device)
@@ -145,7 +145,7 @@ def load_generator(given, networks, device):
 def find_test_images(networks, dataset, data_dir):
     """The test images of the networks' set where they are at hand, else None.
 
-    Raises UserError; UserError where the networks' sets differ.
+    Raises UserError, also if the networks' sets differ.
     """
     sets = {str(network.metadata.get("dataset")) for network in networks}
     if dataset == "auto" and len(sets) > 1:

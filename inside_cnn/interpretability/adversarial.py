@@ -8,12 +8,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from inside_cnn.core.device import autocast, random_stream
+from inside_cnn.core.device import Stream, autocast, random_stream
 from inside_cnn.layers.double_backward import input_gradient
 
 STEPS, RESTARTS, TARGETS = 50, 5, 3  # of the full attack
 BUDGET = STEPS * (RESTARTS + TARGETS)  # its gradient evaluations for each image
-_STUDY, _PERTURB, _NOISE = 30, 31, 32  # names of random streams
 
 
 def class_logits(discriminator, levels, precision="fp32"):
@@ -181,7 +180,7 @@ def perturb(discriminator, images, classes, epsilon, attack, targeted=False):
     is random is the same at every call. Returns float32 levels in [0, 255].
     Raises ValueError for another attack.
     """
-    stream = random_stream(images.device, 0, _PERTURB)
+    stream = random_stream(images.device, 0, Stream.PERTURB)
     if attack == "noise":
         return random_noise(images, epsilon, stream)
     if attack == "step":
@@ -239,7 +238,10 @@ def study(
             batch_labels,
             epsilons=epsilons,
             full_epsilon=full_epsilon,
-            streams=[random_stream(images.device, seed, k, batch_index) for k in (_STUDY, _NOISE)],
+            streams=[
+                random_stream(images.device, seed, purpose, batch_index)
+                for purpose in (Stream.STUDY, Stream.STUDY_NOISE)
+            ],
             precision=precision,
             progress=progress,
         )

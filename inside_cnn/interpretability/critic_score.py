@@ -4,12 +4,11 @@ import torch
 import torch.nn.functional as F
 
 from data_tools import to_signed
-from inside_cnn.core.device import random_stream
+from inside_cnn.core.device import Stream, random_stream
 from inside_cnn.engine.plots import save_histograms
 
 IMAGES = 2000  # of each set
 PATCH = 8  # side of the shuffled patches, in pixels
-_SETS = 41  # name of the random stream
 
 
 @torch.no_grad()
@@ -54,7 +53,7 @@ def shuffled_patches(images, generator=None):
 
 def baseline_sets(test_images):
     """{name: uint8 (n, 3, 32, 32)} of images that no critic should call real."""
-    stream = random_stream(test_images.device, 0, _SETS)
+    stream = random_stream(test_images.device, 0, Stream.BASELINE_SETS)
     noise = torch.randint(256, test_images.shape, generator=stream, device=test_images.device)
     return {
         "uniform noise": noise.byte(),

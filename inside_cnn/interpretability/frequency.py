@@ -9,7 +9,7 @@ import math
 import torch
 
 from discriminator import IMAGE_SIZE
-from inside_cnn.core.device import random_stream
+from inside_cnn.core.device import Stream, random_stream
 from inside_cnn.core.progress import Progress
 from inside_cnn.engine.plots import save_charts
 from inside_cnn.engine.statistics import paired_differences, percent, percent_interval
@@ -19,7 +19,6 @@ from inside_cnn.interpretability.trained_networks import line_styles
 BANDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.75)  # edges of five bands, cycles per pixel
 NOISE_RMS = 16.0  # of the noise, in pixel values of 0 to 255
 IMAGES = 2000  # test images
-_NOISE = 40  # name of the random stream
 
 
 def radial_frequencies():
@@ -72,7 +71,7 @@ def frequency_study(discriminator, images, labels, *, precision="fp32", batch_si
     for index, (batch, classes) in enumerate(batches):
         gradient, _ = loss_gradient(discriminator, batch.float(), classes, precision, margin=True)
         energies.append(band_energy(gradient).cpu())
-        stream = random_stream(images.device, 0, _NOISE, index)
+        stream = random_stream(images.device, 0, Stream.NOISE_IN_BANDS, index)
         bands = range(len(BANDS) - 1)
         noises = [band_noise(len(batch), k, NOISE_RMS, stream, images.device) for k in bands]
         variants = [batch.float(), *((batch + noise).clamp(0, 255) for noise in noises)]

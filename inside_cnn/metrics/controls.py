@@ -6,16 +6,15 @@ from torch import nn
 from torchvision.transforms.functional import gaussian_blur
 
 from generator import Generator
-from inside_cnn.core.device import random_stream
+from inside_cnn.core.device import Stream, random_stream
 from inside_cnn.metrics.sampling import latents_of
 
-NOISE = 20  # the name of the random stream
 NOISE_LEVELS = 8  # standard deviation of the noise, in levels of 0 to 255
 
 
 def noisy(images, seed):
     """uint8 images plus normal noise of NOISE_LEVELS levels, rounded and clamped."""
-    stream = random_stream("cpu", seed, NOISE)
+    stream = random_stream("cpu", seed, Stream.NOISY_IMAGES)
     noise = NOISE_LEVELS * torch.randn(images.shape, generator=stream)
     return (images + noise).round_().clamp_(0, 255).to(torch.uint8)
 

@@ -30,8 +30,8 @@ def draw_samples(args, model, labels, num_classes, precision, title):
 def sample_only(args, model, metadata, precision, folder):
     """Write --sample images of a generator, as evaluate_gan.py's flags ask. Returns their path.
 
-    Raises UserError for an unknown class or too large a grid, UserError for a folder that already
-    holds samples, OSError.
+    Raises UserError for an unknown class or too large a grid, and for a folder that already holds
+    samples; OSError.
     """
     names = class_names_of(metadata)
     count = len(names)

@@ -5,12 +5,11 @@ import torch.nn.functional as F
 
 from data_tools import shown_classes, to_uint8, words_of_shown
 from generator import sample_latents
-from inside_cnn.core.device import autocast, random_stream
+from inside_cnn.core.device import Stream, autocast, random_stream
 from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_image_grid, shortened
 
 BLOCK = 1000  # samples whose latents are drawn together
-LATENTS, WALKS, TRAINING_SCORES = 10, 11, 12  # names of the random streams
 
 
 def sample_labels(count, classes=range(10)):
@@ -19,7 +18,7 @@ def sample_labels(count, classes=range(10)):
     return classes.repeat(-(-count // len(classes)))[:count]
 
 
-def latents_of(labels, latent_dim, seed, purpose=LATENTS, num_classes=10, truncation=None):
+def latents_of(labels, latent_dim, seed, purpose=Stream.LATENTS, num_classes=10, truncation=None):
     """The latent of each sample, int64 (n,) -> (n, latent_dim) on the CPU.
 
     Sample i has the same noise whatever n, and whatever the classes of the others. truncation: as
@@ -56,7 +55,7 @@ def latent_of(label, number, latent_dim, seed, num_classes=10):
     It is that of sample `number * num_classes + label` where the classes come in turn.
     """
     block, row = divmod(number * num_classes + label, BLOCK)
-    stream = random_stream("cpu", seed, LATENTS, block)
+    stream = random_stream("cpu", seed, Stream.LATENTS, block)
     labels = torch.full((BLOCK,), label)
     return sample_latents(labels, latent_dim, stream, num_classes)[row : row + 1]
 
@@ -88,7 +87,7 @@ def walks(latent_dim, seed, classes=range(10), columns=10, num_classes=10, trunc
     Within a class: the row leads from one latent of the class to another. Between classes: the row
     holds one noise, and its code moves from its class to the next. truncation: of the ends.
     """
-    stream = random_stream("cpu", seed, WALKS)
+    stream = random_stream("cpu", seed, Stream.WALKS)
     classes = torch.as_tensor(list(classes))
     start, end = (
         truncated(sample_latents(classes, latent_dim, stream, num_classes), truncation, num_classes)

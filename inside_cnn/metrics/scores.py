@@ -8,7 +8,7 @@ from torch_fidelity import metric_fid, metric_kid, metric_prc
 
 from data_tools import to_signed
 from discriminator import NUM_LAYERS
-from inside_cnn.core.device import autocast
+from inside_cnn.core.device import Stream, autocast
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.weights import check_classes, digest, load_model
@@ -104,13 +104,10 @@ class Judge:
 
     def check_set(self, dataset):
         """Raises UserError if the judge knows other classes, or does not say which."""
-        name, what_to_do = f"the judge {self.path}", "train one with train_discriminator.py"
+        name, remedy = f"the judge {self.path}", "train one with train_discriminator.py"
         if not self.metadata.keys() & {"dataset", "class_names"}:
-            raise UserError(f"{name} does not say what it was trained on; {what_to_do}")
-        try:
-            check_classes(name, self.metadata, dataset)
-        except UserError as error:
-            raise UserError(f"{error}; {what_to_do}, or give --judge") from None
+            raise UserError(f"{name} does not say what it was trained on; {remedy}")
+        check_classes(name, self.metadata, dataset, f"; {remedy}, or give --judge")
 
     @torch.no_grad()
     def features_and_classes(self, images, batch_size=500, title=""):
@@ -135,7 +132,7 @@ class TrainingScores:
     def __init__(self, judge, dataset, seed, samples=2000, reference=10_000):
         """dataset: its first `reference` images are what samples are compared with.
 
-        Raises UserError for a judge of another set, UserError for too few images.
+        Raises UserError for a judge of another set, and for too few images.
         """
         judge.check_set(dataset)
         self.judge, self.seed = judge, seed
@@ -148,7 +145,7 @@ class TrainingScores:
     def __call__(self, generator):
         """{"frechet_distance", "kernel_distance", "class_consistency" in %}."""
         sizes, count = (self.labels, generator.latent_dim, self.seed), len(self.class_names)
-        latents = sampling.latents_of(*sizes, sampling.TRAINING_SCORES, num_classes=count)
+        latents = sampling.latents_of(*sizes, Stream.TRAINING_SCORES, num_classes=count)
         samples = sampling.draw(generator, latents, precision=self.judge.precision)
         features, classes = self.judge.features_and_classes(samples)
         metrics = distances(features, self.reference, self.seed)

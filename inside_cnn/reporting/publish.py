@@ -14,9 +14,10 @@ import torch
 
 from data_tools import load_dataset, to_uint8
 from generator import sample_latents
-from inside_cnn.core.device import DEVICE_HELP, pick_device, pick_precision, random_stream
+from inside_cnn.core.device import DEVICE_HELP, Stream, pick_device, pick_precision, random_stream
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
+from inside_cnn.core.output_folder import writing_to
 from inside_cnn.engine import cli
 from inside_cnn.engine.weights import (
     BEFORE_ROUNDING,
@@ -60,7 +61,7 @@ def parse_args(argv=None):
 
 
 def run(args):
-    """Publish a run. Nothing is written unless all its files are there. Raises UserError."""
+    """Publish a run. Raises UserError; OSError, with nothing written, if a file is missing."""
     device = pick_device(args.device)
     pick_precision("fp32", device)
     source, target = Path(args.run), Path(args.target)
@@ -70,10 +71,7 @@ def run(args):
         raise UserError(f"{target} holds a run of your own, which would be overwritten")
     names = [*LOGS, *(f"samples/{epoch:03d}.png" for epoch in args.sample_epochs)]
     names += [] if "curves" in args.skip else ["curves.png"]
-    try:
-        files = {name: (source / name).read_bytes() for name in names}
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+    files = {name: (source / name).read_bytes() for name in names}
     config = json.loads((source / "config.json").read_text())
     for settings in (config["settings"], *(r["changed"] for r in config.get("resumed", []))):
         for name in PRIVATE:
@@ -87,7 +85,7 @@ def run(args):
     # Only a folder that was published before has files of a last time.
     before = [*NETWORKS, "curves.png", *(f"samples/{p.name}" for p in target.glob("samples/*.png"))]
     stale = set(before if (target / "config.json").exists() else ()) - {*files, *weights}
-    try:
+    with writing_to(target):
         for name, content in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target / name, content)
@@ -95,8 +93,6 @@ def run(args):
             export_model(network, target / name, metadata, in_8_bits=True)
         for name in stale:
             (target / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot copy to {target}: {error.strerror or error}") from None
     print(f"published: {target}")
 
 
@@ -130,7 +126,7 @@ def preview(model, state, num_classes):
     """1,000 images of a generator with these weights, the same latents each time, 0 to 255."""
     model.load_state_dict(state)
     labels = torch.arange(1000, device=next(model.parameters()).device) % num_classes
-    stream = random_stream(labels.device, 0, 0)
+    stream = random_stream(labels.device, 0, Stream.ROUNDED)
     latents = sample_latents(labels, model.latent_dim, stream, num_classes)
     return torch.cat([to_uint8(model(part)).float() for part in latents.split(100)])
 

@@ -18,6 +18,10 @@ _DIGEST_SIZE = 32
 _NAME = re.compile(r"step_(\d{9})\.pt")
 
 
+class CorruptCheckpoint(UserError):
+    """The checksum of a checkpoint is wrong."""
+
+
 def save_checkpoint(folder, step, state, keep=2):
     """Write `state` as the checkpoint of that step, and delete all but the newest `keep`.
 
@@ -48,12 +52,12 @@ def checkpoint_step(path):
 def load_checkpoint(path):
     """The state that save_checkpoint wrote, its tensors on the CPU. No code in the file runs.
 
-    Raises UserError if the checksum is wrong, OSError if the file cannot be read.
+    Raises CorruptCheckpoint if the checksum is wrong, OSError if the file cannot be read.
     """
     data = Path(path).read_bytes()
     payload, digest = data[:-_DIGEST_SIZE], data[-_DIGEST_SIZE:]
     if hashlib.sha256(payload).digest() != digest:
-        raise UserError(f"{path} is corrupt (its checksum is wrong)")
+        raise CorruptCheckpoint(f"{path} is corrupt (its checksum is wrong)")
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
 
 
@@ -66,7 +70,7 @@ def load_latest(folder):
     for path in paths:
         try:
             return load_checkpoint(path)
-        except UserError as error:
+        except CorruptCheckpoint as error:
             print(f"warning: {error}; trying the one before")
     if paths:
         raise UserError(f"no checkpoint in {folder} is valid; delete the folder to restart")

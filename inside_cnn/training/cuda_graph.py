@@ -87,9 +87,8 @@ class CudaCapturer:
         try:
             with torch.cuda.graph(graph, stream=self.stream):
                 outputs = function()
-        except RuntimeError:
+        finally:
             torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own
-            raise
         return graph, outputs
 
 

@@ -69,8 +69,8 @@ class RunFolder:
         """Lock the folder; returns (state of the newest valid checkpoint, summary), or None each.
 
         The summary is that of a run that is finished after total_steps. Raises UserError if another
-        process holds the lock, or if the folder cannot be used or holds other results;
-        UserError if all checkpoints are corrupt.
+        process holds the lock, or if the folder cannot be used or holds other results,
+        or if all checkpoints are corrupt.
         """
         with writing_to(self.path):
             self._lock = lock(self.path)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image
@@ -20,10 +21,10 @@ class TensorBoard:
     def __init__(self, enabled):
         self._writer = self._writer_class = None
         if enabled:
-            try:  # here, since the import takes seconds
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise UserError(f"--tensorboard: {error}; pip install tensorboard") from None
+            if find_spec("tensorboard") is None:
+                raise UserError("--tensorboard needs a package: pip install tensorboard")
+            from torch.utils.tensorboard import SummaryWriter  # here: the import takes seconds
+
             self._writer_class = SummaryWriter
 
     def begin(self, folder, step):

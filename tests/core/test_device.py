@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from inside_cnn.core.device import (
+    Stream,
     autocast,
     launched,
     pick_compile,
@@ -112,6 +113,32 @@ def test_random_streams_are_functions_of_their_name():
     assert torch.equal(draw(0, 1, 2), draw(0, 1, 2))
     for other in ((1, 1, 2), (0, 2, 1), (0, 1, 3)):
         assert not torch.equal(draw(0, 1, 2), draw(*other))
+
+
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [
+        ("REAL", 4324601099084218337),
+        ("FAKE_FOR_D", 1554199118406742183),
+        ("FAKE_FOR_G", 7203126130259618810),
+        ("PREVIEW", 2122545592250308646),
+        ("AUGMENTATION", 4324601099084218337),
+        ("FLIPS", 1554199118406742183),
+        ("ROUNDED", 4324601099084218337),
+        ("LATENTS", 4175580719367453055),
+        ("WALKS", 2937485897337630194),
+        ("TRAINING_SCORES", 1447771431395466762),
+        ("NOISY_IMAGES", 1086430124156081792),
+        ("STUDY", 4148007013587833365),
+        ("PERTURB", 3158542894025179845),
+        ("STUDY_NOISE", 3670015351900958715),
+        ("NOISE_IN_BANDS", 2781144051570459369),
+        ("BASELINE_SETS", 5595502475285813429),
+    ],
+)
+def test_random_streams_of_published_results(name, seed):
+    """Another seed would change published scores and the resumption of unfinished runs."""
+    assert random_stream("cpu", 0, Stream[name], 1).initial_seed() == seed
 
 
 def test_what_is_compiled():

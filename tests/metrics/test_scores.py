@@ -7,6 +7,7 @@ import torch
 from data_tools import load_dataset
 from discriminator import Discriminator
 from generator import Generator
+from inside_cnn.core.device import Stream
 from inside_cnn.core.errors import UserError
 from inside_cnn.engine.weights import digest, export_model
 from inside_cnn.metrics import sampling, scores
@@ -191,7 +192,7 @@ def test_training_scores_are_those_of_the_table(judge, generator):
     assert digest(generator) == before
 
     labels = sampling.sample_labels(1000)
-    latents = sampling.latents_of(labels, 100, 5, sampling.TRAINING_SCORES)
+    latents = sampling.latents_of(labels, 100, 5, Stream.TRAINING_SCORES)
     features, classes = judge.features_and_classes(sampling.draw(generator, latents))
     reference, _ = judge.features_and_classes(train.images[:1100])
     row = scores.score_table({"x": (features, classes, labels)}, reference, train.class_names, 5)

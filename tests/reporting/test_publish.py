@@ -86,7 +86,7 @@ def test_bad_input_changes_nothing(refused, classifier, tmp_path):
     assert not target.exists()
     (tmp_path / "curves.png").rename(classifier / "curves.png")
     (tmp_path / "file").write_text("kept")
-    assert "cannot copy" in refused(publish, classifier, tmp_path / "file", *QUICK)
+    assert "cannot write" in refused(publish, classifier, tmp_path / "file", *QUICK)
 
     # The arguments in the wrong order: a published folder first, the user's run second.
     shutil.copytree(classifier, target, ignore=shutil.ignore_patterns("checkpoints"))

@@ -52,7 +52,7 @@ def test_rank_0_may_act_for_longer_than_the_others_wait():
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"WORLD_SIZE": "2", "RANK": "5"}, "RANK from 0 to WORLD_SIZE - 1"),
+        ({"WORLD_SIZE": "2", "RANK": "5"}, "RANK from 0"),
         ({"WORLD_SIZE": "two", "RANK": "0"}, "whole numbers"),
         ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_ADDR"),
     ],

@@ -57,8 +57,8 @@ def test_of_a_feature_its_relative_is_climbed(trained):
     first, norm = other.blocks[0][0], other.blocks[0][1]
     first.weight.copy_(first.weight[order])
     first.bias.copy_(first.bias[order])
-    norm.weight.copy_(norm.weight[..., order])
-    norm.bias.copy_(norm.bias[..., order])
+    norm.weight.copy_(norm.weight[order])
+    norm.bias.copy_(norm.bias[order])
     networks = [as_network(trained, "without G"), as_network(other, "with G")]
     _, test = data_tools.load_shapes()
     session = Session(networks, None, test.first(50), False, list(test.class_names))

@@ -16,8 +16,8 @@ def test_a_silenced_feature_is_one_whose_weights_are_0(trained, images, layer):
     features = torch.tensor([1, 5, 11])
     without = copy.deepcopy(trained)
     norm = without.blocks[layer - 1][1]
-    norm.weight[..., features] = 0
-    norm.bias[..., features] = 0
+    norm.weight[features] = 0
+    norm.bias[features] = 0
     for ours, theirs in zip(
         outputs_without(trained, images, layer, features), without(images), strict=True
     ):

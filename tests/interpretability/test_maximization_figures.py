@@ -72,8 +72,8 @@ def tied(trained):
     """The network with feature 3 of layer 4 silenced, but at one position of the map."""
     network = copy.deepcopy(trained)
     bias = network.blocks[3][1].bias
-    bias[:, :, 3] -= 100
-    bias[1, 6, 3] += 100
+    bias[3] -= 100
+    bias[3, 1, 6] += 100
     return network
 
 

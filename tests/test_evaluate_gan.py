@@ -264,7 +264,9 @@ def test_bad_input(refused, weights):
     assert "no weights at" in call("--generator", weights / "absent")
     assert "no weights at" in call("--generator", weights / "empty")
     assert "holds a discriminator, not a generator" in call("--generator", judge)
-    assert "holds a generator, not a discriminator" in call("--judge", weights / "run/generator.safetensors")
+    assert "holds a generator, not a discriminator" in call(
+        "--judge", weights / "run/generator.safetensors"
+    )
     assert "no weights at" in call("--judge", weights / "absent")
     assert "trained on shapes, not on cifar10" in call("--dataset", "cifar10")
     assert "at most 1000" in call("--sample", 1001)

@@ -38,9 +38,7 @@ class Discriminator(nn.Module):
     def __init__(self, width=196, num_classes=10):
         super().__init__()
         if width < 1 or num_classes < 1:
-            raise ValueError(
-                f"width and num_classes must be at least 1, not {width}, {num_classes}"
-            )
+            raise ValueError(f"width {width}, num_classes {num_classes}: both must be at least 1")
         self.width, self.num_classes = width, num_classes
         channels = (3,) + (width,) * NUM_LAYERS
         self.blocks = nn.Sequential(

@@ -67,7 +67,7 @@ def test_what_was_logged_after_the_last_checkpoint_is_hidden(tmp_path):
 
 
 def test_a_missing_package_is_one_line(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.tensorboard.find_spec", lambda name: None)
+    monkeypatch.setattr("inside_cnn.training.tensorboard.find_spec", lambda name: None)
     message = refused(train_gan, *SMALL, "--tensorboard", "--output_dir", tmp_path / "run")
     assert "pip install tensorboard" in message
     assert not (tmp_path / "run").exists()

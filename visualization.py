@@ -9,7 +9,6 @@ visualization/.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from data_tools import DATASETS, DataMissing, load_dataset
 from discriminator import NUM_LAYERS
 from inside_cnn.core.device import keep_freed_memory, pick_device, pick_precision
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import write_atomically
 from inside_cnn.core.output_folder import writing_to
 from inside_cnn.engine import cli
 from inside_cnn.engine.plots import save_film
@@ -28,7 +26,7 @@ from inside_cnn.interpretability.calibration import calibration_section
 from inside_cnn.interpretability.frequency import frequency_section
 from inside_cnn.interpretability.layer_figures import layer_section
 from inside_cnn.interpretability.maximization_figures import Ascent, class_section, feature_section
-from inside_cnn.interpretability.summary import open_summary
+from inside_cnn.interpretability.summary import open_summary, write_summary
 from inside_cnn.interpretability.trained_networks import TRAININGS, load_networks
 from inside_cnn.interpretability.transfer import transfer_section
 from inside_cnn.metrics import sampling
@@ -236,7 +234,7 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
 
     def keep(name, section, metrics):
         summary[name][section] = metrics
-        write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode())
+        write_summary(folder / "summary.json", summary)
 
     def keep_all(section, metrics_of):
         for name, metrics in metrics_of.items():

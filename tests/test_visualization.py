@@ -182,15 +182,6 @@ def test_film_asked_for_and_not_to_be_had(refused, two_runs):
     assert "sample grids" in refused(visualization, *QUICK, "--film")
 
 
-@pytest.mark.parametrize("content", ["[]", '{"with G": 7}', "{"])
-def test_a_damaged_summary_is_begun_anew(run_main, two_runs, content):
-    (two_runs / "visualization").mkdir()
-    (two_runs / "visualization/summary.json").write_text(content)
-    assert run_main(visualization, *QUICK, "--max_features", 1)[0] == 0
-    summary = json.loads((two_runs / "visualization/summary.json").read_text())
-    assert "1" in summary["with G"]["max_features"]
-
-
 def test_classic_method_shows_the_first_features(run_main, two_runs):
     flags = ["--method", "classic", "--max_features", 1, "--max_classification_output"]
     assert run_main(visualization, *QUICK, *flags)[0] == 0

@@ -1,24 +1,23 @@
-"""summary.json beside the pictures: each network's metrics, and the pictures that go with them."""
+"""summary.json beside the figures: each network's metrics, and which figures belong to them."""
 
-import contextlib
 import itertools
 import json
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import parse_json, write_atomically
+from inside_cnn.core.files import write_atomically
 from inside_cnn.core.output_folder import writing_to
 from inside_cnn.engine.weights import digest, load_model
 
-SHARED = {  # section: pictures that show all networks
+SHARED = {  # section: figures that show all networks
     "strength_study": ("robustness.png", "attack_convergence.png"),
     "layers": ("layers.png",),
     "frequency": ("frequency.png",),
     "calibration": ("calibration.png",),
     "transfer": ("transfer.png",),
 }
-PICTURES_OF_THE_STEP = ("real_images{}.png", "gradient_image{}.png", "jittered_images{}.png")
-PICTURES_OF_ONE = (  # network: its slug stands in the braces
-    *PICTURES_OF_THE_STEP,
+FIGURES_OF_THE_STEP = ("real_images{}.png", "gradient_image{}.png", "jittered_images{}.png")
+FIGURES_OF_ONE = (  # network: its slug stands in the braces
+    *FIGURES_OF_THE_STEP,
     "perturbed{}_epsilon*.png",
     "smallest_epsilon{}.png",
     "max_class{}.png",
@@ -29,53 +28,51 @@ PICTURES_OF_ONE = (  # network: its slug stands in the braces
 
 
 def still_there(about):
-    """Whether the weights that metrics of an earlier command are of can still be loaded."""
+    """Whether the weights of an earlier command's metrics can still be loaded."""
     try:
-        model, _ = load_model(about["weights"], kind="discriminator")
-    except (UserError, KeyError, TypeError):
+        model, _ = load_model(about.get("weights", ""), kind="discriminator")
+    except UserError:
         return False
-    return digest(model) == about.get("sha256")
+    return digest(model) == about["sha256"]
 
 
 def open_summary(path, networks):
     """{name of the network: metrics}, with those that an earlier command left of the same weights.
 
-    Those of networks that this command does not look at stay too, while their weights are there.
-    Pictures of other weights go with their metrics.
+    The metrics of networks that this command does not look at stay while their weights exist. The
+    figures of other weights are removed together with their metrics: first the metrics, so that an
+    interruption leaves no summary that names a missing figure. Until the figures are removed, the
+    summary names no weights for their network, and the next command removes them.
     Raises UserError where the folder belongs to a training run or cannot be written.
     """
     if (path.parent / "config.json").exists():
         raise UserError(f"{path.parent} holds a training run; give another --output_dir")
-    before = None
-    with contextlib.suppress(OSError):
-        before = parse_json(path.read_bytes())
-    before = before if isinstance(before, dict) else {}
-    summary, changed = {}, []
-    for network in networks:
-        about = network.about()
-        kept = before.get(network.name, about)
-        same = isinstance(kept, dict) and all(
-            kept.get(key) == value for key, value in about.items()
-        )
-        summary[network.name] = kept if same else about
-        changed += [] if same else [network]
-    for name in before:
-        if name not in summary and still_there(before[name]):
-            summary[name] = before[name]
+    before = json.loads(path.read_bytes()) if path.exists() else {}
+    descriptions = {network.name: network.about() for network in networks}
+    summary = {name: before.get(name, about) for name, about in descriptions.items()}
+    changed = [n for n in networks if not descriptions[n.name].items() <= summary[n.name].items()]
+    for name in [name for name in before if name not in summary]:
+        summary |= {name: before[name]} if still_there(before[name]) else {}
     with writing_to(path.parent):
-        for network in changed:  # before the figures: cut short here, this is done again
-            remove_pictures_of(network, path.parent, first=network is networks[0])
         if changed:
             for metrics, section in itertools.product(summary.values(), SHARED):
                 metrics.pop(section, None)
-        write_atomically(path, json.dumps(summary, indent=2).encode())
+            write_summary(path, summary | {network.name: {} for network in changed})
+            for network in changed:
+                remove_figures(network, path.parent, first=network is networks[0])
+        summary |= {network.name: descriptions[network.name] for network in changed}
+        write_summary(path, summary)
     return summary
 
 
-def remove_pictures_of(network, folder, first):
-    """Remove what was drawn of a network with other weights, and what shows it beside others."""
-    patterns = [picture.format(f"_{network.slug}") for picture in PICTURES_OF_ONE]
+def write_summary(path, summary):
+    write_atomically(path, json.dumps(summary, indent=2).encode())
+
+
+def remove_figures(network, folder, first):
+    """Remove the figures of a network with other weights, and those of several networks."""
+    patterns = [figure.format(f"_{network.slug}") for figure in FIGURES_OF_ONE]
     patterns += itertools.chain.from_iterable(SHARED.values())
-    patterns += [picture.format("") for picture in PICTURES_OF_THE_STEP] if first else []
+    patterns += [figure.format("") for figure in FIGURES_OF_THE_STEP] if first else []
     for path in itertools.chain.from_iterable(map(folder.glob, patterns)):
-        path.unlink(missing_ok=True)
+        path.unlink()

@@ -1,8 +1,12 @@
 import json
 
+import pytest
+
 import visualization
 from discriminator import Discriminator
 from inside_cnn.engine.weights import export_model
+from inside_cnn.interpretability import summary
+from networks import as_network
 
 QUICK = ["--limit_test", "60", "--steps", "3", "--device", "cpu", "--precision", "fp32"]
 
@@ -45,3 +49,24 @@ def test_the_folder_of_a_training_run_is_not_written_into(refused, two_runs):
     err = refused(visualization, *QUICK, "--output_dir", two_runs / "output/gan")
     assert "training run" in err
     assert (two_runs / "output/gan/summary.json").read_text() == "kept"
+
+
+def test_an_interruption_leaves_no_summary_that_names_a_missing_figure(
+    trained, tmp_path, monkeypatch
+):
+    network, path = as_network(trained, "with G"), tmp_path / "summary.json"
+    metrics = {"weights": "others", "sha256": "x", "width": 12, "attribution": {}, "layers": {}}
+    path.write_text(json.dumps({"with G": metrics}))
+    for name in ("attribution_with_G.png", "layers.png"):
+        (tmp_path / name).touch()
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(summary, "remove_figures", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            summary.open_summary(path, [network])
+    assert json.loads(path.read_text()) == {"with G": {}}
+    assert summary.open_summary(path, [network]) == {"with G": network.about()}
+    assert not list(tmp_path.glob("*.png"))

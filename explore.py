@@ -22,7 +22,7 @@ from inside_cnn.data.pictures import MAX_BYTES
 from inside_cnn.engine import cli
 from inside_cnn.explorer import guard
 from inside_cnn.explorer.session import load_session
-from inside_cnn.interpretability.trained_networks import TRAININGS
+from inside_cnn.interpretability.network import TRAININGS
 
 LOCAL = "127.0.0.1"
 FIRST_PORT, PORTS = 7860, 100  # where a free one is looked for

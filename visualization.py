@@ -26,8 +26,8 @@ from inside_cnn.interpretability.calibration import calibration_section
 from inside_cnn.interpretability.frequency import frequency_section
 from inside_cnn.interpretability.layer_figures import layer_section
 from inside_cnn.interpretability.maximization_figures import Ascent, class_section, feature_section
+from inside_cnn.interpretability.network import TRAININGS, load_networks
 from inside_cnn.interpretability.summary import open_summary, write_summary
-from inside_cnn.interpretability.trained_networks import TRAININGS, load_networks
 from inside_cnn.interpretability.transfer import transfer_section
 from inside_cnn.metrics import sampling
 
@@ -221,14 +221,8 @@ def score_sets(network, train_set, test_set):
     return sets | critic_score.baseline_sets(sets["test images"])
 
 
-def has_critic(network):
-    """Whether its score head was trained by a critic loss; files of older versions do not say."""
-    default = "full" if network.name == "with G" else "none"
-    return network.metadata.get("critic", default) not in ("none", "penalty")
-
-
-def draw(args, networks, ascent, sets, precision, folder, summary):
-    """Every section asked for, in turn; the summary is written anew after each."""
+def make_figures(args, networks, ascent, sets, folder, summary):
+    """Run each requested section. The summary is written after each."""
     train_set, test_set = sets
     pair = [network for network in networks if not network.is_control]
 
@@ -246,7 +240,6 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
                 network,
                 test_set,
                 args.epsilon,
-                precision,
                 folder,
                 suffix="" if network is networks[0] else f"_{network.slug}",
                 batch_size=args.batch_size,
@@ -255,7 +248,6 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
         metrics_of = adversarial_figures.strength_section(
             networks,
             test_set.first(args.study_images or STUDY_IMAGES),
-            precision,
             folder,
             batch_size=args.batch_size,
         )
@@ -263,17 +255,15 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
     class_images = {}
     if args.max_classification_output or args.transfer:
         for network in networks:
-            metrics, class_images[network.name] = class_section(network, ascent, precision, folder)
+            metrics, class_images[network.name] = class_section(network, ascent, folder)
             keep(network.name, "max_classification_output", metrics)
     if args.max_features:
         for network in pair:
-            metrics = feature_section(
-                network, args.max_features, ascent, precision, folder, test_set=test_set
-            )
+            metrics = feature_section(network, args.max_features, ascent, folder, test_set)
             before = summary[network.name].get("max_features", {})
             keep(network.name, "max_features", before | metrics)
     if args.critic_score:
-        critics = [network for network in networks if has_critic(network)]
+        critics = [network for network in networks if network.has_critic]
         if not critics:
             print("no critic score: none of the networks was trained with a critic loss")
         for network in critics:
@@ -283,19 +273,14 @@ def draw(args, networks, ascent, sets, precision, folder, summary):
     if args.compare_layers:
         keep_all("layers", layer_section(networks, test_set, folder))
     if args.frequency:
-        keep_all("frequency", frequency_section(networks, test_set, precision, folder))
+        keep_all("frequency", frequency_section(networks, test_set, folder))
     if args.calibration:
         keep_all("calibration", calibration_section(networks, test_set, folder))
     if args.transfer:
-        metrics_of = transfer_section(networks, test_set, precision, folder, class_images)
-        keep_all("transfer", metrics_of)
+        keep_all("transfer", transfer_section(networks, test_set, folder, class_images))
     if args.attribution:
         for network in pair:
-            keep(
-                network.name,
-                "attribution",
-                attribution_section(network, test_set, precision, folder),
-            )
+            keep(network.name, "attribution", attribution_section(network, test_set, folder))
     if args.film:
         film(args, networks, folder / "training.gif")
 
@@ -309,24 +294,23 @@ def run(args):
     precision = pick_precision(args.precision, device)
     keep_freed_memory()
     given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
-    networks = load_networks(given, device, args.control)
+    networks = load_networks(given, device, args.control, precision)
     common_class_names({network.path: network.metadata for network in networks})
     ascent = Ascent(method=args.method, steps=args.steps, lr=args.lr, decay=args.decay)
     train_set = test_set = None
-    untold = any(network.start is None for network in networks)
+    untold = [network for network in networks if network.start is None]
     examples = args.max_features and ascent.robust
     wanted = untold or examples or args.dataset != "auto"
     if wanted or any(getattr(args, section) for section in NEED_IMAGES):
         train_set, test_set = load_images(args, networks, device)
-    if test_set is not None:
-        for network in networks:
-            network.learn_from(test_set)
+    for network in untold if test_set is not None else ():
+        network.set_start(test_set.facts())
     folder = Path(args.output_dir)
     summary = open_summary(folder / "summary.json", networks)
     for network in networks:
-        print(f"discriminator {network.words}: {network.path}, width {network.model.width}")
+        print(f"discriminator {network.title}: {network.path}, width {network.width}")
     with writing_to(folder):
-        draw(args, networks, ascent, (train_set, test_set), precision, folder, summary)
+        make_figures(args, networks, ascent, (train_set, test_set), folder, summary)
     print(f"figures: {folder / 'summary.json'}")
     return summary
 

@@ -32,6 +32,7 @@ from generator import Generator
 from inside_cnn.core import device
 from inside_cnn.engine import cli
 from inside_cnn.interpretability.activation_maximization import feature_objective, maximize
+from inside_cnn.interpretability.network import Network
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.training import panels
 from inside_cnn.training.augmentation import augment, sample_augmentation
@@ -127,7 +128,7 @@ def shipped(args, where):
     def max_features():
         start = torch.zeros(min(100, args.width), 3, 32, 32, device=where)
         d.eval().requires_grad_(False)  # as in visualization.py
-        maximize(feature_objective(d, LAYER, run.precision), start, 2)
+        maximize(feature_objective(Network("", d, precision=run.precision), LAYER), start, 2)
         d.train().requires_grad_(True)
 
     return {

@@ -21,7 +21,7 @@ from inside_cnn.data import cifar10
 from inside_cnn.data.folder import load_folder
 from inside_cnn.engine.weights import export_model, load_model
 from inside_cnn.explorer.session import load_session
-from inside_cnn.interpretability.trained_networks import TRAININGS
+from inside_cnn.interpretability.network import TRAININGS
 from inside_cnn.training import run
 from own_images import SEVEN, write_pictures, write_set, write_seven_classes
 

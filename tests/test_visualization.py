@@ -16,8 +16,8 @@ from inside_cnn.engine.weights import export_model, load_model
 from inside_cnn.interpretability import adversarial_figures, maximization_figures
 from inside_cnn.interpretability.activation_maximization import feature_objective, maximize
 from inside_cnn.interpretability.layer_probes import distinct, stand_out
+from inside_cnn.interpretability.network import WEIGHTS, Network
 from inside_cnn.interpretability.top_images import strongest_units
-from inside_cnn.interpretability.trained_networks import WEIGHTS
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ def shown_features(weights_path, layer):
     """The features of a layer that a picture has to show."""
     model, _ = load_model(weights_path)
     images = data_tools.load_shapes()[1].first(60).images
-    values = strongest_units(model, images, [layer], "fp32")[layer][0]
+    values = strongest_units(Network("", model), images, [layer])[layer][0]
     measure = stand_out(values)
     return distinct(values, measure, maximization_figures.FEATURES).tolist()
 
@@ -192,7 +192,7 @@ def test_classic_method_shows_the_first_features(run_main, two_runs):
     network, _ = load_model(two_runs / "output/gan/discriminator.safetensors")
     start = data_tools.to_signed(data_tools.load_shapes()[1].images[:60].float().mean(0).round())
     start = start.repeat(12, 1, 1, 1)
-    objective = feature_objective(network, 1)
+    objective = feature_objective(Network("", network), 1)
     before, after = objective(start), objective(maximize(objective, start, steps=3))
     assert metrics["activation_of_mean_image"] == pytest.approx(before.tolist(), abs=1e-4)
     assert metrics["activation"] == pytest.approx(after.tolist(), abs=1e-4)

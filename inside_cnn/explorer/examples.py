@@ -23,9 +23,7 @@ class Examples:
             bar = Bar(tell, -(-len(images) // BATCH))
             self._found[network.name] = kept(
                 self.cache / name,
-                lambda: top_images(
-                    network.model, images, precision, batch_size=BATCH, progress=bar
-                ),
+                lambda: top_images(network.at(precision), images, batch_size=BATCH, progress=bar),
             )
         return self._found[network.name]
 

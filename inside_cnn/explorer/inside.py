@@ -32,7 +32,7 @@ def strongest_features(session, network, image, layer, count=COUNT):
 
     image: uint8 (3, 32, 32). Without reference images: the strongest ones.
     """
-    maps = network.model.features(to_signed(image.to(session.device))[None], layer)[0].float().cpu()
+    maps = network.activations(to_signed(image.to(session.device))[None], layer)[0].cpu()
     values, places = maps.flatten(1).max(1)
     measure = values
     if session.images is not None:

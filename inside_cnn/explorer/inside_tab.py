@@ -98,7 +98,7 @@ class InsideTab:
         network_name, _, number = picked.partition(": ")
         found = self.chooser.find(name, uploaded)
         network = self.session.network(network_name)
-        width = network.model.width
+        width = network.width
         known = network_name in self.grids and number.isdecimal() and int(number) < width
         if not known or found is None:
             yield ""

@@ -41,14 +41,14 @@ class Goal:
     def positions(self):
         return middle_of(self.layer, 1) if self.position is None else torch.tensor([self.position])
 
-    def objective(self, network, precision, robust):
+    def objective(self, network, robust):
         """The objective of activation_maximization: every image's value is of this one thing."""
         one = torch.tensor([self.number])
         if self.layer is None:
-            return class_objective(network.model, precision, one)
+            return class_objective(network, one)
         if robust:
-            return unit_objective(network.model, self.layer, one, self.positions, precision)
-        return feature_objective(network.model, self.layer, precision, one)
+            return unit_objective(network, self.layer, one, self.positions)
+        return feature_objective(network, self.layer, one)
 
     def shown(self, images, robust):
         """The part of the images that is displayed: of a feature, what its unit sees."""
@@ -64,7 +64,7 @@ def climb(network, goal, method, precision="fp32", steps=STEPS):
     `classic` from the mean image; both as visualization.py takes them.
     """
     robust = method == "robust"
-    objective = goal.objective(network, precision, robust)
+    objective = goal.objective(network.at(precision), robust)
     if not robust:
         yield from ascent(objective, network.start, steps=steps)
         return

@@ -25,7 +25,7 @@ class MaximiseTab:
     def __init__(self, session, examples):
         self.session, self.examples = session, examples
         choices = [(name, k) for k, name in enumerate(session.class_names)]
-        width = min(network.model.width for network in session.networks)
+        width = min(network.width for network in session.networks)
         gr.Markdown(INTRODUCTION)
         self.choice = gr.State(Choice())
         with gr.Row():

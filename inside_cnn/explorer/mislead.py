@@ -36,7 +36,7 @@ def mislead(session, image, label, *, epsilon, attack, targeted, target, aimed_a
     else:
         classes = torch.tensor([label])
     (perturbed,) = perturb(
-        network.model, image[None], classes.to(image.device), epsilon, attack, targeted=targeted
+        network, image[None], classes.to(image.device), epsilon, attack, targeted=targeted
     )
     perturbed = perturbed.round()
     after = session.judge_one(perturbed)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from data_tools import DATASETS, DataMissing, Dataset, load_dataset
-from discriminator import IMAGE_SIZE, NUM_LAYERS
+from discriminator import IMAGE_SIZE
 from generator import Generator
 from inside_cnn.core.errors import UserError
 from inside_cnn.engine.weights import (
@@ -17,8 +17,8 @@ from inside_cnn.engine.weights import (
     is_published,
     load_model,
 )
+from inside_cnn.interpretability.network import TRAININGS, Network, load_networks
 from inside_cnn.interpretability.top_images import peak_positions, strongest_units
-from inside_cnn.interpretability.trained_networks import TRAININGS, Network, load_networks
 from inside_cnn.metrics import sampling
 
 DRAWN_OF_EACH = 20  # images of each class, where there are no test images
@@ -58,8 +58,8 @@ class Session:
         """
         said = {}
         for network in self.networks:
-            scores, logits = network.model(levels / 127.5 - 1)
-            said[network.name] = scores.float().cpu(), logits.float().softmax(1).cpu()
+            scores, logits = network.outputs(levels / 127.5 - 1)
+            said[network.name] = scores.cpu(), logits.softmax(1).cpu()
         return said
 
     def strongest(self, network, layer):
@@ -67,16 +67,15 @@ class Session:
         with self._filling:
             if network.name not in self._reference:
                 self._reference[network.name] = strongest_units(
-                    network.model,
+                    network.at(self.precision),
                     self.images.images[:REFERENCE],
-                    range(1, NUM_LAYERS + 1),
-                    self.precision,
+                    network.layer_names,
                 )
             return self._reference[network.name][layer]
 
     def reference(self, network):
         """The largest activations in the first REFERENCE images, (n, width) for each layer."""
-        return [self.strongest(network, layer)[0] for layer in range(1, NUM_LAYERS + 1)]
+        return [self.strongest(network, layer)[0] for layer in network.layer_names]
 
     def peak(self, network, layer, feature):
         """(row, column) where a feature peaks, None without images."""
@@ -105,10 +104,9 @@ def load_session(given, device, data_dir=None, precision="fp32", dataset="auto")
     images = find_test_images(networks, dataset, data_dir)
     for path, metadata in told.items() if images is not None else ():
         check_classes(path, metadata, images)
-    if images is not None:
-        for network in networks:
-            network.learn_from(images)
     for network in networks:
+        if network.start is None and images is not None:
+            network.set_start(images.facts())
         if network.start is None:  # the weights do not tell, and there are no images: grey
             network.start = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
     names = common_class_names(told)
@@ -118,7 +116,7 @@ def load_session(given, device, data_dir=None, precision="fp32", dataset="auto")
     if are_drawn:
         images = draw_images(generator, names)
     for network in networks:
-        print(f"discriminator {network.words}: {network.path}, width {network.model.width}")
+        print(f"discriminator {network.title}: {network.path}, width {network.width}")
     print(f"images to choose from: {'your own' if images is None else images.source}")
     images = None if images is None else images.to(device)
     return Session(networks, generator, images, are_drawn, names, precision)

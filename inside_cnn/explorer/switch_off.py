@@ -35,9 +35,7 @@ def accuracies(session, network, layer, features):
     A class that none of them shows has none.
     """
     images = session.images.first(IMAGES)
-    named = classes_named(
-        network.model, images.images, layer, features, precision=session.precision
-    )
+    named = classes_named(network.at(session.precision), images.images, layer, features)
     right, labels = (named == images.labels).double().cpu(), images.labels.cpu()
     of_class = {
         session.class_names[label]: 100 * right[labels == label].mean().item()

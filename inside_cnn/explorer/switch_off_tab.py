@@ -31,7 +31,7 @@ class SwitchOffTab:
     def __init__(self, session):
         self.session, self.whole = session, {}
         choices = [(name, k) for k, name in enumerate(session.class_names)]
-        width = max(network.model.width for network in session.networks)
+        width = max(network.width for network in session.networks)
         gr.Markdown(INTRODUCTION)
         self.controls = {}
         if session.images is not None:
@@ -91,7 +91,7 @@ class SwitchOffTab:
     def show_accuracy(self, name, layer, label, count, also):
         network = self.session.network(name)
         try:
-            features = set(parse_numbers(also, network.model.width))
+            features = set(parse_numbers(also, network.width))
         except NoNumbers as error:
             return pieces.note(str(error))
         if count:
@@ -106,7 +106,7 @@ class SwitchOffTab:
         kind = "drawn" if self.session.are_drawn else "test"
         images = min(IMAGES, len(self.session.images))
         words = (
-            f"{len(features)} of {network.model.width} features of layer {layer} silenced: "
+            f"{len(features)} of {network.width} features of layer {layer} silenced: "
             f"{before:.1f} % → {after:.1f} % of {images:,} {kind} images are named right"
         )
         classes, shares = list(without), list(without.values())

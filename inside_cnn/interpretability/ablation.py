@@ -4,19 +4,16 @@ import torch
 
 from data_tools import to_signed
 from generator import START_SIZE
-from inside_cnn.core.device import autocast
 
 
-def outputs_without(discriminator, images, layer, features):
-    """The discriminator's outputs where these features of a layer are 0 everywhere.
+def outputs_without(network, images, layer, features):
+    """The network's outputs where these features of a layer are 0 everywhere.
 
     images: (b, 3, 32, 32) in [-1, 1]; layer: 1 to 8; features: int64 (k,). Returns critic scores
     (b,) and class logits (b, num_classes). Raises ValueError for another layer.
     """
-    x = without(discriminator.features(images, layer), features)
-    if layer < len(discriminator.blocks):
-        x = discriminator.blocks[layer:](x)
-    return discriminator.head(x)
+    x = without(network.activations(images, layer), features)
+    return network.from_activations(x, layer)
 
 
 def images_without(generator, latents, block, channels):
@@ -38,14 +35,12 @@ def without(maps, channels):
 
 
 @torch.no_grad()
-def classes_named(discriminator, images, layer=1, features=(), *, precision="fp32", batch_size=250):
-    """The class that each image is named without these features of a layer: int64 (n,).
+def classes_named(network, images, layer=1, features=(), batch_size=250):
+    """The predicted class of each image without these features of a layer: int64 (n,).
 
     images: uint8 (n, 3, 32, 32); features: numbers of channels.
     """
     features = torch.as_tensor(features, dtype=torch.int64)
-    named = []
-    for batch in images.split(batch_size):
-        with autocast(batch.device, precision):
-            named.append(outputs_without(discriminator, to_signed(batch), layer, features)[1])
-    return torch.cat(named).argmax(1)
+    batches = map(to_signed, images.split(batch_size))
+    logits = [outputs_without(network, batch, layer, features)[1] for batch in batches]
+    return torch.cat(logits).argmax(1)

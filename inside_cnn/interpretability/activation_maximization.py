@@ -17,7 +17,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from inside_cnn.core.device import autocast
 from inside_cnn.layers.double_backward import input_gradient
 
 SIZE = 32
@@ -26,35 +25,29 @@ FREE = 0.25  # share of the steps without total variation
 # ------------------------------------------------------------------------------ objectives
 
 
-def class_objective(discriminator, precision="fp32", classes=None):
+def class_objective(network, classes=None):
     """Image i's value is its logit of a class.
 
     classes: int64 (n,), image i stands for classes[i % n]; None: for class i % num_classes.
     """
 
-    def values(images):
-        with autocast(images.device, precision):
-            logits = discriminator(images)[1].float()
-        return _each_its_own(logits, classes)
-
-    return values
+    return lambda images: _each_its_own(network.logits(images), classes)
 
 
-def feature_objective(discriminator, layer, precision="fp32", features=None):
+def feature_objective(network, layer, features=None):
     """Image i's value is a feature's largest activation over its map; no later layer runs.
 
     features: int64 (n,), image i stands for features[i % n]; None: for feature i % width.
     """
 
     def values(images):
-        with autocast(images.device, precision):
-            pooled = discriminator.pool(discriminator.features(images, layer)).float()
+        pooled = network.pool(network.activations(images, layer)).float()
         return _each_its_own(pooled, features)
 
     return values
 
 
-def unit_objective(discriminator, layer, features, positions, precision="fp32"):
+def unit_objective(network, layer, features, positions):
     """Image i's value is one unit of the layer: a feature at one position of its map.
 
     LayerNorm scales each position by itself, so a feature is another unit at each position.
@@ -62,8 +55,7 @@ def unit_objective(discriminator, layer, features, positions, precision="fp32"):
     """
 
     def values(images):
-        with autocast(images.device, precision):
-            maps = discriminator.features(images, layer)
+        maps = network.activations(images, layer)
         index = torch.arange(len(images), device=images.device) % len(features)
         rows, columns = positions.to(images.device)[index].unbind(1)
         image = torch.arange(len(images), device=images.device)

@@ -8,26 +8,26 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from inside_cnn.core.device import Stream, autocast, random_stream
+from inside_cnn.core.device import Stream, random_stream
+from inside_cnn.core.progress import with_progress
 from inside_cnn.layers.double_backward import input_gradient
 
 STEPS, RESTARTS, TARGETS = 50, 5, 3  # of the full attack
 BUDGET = STEPS * (RESTARTS + TARGETS)  # its gradient evaluations for each image
 
 
-def class_logits(discriminator, levels, precision="fp32"):
+def class_logits(network, levels):
     """Class logits, float32 (b, classes), of images in levels: (b, 3, 32, 32) in [0, 255]."""
-    with autocast(levels.device, precision):
-        return discriminator(levels / 127.5 - 1)[1].float()
+    return network.logits(levels / 127.5 - 1)
 
 
 @torch.no_grad()
-def predict(discriminator, levels, precision="fp32"):
-    """class_logits, for those who want no gradient."""
-    return class_logits(discriminator, levels, precision)
+def predict(network, levels):
+    """class_logits without a gradient."""
+    return class_logits(network, levels)
 
 
-def loss_gradient(discriminator, levels, classes, precision="fp32", margin=False, rivals=None):
+def loss_gradient(network, levels, classes, margin=False, rivals=None):
     """Gradient of the loss of `classes` in the pixels, and the class logits on the way to it.
 
     Up the gradient leads away from the classes, down it toward them. The loss is the cross-entropy;
@@ -40,7 +40,7 @@ def loss_gradient(discriminator, levels, classes, precision="fp32", margin=False
     Networks.
     """
     levels = levels.detach().requires_grad_()
-    logits = class_logits(discriminator, levels, precision)
+    logits = class_logits(network, levels)
     if margin:
         if rivals is None:
             rivals = logits.scatter(1, classes[:, None], -torch.inf).argmax(1)
@@ -86,7 +86,7 @@ def still_going(predicted, classes, targeted):
 
 
 def projected_gradient(
-    discriminator,
+    network,
     images,
     classes,
     epsilon,
@@ -97,7 +97,6 @@ def projected_gradient(
     step_size=None,
     stop_early=True,
     generator=None,
-    precision="fp32",
 ):
     """Steps by the sign of the margin's gradient from a random start, never further than epsilon.
 
@@ -122,10 +121,10 @@ def projected_gradient(
             break
         current, aim = levels[going], classes[going]
         rival = None if rivals is None else rivals[going]
-        gradient, logits = loss_gradient(discriminator, current, aim, precision, True, rival)
+        gradient, logits = loss_gradient(network, current, aim, True, rival)
         going_on = still_going(logits.argmax(1), aim, targeted)
-        if precision != "fp32" and not going_on.all():
-            again = predict(discriminator, current[~going_on]).argmax(1)
+        if network.precision != "fp32" and not going_on.all():
+            again = predict(network.at("fp32"), current[~going_on]).argmax(1)
             going_on[~going_on] = still_going(again, aim[~going_on], targeted)
         evaluations[going[~going_on]] = index + 1
         if not stop_early:
@@ -135,13 +134,13 @@ def projected_gradient(
         moved = current[going_on] - step if targeted else current[going_on] + step
         levels[going] = moved.clamp(low[going], high[going])
     if len(going):
-        predicted = predict(discriminator, levels[going]).argmax(1)
+        predicted = predict(network.at("fp32"), levels[going]).argmax(1)
         fooled = ~still_going(predicted, classes[going], targeted)
         evaluations[going[fooled]] = evaluations[going[fooled]].clamp_max(steps)
     return levels, evaluations
 
 
-def full_attack(discriminator, images, labels, epsilon, *, generator=None, precision="fp32"):
+def full_attack(network, images, labels, epsilon, generator=None):
     """Projected gradient descent up to BUDGET gradients: several restarts and several targets.
 
     One start up the margin to the largest other logit, one for each of the TARGETS classes that
@@ -151,7 +150,7 @@ def full_attack(discriminator, images, labels, epsilon, *, generator=None, preci
     projected_gradient; of an image that is wrong without any attack the evaluations are 0.
     """
     levels = images.float()
-    logits = predict(discriminator, levels)
+    logits = predict(network.at("fp32"), levels)
     evaluations = torch.where(logits.argmax(1) == labels, torch.inf, 0.0)
     others = logits.scatter(1, labels[:, None], -torch.inf)
     targets = others.topk(min(TARGETS, logits.shape[1] - 1)).indices.unbind(1)
@@ -160,19 +159,18 @@ def full_attack(discriminator, images, labels, epsilon, *, generator=None, preci
         if len(left) == 0:
             break
         levels[left], used = projected_gradient(
-            discriminator,
+            network,
             images[left],
             labels[left],
             epsilon,
             rivals=None if rivals is None else rivals[left],
             generator=generator,
-            precision=precision,
         )
         evaluations[left] = index * STEPS + used
     return levels, evaluations
 
 
-def perturb(discriminator, images, classes, epsilon, attack, targeted=False):
+def perturb(network, images, classes, epsilon, attack, targeted=False):
     """Images moved away from the classes, or, if `targeted`, toward them.
 
     images: uint8 (b, 3, 32, 32); classes: int64 (b,); epsilon: in levels, at 0 nothing moves;
@@ -184,11 +182,11 @@ def perturb(discriminator, images, classes, epsilon, attack, targeted=False):
     if attack == "noise":
         return random_noise(images, epsilon, stream)
     if attack == "step":
-        gradient, _ = loss_gradient(discriminator, images.float(), classes)
+        gradient, _ = loss_gradient(network, images.float(), classes)
         return signed_step(images, gradient, epsilon, targeted)
     if attack == "pgd":
         options = {"targeted": targeted, "steps": 20, "generator": stream}
-        return projected_gradient(discriminator, images, classes, epsilon, **options)[0]
+        return projected_gradient(network, images, classes, epsilon, **options)[0]
     raise ValueError(f"attack must be noise, step or pgd, not {attack!r}")
 
 
@@ -208,44 +206,23 @@ class Study(NamedTuple):
     evaluations: torch.Tensor
 
 
-def study(
-    discriminator,
-    images,
-    labels,
-    epsilons,
-    full_epsilon,
-    *,
-    seed=0,
-    batch_size=250,
-    precision="fp32",
-    progress=None,
-):
+def study(network, images, labels, epsilons, full_epsilon, *, seed=0, batch_size=250, title=""):
     """The Study of each attack at each epsilon.
 
     images: uint8 (n, 3, 32, 32); labels: int64 (n,); epsilons: levels, ascending, above 0;
     full_epsilon: the one of them at which `pgd` is the full attack; at the others it has one start.
-    `step_targeted` aims at the class after the label. precision: of the gradients; classes are
-    always predicted in float32, since bfloat16 rounds the smallest perturbations away, on the
-    finished images, again. At a larger epsilon PGD goes on only with the images that withstood the
-    smaller ones: what fooled within 2/255 does within 4/255.
+    `step_targeted` aims at the class after the label. Gradients are in the network's precision;
+    classes are always predicted in float32, since bfloat16 rounds the smallest perturbations away,
+    on the finished images, again. At a larger epsilon PGD goes on only with the images that
+    withstood the smaller ones: what fools within 2/255 does so within 4/255.
     """
     parts = []
-    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    for batch_index, (batch, batch_labels) in enumerate(batches):
-        part = _study_batch(
-            discriminator,
-            batch,
-            batch_labels,
-            epsilons=epsilons,
-            full_epsilon=full_epsilon,
-            streams=[
-                random_stream(images.device, seed, purpose, batch_index)
-                for purpose in (Stream.STUDY, Stream.STUDY_NOISE)
-            ],
-            precision=precision,
-            progress=progress,
-        )
-        parts.append(part)
+    batches = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
+    for index, batch in enumerate(batches):
+        purposes = (Stream.STUDY, Stream.STUDY_NOISE)  # so that all networks see the same noise
+        streams = [random_stream(images.device, seed, purpose, index) for purpose in purposes]
+        of_batch = title and f"{title}, batch {index + 1} of {len(batches)}"
+        parts.append(_study_batch(network, *batch, epsilons, full_epsilon, streams, of_batch))
     predicted, levels, evaluations = zip(*parts, strict=True)
     return Study(
         {attack: torch.cat([part[attack] for part in predicted], dim=1) for attack in ATTACKS},
@@ -254,23 +231,19 @@ def study(
     )
 
 
-def _study_batch(
-    discriminator, images, labels, *, epsilons, full_epsilon, streams, precision, progress
-):
+def _study_batch(network, images, labels, epsilons, full_epsilon, streams, title):
     def predict_classes(levels):
-        return predict(discriminator, levels).argmax(1)
+        return predict(network.at("fp32"), levels).argmax(1)
 
     clean = images.float()
-    targets = (labels + 1) % discriminator.num_classes
+    away, logits = loss_gradient(network, clean, labels)  # at every epsilon the same direction
+    targets = (labels + 1) % logits.shape[1]
+    toward, _ = loss_gradient(network, clean, targets)
     levels, latest = clean, predict_classes(clean)
     predicted = {attack: [] for attack in ATTACKS}
     pgd_levels = []
-    # A signed step's direction does not depend on its size.
-    away, _ = loss_gradient(discriminator, clean, labels, precision)
-    toward, _ = loss_gradient(discriminator, clean, targets, precision)
-    stream, noise_stream = streams  # two, so that all networks see the same noise
-    options = {"generator": stream, "precision": precision}
-    for epsilon in epsilons:
+    stream, noise_stream = streams
+    for epsilon in with_progress(epsilons, title, len(images)):
         moved = {
             "noise": random_noise(images, epsilon, noise_stream),
             "step": signed_step(images, away, epsilon),
@@ -281,12 +254,12 @@ def _study_batch(
         left = latest == labels
         levels, latest = levels.clone(), latest.clone()
         if epsilon == full_epsilon:  # on all images, for the evaluations that each takes
-            attacked, evaluations = full_attack(discriminator, images, labels, epsilon, **options)
+            attacked, evaluations = full_attack(network, images, labels, epsilon, stream)
             left |= evaluations.isfinite()
             attacked = attacked[left]
         else:
             attacked, _ = projected_gradient(
-                discriminator, images[left], labels[left], epsilon, **options
+                network, images[left], labels[left], epsilon, generator=stream
             )
         if left.any():
             levels[left] = attacked
@@ -295,8 +268,6 @@ def _study_batch(
             evaluations[evaluations.isinf() & (latest != labels)] = 1
         predicted["pgd"].append(latest)
         pgd_levels.append(levels)
-        if progress is not None:
-            progress.step()
     stacked = {attack: torch.stack(rows) for attack, rows in predicted.items()}
     return stacked, pgd_levels, evaluations
 

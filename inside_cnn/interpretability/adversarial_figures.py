@@ -8,7 +8,7 @@ leaves right is an upper bound on the robust accuracy: a stronger attack may foo
 import torch
 
 from data_tools import to_uint8
-from inside_cnn.core.progress import Progress
+from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_charts, save_image_grid, shortened
 from inside_cnn.engine.statistics import paired_differences, percent, percent_interval
 from inside_cnn.interpretability.adversarial import (
@@ -22,7 +22,7 @@ from inside_cnn.interpretability.adversarial import (
     smallest_flip,
     study,
 )
-from inside_cnn.interpretability.trained_networks import line_styles
+from inside_cnn.interpretability.network import line_styles
 
 ROWS_SHOWN = 5  # images of each class in the perturbation grids
 EPSILONS = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]  # of the study, in levels of 0 to 255
@@ -37,25 +37,22 @@ def verdicts(probabilities, names):
     return [f"{shortened(names[k])} {100 * c:.0f} %" for k, c in pairs]
 
 
-def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_size=250):
-    """Move every test image by one step, count again, and draw the first few of each class.
+def one_step(network, test_set, epsilon, folder, suffix="", batch_size=250):
+    """Move every test image by one step, count again, and plot the first few of each class.
 
     Leaves real_images, gradient_image and jittered_images in `folder`; returns the metrics.
     """
-    model, name = network.model, network.name
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
     targets = (labels + 1) % len(names)
     changed, gradients, before, after = [], [], [], []
-    progress = Progress(f"perturb, {name}", -(-len(labels) // batch_size), batch_size)
-    for batch, classes in zip(images.split(batch_size), targets.split(batch_size), strict=True):
-        gradient, logits = loss_gradient(model, batch.float(), classes, precision)
+    batches = list(zip(images.split(batch_size), targets.split(batch_size), strict=True))
+    for batch, classes in with_progress(batches, f"perturb, {network.name}", batch_size):
+        gradient, logits = loss_gradient(network, batch.float(), classes)
         moved = signed_step(batch, gradient, epsilon, targeted=True)
         before.append(logits.softmax(1))
-        after.append(predict(model, moved, precision).softmax(1))
+        after.append(predict(network, moved).softmax(1))
         changed.append(moved.round().byte())
         gradients.append(gradient)
-        progress.step()
-    progress.close()
     changed, gradients, before, after = map(torch.cat, (changed, gradients, before, after))
 
     metrics = {
@@ -66,7 +63,7 @@ def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_siz
         "became_alternate_label": percent(after.argmax(1) == targets),
     }
     print(
-        f"{name}: accuracy on {len(labels)} images {metrics['accuracy_before']:.2f} % -> "
+        f"{network.name}: accuracy on {len(labels)} images {metrics['accuracy_before']:.2f} % -> "
         f"{metrics['accuracy_after']:.2f} % after {metrics['epsilon']}; "
         f"{metrics['became_alternate_label']:.2f} % became the alternate label"
     )
@@ -90,13 +87,13 @@ def one_step(network, test_set, epsilon, precision, folder, suffix="", batch_siz
     }
     for file, (grid, captions, title) in files.items():
         path = folder / f"{file}{suffix}.png"
-        title = f"{title}; columns by true class{some} ({network.words})"
+        title = f"{title}; columns by true class{some} ({network.title})"
         save_image_grid(grid, path, columns, title, captions, scale=4)
         print(f"  {path}")
     return metrics
 
 
-def strength_section(networks, test_set, precision, folder, seed=0, batch_size=250):
+def strength_section(networks, test_set, folder, batch_size=250):
     """How each attack at each epsilon changes the predictions, and what networks differ in.
 
     Leaves robustness.png, attack_convergence.png and of each network perturbed_..._epsilon....png
@@ -106,7 +103,7 @@ def strength_section(networks, test_set, precision, folder, seed=0, batch_size=2
     metrics_of, right_of = {}, {}
     for network in networks:
         metrics_of[network.name], right_of[network.name] = _strength_study(
-            network, test_set, precision, folder, seed, batch_size
+            network, test_set, folder, batch_size
         )
     differences = paired_differences(right_of)
     for name, metrics in metrics_of.items():
@@ -116,33 +113,21 @@ def strength_section(networks, test_set, precision, folder, seed=0, batch_size=2
     return metrics_of
 
 
-def _strength_study(network, test_set, precision, folder, seed, batch_size):
+def _strength_study(network, test_set, folder, batch_size):
     """(metrics, {attack: bool (n,), which images are right}) of those that networks differ in."""
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
     targets = (labels + 1) % len(names)
-    units = len(EPSILONS) * -(-len(labels) // batch_size)
-    progress = Progress(f"attacks, {network.name}", units, batch_size)
-    found = study(
-        network.model,
-        images,
-        labels,
-        EPSILONS,
-        FULL_EPSILON,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
-    )
-    progress.close()
-    batches = images.split(batch_size)
-    clean = torch.cat([predict(network.model, batch.float()) for batch in batches]).argmax(1)
+    options = {"batch_size": batch_size, "title": f"attacks, {network.name}"}
+    found = study(network, images, labels, EPSILONS, FULL_EPSILON, **options)
+    exact, batches = network.at("fp32"), images.split(batch_size)
+    clean = torch.cat([predict(exact, batch.float()) for batch in batches]).argmax(1)
     right = clean == labels
     withstood, full = found.evaluations.isinf(), EPSILONS.index(FULL_EPSILON)
     gradients = list(range(0, BUDGET + 1, 10))
     metrics = {
         "images": len(labels),
         "epsilons": EPSILONS,
-        "precision_of_gradients": precision,
+        "precision_of_gradients": network.precision,
         "pgd": ATTACK,
         "accuracy_clean": percent(right),
         "interval_clean": percent_interval(right),
@@ -178,9 +163,9 @@ def _strength_study(network, test_set, precision, folder, seed, batch_size):
         path = folder / f"perturbed_{network.slug}_epsilon{epsilon:g}.png"
         title = (
             f"Projected gradient descent, up to {epsilon:g}/255, rounded to whole levels, "
-            f"{network.words}{some}"
+            f"{network.title}{some}"
         )
-        captions = verdicts(predict(network.model, levels).softmax(1), names)
+        captions = verdicts(predict(exact, levels).softmax(1), names)
         save_image_grid(levels.byte(), path, columns, title, captions, scale=4)
 
     rows = test_set.columns(ROWS_SHOWN)[0].cpu()
@@ -188,7 +173,7 @@ def _strength_study(network, test_set, precision, folder, seed, batch_size):
     path = folder / f"smallest_epsilon_{network.slug}.png"
     title = (
         f"The first epsilon of {', '.join(f'{e:g}' for e in EPSILONS)}/255 at which projected "
-        f"gradient descent fools the network, {network.words}{some}"
+        f"gradient descent fools the network, {network.title}{some}"
     )
     save_image_grid(images[rows.to(images.device)], path, columns, title, captions, scale=4)
     print(f"  {path}")

@@ -5,14 +5,12 @@ import torch.nn.functional as F
 from matplotlib import colormaps
 
 from data_tools import to_signed, to_uint8
-from discriminator import IMAGE_SIZE, NUM_LAYERS
-from inside_cnn.core.device import autocast
 from inside_cnn.engine.plots import save_image_grid
 from inside_cnn.interpretability.adversarial_figures import verdicts
 from inside_cnn.layers.double_backward import input_gradient
 
 
-def grad_cam(discriminator, images, classes, layer=NUM_LAYERS, precision="fp32"):
+def grad_cam(network, images, classes, layer=8):
     """How much each region of a layer's map speaks for the class.
 
     The maps of all features, weighted by the mean gradient of the class logit with respect to each,
@@ -21,24 +19,18 @@ def grad_cam(discriminator, images, classes, layer=NUM_LAYERS, precision="fp32")
     Raises ValueError for a layer that is not 1 to 8.
     Source: Selvaraju et al. 2017, Grad-CAM.
     """
-    with autocast(images.device, precision):
-        with torch.no_grad():
-            features = discriminator.features(images, layer)
-        features = features.detach().requires_grad_()
-        x = features
-        for block in discriminator.blocks[layer:]:
-            x = block(x)
-        logits = discriminator.class_head(discriminator.pool(x)).float()
+    with torch.no_grad():
+        features = network.activations(images, layer)
+    features = features.detach().requires_grad_()
+    _, logits = network.from_activations(features, layer)
     gradient = input_gradient(logits.gather(1, classes[:, None]).sum(), features).float()
     weights = gradient.mean((2, 3), keepdim=True)
     regions = (weights * features.detach().float()).sum(1, keepdim=True).clamp_min(0)
-    size = (IMAGE_SIZE, IMAGE_SIZE)
-    return F.interpolate(regions, size, mode="bilinear", align_corners=False).squeeze(1)
+    regions = F.interpolate(regions, images.shape[2:], mode="bilinear", align_corners=False)
+    return regions.squeeze(1)
 
 
-def integrated_gradients(
-    discriminator, images, classes, baseline=0.0, steps=64, precision="fp32", chunk=256
-):
+def integrated_gradients(network, images, classes, baseline=0.0, steps=64, chunk=256):
     """How much each pixel adds to the class logit on the straight way from a baseline to the image.
 
     (image - baseline) times the mean gradient over `steps` points of the way, each the middle of
@@ -59,8 +51,7 @@ def integrated_gradients(
             baseline[part][:, None], images[part][:, None], shares[:, None, None, None]
         )
         points = points.flatten(0, 1).requires_grad_()
-        with autocast(images.device, precision):
-            logits = discriminator(points)[1].float()
+        logits = network.logits(points)
         wanted = classes[part].repeat_interleave(steps)
         gradient = input_gradient(logits.gather(1, wanted[:, None]).sum(), points)
         total[part] = gradient.view(len(part), steps, *images.shape[1:]).mean(1)
@@ -78,7 +69,7 @@ def heat(values):
     return colours.permute(0, 3, 1, 2).to(values.device) * 2 - 1
 
 
-def attribution_section(network, test_set, precision, folder):
+def attribution_section(network, test_set, folder):
     """One image of each class: itself, Grad-CAM over it, integrated gradients of the named class.
 
     Leaves attribution_....png in `folder`; returns the classes named.
@@ -86,15 +77,15 @@ def attribution_section(network, test_set, precision, folder):
     shown, columns, some = test_set.columns(1)
     images = to_signed(test_set.images[shown])
     with torch.no_grad():
-        probabilities = network.model(images)[1].float().softmax(1)
+        probabilities = network.at("fp32").logits(images).softmax(1)
     named = probabilities.argmax(1)
-    regions = grad_cam(network.model, images, named, LAYER, precision)
+    regions = grad_cam(network, images, named, LAYER)
     share = regions / regions.amax((1, 2), keepdim=True).clamp_min(1e-12)
     light = 0.2 + 0.8 * share[:, None]
     over = (images + 1) * light - 1
     # The baseline is the image out of focus: to LayerNorm a flat one would be no picture at all.
     baseline = F.avg_pool2d(F.pad(images, [BLUR // 2] * 4, mode="reflect"), BLUR, stride=1)
-    parts = integrated_gradients(network.model, images, named, baseline, precision=precision)
+    parts = integrated_gradients(network, images, named, baseline)
     pixels = parts.abs().sum(1)
     limit = pixels.flatten(1).quantile(0.99, dim=1)[:, None, None]
     grid = torch.cat([images, over, heat(pixels.minimum(limit))])

@@ -4,7 +4,7 @@ import torch
 
 from inside_cnn.engine.plots import save_charts
 from inside_cnn.interpretability.adversarial import predict
-from inside_cnn.interpretability.trained_networks import line_styles
+from inside_cnn.interpretability.network import line_styles
 
 BINS = 15
 MIN_PLOTTED = 20  # images in a bin of the diagram
@@ -38,7 +38,7 @@ def calibration_section(networks, test_set, folder):
     metrics_of, lines = {}, {}
     for network in networks:
         batches = test_set.images.split(500)
-        logits = torch.cat([predict(network.model, x.float()) for x in batches])
+        logits = torch.cat([predict(network.at("fp32"), x.float()) for x in batches])
         probabilities = logits.softmax(1).cpu()
         error, confidences, accuracies, counts = calibration(probabilities, test_set.labels.cpu())
         plotted = counts >= MIN_PLOTTED

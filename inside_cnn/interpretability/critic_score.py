@@ -12,13 +12,13 @@ PATCH = 8  # side of the shuffled patches, in pixels
 
 
 @torch.no_grad()
-def scores_of(discriminator, images, batch_size=500):
+def scores_of(network, images, batch_size=500):
     """The critic's score of each image: uint8 (n, 3, 32, 32) -> float32 (n,) on the CPU.
 
     In float32: bfloat16 would round scores to about 0.4 %, so that many are equal.
     """
-    batches = images.split(batch_size)
-    return torch.cat([discriminator(to_signed(batch))[0].cpu() for batch in batches])
+    batches = map(to_signed, images.split(batch_size))
+    return torch.cat([network.at("fp32").score(batch).cpu() for batch in batches])
 
 
 def auc(positive, negative):
@@ -69,7 +69,7 @@ def score_section(network, image_sets, folder):
     image_sets: {name: uint8 images}, "test images" among them. `auc`: how often a test image scores
     above an image of the set. Leaves critic_score_....png in `folder`.
     """
-    scores = {k: scores_of(network.model, x) for k, x in image_sets.items()}
+    scores = {k: scores_of(network, x) for k, x in image_sets.items()}
     metrics = {
         name: {
             "mean": round(values.mean().item(), 3),

@@ -4,17 +4,16 @@ Frequencies are radial, in cycles per pixel: 0 is the mean, 0.5 the finest strip
 """
 
 import itertools
-import math
 
 import torch
 
 from discriminator import IMAGE_SIZE
 from inside_cnn.core.device import Stream, random_stream
-from inside_cnn.core.progress import Progress
+from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_charts
 from inside_cnn.engine.statistics import paired_differences, percent, percent_interval
 from inside_cnn.interpretability.adversarial import loss_gradient, predict
-from inside_cnn.interpretability.trained_networks import line_styles
+from inside_cnn.interpretability.network import line_styles
 
 BANDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.75)  # edges of five bands, cycles per pixel
 NOISE_RMS = 16.0  # of the noise, in pixel values of 0 to 255
@@ -58,30 +57,29 @@ def white_energy():
     return in_bands().float().mean((1, 2))
 
 
-def frequency_study(discriminator, images, labels, *, precision="fp32", batch_size=250, progress):
+def frequency_study(network, images, labels, batch_size=250, title=""):
     """The gradient's energy in each band, and the predictions without and with noise of each band.
 
     The gradient is that of the class margin: the label's logit minus the largest other one.
-    images: uint8 (n, 3, 32, 32); labels: int64 (n,); precision: of the gradient. Returns float32
-    (n, 5) and bool (6, n): whether the prediction is right, first without noise, then under noise
-    of NOISE_RMS in each band.
+    images: uint8 (n, 3, 32, 32); labels: int64 (n,). The gradient is in the network's precision,
+    predictions are in float32. Returns float32 (n, 5) and bool (6, n): whether the prediction is
+    right, first without noise, then under noise of NOISE_RMS in each band.
     """
     energies, right = [], []
-    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    for index, (batch, classes) in enumerate(batches):
-        gradient, _ = loss_gradient(discriminator, batch.float(), classes, precision, margin=True)
+    batches = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
+    for index, (batch, classes) in enumerate(with_progress(batches, title, batch_size)):
+        gradient, _ = loss_gradient(network, batch.float(), classes, margin=True)
         energies.append(band_energy(gradient).cpu())
         stream = random_stream(images.device, 0, Stream.NOISE_IN_BANDS, index)
         bands = range(len(BANDS) - 1)
         noises = [band_noise(len(batch), k, NOISE_RMS, stream, images.device) for k in bands]
         variants = [batch.float(), *((batch + noise).clamp(0, 255) for noise in noises)]
-        predicted = [predict(discriminator, variant).argmax(1) for variant in variants]
+        predicted = [predict(network.at("fp32"), variant).argmax(1) for variant in variants]
         right.append(torch.stack([classes == k for k in predicted]).cpu())
-        progress.step()
     return torch.cat(energies), torch.cat(right, dim=1)
 
 
-def frequency_section(networks, test_set, precision, folder):
+def frequency_section(networks, test_set, folder):
     """The study of all networks; returns {name: metrics}, shares in % for each band.
 
     `differences` are of the loss of accuracy: without noise minus under noise, of the same images.
@@ -91,11 +89,9 @@ def frequency_section(networks, test_set, precision, folder):
     metrics_of, losses_of = {}, {}
     bands = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(BANDS)]
     for network in networks:
-        progress = Progress(f"frequency, {network.name}", math.ceil(len(test_set) / 250), 250)
         energies, (clean, *noisy) = frequency_study(
-            network.model, test_set.images, test_set.labels, precision=precision, progress=progress
+            network, test_set.images, test_set.labels, title=f"frequency, {network.name}"
         )
-        progress.close()
         metrics_of[network.name] = {
             "bands": list(BANDS),
             "white_energy": percentages(white_energy()),

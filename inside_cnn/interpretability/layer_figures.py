@@ -1,10 +1,9 @@
 """Layer by layer: linear probes, how often features fire, class selectivity, similarity."""
 
 import itertools
-import math
 
-from discriminator import MAP_SIZES, NUM_LAYERS
-from inside_cnn.core.progress import Progress
+from discriminator import MAP_SIZES
+from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_charts
 from inside_cnn.interpretability.layer_probes import (
     firing_rate,
@@ -13,11 +12,10 @@ from inside_cnn.interpretability.layer_probes import (
     probe_accuracy,
     selective_features,
 )
+from inside_cnn.interpretability.network import TRAININGS, Network, line_styles
 from inside_cnn.interpretability.receptive_field import geometry
-from inside_cnn.interpretability.trained_networks import TRAININGS, line_styles
 
 IMAGES = 10_000  # test images; the probe is fitted on one half and tested on the other
-LAYERS = range(1, NUM_LAYERS + 1)
 
 
 def layer_section(networks, test_set, folder):
@@ -30,14 +28,9 @@ def layer_section(networks, test_set, folder):
     test_set = test_set.first(IMAGES)
     metrics_of, features_of = {}, {}
     for network in networks:
-        progress = Progress(f"layers, {network.name}", math.ceil(len(test_set) / 500), 500)
-        features_of[network.name] = pooled_features(
-            network.model, test_set.images, progress=progress
-        )
-        progress.close()
-        progress = Progress(f"probes, {network.name}", NUM_LAYERS, 1)
-        metrics_of[network.name] = measures(features_of[network.name], test_set, progress)
-        progress.close()
+        features = pooled_features(network, test_set.images, title=f"layers, {network.name}")
+        features_of[network.name] = list(features.values())
+        metrics_of[network.name] = measures(features, test_set, f"probes, {network.name}")
     for one, other in itertools.combinations(features_of, 2):
         pairs = list(zip(features_of[one], features_of[other], strict=True))
         for key, standardize in (("cka", False), ("cka_standardized", True)):
@@ -50,12 +43,16 @@ def layer_section(networks, test_set, folder):
     return metrics_of
 
 
-def measures(features_of_layers, test_set, progress):
-    """{measure: one value for each layer} of one network; the similarities are still empty."""
+def measures(features_of, test_set, title):
+    """{measure: one value for each layer} of one network; the similarities are still empty.
+
+    features_of: of pooled_features.
+    """
     labels, classes = test_set.labels.cpu(), len(test_set.class_names)
     half = len(labels) // 2
     metrics = {key: [] for key in TABLE} | {"cka": {}, "cka_standardized": {}}
-    for layer, features in zip(LAYERS, features_of_layers, strict=True):
+    for layer in with_progress(list(features_of), title, 1):
+        features = features_of[layer]
         rate = firing_rate(features)
         values = {
             "receptive_field": geometry(layer)[0],
@@ -69,7 +66,6 @@ def measures(features_of_layers, test_set, progress):
         }
         for key, value in values.items():
             metrics[key].append(round(value, 2))
-        progress.step()
     return metrics | {"images": [half, len(labels) - half]}
 
 
@@ -94,11 +90,11 @@ def print_tables(networks, metrics_of):
         metrics = metrics_of[network.name]
         columns = [(heading, form, metrics[key]) for key, (heading, form) in TABLE.items()]
         images = sum(metrics["images"])
-        print(f"layer by layer, {network.words}, {images} test images:")
+        print(f"layer by layer, {network.title}, {images} test images:")
         print("  ".join(["  layer"] + [heading for heading, _, _ in columns]))
-        for index in range(NUM_LAYERS):
+        for index, layer in enumerate(network.layer_names):
             cells = [f"{values[index]:>{len(heading)}{form}}" for heading, form, values in columns]
-            print("  ".join([f"{index + 1:>7}", *cells]))
+            print("  ".join([f"{layer:>7}", *cells]))
 
 
 def draw(metrics_of, path):
@@ -116,7 +112,10 @@ def draw(metrics_of, path):
         if key.startswith("cka"):
             lines = similarity_lines(metrics_of, key)
         else:
-            lines = {name: (LAYERS, of[key], styles[name]) for name, of in metrics_of.items()}
+            lines = {
+                name: (Network.layer_names, of[key], styles[name])
+                for name, of in metrics_of.items()
+            }
         if lines:
             charts[title] = {"x": "layer", "y": y, "height": height, "lines": lines}
     save_charts(charts, path)
@@ -139,5 +138,5 @@ def similarity_lines(metrics_of, key="cka"):
         else:
             kind, style = "two controls", {"color": "C7", "linewidth": 1}
         name = f"_{pair}" if kind in lines else kind  # matplotlib leaves out what begins with "_"
-        lines[name] = (LAYERS, metrics_of[pair[0]][key][pair[1]], style)
+        lines[name] = (Network.layer_names, metrics_of[pair[0]][key][pair[1]], style)
     return lines

@@ -8,25 +8,19 @@ import torch
 import torch.nn.functional as F
 
 from data_tools import to_signed
-from discriminator import NUM_LAYERS
-from inside_cnn.core.device import autocast
+from inside_cnn.core.progress import with_progress
 
 MIN_FIRING_RATE = 0.01  # of a feature that `selective_features` considers
 
 
 @torch.no_grad()
-def pooled_features(discriminator, images, precision="fp32", batch_size=500, progress=None):
-    """uint8 (n, 3, 32, 32) -> one float32 (n, width) for each layer, 1 to 8, on the CPU."""
-    parts_of = [[] for _ in range(NUM_LAYERS)]
-    for batch in images.split(batch_size):
-        with autocast(batch.device, precision):
-            x = to_signed(batch).contiguous(memory_format=torch.channels_last)
-            for parts, block in zip(parts_of, discriminator.blocks, strict=True):
-                x = block(x)
-                parts.append(discriminator.pool(x).float().cpu())
-        if progress is not None:
-            progress.step()
-    return [torch.cat(parts) for parts in parts_of]
+def pooled_features(network, images, batch_size=500, title=""):
+    """uint8 (n, 3, 32, 32) -> {layer: float32 (n, width)} on the CPU, computed in float32."""
+    parts_of = {layer: [] for layer in network.layer_names}
+    for batch in with_progress(images.split(batch_size), title, batch_size):
+        for layer, maps in network.at("fp32").activations_of(to_signed(batch), parts_of):
+            parts_of[layer].append(network.pool(maps).cpu())
+    return {layer: torch.cat(parts) for layer, parts in parts_of.items()}
 
 
 def fit_probe(features, labels, classes, decay=1e-3):

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from data_tools import Dataset, to_uint8
 from discriminator import MAP_SIZES
-from inside_cnn.core.device import autocast
 from inside_cnn.core.progress import Progress
 from inside_cnn.engine.plots import save_image_grid, shortened
 from inside_cnn.interpretability.activation_maximization import (
@@ -86,24 +85,24 @@ def values_of(objective, images, start, views=VIEWS):
     return objective(images), held_out(objective, images, views), of_start
 
 
-def class_section(network, ascent, precision, folder):
+def class_section(network, ascent, folder):
     """One image per class that maximizes its logit; returns {class: metrics} and the images.
 
     Leaves max_class_....png in `folder`.
     """
-    objective = class_objective(network.model, precision)
+    objective = class_objective(network)
     names = network.class_names
     title = f"classes, {network.name}"
     images = ascent.climb(objective, network.start, len(names), kind="class", title=title)
     columns = [v.tolist() for v in values_of(objective, images, network.start)]
-    with torch.no_grad(), autocast(images.device, precision):
-        columns.append(network.model(images)[1].float().softmax(1).diagonal().tolist())
+    with torch.no_grad():
+        columns.append(network.logits(images).softmax(1).diagonal().tolist())
     path = folder / f"max_class_{network.slug}.png"
     rows = list(zip(names, *columns, strict=True))
     save_image_grid(
         to_uint8(images),
         path,
-        title=f"Images that maximize a class logit, discriminator {network.words}",
+        title=f"Images that maximize a class logit, discriminator {network.title}",
         captions=[f"{shortened(n, 24)}\nlogit {v:.1f}, moved {m:.1f}" for n, v, m, _, _ in rows],
         columns=5 if len(names) <= 25 else 8,
         scale=6,
@@ -190,7 +189,7 @@ class LayerUnits:
         return torch.cat([to_uint8(part).cpu(), examples]), captions, boxes
 
 
-def feature_section(network, layers, ascent, precision, folder, test_set=None):
+def feature_section(network, layers, ascent, folder, test_set=None):
     """Images that maximize features of these layers; returns {layer: metrics}.
 
     The classic method takes the first 100 features and maximizes the largest activation over the
@@ -205,12 +204,11 @@ def feature_section(network, layers, ascent, precision, folder, test_set=None):
     if ascent.robust and test_set is not None:
         batches = math.ceil(len(test_set) / 500)
         progress = Progress(f"features on test images, {network.name}", batches, 500)
-        strongest = strongest_units(network.model, test_set.images, layers, progress=progress)
+        strongest = strongest_units(network.at("fp32"), test_set.images, layers, progress=progress)
         progress.close()
         units = {layer: LayerUnits(layer, test_set, *strongest[layer]) for layer in layers}
     return {
-        str(layer): _one_layer(network, layer, ascent, precision, folder, units.get(layer))
-        for layer in layers
+        str(layer): _one_layer(network, layer, ascent, folder, units.get(layer)) for layer in layers
     }
 
 
@@ -225,25 +223,24 @@ def views_of(layer, positions):
     return VIEWS._replace(shift=shift, centers=centers(positions, layer))
 
 
-def _one_layer(network, layer, ascent, precision, folder, units):
+def _one_layer(network, layer, ascent, folder, units):
     """The picture and the metrics of one layer; units: its LayerUnits, or None."""
-    model, name = network.model, network.name
     if units is not None:
         selected, others = units.choose()
         positions = units.positions
     else:
         count = 2 * FEATURES if ascent.robust else CLASSIC_FEATURES
-        selected, others = torch.arange(min(count, model.width)), torch.arange(0)
-        positions = middle_of(layer, model.width)
+        selected, others = torch.arange(min(count, network.width)), torch.arange(0)
+        positions = middle_of(layer, network.width)
     chosen = torch.cat([selected, others])
-    if ascent.robust:
-        objective = unit_objective(model, layer, chosen, positions[chosen], precision)
-        exact = unit_objective(model, layer, chosen, positions[chosen])
-        views = views_of(layer, positions[chosen])
-    else:
-        objective, views = feature_objective(model, layer, precision, chosen), VIEWS
-        exact = feature_objective(model, layer, features=chosen)
-    title = f"layer {layer}, {name}"
+    objective, exact = (
+        unit_objective(n, layer, chosen, positions[chosen])
+        if ascent.robust
+        else feature_objective(n, layer, chosen)
+        for n in (network, network.at("fp32"))
+    )
+    views = views_of(layer, positions[chosen]) if ascent.robust else VIEWS
+    title = f"layer {layer}, {network.name}"
     images = ascent.climb(
         objective, network.start, len(chosen), kind="feature", views=views, title=title
     )
@@ -260,9 +257,9 @@ def _one_layer(network, layer, ascent, precision, folder, units):
     if units is not None:
         metrics |= units.compare(selected, chosen, values)
         title = (
-            f"Layer {layer}, trained {name}: an image that maximizes a feature where it peaks, and "
-            "the test images that activate it most. Left: features that stand out most, right: "
-            "random others. In brackets: ratio to the best test image"
+            f"Layer {layer}, trained {network.name}: an image that maximizes a feature where it "
+            "peaks, and the test images that activate it most. Left: features that stand out "
+            "most, right: random others. In brackets: ratio to the best test image"
         )
         draw_beside_examples(units, (selected, others), images, values.tolist(), path, title)
     else:
@@ -272,7 +269,7 @@ def _one_layer(network, layer, ascent, precision, folder, units):
         save_image_grid(
             to_uint8(images),
             path,
-            title=f"Layer {layer}, trained {name}: each image maximizes one feature",
+            title=f"Layer {layer}, trained {network.name}: each image maximizes one feature",
             captions=[f"{feature}: {value:.1f}" for feature, value in pairs],
         )
     print(

@@ -48,7 +48,7 @@ def open_summary(path, networks):
     if (path.parent / "config.json").exists():
         raise UserError(f"{path.parent} holds a training run; give another --output_dir")
     before = json.loads(path.read_bytes()) if path.exists() else {}
-    descriptions = {network.name: network.about() for network in networks}
+    descriptions = {network.name: network.description() for network in networks}
     summary = {name: before.get(name, about) for name, about in descriptions.items()}
     changed = [n for n in networks if not descriptions[n.name].items() <= summary[n.name].items()]
     for name in [name for name in before if name not in summary]:

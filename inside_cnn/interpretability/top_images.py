@@ -8,15 +8,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from data_tools import to_signed
-from discriminator import NUM_LAYERS
-from inside_cnn.core.device import autocast
 from inside_cnn.core.files import write_atomically
 
 PEAK_IMAGES = 8  # the images that activate a feature most: they decide where it peaks
 
 
 @torch.no_grad()
-def strongest_units(model, images, layers, precision="fp32", batch_size=500, progress=None):
+def strongest_units(network, images, layers, batch_size=500, progress=None):
     """Where each feature of these layers is strongest in each image, in one pass for all layers.
 
     In bfloat16 several positions of a map may share the maximum; the first of them is taken.
@@ -24,14 +22,10 @@ def strongest_units(model, images, layers, precision="fp32", batch_size=500, pro
     """
     parts_of = {layer: [] for layer in layers}
     for batch in images.split(batch_size):
-        with autocast(batch.device, precision):
-            x = to_signed(batch).contiguous(memory_format=torch.channels_last)
-            for layer, block in enumerate(model.blocks[: max(layers)], start=1):
-                x = block(x)
-                if layer in parts_of:
-                    values, places = x.float().flatten(2).max(2)
-                    rows, columns = places // x.shape[3], places % x.shape[3]
-                    parts_of[layer].append(torch.stack([values, rows, columns]).cpu())
+        for layer, maps in network.activations_of(to_signed(batch), layers):
+            values, places = maps.float().flatten(2).max(2)
+            rows, columns = places // maps.shape[3], places % maps.shape[3]
+            parts_of[layer].append(torch.stack([values, rows, columns]).cpu())
         if progress is not None:
             progress.step()
     return {layer: torch.cat(parts, dim=1) for layer, parts in parts_of.items()}
@@ -68,18 +62,18 @@ class TopImages(NamedTuple):
 
 
 @torch.no_grad()
-def top_images(model, images, precision="fp32", count=8, batch_size=500, progress=None):
-    """The TopImages of a discriminator over uint8 (n, 3, 32, 32); count is at most n."""
-    units = strongest_units(
-        model, images, range(1, NUM_LAYERS + 1), precision, batch_size, progress
-    )
+def top_images(network, images, count=8, batch_size=500, progress=None):
+    """The TopImages of a network over uint8 (n, 3, 32, 32); count is at most n."""
+    units = strongest_units(network, images, network.layer_names, batch_size, progress)
     found = []
     for values, rows, columns in units.values():
         best = values.topk(count, dim=0)
         places = (part.gather(0, best.indices).long() for part in (rows, columns))
         found.append((best.values, best.indices, *places))
-    logits = model.class_head(units[NUM_LAYERS][0].to(images.device)).cpu()
-    of_classes = logits.topk(count, dim=0).indices
+    last = network.layer_names[-1]
+    pooled = units[last][0].to(images.device)[:, :, None, None]  # as maps of one unit
+    _, logits = network.at("fp32").from_activations(pooled, last)
+    of_classes = logits.cpu().topk(count, dim=0).indices
     return TopImages(*(torch.stack(parts) for parts in zip(*found, strict=True)), of_classes)
 
 

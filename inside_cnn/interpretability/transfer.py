@@ -4,7 +4,7 @@ import torch
 from matplotlib.figure import Figure
 
 from data_tools import to_uint8
-from inside_cnn.core.progress import Progress
+from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_figure
 from inside_cnn.interpretability.adversarial import predict, projected_gradient, random_noise
 
@@ -12,7 +12,7 @@ EPSILON = 8.0  # of the adversarial images, in pixel values of 0 to 255
 IMAGES = 500  # test images
 
 
-def agreement(networks, images_of, labels, precision="fp32"):
+def agreement(networks, images_of, labels):
     """{source: {network: share of the source's images that it gives their label, %}}.
 
     images_of: {source: float (n, 3, 32, 32) in [0, 255]}; labels: int64 (n,).
@@ -20,32 +20,29 @@ def agreement(networks, images_of, labels, precision="fp32"):
     return {
         source: {
             network.name: 100
-            * (predict(network.model, images, precision).argmax(1) == labels).double().mean().item()
+            * (predict(network, images).argmax(1) == labels).double().mean().item()
             for network in networks
         }
         for source, images in images_of.items()
     }
 
 
-def adversarial_images(network, images, labels, precision="fp32", batch_size=250):
+def adversarial_images(network, images, labels, batch_size=250):
     """Images attacked by 20 steps at EPSILON: uint8 (n, 3, 32, 32) -> float32, [0, 255].
 
     All images take all steps: images that stop where they just fool this network would transfer
     the less, the easier it is to fool.
     """
-    progress = Progress(f"transfer, {network.name}", -(-len(labels) // batch_size), batch_size)
     attacked = []
-    for batch, classes in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+    batches = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
+    for batch, classes in with_progress(batches, f"transfer, {network.name}", batch_size):
         stream = torch.Generator(images.device).manual_seed(0)
-        options = {"steps": 20, "stop_early": False, "generator": stream, "precision": precision}
-        images_of_batch, _ = projected_gradient(network.model, batch, classes, EPSILON, **options)
-        attacked.append(images_of_batch)
-        progress.step()
-    progress.close()
+        options = {"steps": 20, "stop_early": False, "generator": stream}
+        attacked.append(projected_gradient(network, batch, classes, EPSILON, **options)[0])
     return torch.cat(attacked)
 
 
-def transfer_section(networks, test_set, precision, folder, class_images):
+def transfer_section(networks, test_set, folder, class_images):
     """Both matrices; returns {name of the source: {matrix: {name of the network: %}}}.
 
     The adversarial one has two more sources, the test images as they are and under noise of
@@ -56,16 +53,14 @@ def transfer_section(networks, test_set, precision, folder, class_images):
     """
     test_set = test_set.first(IMAGES)
     images, labels = test_set.images, test_set.labels
-    adversarial = {
-        network.name: adversarial_images(network, images, labels, precision) for network in networks
-    }
+    adversarial = {n.name: adversarial_images(n, images, labels) for n in networks}
     stream = torch.Generator(images.device).manual_seed(0)
     baselines = {"test images": images.float(), "noise": random_noise(images, EPSILON, stream)}
     of_classes = {name: to_uint8(images).float() for name, images in class_images.items()}
     classes = torch.arange(len(test_set.class_names), device=labels.device)
     matrices = {
-        "class_images": agreement(networks, of_classes, classes, precision),
-        "adversarial_images": agreement(networks, adversarial | baselines, labels, precision),
+        "class_images": agreement(networks, of_classes, classes),
+        "adversarial_images": agreement(networks, adversarial | baselines, labels),
     }
     names = [network.name for network in networks]
     plot_matrices(matrices, names, folder / "transfer.png")

@@ -116,8 +116,8 @@ class Judge:
         for batch in with_progress(images.split(batch_size), title, batch_size):
             with autocast(self.device, self.precision):
                 batch = to_signed(batch.to(self.device))
-                pooled = self.model.pool(self.model.features(batch, NUM_LAYERS))
-                logits = self.model.class_head(pooled)
+                maps = self.model.features(batch, NUM_LAYERS)
+                pooled, (_, logits) = self.model.pool(maps), self.model.head(maps)
             features.append(pooled.double().cpu())
             classes.append(logits.argmax(1).cpu())
         return torch.cat(features), torch.cat(classes)

@@ -30,11 +30,11 @@ def test_the_last_image_is_that_of_the_pictures(network, goal):
     one = torch.tensor([goal.number])
     if goal.layer is None:
         kind, restarts, views = "class", 4, VIEWS
-        objective = class_objective(network.model, classes=one)
+        objective = class_objective(network, classes=one)
     else:
         position = torch.tensor([goal.position or (4, 4)])
         kind, restarts, views = "feature", 2, views_of(4, position)
-        objective = unit_objective(network.model, 4, one, position)
+        objective = unit_objective(network, 4, one, position)
     options = {"smoothness": SMOOTHNESS[kind], "restarts": restarts, "settle": SETTLE[kind]}
     expected = maximize_robustly(objective, 1, steps=6, views=views, **options)
     assert torch.equal(best, expected)
@@ -44,7 +44,7 @@ def test_the_last_image_is_that_of_the_pictures(network, goal):
 def test_the_classic_climb(network):
     way = list(climb(network, Goal(2), "classic", steps=20))
     assert torch.equal(way[0], network.start)
-    objective = class_objective(network.model, classes=torch.tensor([2]))
+    objective = class_objective(network, classes=torch.tensor([2]))
     assert torch.equal(way[-1], maximize(objective, network.start, steps=20))
     assert objective(way[-1]) > objective(way[0])
 

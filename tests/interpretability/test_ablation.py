@@ -8,6 +8,7 @@ from discriminator import NUM_LAYERS
 from generator import Generator
 from inside_cnn.interpretability.ablation import classes_named, images_without, outputs_without
 from inside_cnn.metrics import sampling
+from networks import as_network
 
 
 @pytest.mark.parametrize("layer", range(1, NUM_LAYERS + 1))
@@ -19,7 +20,7 @@ def test_a_silenced_feature_is_one_whose_weights_are_0(trained, images, layer):
     norm.weight[features] = 0
     norm.bias[features] = 0
     for ours, theirs in zip(
-        outputs_without(trained, images, layer, features), without(images), strict=True
+        outputs_without(as_network(trained), images, layer, features), without(images), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
     assert not torch.allclose(without(images)[1], trained(images)[1])
@@ -29,7 +30,7 @@ def test_with_all_features_nothing_changes(trained, images):
     none = torch.tensor([], dtype=torch.int64)
     for layer in (1, NUM_LAYERS):
         for ours, whole in zip(
-            outputs_without(trained, images, layer, none), trained(images), strict=True
+            outputs_without(as_network(trained), images, layer, none), trained(images), strict=True
         ):
             assert torch.equal(ours, whole)
 
@@ -59,6 +60,6 @@ def test_another_block(block):
 def test_classes_named_in_batches(trained):
     pixels = torch.randint(0, 256, (30, 3, 32, 32), dtype=torch.uint8)
     whole = trained(to_signed(pixels))[1].argmax(1)
-    assert torch.equal(classes_named(trained, pixels, batch_size=7), whole)
-    silenced = classes_named(trained, pixels, 4, list(range(12)))
+    assert torch.equal(classes_named(as_network(trained), pixels, batch_size=7), whole)
+    silenced = classes_named(as_network(trained), pixels, 4, list(range(12)))
     assert len(silenced.unique()) == 1  # nothing of the image is left

@@ -19,12 +19,13 @@ from inside_cnn.interpretability.activation_maximization import (
     unit_objective,
     views_at,
 )
+from networks import as_network
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return Discriminator(width=12).requires_grad_(False)
+    return as_network(Discriminator(width=12).requires_grad_(False))
 
 
 def seeded():
@@ -35,9 +36,9 @@ def seeded():
 
 
 def test_objectives_pick_the_diagonal(network, images):
-    logits = network(images)[1]
+    logits = network.logits(images)
     assert torch.equal(class_objective(network)(images), logits.diagonal())
-    pooled = network.features(images, 3).amax((2, 3))
+    pooled = network.activations(images, 3).amax((2, 3))
     values = feature_objective(network, 3)(images)
     assert torch.equal(values, pooled.diagonal())
 
@@ -45,20 +46,20 @@ def test_objectives_pick_the_diagonal(network, images):
 def test_units_at_their_positions(network, images):
     features, positions = torch.tensor([7, 2]), torch.tensor([[0, 3], [7, 7]])
     values = unit_objective(network, 4, features, positions)(images)
-    maps = network.features(images, 4)
+    maps = network.activations(images, 4)
     expected = [maps[i, 2, 7, 7] if i % 2 else maps[i, 7, 0, 3] for i in range(8)]
     assert torch.equal(values, torch.stack(expected))
 
 
 def test_features_by_index(network, images):
-    pooled = network.features(images, 3).amax((2, 3))
+    pooled = network.activations(images, 3).amax((2, 3))
     values = feature_objective(network, 3, features=torch.tensor([7, 2, 7]))(images)
     assert torch.equal(values, pooled[torch.arange(8), torch.tensor([7, 2, 7, 7, 2, 7, 7, 2])])
 
 
 def test_a_feature_runs_no_later_layer(network):
     ran = []
-    for layer, block in enumerate(network.blocks, start=1):
+    for layer, block in enumerate(network.model.blocks, start=1):
         block.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
     objective = feature_objective(network, 4)
     maximize(objective, torch.zeros(2, 3, 32, 32), steps=2)

@@ -21,11 +21,12 @@ from inside_cnn.interpretability.adversarial import (
     smallest_flip,
     study,
 )
+from networks import as_network
 
 
 @pytest.fixture
 def network(trained):
-    return trained
+    return as_network(trained)
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_the_gradient_of_the_cross_entropy_by_hand(network, few_images):
     assert not levels.requires_grad
     assert torch.equal(levels, images.float())
     x = data_tools.to_signed(images).requires_grad_()
-    expected_logits = network(x)[1]
+    expected_logits = network.logits(x)
     loss = F.cross_entropy(expected_logits, labels, reduction="sum")
     (expected,) = torch.autograd.grad(loss, x)
     assert torch.allclose(logits, expected_logits, atol=1e-5)
@@ -103,7 +104,7 @@ def test_the_gradient_of_the_margin_by_hand(network, few_images):
     images, labels = few_images
     x = data_tools.to_signed(images).requires_grad_()
     loss = 0
-    for row, label in zip(network(x)[1], labels, strict=True):
+    for row, label in zip(network.logits(x), labels, strict=True):
         loss = loss + torch.cat([row[:label], row[label + 1 :]]).max() - row[label]
     (expected,) = torch.autograd.grad(loss, x)
     gradient, _ = loss_gradient(network, images.float(), labels, margin=True)
@@ -115,7 +116,7 @@ def test_the_gradient_of_a_targeted_margin_by_hand(network, few_images):
     images, labels = few_images
     targets, index = (labels + 4) % 10, torch.arange(20)
     x = data_tools.to_signed(images).requires_grad_()
-    logits = network(x)[1]
+    logits = network.logits(x)
     (expected,) = torch.autograd.grad((logits[index, targets] - logits[index, labels]).sum(), x)
     gradient, _ = loss_gradient(network, images.float(), labels, margin=True, rivals=targets)
     assert expected.abs().max() > 0.1
@@ -177,8 +178,8 @@ def test_a_sure_network_hides_from_cross_entropy_but_not_from_the_margin(network
     images, labels = test_images
     sure = copy.deepcopy(network)
     with torch.no_grad():
-        sure.class_head.weight.mul_(100)
-        sure.class_head.bias.mul_(100)
+        sure.model.class_head.weight.mul_(100)
+        sure.model.class_head.bias.mul_(100)
     gradient, _ = loss_gradient(sure, images.float(), labels)
     assert (gradient == 0).flatten(1).all(1).sum() > 10
     left = [
@@ -247,18 +248,25 @@ class NearTie(torch.nn.Module):
 
 def test_float32_decides_which_images_are_fooled():
     """Class 1 is predicted of both; bfloat16 takes the second image for fooled."""
-    network = NearTie().requires_grad_(False)
+    network = as_network(NearTie().requires_grad_(False))
     images = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8)
     assert predicted(network, images).tolist() == [1, 1]
-    assert predict(network, images.float(), "bf16").argmax(1).tolist() == [0, 0]
+    assert predict(network.at("bf16"), images.float()).argmax(1).tolist() == [0, 0]
     for precision in ("fp32", "bf16"):
-        options = {"steps": 1, "generator": seeded(), "precision": precision}
-        _, evaluations = projected_gradient(network, images, torch.tensor([0, 1]), 8, **options)
+        options = {"steps": 1, "generator": seeded()}
+        _, evaluations = projected_gradient(
+            network.at(precision), images, torch.tensor([0, 1]), 8, **options
+        )
         assert evaluations.tolist() == [1, torch.inf]
-        options = {"steps": 1, "step_size": 2.0, "precision": precision}
+        options = {"steps": 1, "step_size": 2.0}
         start, moved = (
             projected_gradient(
-                network, images[1:], torch.tensor([1]), 8, generator=seeded(), **options | size
+                network.at(precision),
+                images[1:],
+                torch.tensor([1]),
+                8,
+                generator=seeded(),
+                **options | size,
             )[0]
             for size in ({"step_size": 0.0}, {})
         )
@@ -274,9 +282,9 @@ def test_what_a_step_costs():
         ("fp32", [(True, False)]),
         ("bf16", [(True, True), (False, False)]),
     ):
-        network = NearTie().requires_grad_(False)
-        projected_gradient(network, images, classes, 8, steps=3, precision=precision)
-        assert network.passes == 3 * passes + last
+        network = as_network(NearTie().requires_grad_(False))
+        projected_gradient(network.at(precision), images, classes, 8, steps=3)
+        assert network.model.passes == 3 * passes + last
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -319,7 +327,7 @@ class OfBrightness(torch.nn.Module):
 
     def __init__(self, *logits):
         super().__init__()
-        self.logits, self.num_classes = logits, len(logits)
+        self.logits = logits
 
     def forward(self, images):
         brightness = (127.5 * (images + 1) - 100).mean((1, 2, 3)) / 4
@@ -349,7 +357,7 @@ def grey_study(network):
     """A study of four grey images of class 0, with the full attack at 4/255."""
     images = torch.full((4, 3, 32, 32), 100, dtype=torch.uint8)
     labels = torch.zeros(4, dtype=torch.int64)
-    return images, study(network, images, labels, [2.0, 4.0, 8.0], 4.0)
+    return images, study(as_network(network), images, labels, [2.0, 4.0, 8.0], 4.0)
 
 
 def test_the_full_attack_finds_what_the_largest_other_logit_hides():
@@ -357,9 +365,9 @@ def test_the_full_attack_finds_what_the_largest_other_logit_hides():
     network = OfBrightness(zero, decoy, of_dark_images)
     images, found = grey_study(network)
     one_start, _ = projected_gradient(
-        network, images, torch.zeros(4, dtype=torch.int64), 4, generator=seeded()
+        as_network(network), images, torch.zeros(4, dtype=torch.int64), 4, generator=seeded()
     )
-    assert predicted(network, one_start).tolist() == [0] * 4
+    assert predicted(as_network(network), one_start).tolist() == [0] * 4
     assert found.predicted["pgd"].tolist() == [[0] * 4, [2] * 4, [2] * 4]
     assert (found.evaluations > 2 * STEPS).all()
     assert (found.evaluations < 2 * STEPS + 10).all()
@@ -379,7 +387,7 @@ def test_the_full_attack_is_stronger_than_twenty_steps(network, test_images):
     images, labels = test_images
     for precision in ("fp32", "bf16"):
         levels, evaluations = full_attack(
-            network, images, labels, 4, generator=seeded(), precision=precision
+            network.at(precision), images, labels, 4, generator=seeded()
         )
         assert torch.equal(evaluations.isfinite(), predicted(network, levels) != labels)
         assert torch.equal(evaluations == 0, predicted(network, images) != labels)

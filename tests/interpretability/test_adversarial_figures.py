@@ -21,7 +21,7 @@ def test_accuracies_are_counted_over_the_perturbed_images(tmp_path, epsilon, cap
     moved = (x - 2 * epsilon / 255 * gradient.sign()).clamp(-1, 1)
     before, after = logits.argmax(1), model(moved)[1].argmax(1)
 
-    metrics = one_step(as_network(model), test_set, epsilon, "fp32", tmp_path, "_x", batch_size=30)
+    metrics = one_step(as_network(model), test_set, epsilon, tmp_path, "_x", batch_size=30)
     assert metrics == {
         "epsilon": f"{epsilon}/255",
         "images": 100,

@@ -4,12 +4,13 @@ from captum.attr import IntegratedGradients, LayerGradCam
 
 from discriminator import Discriminator
 from inside_cnn.interpretability.attribution import grad_cam, integrated_gradients
+from networks import as_network
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return Discriminator(width=12).requires_grad_(False)
+    return as_network(Discriminator(width=12).requires_grad_(False))
 
 
 @pytest.mark.parametrize("layer", [2, 7, 8])
@@ -17,7 +18,7 @@ def test_grad_cam_agrees_with_captum(network, images, layer):
     classes = torch.arange(8)
     ours = grad_cam(network, images, classes, layer)
     assert ours.shape == (8, 32, 32)
-    reference = LayerGradCam(lambda x: network(x)[1], network.blocks[layer - 1])
+    reference = LayerGradCam(lambda x: network.logits(x), network.model.blocks[layer - 1])
     x = images.clone().requires_grad_()
     theirs = reference.attribute(x, classes, relu_attributions=True)
     theirs = LayerGradCam.interpolate(theirs, (32, 32), "bilinear").squeeze(1).detach()
@@ -28,7 +29,7 @@ def test_grad_cam_agrees_with_captum(network, images, layer):
 def test_integrated_gradients_agree_with_captum(network, images):
     classes = torch.arange(8)
     ours = integrated_gradients(network, images, classes, steps=16, chunk=50)
-    reference = IntegratedGradients(lambda x: network(x)[1])
+    reference = IntegratedGradients(lambda x: network.logits(x))
     theirs = reference.attribute(
         images, baselines=0.0, target=classes, n_steps=16, method="riemann_middle"
     )
@@ -39,7 +40,7 @@ def test_integrated_gradients_add_up_to_the_rise_of_the_logit(network, images):
     classes = torch.arange(8)
     baseline = images.roll(1, 0)
     parts = integrated_gradients(network, images, classes, baseline, steps=512)
-    rise = network(images)[1] - network(baseline)[1]
+    rise = network.logits(images) - network.logits(baseline)
     rise = rise.gather(1, classes[:, None]).squeeze(1)
     assert rise.abs().max() > 0.05
     assert torch.allclose(parts.sum((1, 2, 3)), rise, atol=0.02)
@@ -57,6 +58,6 @@ def test_grad_cam_finds_the_part_that_matters():
         network.class_head.weight[3, 0] = 1
     image = -torch.ones(1, 3, 32, 32)
     image[0, 0, 16:, :16] = 1
-    regions = grad_cam(network, image, torch.tensor([3]), layer=7)[0]
+    regions = grad_cam(as_network(network), image, torch.tensor([3]), layer=7)[0]
     assert regions[20:28, 4:12].min() > 3 * regions[4:12].max()
-    assert grad_cam(network, image, torch.tensor([5]), layer=7).abs().max() == 0
+    assert grad_cam(as_network(network), image, torch.tensor([5]), layer=7).abs().max() == 0

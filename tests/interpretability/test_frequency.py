@@ -74,13 +74,13 @@ def test_networks_of_known_frequency(tmp_path):
     networks = [as_network(LowPass(), "without G"), as_network(Finest(), "with G")]
     test_set.labels = (test_set.images[..., :16].float().mean((1, 2, 3)) < 127.5).long()
     assert white_energy().sum().item() == pytest.approx(1)
-    low = frequency_section(networks, test_set, "fp32", tmp_path)["without G"]
+    low = frequency_section(networks, test_set, tmp_path)["without G"]
     assert low["gradient_energy"][0] > 80
     assert low["accuracy"] == 100
     assert low["accuracy_under_noise"][2:] == pytest.approx([100] * 3, abs=2)
     _, logits = networks[1].model(data_tools.to_signed(test_set.images))
     test_set.labels = logits.argmax(1)
-    high = frequency_section(networks, test_set, "fp32", tmp_path)["with G"]
+    high = frequency_section(networks, test_set, tmp_path)["with G"]
     assert high["gradient_energy"][4] == pytest.approx(100, abs=0.01)
     assert high["accuracy_under_noise"][0] > 90 > high["accuracy_under_noise"][4]
     assert (tmp_path / "frequency.png").exists()

@@ -19,7 +19,7 @@ def test_each_measure_is_of_its_own_layer_and_network(trained, tmp_path, capsys)
     metrics_of = layer_section(networks, test, tmp_path)
     for network in networks:
         metrics = metrics_of[network.name]
-        features_of = pooled_features(network.model, test.images)
+        features_of = pooled_features(network, test.images).values()
         labels = test.labels
         accuracies = [
             probe_accuracy(features[:150], labels[:150], features[150:], labels[150:])

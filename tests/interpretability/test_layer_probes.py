@@ -17,6 +17,7 @@ from inside_cnn.interpretability.layer_probes import (
     selectivity,
     stand_out,
 )
+from networks import as_network
 
 
 @pytest.fixture
@@ -32,9 +33,9 @@ def test_pooled_features_are_those_of_each_layer(images):
     torch.manual_seed(0)
     network = Discriminator(width=5)
     levels = data_tools.to_uint8(images)
-    features_of_layers = pooled_features(network, levels, batch_size=3)
-    assert len(features_of_layers) == 8
-    for layer, features in enumerate(features_of_layers, start=1):
+    features_of = pooled_features(as_network(network), levels, batch_size=3)
+    assert list(features_of) == list(range(1, 9))
+    for layer, features in features_of.items():
         expected = network.features(data_tools.to_signed(levels), layer).amax((2, 3))
         assert torch.allclose(features, expected, atol=1e-5)
 

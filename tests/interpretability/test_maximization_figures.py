@@ -27,11 +27,11 @@ def climb(method, objective, kind, views):
 def test_robust_images_excite_more_over_held_out_views_than_classic_ones(trained, layer):
     """With the settings that are shipped, where both climb the same: a class (no layer), or the
     unit in the middle."""
-    kind, views, objective = "class", VIEWS, class_objective(trained)
+    kind, views, objective = "class", VIEWS, class_objective(as_network(trained))
     if layer is not None:
         positions = maximization_figures.middle_of(layer, 10)
         kind, views = "feature", maximization_figures.views_of(layer, positions)
-        objective = unit_objective(trained, layer, torch.arange(10), positions)
+        objective = unit_objective(as_network(trained), layer, torch.arange(10), positions)
     robust = climb("robust", objective, kind, views)
     classic = climb("classic", objective, kind, views)
     assert robust.abs().max() <= 1
@@ -83,14 +83,14 @@ def test_a_feature_tied_to_one_position_is_maximized_there(tied, tmp_path, capsy
     network = as_network(tied)
     network.start = torch.zeros(1, 3, 32, 32)
     ascent = Ascent(steps=60)
-    metrics = feature_section(network, [4], ascent, "fp32", tmp_path, test_set)["4"]
+    metrics = feature_section(network, [4], ascent, tmp_path, test_set)["4"]
     chosen = metrics["features"] + metrics["random_features"]
     assert sorted(chosen) == list(range(12))
     index = chosen.index(3)
     assert metrics["position"][index] == [1, 6]
     assert metrics["activation"][index] > metrics["best_test_image"][index] > 0
     assert 3 not in metrics["below_best_test_image"]
-    middle = unit_objective(tied, 4, torch.tensor([3]), torch.tensor([[4, 4]]))
+    middle = unit_objective(network, 4, torch.tensor([3]), torch.tensor([[4, 4]]))
     assert (middle(to_signed(test_set.images)) < 0).all()
     below = metrics["below_best_test_image"]
     assert f"{12 - len(below)} of 12 synthetic images" in capsys.readouterr().out

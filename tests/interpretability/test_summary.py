@@ -68,5 +68,5 @@ def test_an_interruption_leaves_no_summary_that_names_a_missing_figure(
         with pytest.raises(KeyboardInterrupt):
             summary.open_summary(path, [network])
     assert json.loads(path.read_text()) == {"with G": {}}
-    assert summary.open_summary(path, [network]) == {"with G": network.about()}
+    assert summary.open_summary(path, [network]) == {"with G": network.description()}
     assert not list(tmp_path.glob("*.png"))

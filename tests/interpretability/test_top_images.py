@@ -12,6 +12,7 @@ from inside_cnn.interpretability.top_images import (
     strongest_units,
     top_images,
 )
+from networks import as_network
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def found(trained, images):
-    return top_images(trained, images, count=5, batch_size=50)
+    return top_images(as_network(trained), images, count=5, batch_size=50)
 
 
 @pytest.mark.parametrize("layer", [1, 4, 8])
@@ -69,7 +70,7 @@ def test_the_digest_is_of_the_pixels(images):
 
 def test_strongest_units_are_the_largest_values_of_the_maps(trained):
     images = data_tools.load_shapes()[1].images[:5]
-    units = strongest_units(trained, images, [2, 7], "fp32", batch_size=2)
+    units = strongest_units(as_network(trained), images, [2, 7], batch_size=2)
     assert units.keys() == {2, 7}
     index, feature = torch.arange(5)[:, None], torch.arange(trained.width)
     for layer, (values, rows, columns) in units.items():
@@ -92,7 +93,7 @@ def test_strongest_units_are_where_the_pattern_is():
     images = torch.full((2, 3, 32, 32), 127, dtype=torch.uint8)
     for image, (row, column) in zip(images, spots, strict=True):
         image[:, row : row + 3, column : column + 3] = 255
-    units = strongest_units(network, images, [1, 2, 3, 4], "fp32")
+    units = strongest_units(as_network(network), images, [1, 2, 3, 4])
     for layer, (_, rows, columns) in units.items():
         for index, (row, column) in enumerate(spots):
             for feature in range(network.width):

@@ -20,7 +20,8 @@ from inside_cnn.core.output_folder import writing_to
 from inside_cnn.engine import cli
 from inside_cnn.engine.plots import save_film
 from inside_cnn.engine.weights import check_classes, common_class_names, load_model
-from inside_cnn.interpretability import adversarial_figures, critic_score
+from inside_cnn.interpretability import critic_score
+from inside_cnn.interpretability.adversarial_figures import one_step, strength_section
 from inside_cnn.interpretability.attribution import attribution_section
 from inside_cnn.interpretability.calibration import calibration_section
 from inside_cnn.interpretability.frequency import frequency_section
@@ -167,15 +168,15 @@ def load_images(args, networks, device):
         )
     name = names[0] if args.dataset == "auto" else args.dataset
     if name not in DATASETS:
-        raise UserError("the weights do not tell what set they were trained on; give --dataset")
+        raise UserError("the weights do not name the set they were trained on; give --dataset")
     needed = [section for section in NEED_IMAGES if getattr(args, section)]
-    untold = [network for network in networks if network.start is None]
+    without_start = any(network.start is None for network in networks)
     try:
-        train, test = load_dataset(name, args.data_dir, download=bool(needed or untold))
+        train, test = load_dataset(name, args.data_dir, download=bool(needed or without_start))
     except DataMissing as reason:
-        if untold or (needed and not args.all_sections) or args.dataset == "folder":
+        if without_start or (needed and not args.all_sections) or args.dataset == "folder":
             raise
-        print(f"left out for want of test images: {', '.join(needed) or 'examples'} ({reason})")
+        print(f"left out without test images: {', '.join(needed) or 'examples'} ({reason})")
         for section in needed:
             setattr(args, section, False)
         return None, None
@@ -183,21 +184,22 @@ def load_images(args, networks, device):
     for network in networks:
         check_classes(network.path, network.metadata, test)
     test = test.first(args.limit_test)
-    for flag, wanted in {"limit_test": needed, "study_images": args.perturb_images}.items():
-        few = test.first(getattr(args, flag))
-        if wanted and getattr(args, flag) and few.labels.unique().numel() < len(test.class_names):
-            raise UserError(f"--{flag} {getattr(args, flag)} leaves a class without an image")
+    for flag, used in {"limit_test": needed, "study_images": args.perturb_images}.items():
+        count = getattr(args, flag)
+        classes = test.first(count).labels.unique().numel()
+        if used and count and classes < len(test.class_names):
+            raise UserError(f"--{flag} {count} leaves a class without an image")
     return train.first(args.limit_test).to(device), test.to(device)
 
 
 def film(args, networks, path):
-    """The sample grids beside the weights of the network trained with G, as a film."""
+    """An animation of the sample grids in the folder of the network trained with G."""
     folders = [Path(n.path).parent / "samples" for n in networks if n.name == "with G"]
     frames = sorted(folders[0].glob("[0-9]*.png")) if folders else []
     if len(frames) < 2:
         why = f"fewer than two sample grids in {folders[0]}" if folders else "no GAN"
         if not args.all_sections:
-            raise UserError(f"--film: {why}; train_gan.py draws one after each epoch")
+            raise UserError(f"--film: {why}; train_gan.py writes one after each epoch")
         print(f"no film: {why}")
         return
     save_film(frames, path)
@@ -236,21 +238,12 @@ def make_figures(args, networks, ascent, sets, folder, summary):
 
     if args.perturb_images:
         for network in networks:
-            metrics = adversarial_figures.one_step(
-                network,
-                test_set,
-                args.epsilon,
-                folder,
-                suffix="" if network is networks[0] else f"_{network.slug}",
-                batch_size=args.batch_size,
-            )
+            suffix = "" if network is networks[0] else f"_{network.slug}"
+            options = {"suffix": suffix, "batch_size": args.batch_size}
+            metrics = one_step(network, test_set, args.epsilon, folder, **options)
             keep(network.name, "perturbation", metrics)
-        metrics_of = adversarial_figures.strength_section(
-            networks,
-            test_set.first(args.study_images or STUDY_IMAGES),
-            folder,
-            batch_size=args.batch_size,
-        )
+        study_set = test_set.first(args.study_images or STUDY_IMAGES)
+        metrics_of = strength_section(networks, study_set, folder, args.batch_size)
         keep_all("strength_study", metrics_of)
     class_images = {}
     if args.max_classification_output or args.transfer:
@@ -298,12 +291,12 @@ def run(args):
     common_class_names({network.path: network.metadata for network in networks})
     ascent = Ascent(method=args.method, steps=args.steps, lr=args.lr, decay=args.decay)
     train_set = test_set = None
-    untold = [network for network in networks if network.start is None]
+    without_start = [network for network in networks if network.start is None]
     examples = args.max_features and ascent.robust
-    wanted = untold or examples or args.dataset != "auto"
-    if wanted or any(getattr(args, section) for section in NEED_IMAGES):
+    requested = any(getattr(args, section) for section in NEED_IMAGES)
+    if requested or without_start or examples or args.dataset != "auto":
         train_set, test_set = load_images(args, networks, device)
-    for network in untold if test_set is not None else ():
+    for network in without_start if test_set is not None else ():
         network.set_start(test_set.facts())
     folder = Path(args.output_dir)
     summary = open_summary(folder / "summary.json", networks)

@@ -229,7 +229,7 @@ def test_explicit_sections_fail_and_implied_ones_are_left_out_without_data(
     assert "there are none" in refused(visualization, *QUICK, "--attribution")
     code, out, _ = run_main(visualization, *QUICK)
     assert code == 0
-    assert "left out for want of test images: perturb_images, compare_layers, attribution" in out
+    assert "left out without test images: perturb_images, compare_layers, attribution" in out
     left = {path.name for path in (two_runs / "visualization").iterdir()}
     assert left == {"summary.json"} | {
         f"max_{what}_{which}_G{layer}.png"

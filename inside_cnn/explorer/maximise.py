@@ -15,9 +15,7 @@ from inside_cnn.interpretability.activation_maximization import (
 )
 from inside_cnn.interpretability.layer_probes import most_alike
 from inside_cnn.interpretability.maximization_figures import (
-    RESTARTS,
-    SETTLE,
-    SMOOTHNESS,
+    ROBUST,
     middle_of,
     part_seen,
     views_of,
@@ -71,18 +69,10 @@ def climb(network, goal, method, precision="fp32", steps=STEPS):
     kind = "class" if goal.layer is None else "feature"
     views = VIEWS if goal.layer is None else views_of(goal.layer, goal.positions)
     images = None
-    for images in robust_ascent(
-        objective,
-        1,
-        steps=steps,
-        smoothness=SMOOTHNESS[kind],
-        restarts=RESTARTS[kind],
-        views=views,
-        settle=SETTLE[kind],
-        device=network.start.device,
-    ):
+    options = {"steps": steps, "views": views, "device": network.start.device}
+    for images in robust_ascent(objective, 1, **options, **ROBUST[kind]):
         yield images
-    yield best_of(objective, images, 1, None if SETTLE[kind] else views)
+    yield best_of(objective, images, 1, None if ROBUST[kind]["settle"] else views)
 
 
 def goals_of_both(session, name, goal):

@@ -27,14 +27,15 @@ from inside_cnn.interpretability.top_images import peak_positions, strongest_uni
 CLASSIC_FEATURES = 100  # shown by the classic method: the first ones of the layer
 FEATURES = 20  # shown by the robust method: those that stand out most, and as many random ones
 EXAMPLES = 4  # test images beside each feature
-RESTARTS = {"class": 4, "feature": 2}  # of the robust method
-SETTLE = {"class": 0.0, "feature": 0.25}  # last share of the steps, in which the views shrink
-SMOOTHNESS = {"class": 10.0, "feature": 5.0}  # weight of the total variation
+ROBUST = {  # of the robust method: options of maximize_robustly
+    "class": {"restarts": 4, "settle": 0.0, "smoothness": 10.0},
+    "feature": {"restarts": 2, "settle": 0.25, "smoothness": 5.0},
+}
 
 
 @dataclass(frozen=True)
 class Ascent:
-    """How images are climbed.
+    """How images are maximized.
 
     method: `classic` begins at the mean image, `robust` at nearly grey ones; steps: of either; lr
     and decay: of classic, as in maximize.
@@ -51,29 +52,15 @@ class Ascent:
 
     def climb(self, objective, start, count, *, kind, views=VIEWS, title=""):
         """`count` images, (count, 3, 32, 32). start: the mean image; kind: `class` or `feature`."""
-        restarts = RESTARTS[kind] if self.robust else 1
-        progress = Progress(title, self.steps, restarts * count)
+        starts = ROBUST[kind]["restarts"] if self.robust else 1
+        progress = Progress(title, self.steps, starts * count)
+        options = {"steps": self.steps, "progress": progress}
         if self.robust:
-            images = maximize_robustly(
-                objective,
-                count,
-                steps=self.steps,
-                smoothness=SMOOTHNESS[kind],
-                restarts=restarts,
-                views=views,
-                settle=SETTLE[kind],
-                device=start.device,
-                progress=progress,
-            )
+            options |= ROBUST[kind] | {"views": views, "device": start.device}
+            images = maximize_robustly(objective, count, **options)
         else:
-            images = maximize(
-                objective,
-                start.repeat(count, 1, 1, 1),
-                steps=self.steps,
-                lr=self.lr,
-                decay=self.decay,
-                progress=progress,
-            )
+            options |= {"lr": self.lr, "decay": self.decay}
+            images = maximize(objective, start.repeat(count, 1, 1, 1), **options)
         progress.close()
         return images
 
@@ -224,7 +211,7 @@ def views_of(layer, positions):
 
 
 def _one_layer(network, layer, ascent, folder, units):
-    """The picture and the metrics of one layer; units: its LayerUnits, or None."""
+    """Plot one layer; returns its metrics. units: its LayerUnits, or None."""
     if units is not None:
         selected, others = units.choose()
         positions = units.positions
@@ -240,10 +227,8 @@ def _one_layer(network, layer, ascent, folder, units):
         for n in (network, network.at("fp32"))
     )
     views = views_of(layer, positions[chosen]) if ascent.robust else VIEWS
-    title = f"layer {layer}, {network.name}"
-    images = ascent.climb(
-        objective, network.start, len(chosen), kind="feature", views=views, title=title
-    )
+    options = {"kind": "feature", "views": views, "title": f"layer {layer}, {network.name}"}
+    images = ascent.climb(objective, network.start, len(chosen), **options)
     values, moved, of_start = values_of(exact, images, network.start, views)
     metrics = {
         "method": ascent.method,
@@ -266,12 +251,9 @@ def _one_layer(network, layer, ascent, folder, units):
         if ascent.robust:
             images = part_seen(images, layer, positions[0].tolist())[0]
         pairs = zip(chosen.tolist(), values.tolist(), strict=True)
-        save_image_grid(
-            to_uint8(images),
-            path,
-            title=f"Layer {layer}, trained {network.name}: each image maximizes one feature",
-            captions=[f"{feature}: {value:.1f}" for feature, value in pairs],
-        )
+        captions = [f"{feature}: {value:.1f}" for feature, value in pairs]
+        title = f"Layer {layer}, trained {network.name}: each image maximizes one feature"
+        save_image_grid(to_uint8(images), path, title=title, captions=captions)
     print(
         f"  layer {layer}: mean activation {values.mean():.3f}, over random views "
         f"{moved.mean():.3f}, of the mean image {of_start.mean():.3f}; {path}"

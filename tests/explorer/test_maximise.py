@@ -12,7 +12,7 @@ from inside_cnn.interpretability.activation_maximization import (
     maximize_robustly,
     unit_objective,
 )
-from inside_cnn.interpretability.maximization_figures import SETTLE, SMOOTHNESS, views_of
+from inside_cnn.interpretability.maximization_figures import ROBUST, views_of
 from inside_cnn.interpretability.top_images import peak_positions
 from networks import as_network
 
@@ -35,7 +35,7 @@ def test_the_last_image_is_that_of_the_pictures(network, goal):
         position = torch.tensor([goal.position or (4, 4)])
         kind, restarts, views = "feature", 2, views_of(4, position)
         objective = unit_objective(network, 4, one, position)
-    options = {"smoothness": SMOOTHNESS[kind], "restarts": restarts, "settle": SETTLE[kind]}
+    options = ROBUST[kind] | {"restarts": restarts}
     expected = maximize_robustly(objective, 1, steps=6, views=views, **options)
     assert torch.equal(best, expected)
     assert [len(images) for images in way] == [restarts] * 7

@@ -42,13 +42,13 @@ def test_one_step_is_that_of_the_pictures(session, aimed_at, targeted):
     found = [misled(session, i, aimed_at=aimed_at, targeted=targeted) for i in range(8)]
     images = session.images.first(8)
     classes = torch.full((8,), 3) if targeted else images.labels
-    model = session.network(aimed_at).model
-    gradient, _ = loss_gradient(model, images.images.float(), classes)
+    network = session.network(aimed_at)
+    gradient, _ = loss_gradient(network, images.images.float(), classes)
     expected = signed_step(images.images, gradient, 8, targeted)
     perturbed = torch.stack([one.perturbed for one in found]).float()
     assert (perturbed - expected).abs().max() <= 1e-4
     with torch.no_grad():
-        shares = model(expected / 127.5 - 1)[1].softmax(1)
+        shares = network.logits(expected / 127.5 - 1).softmax(1)
     said = torch.stack([one.said_after[aimed_at][1] for one in found])
     torch.testing.assert_close(said, shares, rtol=0, atol=1e-4)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import torch
 
 from data_tools import DATASETS, DataMissing, Dataset, load_dataset
-from discriminator import IMAGE_SIZE
 from generator import Generator
 from inside_cnn.core.errors import UserError
 from inside_cnn.engine.weights import (
@@ -107,8 +106,8 @@ def load_session(given, device, data_dir=None, precision="fp32", dataset="auto")
     for network in networks:
         if network.start is None and images is not None:
             network.set_start(images.facts())
-        if network.start is None:  # the weights do not tell, and there are no images: grey
-            network.start = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
+        if network.start is None:  # neither metadata nor images: gray
+            network.start = torch.zeros(1, 3, *2 * [network.image_size], device=device)
     names = common_class_names(told)
     if images is not None:
         names = list(images.class_names)

@@ -97,7 +97,7 @@ def ascent(objective, images, steps=200, lr=0.1, decay=0.001):
 
 
 def last_of(steps, progress=None):
-    """What an ascent comes to; the progress bar is told of each step."""
+    """The last images of an ascent."""
     latest = next(steps)
     for images in steps:
         latest = images
@@ -190,9 +190,8 @@ def total_variation(images):
 def held_out(objective, images, views=VIEWS, seed=1, count=16):
     """Mean of the objective over `count` views of each image that no ascent has seen: (b,)."""
     stream = torch.Generator(images.device).manual_seed(seed)
-    return torch.stack([objective(random_view(images, views, stream)) for _ in range(count)]).mean(
-        0
-    )
+    values = [objective(random_view(images, views, stream)) for _ in range(count)]
+    return torch.stack(values).mean(0)
 
 
 def smoothness_at(step, steps, smoothness):

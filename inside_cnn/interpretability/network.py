@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 
 from data_tools import are_names, mean_image, to_signed
-from discriminator import NUM_LAYERS, Discriminator
+from discriminator import IMAGE_SIZE, NUM_LAYERS, Discriminator
 from inside_cnn.core.device import autocast
 from inside_cnn.core.errors import UserError
 from inside_cnn.engine.weights import class_names_of, digest, find_weights, is_published, load_model
@@ -44,6 +44,7 @@ class Network:
     class_names: list | None = None
     precision: str = "fp32"
 
+    image_size = IMAGE_SIZE
     layer_names = tuple(range(1, NUM_LAYERS + 1))
 
     def at(self, precision):

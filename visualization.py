@@ -1,4 +1,4 @@
-"""Look inside trained discriminators: what fools them, what excites them, what each layer knows.
+"""Look inside trained discriminators: what fools them, what activates them, what each layer knows.
 
     python visualization.py                    # every section, layers 2 4 6 8
     python visualization.py --max_features 4   # one section only
@@ -135,7 +135,12 @@ def parse_args(argv=None):
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", default="visualization", help="folder for the pictures")
     args = parser.parse_args(argv)
+    choose_sections(parser, args)
+    return args
 
+
+def choose_sections(parser, args):
+    """Switch on what the arguments name, or everything else if they name no section."""
     layers = args.max_features
     if layers is not None:
         switches = [layer for layer in layers if isinstance(layer, bool)]
@@ -149,7 +154,6 @@ def parse_args(argv=None):
         for name in SWITCHES:
             setattr(args, name, getattr(args, name) is None)
         args.max_features = DEFAULT_LAYERS if args.max_features is None else []
-    return args
 
 
 # ------------------------------------------------------------------------------ the run

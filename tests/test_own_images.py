@@ -90,8 +90,8 @@ def test_every_script(mine, run_main, classes):
         classes, 10
     )
 
-    told = call(evaluate_gan, *set_flags, *MACHINE, "--samples", 384)
-    assert "are few: compare" in told
+    out = call(evaluate_gan, *set_flags, *MACHINE, "--samples", 384)
+    assert "are few: compare" in out
     scored = json.loads(Path("evaluation/evaluation.json").read_text())
     assert scored["scores"]["samples"]["images"] == min(384, len(test))
     assert list(scored["scores"]["test images"]["per_class_consistency"]) == names

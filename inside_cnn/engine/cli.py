@@ -45,11 +45,11 @@ def without_deleted(settings):
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Adds every default that is worth telling to its flag's help."""
+    """Adds every default to its flag's help, except None."""
 
     def _get_help_string(self, action):
-        told = action.default not in (None, argparse.SUPPRESS)
-        return action.help + (" (default: %(default)s)" if told else "")
+        has_default = action.default not in (None, argparse.SUPPRESS)
+        return action.help + (" (default: %(default)s)" if has_default else "")
 
 
 class Parser(argparse.ArgumentParser):

@@ -50,7 +50,7 @@ class Ascent:
     def robust(self):
         return self.method == "robust"
 
-    def climb(self, objective, start, count, *, kind, views=VIEWS, title=""):
+    def maximize(self, objective, start, count, *, kind, views=VIEWS, title=""):
         """`count` images, (count, 3, 32, 32). start: the mean image; kind: `class` or `feature`."""
         starts = ROBUST[kind]["restarts"] if self.robust else 1
         progress = Progress(title, self.steps, starts * count)
@@ -80,7 +80,7 @@ def class_section(network, ascent, folder):
     objective = class_objective(network)
     names = network.class_names
     title = f"classes, {network.name}"
-    images = ascent.climb(objective, network.start, len(names), kind="class", title=title)
+    images = ascent.maximize(objective, network.start, len(names), kind="class", title=title)
     columns = [v.tolist() for v in values_of(objective, images, network.start)]
     with torch.no_grad():
         columns.append(network.logits(images).softmax(1).diagonal().tolist())
@@ -228,7 +228,7 @@ def _one_layer(network, layer, ascent, folder, units):
     )
     views = views_of(layer, positions[chosen]) if ascent.robust else VIEWS
     options = {"kind": "feature", "views": views, "title": f"layer {layer}, {network.name}"}
-    images = ascent.climb(objective, network.start, len(chosen), **options)
+    images = ascent.maximize(objective, network.start, len(chosen), **options)
     values, moved, of_start = values_of(exact, images, network.start, views)
     metrics = {
         "method": ascent.method,

@@ -64,10 +64,7 @@ class FastConv2d(nn.Conv2d):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x):
-        x, weight, bias = _padded(self, x), self.weight, self.bias
-        if x.shape[1] > self.in_channels:
-            out = aligned(self.out_channels)
-            weight, bias = fill(weight, out, x.shape[1]), fill(bias, out)
+        x, weight, bias = _padded(self, x)
         x = double_backward.conv2d(x, weight, bias, self.stride, self.padding)
         return x[:, : self.out_channels] if self.trims else x
 
@@ -79,10 +76,7 @@ class FastConvTranspose2d(nn.ConvTranspose2d):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x):
-        x, weight, bias = _padded(self, x), self.weight, self.bias
-        if x.shape[1] > self.in_channels:
-            out = aligned(self.out_channels)
-            weight, bias = fill(weight, x.shape[1], out), fill(bias, out)
+        x, weight, bias = _padded(self, x)
         x = F.conv_transpose2d(x, weight, None, self.stride, self.padding, self.output_padding)
         return add_bias(x, bias) if x.device.type == "cuda" else x + bias.to(x.dtype).view(-1, 1, 1)
 
@@ -147,16 +141,22 @@ _FASTER = {
 
 
 def _padded(convolution, x):
-    """The map in channels_last; in compiled training under autocast with aligned channels.
+    """A convolution's map in channels_last, weight and bias.
 
-    Only a network's first convolution gets a map with its own number of channels: what is padded
-    once stays so.
+    In compiled training under autocast all three are padded with zeros to aligned channels. Only a
+    network's first convolution gets a map with its own number of channels: what is padded once
+    stays so.
     """
+    weight, bias, channels = convolution.weight, convolution.bias, convolution.in_channels
     x = x.contiguous(memory_format=torch.channels_last)
     pads = convolution.compiled and convolution.training
-    if pads and torch.is_autocast_enabled(x.device.type) and x.shape[1] == convolution.in_channels:
-        x = fill(x, len(x), aligned(convolution.in_channels))
-    return x
+    if pads and torch.is_autocast_enabled(x.device.type) and x.shape[1] == channels:
+        x = fill(x, len(x), aligned(channels))
+    if x.shape[1] > channels:
+        inputs, outputs = x.shape[1], aligned(convolution.out_channels)
+        sizes = (inputs, outputs) if convolution.transposed else (outputs, inputs)
+        weight, bias = fill(weight, *sizes), fill(bias, outputs)
+    return x, weight, bias
 
 
 def add_bias(x, bias):

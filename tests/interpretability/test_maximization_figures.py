@@ -20,7 +20,7 @@ from networks import as_network
 def climb(method, objective, kind, views):
     ascent = Ascent(method=method, steps=60)
     start = torch.zeros(1, 3, 32, 32)
-    return ascent.climb(objective, start, 10, kind=kind, views=views)
+    return ascent.maximize(objective, start, 10, kind=kind, views=views)
 
 
 @pytest.mark.parametrize("layer", [None, 2, 4, 8])

@@ -9,7 +9,13 @@ import train_discriminator
 import train_gan
 from compare import assert_equal, records
 from inside_cnn.data import shapes
-from inside_cnn.engine.weights import from_8_bits, load_model, to_8_bits
+from inside_cnn.engine.weights import (
+    BEFORE_ROUNDING,
+    digest,
+    from_8_bits,
+    load_model,
+    to_8_bits,
+)
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.reporting import publish
 
@@ -42,6 +48,7 @@ def test_a_classifier(run_main, classifier, tmp_path):
     model, metadata = load_model(target / "discriminator.safetensors")
     exact, _ = load_model(classifier / "discriminator.safetensors")
     assert_equal(dict(model.state_dict()), from_8_bits(to_8_bits(exact.state_dict())))
+    assert metadata[BEFORE_ROUNDING] == digest(exact) != digest(model)
     _, test_set = data_tools.load_shapes()
     metrics = evaluate(model, test_set, "fp32")
     assert metadata["test_images"] == len(test_set) == 2000

@@ -1,7 +1,7 @@
-"""Image sets by name, and the batch order of an epoch; what image_sets/ holds is handed on.
+"""Datasets by name, and the order of the images of an epoch.
 
 `python data_tools.py --data_dir data` downloads CIFAR-10, verifies it, prints its statistics and
-writes a labelled 10x10 preview.
+writes a labeled 10x10 preview.
 """
 
 import os
@@ -40,12 +40,13 @@ DEFAULT_DATA_DIR = os.environ.get("CIFAR10_DIR") or "data"
 
 
 def load_dataset(name, data_dir=None, download=True):
-    """(train, test) of a set by its name.
+    """(train, test) of a dataset by its name.
 
-    `cifar10`; the built-in `shapes`; `auto`, the first of these to be had; `folder`, one's own.
-    data_dir: folder that holds, or is to hold, cifar-10-batches-py, by default DEFAULT_DATA_DIR; or
-    that of one's own images, which has to be given.
-    Raises UserError where the files are missing, damaged or cannot be downloaded, ValueError for an
+    `cifar10`; the built-in `shapes`; `auto`, CIFAR-10 if it is there or can be downloaded, else the
+    shapes; `folder`, the user's own images.
+    data_dir: the folder of cifar-10-batches-py, by default DEFAULT_DATA_DIR; for `folder`, that of
+    the images, which has to be given.
+    Raises UserError if the files are missing, corrupt or cannot be downloaded, ValueError for an
     unknown name.
     """
     if name not in DATASETS:
@@ -62,7 +63,7 @@ def load_dataset(name, data_dir=None, download=True):
         if name == "cifar10":
             raise
         drawn = load_shapes()
-        why = f"{drawn[0].source}, taken because CIFAR-10 is not to be had ({reason})"
+        why = f"{drawn[0].source}, used because CIFAR-10 is not available ({reason})"
         return tuple(replace(part, source=why) for part in drawn)
 
 

@@ -98,6 +98,9 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.labels and not args.sample:
         parser.error("--labels goes with --sample: scores are taken over all classes")
+    for flag in ("inception_precision", "feature_cache"):
+        if args.inception is None and getattr(args, flag) != parser.get_default(flag):
+            parser.error(f"--{flag} does nothing here: it goes with --inception")
     return args
 
 

@@ -87,7 +87,7 @@ def parse_args(argv=None):
         "warmup": {"type": at_least(0, float, high=1), "help": "share of the steps, for triangle"},
         "augmentation": {
             "choices": ("crop", "shift"),
-            "help": "of every training image; crop: resized crop, flip, colour jitter; "
+            "help": "of every training image; crop: resized crop, flip, color jitter; "
             "shift: by up to 4 pixels, flip, hole",
         },
         "flip": {

@@ -3,8 +3,8 @@
     python visualization.py                    # every section, layers 2 4 6 8
     python visualization.py --max_features 4   # one section only
 
-Takes the discriminator trained without a generator (output/baseline) and the one trained with it
-(output/gan), or of the published runs in results/, and leaves pictures and summary.json in
+Reads the discriminator trained without a generator (output/baseline) and the one trained with it
+(output/gan), or the published ones in results/, and writes figures and summary.json to
 visualization/.
 """
 

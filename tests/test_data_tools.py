@@ -1,6 +1,7 @@
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -160,6 +161,22 @@ def test_half_a_download_is_refused(small_archive, tmp_path):
         with pytest.raises(UserError, match="SHA-256"):
             data_tools.load_dataset(name, tmp_path / "new", download=True)
     assert_nothing_left(tmp_path / "new")
+
+
+def test_an_incomplete_download_is_an_error(tmp_path):
+    response = io.BytesIO(b"half")
+    response.headers = {"Content-Length": "8"}
+    with open(tmp_path / "archive", "wb") as file, pytest.raises(OSError, match="4 of 8 bytes"):
+        cifar10._copy(response, file)
+
+
+def test_a_file_that_cannot_be_read_is_one_line(small_archive, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*: Permission denied"):
+        data_tools.load_dataset("cifar10", small_archive.parent, download=False)
 
 
 def test_an_archive_that_escapes_its_folder_is_not_unpacked(small_archive, tmp_path):

@@ -19,8 +19,8 @@ PRECISION_HELP = (
     "multiplies it in hardware"
 )
 COMPILE_HELP = (
-    "of training on CUDA: auto has torch.compile make LayerNorm's kernels, fills maps up to a "
-    "multiple of 16 channels in bf16, and records the step as a CUDA graph"
+    "of training on CUDA: auto has torch.compile make LayerNorm's kernels, pads maps to a multiple "
+    "of 16 channels in bf16, and, with one process, captures the step as a CUDA graph"
 )
 
 
@@ -113,8 +113,9 @@ def peak_memory(device):
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)  # CUDA graphs keep their memory
     if sys.platform == "linux":  # ru_maxrss would include the launcher's
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])
+        peak = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
+        if peak is not None:  # some sandboxes do not report it
+            return 1024 * int(peak[1])
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -33,10 +33,13 @@ def write_atomically(path, data):
         os.fsync(folder)  # so that the name is on the disk too; some file systems refuse
 
 
-def remove_temporaries(folder):
-    """Remove the temporary files of writes that were killed; nobody may be writing there."""
-    for path in Path(folder).glob(f".*.{'[0-9a-f]' * 8}.tmp"):
-        path.unlink()
+def remove_temporaries(path):
+    """Remove the temporary files of killed writes to `path`, whose name may be a pattern.
+
+    Nobody may be writing to it.
+    """
+    for temporary in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 8}.tmp"):
+        temporary.unlink()
 
 
 def parse_json(text, otherwise=None):

@@ -15,6 +15,8 @@ def writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
+        if error.errno is None:  # not from the system: a picture that Pillow cannot read
+            raise
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 

@@ -88,7 +88,10 @@ def _read(path):
     remedy = f"delete {path.parent} and run again to download it again"
     if not path.is_file():
         raise UserError(f"there is no file {path}; {remedy}")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from None
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != MD5[path.name]:
         raise UserError(f"{path} is corrupt (its MD5 is not the official one); {remedy}")
     return content
@@ -143,7 +146,7 @@ def _download(path):
 
 
 def _copy(response, file):
-    """Copy a response to a file. Raises OSError if it is too slow."""
+    """Copy a response to a file. Raises OSError if it is too slow or incomplete."""
     start, received = time.monotonic(), 0
     size = int(response.headers.get("Content-Length", 0))
     with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=None) as bar:
@@ -155,6 +158,8 @@ def _copy(response, file):
                 if received < DOWNLOAD_MIN_BYTES:
                     raise OSError(f"{received:,} bytes came in {DOWNLOAD_STALL_SECONDS} s")
                 start, received = time.monotonic(), 0
+    if file.tell() < size:
+        raise OSError(f"it ended after {file.tell():,} of {size:,} bytes")
 
 
 def _unpack(archive, folder):

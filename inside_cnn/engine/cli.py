@@ -291,11 +291,21 @@ def exit_code_of(run, args):
     A UserError, or an OSError on a path in `args`, becomes one line on stderr and exit code 2. Any
     other exception is a bug and is raised. A print that fails does not end the run.
     """
-    streams = sys.stdout, sys.stderr
-    for stream in streams:
-        with contextlib.suppress(AttributeError):  # a stream of another kind may replace it
-            stream.reconfigure(errors="backslashreplace")  # a path may have any bytes
-    sys.stdout, sys.stderr = map(_Tolerant, streams)
+    with open(os.devnull, "w") as nowhere:
+        # Python has None for a stream that was closed at the start.
+        streams = sys.stdout or nowhere, sys.stderr or nowhere
+        for stream in streams:
+            with contextlib.suppress(AttributeError):  # a stream of another kind may replace it
+                stream.reconfigure(errors="backslashreplace")  # a path may have any bytes
+        out, err = map(_Tolerant, streams)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                return _run(run, args)
+            finally:
+                out.flush()
+
+
+def _run(run, args):
     try:
         run(args)
     except Stopped as stopped:
@@ -313,9 +323,6 @@ def exit_code_of(run, args):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    finally:
-        sys.stdout.flush()
-        sys.stdout, sys.stderr = streams
     return 0
 
 
@@ -323,6 +330,6 @@ def _is_user_path(path, args):
     """Whether a path is one of the arguments, or lies below one."""
     if not isinstance(path, str | Path):
         return False
-    named = {os.path.abspath(v) for v in vars(args).values() if isinstance(v, str | Path)}
+    named = {os.path.abspath(v) for v in vars(args).values() if v and isinstance(v, str | Path)}
     path = os.path.abspath(path)
     return any(str(place) in named for place in (path, *Path(path).parents))

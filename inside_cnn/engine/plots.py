@@ -105,12 +105,12 @@ def save_histograms(values, path, xlabel):
     save_figure(figure, path)
 
 
-def save_charts(charts, path, columns=2, legend_below=False):
+def save_charts(charts, path, columns=2):
     """Line charts side by side.
 
     charts: {title: {"x": label, "y": label, "lines": {name: (xs, ys, matplotlib style)}}}; with
     "height", the y axis begins at 0 and reaches at least so far. A legend stands once for the same
-    names; legend_below: one for all charts, below them.
+    names.
     """
     figure, all_axes = _panels(columns, len(charts), (5.4, 3.8))
     explained = []
@@ -121,13 +121,9 @@ def save_charts(charts, path, columns=2, legend_below=False):
         if "height" in chart:
             axes.set_ylim(0, max(axes.get_ylim()[1], chart["height"]))
         names = list(chart["lines"])
-        if len(names) > 1 and names not in explained and not legend_below:
+        if len(names) > 1 and names not in explained:
             explained.append(names)
             axes.legend(frameon=False, fontsize=8)
-    if legend_below:
-        lines = {line.get_label(): line for axes in all_axes for line in axes.get_lines()}
-        place = {"loc": "outside lower center", "ncols": min(columns, len(charts))}
-        figure.legend(lines.values(), lines, frameon=False, **place)
     save_figure(figure, path)
 
 

@@ -1,10 +1,10 @@
-"""Images climbed by gradient until they excite a class or a feature of a discriminator.
+"""Images that maximize a class or a feature of a discriminator, by gradient ascent.
 
-An objective says what is climbed: images (b, 3, 32, 32) in [-1, 1] -> values (b,), each image's
+An objective is what is maximized: images (b, 3, 32, 32) in [-1, 1] -> values (b,), each image's
 value by itself.
 
-`maximize` is gradient ascent on the pixels. It finds patterns that excite a network and mean
-nothing: move them by a pixel and the effect is gone. In `maximize_robustly` every step sees the
+`maximize` is gradient ascent on the pixels. It finds patterns that activate a network and mean
+nothing: a shift by one pixel removes the effect. In `maximize_robustly` every step sees the
 image through another random view, with other noise; the image is held as a Fourier spectrum, in
 which a step changes smooth patterns as easily as fine ones, and fine ones are held down more and
 more.

@@ -1,6 +1,6 @@
 """The trained networks to look into, and the one interface through which figures use them.
 
-Nothing else in interpretability/ calls a network or a part of it.
+Nothing else in interpretability/ calls a discriminator or a part of it.
 """
 
 import dataclasses
@@ -57,8 +57,7 @@ class Network:
         The scores are None if the network has none.
         """
         with autocast(images.device, self.precision):
-            scores, logits = self.model(images)
-        return None if scores is None else scores.float(), logits.float()
+            return _in_float32(*self.model(images))
 
     def logits(self, images):
         return self.outputs(images)[1]
@@ -77,7 +76,7 @@ class Network:
     def activations_of(self, images, layers):
         """Yields (layer, its activations) for these layers, in ascending order, in one pass."""
         x, start = images, 0
-        for layer in sorted(layers):
+        for layer in sorted(set(layers)):
             x, start = self.activations(x, layer, start), layer
             yield layer, x
 
@@ -86,8 +85,7 @@ class Network:
         if layer < NUM_LAYERS:
             x = self.activations(x, NUM_LAYERS, start=layer)
         with autocast(x.device, self.precision):
-            scores, logits = self.model.head(x)
-        return scores.float(), logits.float()
+            return _in_float32(*self.model.head(x))
 
     pool = staticmethod(Discriminator.pool)
 
@@ -130,6 +128,10 @@ class Network:
         if mean is not None and are_names(names) and len(names) == self.model.num_classes:
             device = next(self.model.parameters()).device
             self.start, self.class_names = to_signed(mean).to(device), names
+
+
+def _in_float32(scores, logits):
+    return None if scores is None else scores.float(), logits.float()
 
 
 def line_styles(names):

@@ -33,7 +33,7 @@ def still_there(about):
         model, _ = load_model(about.get("weights", ""), kind="discriminator")
     except UserError:
         return False
-    return digest(model) == about["sha256"]
+    return digest(model) == about.get("sha256")
 
 
 def open_summary(path, networks):

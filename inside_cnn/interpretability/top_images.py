@@ -4,7 +4,6 @@ import hashlib
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from data_tools import to_signed
@@ -83,19 +82,12 @@ def digest_of(images):
 
 
 def kept(path, make):
-    """The TopImages in a file, or, where there is none that can be read, those that `make` returns.
+    """The TopImages in a file; if there is none, those that `make` returns.
 
-    They are then written there; where they cannot be, that is told.
+    These are written there; if that fails, a line on the screen says so.
     """
-    try:
-        found = load(path.read_bytes())
-        if found.keys() == set(TopImages._fields):
-            return TopImages(**found)
-        print(f"{path} is damaged and made anew")
-    except FileNotFoundError:
-        pass
-    except (OSError, SafetensorError) as error:
-        print(f"{path} cannot be read and is made anew: {error}")
+    if path.is_file():
+        return TopImages(**load(path.read_bytes()))
     made = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -149,7 +149,7 @@ def _padded(convolution, x):
     """
     weight, bias, channels = convolution.weight, convolution.bias, convolution.in_channels
     x = x.contiguous(memory_format=torch.channels_last)
-    pads = convolution.compiled and convolution.training
+    pads = convolution.compiled and convolution.training and aligned(channels) > channels
     if pads and torch.is_autocast_enabled(x.device.type) and x.shape[1] == channels:
         x = fill(x, len(x), aligned(channels))
     if x.shape[1] > channels:

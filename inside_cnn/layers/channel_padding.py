@@ -1,9 +1,9 @@
 """Maps padded to a multiple of 16 channels, which a GPU's matrix units take as they are.
 
-At the recipe's 196 channels cuDNN copies every map into an aligned one before each convolution,
-which takes about three times as long. Here the first layer of a network gets a map padded with
-channels of zeros, and each layer passes on such a map: its weights are padded with zeros too, so
-the added channels stay zero. The network computes the same function. modules.py decides when.
+At the recipe's 196 channels cuDNN copies every map into an aligned one before each convolution.
+Here the first layer of a network gets a map padded with channels of zeros, and each layer passes on
+such a map: its weights are padded with zeros too, so the added channels stay zero. The network
+computes the same function. accelerate.py decides when.
 """
 
 import math

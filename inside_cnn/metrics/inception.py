@@ -1,6 +1,6 @@
 """IS, FID and KID with the Inception network that papers use, by torch-fidelity's arithmetic.
 
-The network is torch-fidelity's own, made half as fast again on a CPU. Its features are kept on
+The network is torch-fidelity's own. Its features are kept on
 disk: a stopped evaluation continues, and all generators share those of the real images.
 """
 

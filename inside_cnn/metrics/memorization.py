@@ -25,7 +25,7 @@ CONTROL_IMAGES = 1000
 def boxes(images, size, stride):
     """uint8 images -> their means over boxes of size x size pixels, in levels of 0 to 255.
 
-    One direction after the other: a third of the time of avg_pool2d.
+    One direction after the other, which is faster than avg_pool2d.
     """
     rows = images.float().unfold(-2, size, stride).mean(-1)
     return rows.unfold(-1, size, stride).mean(-1)

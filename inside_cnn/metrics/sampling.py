@@ -1,5 +1,7 @@
 """Images out of a trained generator, each a function of the seed and of its index alone."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -15,7 +17,7 @@ BLOCK = 1000  # samples whose latents are drawn together
 def sample_labels(count, classes=range(10)):
     """The classes in turn: int64 (count,)."""
     classes = torch.as_tensor(list(classes))
-    return classes.repeat(-(-count // len(classes)))[:count]
+    return classes.repeat(math.ceil(count / len(classes)))[:count]
 
 
 def latents_of(labels, latent_dim, seed, purpose=Stream.LATENTS, num_classes=10, truncation=None):

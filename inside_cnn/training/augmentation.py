@@ -1,4 +1,4 @@
-"""Random crops, shifts, flips and colour jitter for a whole batch at once, on its own device."""
+"""Random crops, shifts, flips and color jitter for a whole batch at once, on its own device."""
 
 from typing import NamedTuple
 

@@ -2,9 +2,9 @@
 
 No DistributedDataParallel: its hooks do not expect the gradients of gradients that the penalty
 needs. Every rank starts from rank 0's parameters, takes its shard of each batch, and the gradients
-are summed in one flat all-reduce per step, after which all ranks take the same step. Random numbers
-are drawn for the whole batch on every rank and sharded like the images, so that the number of ranks
-does not change them.
+are summed in one flat all-reduce per update, after which all ranks take the same step. Random
+numbers are sampled for the whole batch on every rank and sharded like the images, so that the
+number of ranks does not change them.
 """
 
 import contextlib

@@ -40,9 +40,10 @@ class TrainingRun:
     Used as in train_gan.py: `load_data`, `start`, after each step `advance`, `log`, `save_if_due`
     and `stop_if_asked`, and `finish`.
 
-    step: number of steps taken; precision: "fp32" or "bf16"; compiled: whether steps are captured
-    as CUDA graphs. Nothing is written before `start`. Leaving the context releases the lock,
-    restores the signal handlers and ends the process group. All processes call its methods alike.
+    step: steps taken so far; precision: "fp32" or "bf16"; compiled: whether LayerNorm is compiled
+    and, with one process, steps are captured as CUDA graphs. Nothing is written before `start`.
+    Leaving the context releases the lock, restores the signal handlers and ends the process group.
+    All processes call its methods alike.
     """
 
     def __init__(self, args, script, panels):
@@ -255,24 +256,27 @@ class TrainingRun:
     def keep_best(self, file, what, value, network, metadata):
         """Export the network if the value is above all before of the same `what`."""
         best_what, best = self._best.get(file, (None, None))
-        if best_what != what or value > best:
+        if (best_what != what or value > best) and self._export(file, network, metadata):
             self._best[file] = what, value
-            self._export(file, network, metadata)
 
     def last_record(self):
         return (self.folder.records() or [{}])[-1]
 
     def write_once(self, file, make):
-        """Write the bytes that `make` returns on rank 0 into the run's folder; see `attempt`."""
-        if self.ranks.main:
-            content = make()
-            self.folder.write(file, content)
-            if file.startswith("samples/"):
-                self._tensorboard.show(content, self.step)
+        """Write the bytes that `make` returns into the run's folder; returns whether it did.
+
+        Rank 0 writes; a failure is reported, see RunFolder.attempt.
+        """
+        if not self.ranks.main:
+            return False
+        content = make()
+        if file.startswith("samples/"):
+            self._tensorboard.show(content, self.step)
+        return self.folder.write(file, content)
 
     def _export(self, file, network, metadata):
         metadata = self._metadata | self._reached() | metadata
-        self.write_once(file, lambda: export_bytes(network, metadata))
+        return self.write_once(file, lambda: export_bytes(network, metadata))
 
     def save_if_due(self, exports):
         """Write a checkpoint if one is due, and every --save_every_epochs the exports too.

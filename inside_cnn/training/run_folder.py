@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import remove_temporaries, write_atomically
+from inside_cnn.core.files import parse_json, remove_temporaries, write_atomically
 from inside_cnn.core.output_folder import writing_to
 from inside_cnn.engine.cli import ADDED, SAVE_FAILED, Stopped, without_deleted
 from inside_cnn.training.checkpoint import (
@@ -45,7 +45,7 @@ class RunFolder:
         self._unwritten = b""  # log lines that could not be written yet
         self._log_size = 0  # bytes of the log that are complete
         self._lock = None
-        self.config = _read_json(self.path / "config.json") if writer else None
+        self.config = self._read_config() if writer else None
         if self.config is None:
             return
         if resume == "never":
@@ -65,16 +65,28 @@ class RunFolder:
                 "give the same settings to resume it, or another --output_dir"
             )
 
+    def _read_config(self):
+        """The contents of config.json, None if there is none."""
+        path = self.path / "config.json"
+        if not path.is_file():
+            return None
+        config = parse_json(path.read_bytes())
+        if not isinstance(config, dict) or "settings" not in config:
+            raise UserError(f"{path} is not of this program; give another --output_dir")
+        return config
+
     def open(self, total_steps):
         """Lock the folder; returns (state of the newest valid checkpoint, summary), or None each.
 
         The summary is that of a run that is finished after total_steps. Raises UserError if another
-        process holds the lock, or if the folder cannot be used or holds other results,
-        or if all checkpoints are corrupt.
+        process holds the lock or has just begun a run, if the folder cannot be used or holds other
+        results, or if all checkpoints are corrupt.
         """
         with writing_to(self.path):
             self._lock = lock(self.path)
-            state = load_latest(self.checkpoints)
+        if self._read_config() != self.config:
+            raise UserError(f"another process has just begun a run in {self.path}; start again")
+        state = load_latest(self.checkpoints)
         summary = _read_json(self.path / "summary.json")
         if state is None and summary is not None:
             raise UserError(
@@ -82,7 +94,7 @@ class RunFolder:
                 "resumed; give another --output_dir"
             )
         there = [path for pattern in FILES for path in self.path.glob(pattern)]
-        if self.config is None and state is None and there:
+        if self.config is None and there:
             raise UserError(f"{there[0]} is not of this run; give another --output_dir")
         if summary is not None and summary["step"] == state["step"] >= total_steps:
             return state, summary
@@ -116,8 +128,8 @@ class RunFolder:
         lines = [json.dumps(record) for record in self.records() if record["step"] <= step]
         log = "".join(line + "\n" for line in lines).encode()
         with writing_to(self.checkpoints):
-            for folder in (self.path, self.checkpoints, self.path / "samples"):
-                remove_temporaries(folder)
+            for file in ("config.json", *FILES):
+                remove_temporaries(self.path / file)
             for path in list_checkpoints(self.checkpoints):
                 if checkpoint_step(path) > step:  # a corrupt one
                     path.unlink()
@@ -127,15 +139,15 @@ class RunFolder:
 
     # ------------------------------------------------------------------------------ writing
 
-    def attempt(self, what, action, *args):
-        """action(*args), which writes `what`; a failure is reported and remembered, not raised.
+    def attempt(self, what, action):
+        """action(), which writes `what`; a failure is reported and remembered, not raised.
 
         Returns what the action returns, None if it failed or this rank is no writer.
         """
         if not self.writer:
             return None
         try:
-            result = action(*args)
+            result = action()
         except OSError as error:
             self.failed[what] = error.strerror or str(error)
             print(f"warning: could not write {what}: {self.failed[what]}", file=sys.stderr)
@@ -150,14 +162,15 @@ class RunFolder:
             raise Stopped(SAVE_FAILED, f"the run ended, but could not write {what}")
 
     def write(self, file, data):
-        """Attempt to put bytes at a path in the folder, `samples/001.png` for example."""
+        """Attempt to put bytes at a path in the folder; returns whether that worked."""
 
         def write():
             path = self.path / file
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, data)
+            return True
 
-        self.attempt(file, write)
+        return bool(self.attempt(file, write))
 
     def save_state(self, step, state):
         """Attempt to write the run's state after `step` as a checkpoint. Returns its path."""
@@ -176,13 +189,12 @@ class RunFolder:
         self.attempt(self.metrics_path.name, self._append)
 
     def _append(self):
-        with open(self.metrics_path, "r+b") as file:
-            file.seek(self._log_size)
-            file.truncate()  # what a failed write may have left
+        with open(self.metrics_path, "ab") as file:
+            file.truncate(min(file.tell(), self._log_size))  # without what a failed write left
             file.write(self._unwritten)
             file.flush()
             os.fsync(file.fileno())
-        self._log_size += len(self._unwritten)
+            self._log_size = file.tell()
         self._unwritten = b""
 
     def records(self):

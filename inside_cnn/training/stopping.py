@@ -67,8 +67,8 @@ class StopSignal:
 class Clock:
     """When the next checkpoint is due by the clock, and when the run's time is up; None: never.
 
-    The curves are due 10 seconds after the start and then every 30: on a GPU an epoch may take less
-    than 5 seconds, and plotting them takes half a second.
+    The curves are due 10 seconds after the start and then every 30: on a GPU an epoch takes
+    seconds, and plotting them after each would take a notable part of that.
     """
 
     def __init__(self, save_every_minutes=None, max_minutes=None):

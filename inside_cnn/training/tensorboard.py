@@ -50,6 +50,8 @@ class TensorBoard:
         def add():
             getattr(self._writer, f"add_{kind}")(*args, **options)
             self._writer.flush()
+            return True
 
-        if self._writer is not None:
-            self._folder.attempt(EVENTS, add)
+        # The writer's thread repeats its first error forever, so it is not used again.
+        if self._writer is not None and not self._folder.attempt(EVENTS, add):
+            self._writer = None

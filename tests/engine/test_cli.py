@@ -1,4 +1,5 @@
 import argparse
+import sys
 
 import pytest
 
@@ -146,9 +147,17 @@ def test_exit_codes(capsys, run, code, out, err):
     assert tuple(capsys.readouterr()) == (out, err)
 
 
+def test_a_stream_that_was_closed_at_the_start(monkeypatch):
+    """Python has None for it: `python train_gan.py >&-`."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.exit_code_of(lambda _: print("text", flush=True), argparse.Namespace()) == 0
+    assert cli.exit_code_of(raises(UserError("no")), argparse.Namespace()) == 2
+
+
 @pytest.mark.parametrize(
     "error", [KeyError("a bug"), OSError(28, "No space left"), FileNotFoundError(2, "", "mine2/a")]
 )
 def test_bugs_keep_their_traceback(error):
     with pytest.raises(type(error)):
-        cli.exit_code_of(raises(error), argparse.Namespace(data_dir="mine"))
+        cli.exit_code_of(raises(error), argparse.Namespace(data_dir="mine", inception=""))

@@ -69,13 +69,9 @@ def test_the_same_names_share_a_legend(plotted):
         for title, names in (("1", "ab"), ("2", "ab"), ("3", "ac"), ("4", "ab"))
     }
     save_charts(charts, "charts.png")
-    save_charts(charts, "charts.png", legend_below=True)
     legends = [axes.get_legend() for axes in plotted[0].axes]
     assert [legend is not None for legend in legends] == [True, False, True, False]
     assert [text.get_text() for text in legends[2].get_texts()] == ["a", "c"]
-    (below,) = plotted[1].legends
-    assert [text.get_text() for text in below.get_texts()] == ["a", "b", "c"]
-    assert not any(axes.get_legend() for axes in plotted[1].axes)
 
 
 def test_curves(tmp_path):

@@ -8,7 +8,9 @@ from compare import assert_same_run
 from discriminator import Discriminator
 from faults import failing, no_room_for
 from inside_cnn.engine.cli import SAVE_FAILED
-from inside_cnn.engine.weights import export_model
+from inside_cnn.engine.weights import export_model, load_model
+from inside_cnn.training import panels
+from inside_cnn.training.run import TrainingRun
 from processes import EVERY_STEP, SMALL
 
 FLAGS = [*SMALL, "--limit_train", 48, *EVERY_STEP, "--epochs", 2, "--output_dir"]  # six steps
@@ -52,3 +54,19 @@ def test_best_weights_that_could_not_be_written_are_missing_at_the_end(run_main,
     for written in (out, err):
         assert "could not write generator_best.safetensors" in written
     assert (tmp_path / "run" / "generator.safetensors").exists()
+
+
+def test_best_weights_that_could_not_be_written_are_not_the_best(run_main, tmp_path):
+    """A later generator is compared with the best one on the disk."""
+    run = tmp_path / "run"
+    assert run_main(train_discriminator, *FLAGS, run, "--max_steps", 1)[0] == 0
+    args = train_discriminator.parse_args([str(f) for f in (*FLAGS, run, "--max_steps", 2)])
+    with TrainingRun(args, "train_discriminator.py", panels.CLASSIFIER) as resumed:
+        resumed.load_data()
+        resumed.folder.checkpoints.mkdir(exist_ok=True)
+        network = Discriminator(4)
+        with no_room_for("generator_best.safetensors"):
+            resumed.keep_best("generator_best.safetensors", "score", 2, network, {})
+        assert not (run / "generator_best.safetensors").exists()
+        resumed.keep_best("generator_best.safetensors", "score", 1, network, {})
+        assert load_model(run / "generator_best.safetensors")

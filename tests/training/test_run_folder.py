@@ -153,7 +153,7 @@ def test_a_corrupt_newest_checkpoint_does_not_count_as_one_of_the_two(start, tmp
 
 def test_temporary_files_of_killed_writes_are_removed(start, tmp_path):
     stale = (".curves.png.01234567.tmp", "checkpoints/.step_000000005.pt.89abcdef.tmp")
-    others = (".notes.tmp", "thesis/.curves.png.01234567.tmp")
+    others = (".notes.tmp", "thesis/.curves.png.01234567.tmp", ".report.html.01234567.tmp")
     for name in (*stale, *others):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"half")
@@ -249,6 +249,33 @@ def test_a_checkpoint_of_format_1_is_read_in_the_present_layout(start, tmp_path)
     assert torch.equal(model["norm"], weight.permute(2, 0, 1))
     assert torch.equal(moments[0][0], weight.permute(2, 0, 1))
     assert torch.equal(model["conv"], kernel)
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[1]", "no JSON"])
+def test_the_config_of_another_program_is_refused(start, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="not of this program"):
+        start(tmp_path)
+    assert (tmp_path / "config.json").read_text() == content
+
+
+def test_a_run_that_began_meanwhile_is_not_resumed(start, tmp_path):
+    late = RunFolder(tmp_path, SETTINGS | {"width": 9})
+    start(tmp_path).close()
+    with pytest.raises(UserError, match="has just begun a run"):
+        late.open(100)
+    late.close()
+
+
+def test_the_log_may_be_removed_or_shortened_during_a_run(start, tmp_path):
+    folder = start(tmp_path)
+    log = tmp_path / "metrics.jsonl"
+    for damage in (log.unlink, lambda: log.write_text("")):
+        folder.log({"step": 1})
+        damage()
+        folder.log({"step": 2})
+        assert folder.records() == [{"step": 2}]
+    assert not folder.failed
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "generator.safetensors", "samples/001.png"])

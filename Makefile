@@ -44,7 +44,7 @@ demo: $(INSTALLED)
 	((python visualization.py --discriminator_without_G results/baseline \
 		--discriminator_with_G results/gan --max_classification_output --steps 100 \
 		--output_dir $(DEMO)/published && \
-	python train_discriminator.py --dataset auto --width 32 --epochs 4 --hole 0 \
+	python train_discriminator.py --dataset auto --width 32 --epochs 4 --cutout 0 \
 		--limit_train 20000 --output_dir $(DEMO)/baseline) 2>&1 | cat) & \
 	python train_gan.py --dataset auto --width 32 --batch_size 64 --epochs 5 \
 		--ema_decay 0.99 --limit_train 20000 --output_dir $(DEMO)/gan 2>&1 | cat && wait $$!

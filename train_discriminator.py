@@ -25,7 +25,7 @@ from inside_cnn.training.augmentation import (
 from inside_cnn.training.ema import EMA
 from inside_cnn.training.optimizers import make_optimizer
 from inside_cnn.training.run import TrainingRun
-from inside_cnn.training.schedules import drops, set_learning_rates, triangle
+from inside_cnn.training.schedules import drops, set_learning_rates, triangular
 
 RECIPES = {
     # The homework's baseline: Adam, the rate divided by 10 after epoch 50 and again after 75.
@@ -35,14 +35,14 @@ RECIPES = {
         "width": 196,
         "optimizer": "adam",
         "lr": 1e-4,
-        "kernel_lr": 0.0,
+        "muon_lr": 0.0,
         "weight_decay": 0.0,
         "schedule": "drops",
         "lr_drop_epochs": [50, 75],
         "warmup": 0.0,
         "augmentation": "crop",
         "flip": "random",
-        "hole": 0,
+        "cutout": 0,
         "label_smoothing": 0.0,
         "ema_decay": 0.0,
     }
@@ -52,16 +52,16 @@ RECIPES["muon"] = RECIPES["classic"] | {
     "epochs": 32,
     "optimizer": "muon",
     "lr": 1.5e-3,
-    "kernel_lr": 0.02,
-    "schedule": "triangle",
+    "muon_lr": 0.02,
+    "schedule": "triangular",
     "lr_drop_epochs": [],
     "warmup": 0.2,
     "augmentation": "shift",
-    "hole": 8,
+    "cutout": 8,
     "label_smoothing": 0.1,
     "ema_decay": 0.999,
 }
-MUON_ONLY = ("kernel_lr", "weight_decay")  # flags that do nothing with adam
+MUON_ONLY = ("muon_lr", "weight_decay")  # flags that do nothing with adam
 
 
 def parse_args(argv=None):
@@ -76,25 +76,28 @@ def parse_args(argv=None):
             "help": "muon is for the convolution kernels, with AdamW for all other weights",
         },
         "lr": {"type": at_least(0, float), "help": "largest learning rate of Adam or AdamW"},
-        "kernel_lr": {"type": at_least(0, float), "help": "largest learning rate of Muon"},
+        "muon_lr": {"type": at_least(0, float), "help": "largest learning rate of Muon"},
         "weight_decay": {"type": at_least(0, float), "help": "of AdamW"},
         "schedule": {
-            "choices": ("drops", "triangle"),
+            "choices": ("drops", "triangular"),
             "help": "drops: after each of --lr_drop_epochs the learning rate is divided by 10; "
-            "triangle: from 0 up in the --warmup, then down to 0 at the end of --epochs",
+            "triangular: from 0 up in the --warmup, then down to 0 at the end of --epochs",
         },
         "lr_drop_epochs": {"type": at_least(0), "nargs": "*", "help": "for --schedule drops"},
-        "warmup": {"type": at_least(0, float, high=1), "help": "share of the steps, for triangle"},
+        "warmup": {"type": at_least(0, float, high=1), "help": "share of the steps"},
         "augmentation": {
             "choices": ("crop", "shift"),
             "help": "of every training image; crop: resized crop, flip, color jitter; "
-            "shift: by up to 4 pixels, flip, hole",
+            "shift: by up to 4 pixels, flip, cutout",
         },
         "flip": {
             "choices": ("random", "alternating"),
             "help": "alternating: each image is mirrored in every other epoch, not by chance",
         },
-        "hole": {"type": at_least(0, high=33), "help": "side of the hole in pixels, for shift"},
+        "cutout": {
+            "type": at_least(0, high=33),
+            "help": "side of the gray square in pixels, for shift",
+        },
         "label_smoothing": {
             "type": at_least(0, float, high=1),
             "help": "share of the target that is spread over all classes",
@@ -117,12 +120,12 @@ def parse_args(argv=None):
         conditions=(
             (MUON_ONLY, "--optimizer muon", lambda args: args.optimizer == "muon"),
             (["lr_drop_epochs"], "--schedule drops", lambda args: args.schedule == "drops"),
-            (["warmup"], "--schedule triangle", lambda args: args.schedule == "triangle"),
-            (["hole"], "--augmentation shift", lambda args: args.augmentation == "shift"),
+            (["warmup"], "--schedule triangular", lambda args: args.schedule == "triangular"),
+            (["cutout"], "--augmentation shift", lambda args: args.augmentation == "shift"),
         ),
     )
-    if args.optimizer == "muon" and not args.kernel_lr:
-        parser.error("--optimizer muon needs a --kernel_lr above 0: the kernels would not move")
+    if args.optimizer == "muon" and not args.muon_lr:
+        parser.error("--optimizer muon needs a --muon_lr above 0: the kernels would not move")
     return args
 
 
@@ -133,7 +136,7 @@ def learning_rate_factor(args, step, steps_per_epoch):
     """What the largest learning rates are multiplied by at `step`, from 0."""
     if args.schedule == "drops":
         return drops(step // steps_per_epoch, args.lr_drop_epochs)
-    return triangle(step, args.epochs * steps_per_epoch, args.warmup)
+    return triangular(step, args.epochs * steps_per_epoch, args.warmup)
 
 
 def augmented(run, args, train_set, batch):
@@ -151,7 +154,7 @@ def augmented(run, args, train_set, batch):
         parameters = parameters._replace(flip=flips[batch])
     shard, parameters = run.shard(batch), run.shard(parameters)
     images = train_set.images[shard]
-    images = augment(images, parameters) if crop else shift(images, parameters, args.hole)
+    images = augment(images, parameters) if crop else shift(images, parameters, args.cutout)
     return images, train_set.labels[shard]
 
 
@@ -167,7 +170,7 @@ class Classifier:
             args.optimizer,
             self.model,
             lr=args.lr,
-            kernel_lr=args.kernel_lr,
+            muon_lr=args.muon_lr,
             weight_decay=args.weight_decay,
             bf16=run.precision == "bf16",
         )

@@ -51,7 +51,7 @@ RECIPES = {
         "d_optimizer": "adam",
         "g_optimizer": "adam",
         "lr": 1e-4,
-        "kernel_lr": 0.0,
+        "muon_lr": 0.0,
         "momentum": 0.0,
         "schedule": "constant",
         "gp_weight": 10.0,
@@ -69,7 +69,7 @@ RECIPES["muon"] = RECIPES["classic"] | {
     "d_optimizer": "muon",
     "g_optimizer": "muon",
     "lr": 5e-4,
-    "kernel_lr": 0.02,
+    "muon_lr": 0.02,
     "momentum": 0.5,
     "schedule": "linear",
     "d_fake_class_weight": 0.0,
@@ -98,7 +98,7 @@ def make_parser():
         "d_optimizer": optimizer | {"help": "muon trains convolution kernels, AdamW the rest"},
         "g_optimizer": optimizer | {"help": "the same for the generator"},
         "lr": weight | {"help": "learning rate of Adam and AdamW"},
-        "kernel_lr": weight | {"help": "learning rate of Muon"},
+        "muon_lr": weight | {"help": "learning rate of Muon"},
         "momentum": share | {"help": "of Muon"},
         "schedule": {
             "choices": ("constant", "linear"),
@@ -150,7 +150,7 @@ def parse_args(argv=None):
         parser.parse_args(argv),
         RECIPES,
         conditions=[
-            (("kernel_lr", "momentum"), "--d_optimizer or --g_optimizer muon", uses_muon),
+            (("muon_lr", "momentum"), "--d_optimizer or --g_optimizer muon", uses_muon),
             (GENERATOR_ONLY, "--critic full", lambda args: args.critic == "full"),
             (["d_fake_class_weight"], "fakes", lambda args: args.critic not in WITHOUT_FAKES),
             (("gp_weight", "gp_batch_shrink"), "a penalty", lambda args: args.critic != "none"),
@@ -164,8 +164,8 @@ def parse_args(argv=None):
         if args.evaluate_every:
             parser.error("--evaluate_every scores a generator that learns: it needs --critic full")
         args.ema_decay = 0.0  # no generator learns
-    if uses_muon(args) and not args.kernel_lr:
-        parser.error("muon needs a --kernel_lr above 0: the kernels would not move")
+    if uses_muon(args) and not args.muon_lr:
+        parser.error("muon needs a --muon_lr above 0: the kernels would not move")
     return args
 
 
@@ -235,7 +235,7 @@ class GAN:
         generator = fixed_generator or Generator(args.width, args.latent_dim)
         self.generator = run.accelerated(generator)
         self.ema = EMA(self.generator, args.ema_decay)
-        options = {"lr": args.lr, "kernel_lr": args.kernel_lr, "momentum": args.momentum}
+        options = {"lr": args.lr, "muon_lr": args.muon_lr, "momentum": args.momentum}
         options |= {"betas": (0.0, 0.9), "bf16": run.precision == "bf16"}
         self.d_optimizer = make_optimizer(args.d_optimizer, self.discriminator, **options)
         self.g_optimizer = make_optimizer(args.g_optimizer, self.generator, **options)

@@ -18,7 +18,7 @@ from inside_cnn.core.device import keep_freed_memory, pick_device, pick_precisio
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.output_folder import writing_to
 from inside_cnn.engine import cli
-from inside_cnn.engine.plots import save_film
+from inside_cnn.engine.plots import save_animation
 from inside_cnn.engine.weights import check_classes, common_class_names, load_model
 from inside_cnn.interpretability import critic_score
 from inside_cnn.interpretability.adversarial_figures import one_step, strength_section
@@ -44,7 +44,7 @@ SWITCHES = {  # section: help
     "critic_score": "the critic's score of test images, samples, noise, blurred images and others",
     "transfer": "class images and adversarial images of each network, classified by every other; "
     "includes --max_classification_output",
-    "film": "the sample grids of a GAN's training as an animated GIF",
+    "animation": "the sample grids of a GAN's training as an animated GIF",
 }
 NEED_IMAGES = (
     *("perturb_images", "compare_layers", "attribution"),
@@ -196,17 +196,17 @@ def load_images(args, networks, device):
     return train.first(args.limit_test).to(device), test.to(device)
 
 
-def film(args, networks, path):
+def animation(args, networks, path):
     """An animation of the sample grids in the folder of the network trained with G."""
     folders = [Path(n.path).parent / "samples" for n in networks if n.name == "with G"]
     frames = sorted(folders[0].glob("[0-9]*.png")) if folders else []
     if len(frames) < 2:
         why = f"fewer than two sample grids in {folders[0]}" if folders else "no GAN"
         if not args.all_sections:
-            raise UserError(f"--film: {why}; train_gan.py writes one after each epoch")
-        print(f"no film: {why}")
+            raise UserError(f"--animation: {why}; train_gan.py writes one after each epoch")
+        print(f"no animation: {why}")
         return
-    save_film(frames, path)
+    save_animation(frames, path)
     print(f"  {path}")
 
 
@@ -278,8 +278,8 @@ def make_figures(args, networks, ascent, sets, folder, summary):
     if args.attribution:
         for network in pair:
             keep(network.name, "attribution", attribution_section(network, test_set, folder))
-    if args.film:
-        film(args, networks, folder / "training.gif")
+    if args.animation:
+        animation(args, networks, folder / "training.gif")
 
 
 def run(args):

@@ -24,6 +24,9 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before the imports below
+from inside_cnn.engine.older_versions import renamed
+
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("train_discriminator.py", "train_gan.py")
 COMBINATIONS = tuple(
@@ -84,7 +87,7 @@ def result_of(tree, data_dir, combination):
         if any(train(tree, script, flags, processes)):
             return None
         lines = (run / "metrics.jsonl").read_text().splitlines()
-        records = [json.loads(line) for line in lines]
+        records = [renamed(json.loads(line)) for line in lines]
         for record in records:
             for name in ("images_per_second", "peak_memory_gb"):
                 del record[name]
@@ -119,6 +122,8 @@ def expected_of(revision, data_dir, combinations):
             known |= results_of(tree, data_dir, missing)
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps(known))
+    for result in filter(None, known.values()):  # cached ones may be of an older version
+        result["metrics.jsonl"] = [renamed(record) for record in result["metrics.jsonl"]]
     return known
 
 

@@ -138,7 +138,7 @@ def test_a_control_resumes_to_the_bit(train, arm):
         (["--critic", "none", "--gp_weight", 1], "--gp_weight"),
         (["--critic", "penalty", "--d_fake_class_weight", 1], "--d_fake_class_weight"),
         (["--critic", "frozen", "--ema_decay", 0], "--ema_decay"),
-        (["--critic", "none", "--d_optimizer", "adam", "--kernel_lr", 0.01], "--kernel_lr"),
+        (["--critic", "none", "--d_optimizer", "adam", "--muon_lr", 0.01], "--muon_lr"),
         (["--critic", "trained", "--fixed_generator", "{tmp}"], "no weights"),
     ],
 )

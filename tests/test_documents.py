@@ -12,7 +12,7 @@ import report
 import train_discriminator
 import train_gan
 import visualization
-from inside_cnn.engine import cli
+from inside_cnn.engine.older_versions import ADDED
 from inside_cnn.reporting import publish, tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +67,7 @@ def test_make_targets_exist():
     ids=str,
 )
 def test_a_command_in_a_table_is_that_of_its_published_run(folder, flags):
-    settings = cli.ADDED | json.loads((folder / "config.json").read_text())["settings"]
+    settings = ADDED | json.loads((folder / "config.json").read_text())["settings"]
     module = SCRIPTS[settings["script"].removesuffix(".py")]
     args = vars(module.parse_args([*flags.split(), "--seed", str(settings["seed"])]))
     for name in ("recipe", "limit_train", "max_steps", *module.RECIPES[settings["recipe"]]):

@@ -148,7 +148,7 @@ def test_the_ladder_trains_every_arm_and_each_fixed_generator_before_its_use(mak
     assert list(trainings) == published
     seeds = {"full": 3, "none": 3, "none_early": 3, "penalty": 2, "frozen": 2, "trained": 2}
     assert set(trainings) == {f"{arm}_{k}" for arm, count in seeds.items() for k in range(count)}
-    equal = ("width", "batch_size", "augmentation", "d_optimizer", "kernel_lr", "lr", "schedule")
+    equal = ("width", "batch_size", "augmentation", "d_optimizer", "muon_lr", "lr", "schedule")
     for name, args in trainings.items():
         arm, _, seed = name.rpartition("_")
         assert (args.critic, args.seed) == (arm.removesuffix("_early"), int(seed))

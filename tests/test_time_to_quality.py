@@ -19,7 +19,7 @@ def test_a_trial_is_evaluated_at_its_points_and_its_rates_fall_to_zero():
     records = train()
     assert [record["step"] for record in records] == [4, 7]
     assert [record["images"] for record in records] == [64, 112]
-    assert records[-1]["kernel_lr"] == pytest.approx(0.02 * (1 - 6 / 7))
+    assert records[-1]["muon_lr"] == pytest.approx(0.02 * (1 - 6 / 7))
     assert all("test_accuracy" in record for record in records)
     assert train_gan.TrainingRun is time_to_quality.TrainingRun  # no longer replaced
 

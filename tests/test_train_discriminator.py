@@ -96,7 +96,7 @@ def test_alternating_flips(monkeypatch, augmentation, changed):
     monkeypatch.setattr(train_discriminator, changed, lambda _, row, *__: sampled.append(row))
 
     def flips(flip, epoch):
-        args = Namespace(augmentation=augmentation, flip=flip, hole=0)
+        args = Namespace(augmentation=augmentation, flip=flip, cutout=0)
         run = Namespace(step=epoch, steps_per_epoch=1, shard=lambda rows: rows)
         run.stream = lambda *name: random_stream("cpu", 0, *name)
         train_discriminator.augmented(run, args, train_set, torch.arange(64))

@@ -218,7 +218,7 @@ def test_main_leaves_a_whole_run(small_run, tmp_path):
         *("class_accuracy_real", "class_accuracy_fake", "generator_loss", "test_accuracy"),
         *("discriminator_loss", "generator_class_loss", "test_loss", "step", "epochs_done", "lr"),
     }
-    assert lines[0].keys() - {"kernel_lr"} == logged
+    assert lines[0].keys() - {"muon_lr"} == logged
     average, metadata = load_model(folder / "generator.safetensors", kind="generator")
     raw, raw_metadata = load_model(folder / "generator_raw.safetensors")
     assert metadata["weights"] == "EMA 0.999"

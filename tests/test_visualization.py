@@ -53,7 +53,7 @@ def test_sections(flags, perturb, classes, layers):
     for name in (
         "compare_layers",
         "attribution",
-        "film",
+        "animation",
         "frequency",
         "calibration",
         "critic_score",
@@ -138,7 +138,7 @@ def test_all_sections(run_main, two_runs):
     noise = other["differences"]["without G"]["noise at 8/255"][0]
     assert noise == -differences["noise at 8/255"][0]
     assert summary["without G"]["layers"]["cka"].keys() == {"with G"}
-    assert "no film" in out
+    assert "no animation" in out
     assert (folder / "summary.json").read_text().count("Infinity") == 0
 
 
@@ -178,8 +178,8 @@ def test_controls_stand_beside_the_pair(run_main, refused, two_runs, monkeypatch
     assert "no weights at" in refused(visualization, *QUICK, "--control", two_runs / "absent")
 
 
-def test_film_asked_for_and_not_to_be_had(refused, two_runs):
-    assert "sample grids" in refused(visualization, *QUICK, "--film")
+def test_animation_asked_for_and_not_to_be_had(refused, two_runs):
+    assert "sample grids" in refused(visualization, *QUICK, "--animation")
 
 
 def test_classic_method_shows_the_first_features(run_main, two_runs):
@@ -198,21 +198,21 @@ def test_classic_method_shows_the_first_features(run_main, two_runs):
     assert metrics["activation"] == pytest.approx(after.tolist(), abs=1e-4)
 
 
-def test_film_of_the_sample_grids(run_main, two_runs):
+def test_animation_of_the_sample_grids(run_main, two_runs):
     samples = two_runs / "output/gan/samples"
     samples.mkdir()
     for epoch, colour in enumerate((0, 90, 200)):
         images = torch.full((10, 3, 32, 32), colour, dtype=torch.uint8)
         save_image_grid(images, samples / f"{epoch:03d}.png", title=f"epoch {epoch}")
-    code, _, _ = run_main(visualization, *QUICK, "--film")
+    code, _, _ = run_main(visualization, *QUICK, "--animation")
     assert code == 0
-    with Image.open(two_runs / "visualization/training.gif") as film:
-        assert film.n_frames == 3
-        assert film.info["loop"] == 0
+    with Image.open(two_runs / "visualization/training.gif") as gif:
+        assert gif.n_frames == 3
+        assert gif.info["loop"] == 0
         shown = []
         for frame in range(3):
-            film.seek(frame)
-            shown.append(film.convert("RGB").getpixel((40, 60))[0])
+            gif.seek(frame)
+            shown.append(gif.convert("RGB").getpixel((40, 60))[0])
     assert shown == pytest.approx([0, 90, 200], abs=12)
 
 

@@ -19,29 +19,6 @@ MAY_CHANGE = (
     *("log_every_steps", "save_every_epochs", "save_every_minutes", "max_minutes"),
     *("evaluate_every", "judge", "tensorboard"),
 )
-# Flags that runs of older versions lack: what those did.
-ADDED = {
-    "flip": "random",
-    "gp_batch_shrink": 1,
-    "latent_dim": 100,
-    "hold_out": 0,
-    "critic": "full",
-    "fixed_generator": None,
-}
-# Settings of older versions that no longer exist: whether a run did what it would do without them.
-DELETED = {
-    "gp_every": lambda settings: settings["gp_every"] == 1,
-    "normalise": lambda settings: settings["normalise"] or settings["optimizer"] != "muon",
-}
-
-
-def without_deleted(settings):
-    """The settings of a run without those that are DELETED and changed nothing."""
-    return {
-        name: value
-        for name, value in settings.items()
-        if name not in DELETED or not DELETED[name](settings)
-    }
 
 
 class _Formatter(argparse.HelpFormatter):

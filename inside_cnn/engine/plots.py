@@ -1,4 +1,4 @@
-"""Learning curves, charts, image grids, films."""
+"""Learning curves, charts, image grids, animations."""
 
 import io
 import itertools
@@ -133,7 +133,7 @@ def evenly_chosen(items, most):
     return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
 
 
-def save_film(frames, path, most=40, width=640, seconds=0.3, last_seconds=2.0):
+def save_animation(frames, path, most=40, width=640, seconds=0.3, last_seconds=2.0):
     """PNG files of one size -> an animated GIF that loops and rests at its last frame.
 
     At most `most` frames, evenly chosen; wider ones are scaled to `width` pixels.

@@ -15,14 +15,15 @@ import jinja2
 from PIL import Image
 
 from inside_cnn.core.files import is_number, parse_json
+from inside_cnn.engine.older_versions import renamed
 from inside_cnn.engine.plots import curves_figure, evenly_chosen, png_of
 from inside_cnn.engine.weights import BEFORE_ROUNDING, digest, load_model
+from inside_cnn.reporting.publish import published
 from inside_cnn.reporting.tables import short, title_of
 from inside_cnn.training import panels
 
 ADVERSARIAL = "perturbed_with*_G_epsilon*.png"  # not of control networks
 MAX_FRAMES = 24  # epochs of the slider
-PRIVATE = ("data_dir", "output_dir", "judge", "fixed_generator")  # paths of this machine
 
 
 def contents_of(folders):
@@ -73,15 +74,15 @@ def read_run(folder, heading, script, plotted):
     """The summary, curves and settings of a training; plotted: its training.panels.Panels."""
     log, config = folder / "metrics.jsonl", read_json(folder / "config.json")
     lines = log.read_text().splitlines() if log.is_file() else []
-    records = [r for r in map(parse_json, lines) if r]  # the last line may be incomplete
+    records = [renamed(r) for r in map(parse_json, lines) if r]  # the last line may be incomplete
     curves = []
     for title, fields in plotted.curves.items():
         if figure := curves_figure(records, {title: fields}):
             png = io.BytesIO(png_of(figure, dpi=200))
             curves.append(picture(png, f"Learning curve: {title}", lossless=True))
     config.pop("resumed", None)  # has paths too
-    for name in PRIVATE:
-        config.get("settings", {}).pop(name, None)
+    if config:
+        config["settings"] = published(config["settings"])
     return {
         "heading": heading,
         "script": script,

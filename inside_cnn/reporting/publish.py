@@ -19,6 +19,7 @@ from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
 from inside_cnn.core.output_folder import writing_to
 from inside_cnn.engine import cli
+from inside_cnn.engine.older_versions import renamed
 from inside_cnn.engine.weights import (
     BEFORE_ROUNDING,
     check_classes,
@@ -31,7 +32,6 @@ from inside_cnn.engine.weights import (
 )
 from inside_cnn.metrics.classifier import evaluate
 
-LOGS = ("metrics.jsonl", "summary.json")
 NETWORKS = ("discriminator.safetensors", "generator.safetensors")
 PRIVATE = ("data_dir", "output_dir", "judge", "fixed_generator")  # paths of this machine
 
@@ -69,13 +69,18 @@ def run(args):
         raise UserError(f"{source} holds no finished run")
     if (target / "checkpoints").exists():
         raise UserError(f"{target} holds a run of your own, which would be overwritten")
-    names = [*LOGS, *(f"samples/{epoch:03d}.png" for epoch in args.sample_epochs)]
+    names = [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
     names += [] if "curves" in args.skip else ["curves.png"]
     files = {name: (source / name).read_bytes() for name in names}
+    log = (source / "metrics.jsonl").read_text()
+    records = [renamed(json.loads(line)) for line in log.splitlines()]
+    files["metrics.jsonl"] = "".join(json.dumps(r) + "\n" for r in records).encode()
+    summary = renamed(json.loads((source / "summary.json").read_text()))
+    files["summary.json"] = json.dumps(summary, indent=2).encode()
     config = json.loads((source / "config.json").read_text())
-    for settings in (config["settings"], *(r["changed"] for r in config.get("resumed", []))):
-        for name in PRIVATE:
-            settings.pop(name, None)
+    config["settings"] = published(config["settings"])
+    for resumed in config.get("resumed", []):
+        resumed["changed"] = published(resumed["changed"])
     files["config.json"] = json.dumps(config, indent=2).encode() + b"\n"
     weights = {
         name: rounded(source / name, args.data_dir, device)
@@ -94,6 +99,11 @@ def run(args):
         for name in stale:
             (target / name).unlink(missing_ok=True)
     print(f"published: {target}")
+
+
+def published(settings):
+    """The settings of a run in the names of this version, without paths of this machine."""
+    return {name: v for name, v in renamed(settings).items() if name not in PRIVATE}
 
 
 def rounded(path, data_dir, device):

@@ -40,7 +40,7 @@ RUNS = {  # folders in results/: title, flags of the script
     "controls/seed_*": ("classifier, three seeds", "--epochs 8"),
     "controls/as_critic": (
         "without cutout, smoothing, average",
-        "--epochs 8 --hole 0 --label_smoothing 0 --ema_decay 0",
+        "--epochs 8 --cutout 0 --label_smoothing 0 --ema_decay 0",
     ),
     "baseline_64_epochs": ("classifier, for longer", "--epochs 64"),
     "classic_32_epochs": ("the homework's recipe", "--recipe classic --epochs 32"),

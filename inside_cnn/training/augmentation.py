@@ -50,25 +50,25 @@ def augment(images, params):
     columns = torch.where(params.flip[:, None, None], columns.flip(1), columns)
     x = (images.float().flatten(1, 2) @ columns.mT).unflatten(1, images.shape[1:3])
     x = (rows[:, None] @ x).clamp_(max=1)
-    return _jitter_colours(x, *(p.view(-1, 1, 1, 1) for p in params[5:])).mul_(2).sub_(1)
+    return _jitter_colors(x, *(p.view(-1, 1, 1, 1) for p in params[5:])).mul_(2).sub_(1)
 
 
 class Shift(NamedTuple):
     """One row of parameters for each image; every field int64 (b,), but flip, which is bool.
 
-    down, right: by how many pixels the window moves; flip: mirror the image; hole_top, hole_left:
-    centre of the hole.
+    down, right: by how many pixels the window moves; flip: mirror the image; cutout_top,
+    cutout_left: center of the cutout.
     """
 
     down: torch.Tensor
     right: torch.Tensor
     flip: torch.Tensor
-    hole_top: torch.Tensor
-    hole_left: torch.Tensor
+    cutout_top: torch.Tensor
+    cutout_left: torch.Tensor
 
 
 def sample_shift(batch_size, generator, reach=4, image_size=32):
-    """Shifts by up to `reach` pixels each way, a flip with probability 1/2, a hole anywhere."""
+    """Shifts by up to `reach` pixels each way, a flip with probability 1/2, a cutout anywhere."""
     u = torch.rand(5, batch_size, generator=generator, device=generator.device)
     down, right = ((2 * reach + 1) * u[:2]).long() - reach
     return Shift(down, right, u[2] < 0.5, *(image_size * u[3:]).long())
@@ -102,20 +102,20 @@ def move(images, params):
     return images.gather(3, columns[:, None, None, :].expand_as(images))
 
 
-def shift(images, params, hole=0):
-    """Move each image, flip it, and cut a grey square of `hole` pixels out of it (0: none).
+def shift(images, params, cutout=0):
+    """Move each image, flip it, and cut a gray square of `cutout` pixels out of it (0: none).
 
-    A hole may reach over an edge.
+    A cutout may reach over an edge.
     images: uint8 (b, 3, s, s) -> float32 (b, 3, s, s) in [-1, 1].
     Sources: He et al. 2016, Deep Residual Learning (shift and flip); DeVries and Taylor 2017,
     Improved Regularization of Convolutional Neural Networks with Cutout.
     """
     x = move(images, params).float().mul_(2 / 255).sub_(1)
-    if hole:
+    if cutout:
         place = torch.arange(images.shape[-1], device=images.device)
         inside = [
-            (place >= centre[:, None] - hole // 2) & (place < centre[:, None] + (hole + 1) // 2)
-            for centre in (params.hole_top, params.hole_left)
+            (place >= center[:, None] - cutout // 2) & (place < center[:, None] + (cutout + 1) // 2)
+            for center in (params.cutout_top, params.cutout_left)
         ]
         x.masked_fill_((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.0)
     return x
@@ -129,16 +129,16 @@ def _resize_matrix(offset, crop, size):
     return (1 - (source[:, :, None] - out).abs()).clamp_(min=0)  # weight of each input pixel
 
 
-def _jitter_colours(x, contrast, saturation, hue):
+def _jitter_colors(x, contrast, saturation, hue):
     """x: (b, 3, h, w) in [0, 1], changed in place; the rest (b, 1, 1, 1)."""
-    mean_grey = _grey(x.mean((2, 3), keepdim=True))
-    x.mul_(contrast).add_((1 - contrast) * mean_grey).clamp_(0, 1)
-    grey = _grey(x)
-    x.mul_(saturation).add_(grey.mul_(1 - saturation)).clamp_(0, 1)
+    mean_gray = _gray(x.mean((2, 3), keepdim=True))
+    x.mul_(contrast).add_((1 - contrast) * mean_gray).clamp_(0, 1)
+    gray = _gray(x)
+    x.mul_(saturation).add_(gray.mul_(1 - saturation)).clamp_(0, 1)
     return _shift_hue(x, hue)
 
 
-def _grey(x):
+def _gray(x):
     """Luma of (b, 3, h, w), as in ITU-R BT.601: (b, 1, h, w)."""
     red, green, blue = x.split(1, dim=1)
     return (0.2989 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)

@@ -106,8 +106,8 @@ class Combined:
             optimizer.step()
 
     def learning_rates(self):
-        """{"kernel_lr": Muon's, "lr": Adam's or AdamW's}."""
-        names = {Muon: "kernel_lr"}
+        """{"muon_lr": Muon's, "lr": Adam's or AdamW's}."""
+        names = {Muon: "muon_lr"}
         return {
             names.get(type(optimizer), "lr"): float(optimizer.param_groups[0]["lr"])
             for optimizer in self.optimizers
@@ -145,12 +145,12 @@ def _like(weight, value):
 
 
 def make_optimizer(
-    kind, model, lr, kernel_lr, betas=(0.9, 0.999), weight_decay=0.0, momentum=0.9, bf16=False
+    kind, model, lr, muon_lr, betas=(0.9, 0.999), weight_decay=0.0, momentum=0.9, bf16=False
 ):
     """`adam`: Adam for all weights; `muon`: Muon for the kernels of the blocks, AdamW for the rest.
 
     model: a Discriminator or Generator, whose blocks begin with a convolution and go on with a
-    normalization. lr, betas, weight_decay: Adam's or AdamW's; kernel_lr, momentum, bf16 (whether
+    normalization. lr, betas, weight_decay: Adam's or AdamW's; muon_lr, momentum, bf16 (whether
     its Newton-Schulz steps are in bfloat16): Muon's.
     Every group keeps its learning rate as `initial_lr` too, for schedules.
     """
@@ -161,7 +161,7 @@ def make_optimizer(
         kernel_ids = set(map(id, kernels))
         rest = [weight for weight in model.parameters() if id(weight) not in kernel_ids]
         optimizer = Combined(
-            Muon(kernels, kernel_lr, momentum, torch.bfloat16 if bf16 else torch.float32),
+            Muon(kernels, muon_lr, momentum, torch.bfloat16 if bf16 else torch.float32),
             torch.optim.AdamW(rest, lr, betas, weight_decay=weight_decay, fused=True),
         )
     for group in optimizer.param_groups:

@@ -13,7 +13,7 @@ class Panels(NamedTuple):
     line: dict
 
 
-LEARNING_RATES = {"lr": "lr", "kernel_lr": "kernel_lr"}
+LEARNING_RATES = {"lr": "lr", "muon_lr": "muon_lr"}
 
 CLASSIFIER = Panels(
     curves={

@@ -10,7 +10,8 @@ from pathlib import Path
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import parse_json, remove_temporaries, write_atomically
 from inside_cnn.core.output_folder import writing_to
-from inside_cnn.engine.cli import ADDED, SAVE_FAILED, Stopped, without_deleted
+from inside_cnn.engine.cli import SAVE_FAILED, Stopped
+from inside_cnn.engine.older_versions import ADDED, renamed, without_deleted
 from inside_cnn.training.checkpoint import (
     checkpoint_step,
     from_format_1,
@@ -73,7 +74,7 @@ class RunFolder:
         config = parse_json(path.read_bytes())
         if not isinstance(config, dict) or "settings" not in config:
             raise UserError(f"{path} is not of this program; give another --output_dir")
-        return config
+        return config | {"settings": renamed(config["settings"])}
 
     def open(self, total_steps):
         """Lock the folder; returns (state of the newest valid checkpoint, summary), or None each.
@@ -202,7 +203,7 @@ class RunFolder:
         if not self.metrics_path.is_file():
             return []
         lines = self.metrics_path.read_bytes().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+        return [renamed(json.loads(line)) for line in lines if line.endswith(b"\n")]
 
 
 def lock(folder):

@@ -3,7 +3,7 @@
 import torch
 
 # Schedules whose rates depend on the number of epochs that was asked for.
-FALL_TO_ZERO = ("linear", "triangle")
+FALL_TO_ZERO = ("linear", "triangular")
 
 
 def linear(step, total_steps):
@@ -11,7 +11,7 @@ def linear(step, total_steps):
     return 1 - step / total_steps
 
 
-def triangle(step, total_steps, peak):
+def triangular(step, total_steps, peak):
     """Factor of the learning rate at `step` (from 0): up from 0 to 1 in a straight line, then down.
 
     peak: share of the steps after which it is 1.

@@ -37,9 +37,9 @@ def test_recipe_fills_only_what_was_left_out():
     assert (args.gen_train, args.gp_weight, args.epochs) == (1, 10.0, 200)
     assert (args.augmentation, args.schedule, args.d_optimizer) == ("crop", "constant", "adam")
     assert (args.g_optimizer, args.d_fake_class_weight, args.g_class_weight) == ("adam", 1.0, 1.0)
-    args = train_gan.parse_args(["--kernel_lr", "0.01"])
+    args = train_gan.parse_args(["--muon_lr", "0.01"])
     assert (args.recipe, args.batch_size, args.augmentation) == ("muon", 128, "shift")
-    assert (args.schedule, args.kernel_lr, args.lr) == ("linear", 0.01, 5e-4)
+    assert (args.schedule, args.muon_lr, args.lr) == ("linear", 0.01, 5e-4)
     args = train_discriminator.parse_args(["--recipe", "classic", "--lr_drop_epochs"])
     assert (args.epochs, args.lr_drop_epochs) == (100, [])
 
@@ -47,13 +47,13 @@ def test_recipe_fills_only_what_was_left_out():
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
-        (train_discriminator, "--recipe classic --kernel_lr 0.1", "--optimizer muon"),
+        (train_discriminator, "--recipe classic --muon_lr 0.1", "--optimizer muon"),
         (train_discriminator, "--optimizer adam --weight_decay 0.1", "--optimizer muon"),
         (train_discriminator, "--lr_drop_epochs 3", "--schedule drops"),
-        (train_discriminator, "--recipe classic --warmup 0.1", "--schedule triangle"),
-        (train_discriminator, "--augmentation crop --hole 4", "--augmentation shift"),
+        (train_discriminator, "--recipe classic --warmup 0.1", "--schedule triangular"),
+        (train_discriminator, "--augmentation crop --cutout 4", "--augmentation shift"),
         (train_discriminator, "--recipe classic --optimizer muon", "would not move"),
-        (train_discriminator, "--kernel_lr 0", "would not move"),
+        (train_discriminator, "--muon_lr 0", "would not move"),
         (train_gan, "--recipe classic --momentum 0.5", "muon"),
         (train_gan, "--recipe classic --g_optimizer muon", "would not move"),
         (train_gan, "--judge results/baseline", "--evaluate_every"),
@@ -68,9 +68,9 @@ def test_flags_that_would_do_nothing_are_refused(script, flags, message, capsys)
 
 def test_flags_that_go_together():
     args = train_discriminator.parse_args(
-        ["--recipe", "classic", "--optimizer", "muon", "--kernel_lr", "1"]
+        ["--recipe", "classic", "--optimizer", "muon", "--muon_lr", "1"]
     )
-    assert (args.optimizer, args.kernel_lr, args.schedule) == ("muon", 1.0, "drops")
+    assert (args.optimizer, args.muon_lr, args.schedule) == ("muon", 1.0, "drops")
 
 
 @pytest.mark.parametrize("script", [train_discriminator, train_gan, visualization])

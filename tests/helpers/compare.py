@@ -19,7 +19,7 @@ def records(folder):
 
 def kernel_rate(record):
     """The learning rate of the convolution kernels in a log line: of Muon, or the only one."""
-    return record.get("kernel_lr", record["lr"])
+    return record.get("muon_lr", record["lr"])
 
 
 def assert_equal(a, b):

@@ -104,25 +104,25 @@ def test_sampled_parameters_have_the_stated_ranges():
     assert params.hue.abs().max() <= 0.1
 
 
-def shifted_by_hand(image, down, right, flip, hole_top, hole_left, hole):
-    """torchvision's reflecting pad, a crop, a flip; then the hole, pixel by pixel."""
+def shifted_by_hand(image, down, right, flip, cutout_top, cutout_left, cutout):
+    """torchvision's reflecting pad, a crop, a flip; then the cutout, pixel by pixel."""
     x = tvf.pad(image, 4, padding_mode="reflect")[:, 4 + down : 36 + down, 4 + right : 36 + right]
     x = (tvf.hflip(x) if flip else x).float() / 127.5 - 1
-    top, left = hole_top - hole // 2, hole_left - hole // 2
+    top, left = cutout_top - cutout // 2, cutout_left - cutout // 2
     for row in range(32):
         for column in range(32):
-            if top <= row < top + hole and left <= column < left + hole:
+            if top <= row < top + cutout and left <= column < left + cutout:
                 x[:, row, column] = 0
     return x
 
 
-@pytest.mark.parametrize("hole", [0, 1, 8, 32])
-def test_shift_against_torchvision(hole):
+@pytest.mark.parametrize("cutout", [0, 1, 8, 32])
+def test_shift_against_torchvision(cutout):
     images = random_images(12)
     params = sample_shift(12, torch.Generator().manual_seed(4))
-    ours = shift(images, params, hole)
+    ours = shift(images, params, cutout)
     for index, image in enumerate(images):
-        expected = shifted_by_hand(image, *(field[index].item() for field in params), hole)
+        expected = shifted_by_hand(image, *(field[index].item() for field in params), cutout)
         assert (ours[index] - expected).abs().max() < 1e-6
 
 

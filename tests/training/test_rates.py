@@ -24,7 +24,7 @@ def test_the_gans_rates_fall_to_zero_in_a_straight_line(run_main, refused, tmp_p
 
 
 def test_kernels_and_other_weights_have_rates_of_their_own(run_main, tmp_path):
-    flags = ["--epochs", 1, "--log_every_steps", 1, "--kernel_lr", 0.1, "--lr", 0.01]
+    flags = ["--epochs", 1, "--log_every_steps", 1, "--muon_lr", 0.1, "--lr", 0.01]
     with rates_taken() as taken:
         run_main(train_gan, *SMALL, *flags, "--output_dir", tmp_path / "run")
     falling = [1 - step / 5 for step in range(5)]
@@ -35,12 +35,12 @@ def test_kernels_and_other_weights_have_rates_of_their_own(run_main, tmp_path):
         assert rates == pytest.approx([0.01 * share, 0.01 * share, 0.1 * share, 0.1 * share])
     lines = records(tmp_path / "run")
     assert [kernel_rate(line) for line in lines] == pytest.approx([0.1 * f for f in falling])
-    if "kernel_lr" in lines[0]:
+    if "muon_lr" in lines[0]:
         assert [line["lr"] for line in lines] == pytest.approx([0.01 * f for f in falling])
 
 
 def test_the_classifiers_rate_rises_and_falls(run_main, tmp_path):
-    flags = ["--epochs", 2, "--log_every_steps", 1, "--warmup", "0.2", "--kernel_lr", "0.1"]
+    flags = ["--epochs", 2, "--log_every_steps", 1, "--warmup", "0.2", "--muon_lr", "0.1"]
     with rates_taken() as taken:
         run_main(train_discriminator, *SMALL, *flags, "--output_dir", tmp_path / "run")
     shares = [0.25, 0.75] + [(10 - step - 0.5) / 8 for step in range(2, 10)]

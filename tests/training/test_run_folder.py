@@ -235,6 +235,17 @@ def test_a_setting_that_no_longer_exists(start, tmp_path, before, resumes):
         start(tmp_path, **now)
 
 
+def test_a_run_of_before_flags_were_renamed_goes_on_in_the_new_names(start, tmp_path):
+    old = {"hole": 8, "kernel_lr": 0.02, "schedule": "triangle"}
+    new = {"cutout": 8, "muon_lr": 0.02, "schedule": "triangular"}
+    start(tmp_path, **old).log({"step": 0, "kernel_lr": 0.1})
+    folder = start(tmp_path, **new)
+    assert folder.records() == [{"step": 0, "muon_lr": 0.1}]
+    assert json.loads((tmp_path / "config.json").read_text())["settings"] == SETTINGS | new
+    with pytest.raises(UserError, match="cutout was 8, now 4"):
+        start(tmp_path, **new | {"cutout": 4})
+
+
 def test_a_checkpoint_of_format_1_is_read_in_the_present_layout(start, tmp_path):
     """It has LayerNorm's parameters, and their moments, as (h, w, channels)."""
     weight, kernel = torch.randn(4, 4, 2), torch.randn(2, 3, 3, 3)

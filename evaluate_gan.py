@@ -33,7 +33,7 @@ from inside_cnn.engine.weights import (
 from inside_cnn.metrics import inception, sampling
 from inside_cnn.metrics.baselines import noisy, untrained_like
 from inside_cnn.metrics.memorization import memorization_metrics, save_nearest
-from inside_cnn.metrics.sample_files import sample_only
+from inside_cnn.metrics.sample_files import write_samples
 from inside_cnn.metrics.scores import (
     MIN_SAMPLES,
     RELIABLE_SAMPLES,
@@ -61,10 +61,9 @@ def parse_args(argv=None):
     )
     group = parser.add_argument_group("sampling only")
     group.add_argument("--sample", type=at_least(1), metavar="N", help="write N images and stop")
-    formats = ("png", "npz", "grid")
+    formats, classes = ("png", "npz", "grid"), "only these classes, by number from 0"
     group.add_argument("--format", choices=formats, default="grid", help="of the images")
-    labels_help = "only these classes, by number from 0"
-    group.add_argument("--labels", type=at_least(0), nargs="+", metavar="K", help=labels_help)
+    group.add_argument("--labels", type=at_least(0), nargs="+", metavar="K", help=classes)
     group = parser.add_argument_group("scores")
     group.add_argument(
         "--samples",
@@ -140,13 +139,8 @@ def score(args, image_sets, train, judge, folder):
     title = ", ".join(filter(None, (note.strip(), truncation_note(args))))
     save_image_grid(samples.images[displayed], folder / "samples.png", columns, title)
     save_nearest(samples.first(count), train.images, folder / "nearest.png")
-    memorization = memorization_metrics(
-        samples.images[:count],
-        test.images[:count],
-        train.images,
-        args.seed,
-        folder / "nearest_distances.png",
-    )
+    images, path = (samples.images[:count], test.images[:count]), folder / "nearest_distances.png"
+    memorization = memorization_metrics(*images, train.images, args.seed, path)
     print(f"distance to the nearest training image: {json.dumps(memorization, indent=2)}")
     return {
         "judge": {"path": str(judge.path), "width": judge.model.width, "test_accuracy": accuracy},
@@ -199,20 +193,15 @@ def run(args):
     source = f"generator: {path}, width {generator.width}, step {metadata.get('step')}"
     print(", ".join(filter(None, (source, truncation_note(args)))))
     names = class_names_of(metadata)
+    options = {"num_classes": len(names), "truncation": args.truncation}
 
     def sample(labels, title, generator=generator):
-        latents = sampling.latents_of(
-            labels,
-            generator.latent_dim,
-            args.seed,
-            num_classes=len(names),
-            truncation=args.truncation,
-        )
+        latents = sampling.latents_of(labels, generator.latent_dim, args.seed, **options)
         return sampling.generate(generator, latents, args.batch_size, precision, title)
 
     if args.sample:
         with writing_to(folder):
-            return sample_only(args, names, sample, folder)
+            return write_samples(args, names, sample, folder)
     judge_path = find_weights(args.judge, "discriminator.safetensors", "baseline")
     judge = Judge(judge_path, device, precision)
     train, test = load_data(args, metadata)

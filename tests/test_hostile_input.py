@@ -13,7 +13,6 @@ from discriminator import Discriminator
 from faults import no_room_for
 from generator import Generator
 from inside_cnn.engine.weights import export_model
-from inside_cnn.training import provenance
 from processes import ENVIRONMENT, ROOT
 
 QUICK = ["--limit_test", 60, "--steps", 3, "--device", "cpu", "--precision", "fp32"]
@@ -22,15 +21,6 @@ QUICK = ["--limit_test", 60, "--steps", 3, "--device", "cpu", "--precision", "fp
 @pytest.fixture(autouse=True)
 def empty_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def test_hanging_git_times_out(monkeypatch):
-    def hang(command, timeout=None, **_):
-        assert timeout is not None
-        raise subprocess.TimeoutExpired(command, timeout)
-
-    monkeypatch.setattr(subprocess, "run", hang)
-    assert provenance.git_commit() == "unknown"
 
 
 @pytest.mark.parametrize("name", ["$x^$", "a\ud800b", "猫"])

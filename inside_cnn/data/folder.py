@@ -48,7 +48,7 @@ def check_class_sizes(class_names, tensors):
         counts = tensors[f"{part}_labels"].bincount(minlength=len(class_names)).tolist()
         if 0 not in counts:
             continue
-        message = f"class {class_names[counts.index(0)]} has no {part} picture"
+        message = f"class {class_names[counts.index(0)]} has no picture in the {part} set"
         if part == "test":
             message += (
                 f"; one picture in {TEST_SHARE} is for testing: add pictures, {ENOUGH} per class "

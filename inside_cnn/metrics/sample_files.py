@@ -15,7 +15,7 @@ from inside_cnn.metrics.sampling import sample_labels
 MAX_GRID = 1000  # images of a grid
 
 
-def sample_only(args, names, sample, folder):
+def write_samples(args, names, sample, folder):
     """Write --sample images in --format; returns their path.
 
     names: of the generator's classes; sample: function of (labels int64 (n,), title) that returns

@@ -124,8 +124,11 @@ def test_folder_without_valid_classes(mine, files, message):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"1.jpg": "text"}, "class c has no train picture"),
-        ({"1.png": None}, "class c has no test picture; one picture in 10 is for testing"),
+        ({"1.jpg": "text"}, "class c has no picture in the train set"),
+        (
+            {"1.png": None},
+            "class c has no picture in the test set; one picture in 10 is for testing",
+        ),
     ],
 )
 def test_class_without_pictures(mine, files, message):

@@ -223,7 +223,7 @@ def score_sets(network, train_set, test_set):
         classes = len(test_set.class_names)
         labels = sampling.sample_labels(count, range(classes))
         latents = sampling.latents_of(labels, generator.latent_dim, 0, num_classes=classes)
-        sets["samples"] = sampling.draw(generator, latents).to(test_set.images.device)
+        sets["samples"] = sampling.generate(generator, latents).to(test_set.images.device)
     return sets | critic_score.baseline_sets(sets["test images"])
 
 
@@ -301,7 +301,7 @@ def run(args):
     if requested or without_start or examples or args.dataset != "auto":
         train_set, test_set = load_images(args, networks, device)
     for network in without_start if test_set is not None else ():
-        network.set_start(test_set.facts())
+        network.set_start(test_set.metadata())
     folder = Path(args.output_dir)
     summary = open_summary(folder / "summary.json", networks)
     for network in networks:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import data_tools
-from inside_cnn.data import cifar10
+from inside_cnn.data import cifar10, pixels
 from inside_cnn.engine.weights import load_model
 from inside_cnn.metrics.classifier import evaluate
 
@@ -30,7 +30,7 @@ def test_size_of_the_folder():
 def test_weights_load_and_tell_what_is_needed(path):
     _, metadata = load_model(path)
     assert metadata["class_names"] == list(cifar10.CIFAR10_CLASSES)
-    assert data_tools.mean_image(metadata) is not None
+    assert pixels.mean_image(metadata) is not None
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.json")), ids=name_of)

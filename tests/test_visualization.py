@@ -299,9 +299,9 @@ def test_networks_of_different_sets_need_a_choice(refused, two_runs):
 def described(seed):
     """Metadata as the trainings write it, with a mean image that tells the networks apart."""
     _, test_set = data_tools.load_shapes()
-    facts = test_set.facts()
+    metadata = test_set.metadata()
     mean = torch.full((3, 32, 32), 100 + seed, dtype=torch.uint8)
-    return facts | {"mean_image": base64.b64encode(mean.numpy().tobytes()).decode()}
+    return metadata | {"mean_image": base64.b64encode(mean.numpy().tobytes()).decode()}
 
 
 @pytest.fixture

@@ -119,6 +119,7 @@ def test_controls_are_named_by_their_folder(run_main, refused, two_runs, monkeyp
         (two_runs / folder).mkdir()
         export_model(Discriminator(width=8), two_runs / folder / WEIGHTS, {"dataset": "shapes"})
     controls = ["--control", two_runs / "seed 1", two_runs / "augmented" / WEIGHTS]
+    controls += ["--study_images", 20]
     sections = ["--perturb_images", "--max_classification_output", "--compare_layers"]
     sections += ["--attribution", "--max_features", 2]
     code, out, _ = run_main(visualization, *QUICK, *sections, *controls)

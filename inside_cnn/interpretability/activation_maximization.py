@@ -68,11 +68,6 @@ def _select(table, columns=None):
 # ------------------------------------------------------------------------------ plain ascent
 
 
-def maximize(objective, images, **options):
-    """The last images of `ascent` with these options."""
-    return last_of(ascent(objective, images, **options))
-
-
 def ascent(objective, images, steps=200, lr=0.1, decay=0.001, title=""):
     """Gradient ascent on the images: x += lr d objective / d x - decay x |x|, clamped to [-1, 1].
 
@@ -90,6 +85,11 @@ def ascent(objective, images, steps=200, lr=0.1, decay=0.001, title=""):
 def last_of(steps):
     """The last images of an ascent."""
     return deque(steps, maxlen=1).pop()
+
+
+def maximize(objective, images, **options):
+    """The last images of `ascent` with these options."""
+    return last_of(ascent(objective, images, **options))
 
 
 # ------------------------------------------------------------------------------ robust ascent

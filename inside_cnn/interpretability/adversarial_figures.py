@@ -81,14 +81,13 @@ def one_step(network, test_set, epsilon, folder, suffix=""):
     first, last = (prediction_captions(part[rows], names) for part in (before, after))
     both = [f"{b}\n→ {a}" for b, a in zip(first, last, strict=True)]
     largest = gradients[rows].abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
-    title = "Gradient toward the next class, each scaled to its largest entry"
+    gradient_title = "Gradient toward the next class, each scaled to its largest entry"
     perturbed_title = f"Perturbed by {metrics['epsilon']}: prediction before → after"
-    figures = {
-        "real_images": (images[rows], first, "Test images and predictions"),
-        "gradient_image": (to_uint8(gradients[rows] / largest), both, title),
-        "jittered_images": (changed[rows], both, perturbed_title),
-    }
-    for file, (grid, captions, title) in figures.items():
+    for file, grid, captions, title in (
+        ("real_images", images[rows], first, "Test images and predictions"),
+        ("gradient_image", to_uint8(gradients[rows] / largest), both, gradient_title),
+        ("jittered_images", changed[rows], both, perturbed_title),
+    ):
         path = folder / f"{file}{suffix}.png"
         title = f"{title}; columns by true class{note} ({network.title})"
         save_image_grid(grid, path, columns, title, captions, scale=4)

@@ -5,6 +5,7 @@ import itertools
 from discriminator import MAP_SIZES
 from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_charts
+from inside_cnn.engine.statistics import percent
 from inside_cnn.interpretability.layer_probes import (
     firing_rate,
     linear_cka,
@@ -67,18 +68,13 @@ def measures(features_of, test_set, title):
             "probe_accuracy": probe_accuracy(
                 features[:half], labels[:half], features[half:], labels[half:], classes
             ),
-            "fires_below_1_percent": share(rate < 0.01),
-            "fires_below_10_percent": share(rate < 0.1),
-            "selective_share": share(selective_features(features, labels, classes)),
+            "fires_below_1_percent": percent(rate < 0.01),
+            "fires_below_10_percent": percent(rate < 0.1),
+            "selective_share": percent(selective_features(features, labels, classes)),
         }
         for key, value in values.items():
             metrics.setdefault(key, []).append(round(value, 2))
     return metrics | {"images": [half, len(labels) - half]}
-
-
-def share(mask):
-    """Share of True in %."""
-    return 100 * mask.double().mean().item()
 
 
 def plot(metrics_of, path):

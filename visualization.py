@@ -1,4 +1,4 @@
-"""Look inside trained discriminators: what fools them, what activates them, what each layer knows.
+"""Figures of trained discriminators: adversarial images, feature visualization, layer statistics.
 
     python visualization.py                    # every section, layers 2 4 6 8
     python visualization.py --max_features 4   # one section only
@@ -26,39 +26,34 @@ from inside_cnn.interpretability.attribution import attribution_section
 from inside_cnn.interpretability.calibration import calibration_section
 from inside_cnn.interpretability.frequency import frequency_section
 from inside_cnn.interpretability.layer_figures import layer_section
-from inside_cnn.interpretability.maximization_figures import Ascent, class_section, feature_section
+from inside_cnn.interpretability.maximization_figures import class_section, feature_section
 from inside_cnn.interpretability.network import TRAININGS, load_networks
 from inside_cnn.interpretability.summary import open_summary, write_summary
 from inside_cnn.interpretability.transfer import transfer_section
 from inside_cnn.metrics import sampling
 
 DEFAULT_LAYERS = [2, 4, 6, 8]
-STUDY_IMAGES = 1000
-SWITCHES = {  # section: help
+SECTIONS = {  # flag: help
     "perturb_images": "adversarial perturbation",
-    "max_classification_output": "images that maximise the output of a class",
-    "compare_layers": "what each layer knows: linear probes, selective features, CKA",
-    "attribution": "where it looks: Grad-CAM and integrated gradients",
+    "max_classification_output": "images that maximize the output of a class",
+    "compare_layers": "all layers: linear probes, selective features, CKA",
+    "attribution": "Grad-CAM",
     "frequency": "input gradients and accuracy under noise, by spatial frequency",
-    "calibration": "whether class probabilities are right: calibration error",
+    "calibration": "calibration error of the class probabilities",
     "critic_score": "the critic's score of test images, samples, noise, blurred images and others",
     "transfer": "class images and adversarial images of each network, classified by every other; "
     "includes --max_classification_output",
     "animation": "the sample grids of a GAN's training as an animated GIF",
 }
-NEED_IMAGES = (
-    *("perturb_images", "compare_layers", "attribution"),
-    *("frequency", "calibration", "critic_score", "transfer"),
-)
-
+NEED_NO_IMAGES = ("max_classification_output", "animation")
 
 # ------------------------------------------------------------------------------ arguments
 
 
 def parse_layer(text):
-    """A layer, or the True or False that switches the section."""
+    """A layer, or `true` or `false`, which switches the section."""
     if text.lower() in ("true", "false"):
-        return cli.switch(text)
+        return text.lower()
     if not text.isdecimal() or not 1 <= int(text) <= NUM_LAYERS:
         raise argparse.ArgumentTypeError(f"layers are 1 to {NUM_LAYERS}, not {text!r}")
     return int(text)
@@ -67,15 +62,14 @@ def parse_layer(text):
 def parse_args(argv=None):
     parser = cli.Parser(__doc__.split("\n\n")[0])
     group = parser.add_argument_group("sections (none of them given: all)")
-    switch = {"type": cli.switch, "nargs": "?", "const": True, "default": None}
-    for name, what in SWITCHES.items():
-        group.add_argument(f"--{name}", help=what, **switch)
+    for name, what in SECTIONS.items():
+        group.add_argument(f"--{name}", type=cli.switch, nargs="?", const=True, help=what)
     group.add_argument(
         "--max_features",
         nargs="*",
         type=parse_layer,
         metavar="LAYER",
-        help=f"images that maximise the features of these layers, 1 to {NUM_LAYERS}; "
+        help=f"images that maximize the features of these layers, 1 to {NUM_LAYERS}; "
         "no number: " + " ".join(map(str, DEFAULT_LAYERS)),
     )
     group = parser.add_argument_group("networks")
@@ -91,8 +85,8 @@ def parse_args(argv=None):
         nargs="+",
         default=[],
         metavar="PATH",
-        help="further discriminators, named by their folder, beside the pair in the perturbations, "
-        "the classes and the layers: what of a difference is the generator's doing?",
+        help="further discriminators, named by their folder, to isolate the effect of the "
+        "generator; not in the features and the attribution",
     )
     group = parser.add_argument_group("perturbation")
     group.add_argument(
@@ -101,113 +95,97 @@ def parse_args(argv=None):
         default="8/255",
         help="largest change of a pixel, in levels of 0 to 255",
     )
-    at_least = cli.at_least
     group.add_argument(
         "--study_images",
-        type=at_least(1),
+        type=cli.at_least(1),
+        default=1000,
         metavar="N",
-        help="test images of the study of robustness, at every epsilon (the one step of --epsilon "
-        f"takes all; default: {STUDY_IMAGES})",
+        help="test images of the study of robustness, which covers all epsilons; the single step "
+        "of --epsilon uses all test images",
     )
-    group.add_argument(
-        "--batch_size", type=at_least(1), default=250, help="images perturbed at once"
-    )
-    group = parser.add_argument_group("maximisation")
+    group = parser.add_argument_group("maximization")
     group.add_argument(
         "--method",
         choices=("robust", "classic"),
         default="robust",
         help="classic: gradient ascent on the pixels, as in the assignment; robust: on Fourier "
-        "spectra, through random shifts, turns, scales and noise, the best of several starts",
+        "spectra, through random translations, rotations, scales and noise, the best of several "
+        "restarts",
     )
-    group.add_argument("--steps", type=at_least(1), default=200, help="gradient steps")
-    group.add_argument(
-        "--lr", type=at_least(0, float), default=0.1, help="size of a step, of classic"
-    )
-    group.add_argument(
-        "--decay",
-        type=at_least(0, float),
-        default=0.001,
-        help="pull of each pixel toward grey, of classic",
-    )
+    group.add_argument("--steps", type=cli.at_least(1), default=200, help="gradient steps")
     cli.add_data_arguments(parser, limits=("test",))
     cli.add_device_arguments(parser, seed=False)
     group = parser.add_argument_group("output")
-    group.add_argument("--output_dir", default="visualization", help="folder for the pictures")
+    group.add_argument("--output_dir", default="visualization", help="folder for the figures")
     args = parser.parse_args(argv)
     choose_sections(parser, args)
     return args
 
 
 def choose_sections(parser, args):
-    """Switch on what the arguments name, or everything else if they name no section."""
+    """Switch on the requested sections; if there is none, all that are not switched off."""
     layers = args.max_features
-    if layers is not None:
-        switches = [layer for layer in layers if isinstance(layer, bool)]
-        if switches and len(layers) > 1:
-            parser.error("--max_features takes layers, or one True or False, not both")
-        layers = {True: DEFAULT_LAYERS, False: []}[switches[0]] if switches else layers
-        args.max_features = layers if switches or layers else DEFAULT_LAYERS
-    chosen = [getattr(args, name) for name in SWITCHES]
-    args.all_sections = not any(chosen) and not args.max_features
-    if args.all_sections:  # but what was switched off by name
-        for name in SWITCHES:
+    if layers in ([], ["true"]):
+        args.max_features = DEFAULT_LAYERS
+    elif layers == ["false"]:
+        args.max_features = []
+    elif layers and not all(isinstance(layer, int) for layer in layers):
+        parser.error("--max_features takes layers, or one True or False, not both")
+    args.all_sections = not args.max_features and not any(getattr(args, n) for n in SECTIONS)
+    if args.all_sections:
+        for name in SECTIONS:
             setattr(args, name, getattr(args, name) is None)
-        args.max_features = DEFAULT_LAYERS if args.max_features is None else []
+        args.max_features = DEFAULT_LAYERS if layers is None else []
 
 
-# ------------------------------------------------------------------------------ the run
+# ------------------------------------------------------------------------------ sections
 
 
 def load_images(args, networks, device):
-    """(train, test) of the dataset the networks were trained on; None, None if it is missing.
+    """(train, test) of the data set the networks were trained on; None, None if it is missing.
 
-    Raises UserError if sections that need images were requested by name, if the dataset cannot be
+    Raises UserError if a requested section needs images that are missing, if the data set cannot be
     used, or if a network has other classes.
     """
-    names = sorted({str(network.metadata.get("dataset")) for network in networks})
-    if args.dataset == "auto" and len(names) > 1:
-        raise UserError(
-            f"the networks were trained on different sets ({', '.join(names)}); give --dataset"
-        )
-    name = names[0] if args.dataset == "auto" else args.dataset
-    if name not in DATASETS:
-        raise UserError("the weights do not name the set they were trained on; give --dataset")
-    needed = [section for section in NEED_IMAGES if getattr(args, section)]
-    without_start = any(network.start is None for network in networks)
+    names = {str(network.metadata.get("dataset")) for network in networks}
+    if args.dataset == "auto" and not (len(names) == 1 and names <= set(DATASETS)):
+        listed = ", ".join(sorted(names))
+        raise UserError(f"the weights name the data sets {listed}; give one by --dataset")
+    name = names.pop() if args.dataset == "auto" else args.dataset
+    needed = [s for s in SECTIONS if s not in NEED_NO_IMAGES and getattr(args, s)]
+    if args.max_features and args.method == "robust":
+        needed.append("max_features")
+    without_start = [network for network in networks if network.start is None]
     try:
         train, test = load_dataset(name, args.data_dir, download=bool(needed or without_start))
     except DataMissing as reason:
         if without_start or (needed and not args.all_sections) or args.dataset == "folder":
             raise
-        print(f"left out without test images: {', '.join(needed) or 'examples'} ({reason})")
+        if needed:
+            print(f"skipped without test images: {', '.join(needed)} ({reason})")
         for section in needed:
-            setattr(args, section, False)
+            setattr(args, section, None)
         return None, None
     print(f"data: {test.source}")
     for network in networks:
         check_classes(network.path, network.metadata, test)
     test = test.first(args.limit_test)
-    for flag, used in {"limit_test": needed, "study_images": args.perturb_images}.items():
-        count = getattr(args, flag)
-        classes = test.first(count).labels.unique().numel()
-        if used and count and classes < len(test.class_names):
-            raise UserError(f"--{flag} {count} leaves a class without an image")
+    for network in without_start:
+        network.set_start(test.metadata())
     return train.first(args.limit_test).to(device), test.to(device)
 
 
 def animation(args, networks, path):
     """An animation of the sample grids in the folder of the network trained with G."""
     folders = [Path(n.path).parent / "samples" for n in networks if n.name == "with G"]
-    frames = sorted(folders[0].glob("[0-9]*.png")) if folders else []
-    if len(frames) < 2:
-        why = f"fewer than two sample grids in {folders[0]}" if folders else "no GAN"
-        if not args.all_sections:
-            raise UserError(f"--animation: {why}; train_gan.py writes one after each epoch")
-        print(f"no animation: {why}")
-        return
-    save_animation(frames, path)
-    print(f"  {path}")
+    frames = [frame for folder in folders for frame in sorted(folder.glob("[0-9]*.png"))]
+    if len(frames) >= 2:
+        save_animation(frames, path)
+        print(f"  {path}")
+    elif args.all_sections:
+        print("no animation: fewer than two sample grids")
+    else:
+        raise UserError("--animation: fewer than two sample grids; train_gan.py writes them")
 
 
 def score_sets(network, train_set, test_set):
@@ -227,94 +205,82 @@ def score_sets(network, train_set, test_set):
     return sets | critic_score.baseline_sets(sets["test images"])
 
 
-def make_figures(args, networks, ascent, sets, folder, summary):
+def make_figures(args, networks, sets, folder, summary):
     """Run each requested section. The summary is written after each."""
     train_set, test_set = sets
     pair = [network for network in networks if not network.is_control]
+    how = {"method": args.method, "steps": args.steps}
 
-    def keep(name, section, metrics):
-        summary[name][section] = metrics
+    def keep(section, metrics_of):
+        for name, metrics in metrics_of.items():
+            summary[name][section] = metrics
         write_summary(folder / "summary.json", summary)
 
-    def keep_all(section, metrics_of):
-        for name, metrics in metrics_of.items():
-            keep(name, section, metrics)
-
     if args.perturb_images:
-        for network in networks:
-            suffix = "" if network is networks[0] else f"_{network.slug}"
-            options = {"suffix": suffix, "batch_size": args.batch_size}
-            metrics = one_step(network, test_set, args.epsilon, folder, **options)
-            keep(network.name, "perturbation", metrics)
-        study_set = test_set.first(args.study_images or STUDY_IMAGES)
-        metrics_of = strength_section(networks, study_set, folder, args.batch_size)
-        keep_all("strength_study", metrics_of)
+        suffixes = ["", *(f"_{network.slug}" for network in networks[1:])]
+        metrics_of = {
+            network.name: one_step(network, test_set, args.epsilon, folder, suffix)
+            for network, suffix in zip(networks, suffixes, strict=True)
+        }
+        keep("perturbation", metrics_of)
+        study_set = test_set.first(args.study_images)
+        keep("strength_study", strength_section(networks, study_set, folder))
     class_images = {}
     if args.max_classification_output or args.transfer:
-        for network in networks:
-            metrics, class_images[network.name] = class_section(network, ascent, folder)
-            keep(network.name, "max_classification_output", metrics)
+        metrics_of = {}
+        for n in networks:
+            metrics_of[n.name], class_images[n.name] = class_section(n, how, folder)
+        keep("max_classification_output", metrics_of)
     if args.max_features:
+        metrics_of = {}
         for network in pair:
-            metrics = feature_section(network, args.max_features, ascent, folder, test_set)
-            before = summary[network.name].get("max_features", {})
-            keep(network.name, "max_features", before | metrics)
+            metrics = feature_section(network, args.max_features, how, folder, test_set)
+            metrics_of[network.name] = summary[network.name].get("max_features", {}) | metrics
+        keep("max_features", metrics_of)
     if args.critic_score:
-        critics = [network for network in networks if network.has_critic]
-        if not critics:
+        metrics_of = {
+            n.name: critic_score.score_section(n, score_sets(n, train_set, test_set), folder)
+            for n in networks
+            if n.has_critic
+        }
+        keep("critic_score", metrics_of)
+        if not metrics_of:
             print("no critic score: none of the networks was trained with a critic loss")
-        for network in critics:
-            image_sets = score_sets(network, train_set, test_set)
-            metrics = critic_score.score_section(network, image_sets, folder)
-            keep(network.name, "critic_score", metrics)
     if args.compare_layers:
-        keep_all("layers", layer_section(networks, test_set, folder))
+        keep("layers", layer_section(networks, test_set, folder))
     if args.frequency:
-        keep_all("frequency", frequency_section(networks, test_set, folder))
+        keep("frequency", frequency_section(networks, test_set, folder))
     if args.calibration:
-        keep_all("calibration", calibration_section(networks, test_set, folder))
+        keep("calibration", calibration_section(networks, test_set, folder))
     if args.transfer:
-        keep_all("transfer", transfer_section(networks, test_set, folder, class_images))
+        keep("transfer", transfer_section(networks, test_set, folder, class_images))
     if args.attribution:
-        for network in pair:
-            keep(network.name, "attribution", attribution_section(network, test_set, folder))
+        keep("attribution", {n.name: attribution_section(n, test_set, folder) for n in pair})
     if args.animation:
         animation(args, networks, folder / "training.gif")
 
 
 def run(args):
-    """Make the pictures that the arguments ask for; returns every metric printed, as a dict.
-
-    Raises UserError.
-    """
+    """Make the requested figures; returns the content of summary.json. Raises UserError."""
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
     keep_freed_memory()
     given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
     networks = load_networks(given, device, args.control, precision)
     common_class_names({network.path: network.metadata for network in networks})
-    ascent = Ascent(method=args.method, steps=args.steps, lr=args.lr, decay=args.decay)
-    train_set = test_set = None
-    without_start = [network for network in networks if network.start is None]
-    examples = args.max_features and ascent.robust
-    requested = any(getattr(args, section) for section in NEED_IMAGES)
-    if requested or without_start or examples or args.dataset != "auto":
-        train_set, test_set = load_images(args, networks, device)
-    for network in without_start if test_set is not None else ():
-        network.set_start(test_set.metadata())
-    folder = Path(args.output_dir)
-    summary = open_summary(folder / "summary.json", networks)
+    sets = load_images(args, networks, device)
     for network in networks:
         print(f"discriminator {network.title}: {network.path}, width {network.width}")
+    folder = Path(args.output_dir)
     with writing_to(folder):
-        make_figures(args, networks, ascent, (train_set, test_set), folder, summary)
+        summary = open_summary(folder / "summary.json", networks)
+        make_figures(args, networks, sets, folder, summary)
     print(f"figures: {folder / 'summary.json'}")
     return summary
 
 
 def main(argv=None):
-    args = parse_args(argv)
-    return cli.exit_code_of(run, args)
+    return cli.exit_code_of(run, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ FIGURES = (
         for network in ("without_G", "with_G")
         for file in ("max_class_{}", "max_features_{}_layer4", "max_features_{}_layer2")
     ),
-    *("attribution_without_G", "smallest_epsilon_with_G"),
+    "attribution_without_G",
 )
 EPSILONS = ("0", "0.5", "8", "16")
 

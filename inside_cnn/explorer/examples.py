@@ -4,7 +4,7 @@ from pathlib import Path
 
 from inside_cnn.explorer import pieces
 from inside_cnn.interpretability.receptive_field import box
-from inside_cnn.interpretability.top_images import digest_of, kept, top_images
+from inside_cnn.interpretability.top_images import cached, digest_of, top_images
 
 BATCH = 500  # images at once
 
@@ -20,10 +20,9 @@ class Examples:
         if network.name not in self._found:
             images, precision = self.session.images.images, self.session.precision
             name = f"{network.digest[:16]}_{digest_of(images)[:16]}_{precision}.safetensors"
-            bar = Bar(tell, -(-len(images) // BATCH))
-            self._found[network.name] = kept(
-                self.cache / name,
-                lambda: top_images(network.at(precision), images, batch_size=BATCH, progress=bar),
+            batches = reporting(images.split(BATCH), tell)
+            self._found[network.name] = cached(
+                self.cache / name, lambda: top_images(network.at(precision), batches)
             )
         return self._found[network.name]
 
@@ -46,12 +45,8 @@ class Examples:
         return pieces.figures(items, small=True)
 
 
-class Bar:
-    """A progress that tells how far it has come."""
-
-    def __init__(self, tell, total):
-        self.tell, self.total, self.done = tell, total, 0
-
-    def step(self):
-        self.done += 1
-        self.tell((self.done, self.total))
+def reporting(batches, tell):
+    """The batches; calls tell((done, total)) after each."""
+    for done, batch in enumerate(batches, start=1):
+        yield batch
+        tell((done, len(batches)))

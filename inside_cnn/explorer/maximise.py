@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from discriminator import MAP_SIZES
 from inside_cnn.interpretability.activation_maximization import (
     VIEWS,
     ascent,
@@ -13,13 +14,8 @@ from inside_cnn.interpretability.activation_maximization import (
     robust_ascent,
     unit_objective,
 )
-from inside_cnn.interpretability.layer_probes import most_alike
-from inside_cnn.interpretability.maximization_figures import (
-    ROBUST,
-    middle_of,
-    part_seen,
-    views_of,
-)
+from inside_cnn.interpretability.layer_probes import most_correlated
+from inside_cnn.interpretability.maximization_figures import ROBUST, views_of, visible_part
 
 STEPS = 200
 
@@ -37,7 +33,8 @@ class Goal:
 
     @property
     def positions(self):
-        return middle_of(self.layer, 1) if self.position is None else torch.tensor([self.position])
+        middle = MAP_SIZES[self.layer - 1] // 2
+        return torch.tensor([self.position or (middle, middle)])
 
     def objective(self, network, robust):
         """The objective of activation_maximization: every image's value is of this one thing."""
@@ -52,7 +49,7 @@ class Goal:
         """The part of the images that is displayed: of a feature, what its unit sees."""
         if self.layer is None or not robust:
             return images
-        return part_seen(images, self.layer, self.positions[0].tolist())[0]
+        return visible_part(images, self.layer, self.positions[0].tolist())[0]
 
 
 def climb(network, goal, method, precision="fp32", steps=STEPS):
@@ -91,7 +88,7 @@ def goals_of_both(session, name, goal):
             own, others = (
                 session.reference(n)[goal.layer - 1] for n in (session.network(name), network)
             )
-            number, correlation = most_alike(own, others, goal.number)
+            number, correlation = most_correlated(own, others, goal.number)
             goals[network.name] = Goal(number, goal.layer), f"correlation {correlation:.2f}"
     if goal.layer is None:
         return goals

@@ -43,7 +43,7 @@ class Session:
 
     @property
     def device(self):
-        return next(self.networks[0].model.parameters()).device
+        return self.networks[0].device
 
     def network(self, name):
         """The network of this name, the first where there is none."""
@@ -67,7 +67,7 @@ class Session:
             if network.name not in self._reference:
                 self._reference[network.name] = strongest_units(
                     network.at(self.precision),
-                    self.images.images[:REFERENCE],
+                    self.images.images[:REFERENCE].split(500),
                     network.layer_names,
                 )
             return self._reference[network.name][layer]

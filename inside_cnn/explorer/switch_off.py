@@ -5,7 +5,7 @@ import re
 import torch
 
 from data_tools import to_uint8
-from inside_cnn.interpretability.ablation import classes_named, images_without
+from inside_cnn.interpretability.ablation import images_without, predictions_without
 from inside_cnn.interpretability.layer_probes import class_selectivity
 
 IMAGES = 1000  # on which an accuracy is counted
@@ -35,7 +35,7 @@ def accuracies(session, network, layer, features):
     A class that none of them shows has none.
     """
     images = session.images.first(IMAGES)
-    named = classes_named(network.at(session.precision), images.images, layer, features)
+    named = predictions_without(network.at(session.precision), images.images, layer, features)
     right, labels = (named == images.labels).double().cpu(), images.labels.cpu()
     of_class = {
         session.class_names[label]: 100 * right[labels == label].mean().item()
@@ -48,7 +48,9 @@ def favouring(session, network, layer, label, count):
     """The `count` features of a layer that favour a class most over the others."""
     features = session.reference(network)[layer - 1]
     labels = session.images.labels[: len(features)].cpu()
-    measure = class_selectivity(features, labels, label)
+    if label not in labels:
+        raise ValueError(f"no image is of class {label}")
+    measure = class_selectivity(features, labels, len(session.class_names))[label]
     return measure.argsort(descending=True, stable=True)[:count].tolist()
 
 

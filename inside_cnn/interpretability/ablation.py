@@ -1,44 +1,42 @@
-"""Features switched off: what a network does without some of its channels."""
+"""Ablation: the outputs of a network without some of its features."""
+
+import copy
 
 import torch
 
 from data_tools import to_signed
-from generator import START_SIZE
 
 
 def outputs_without(network, images, layer, features):
-    """The network's outputs where these features of a layer are 0 everywhere.
+    """Critic scores (b,) and class logits (b, num_classes) where features of a layer are 0.
 
-    images: (b, 3, 32, 32) in [-1, 1]; layer: 1 to 8; features: int64 (k,). Returns critic scores
-    (b,) and class logits (b, num_classes). Raises ValueError for another layer.
+    images: (b, 3, 32, 32) in [-1, 1]; layer: 1 to 8; features: int64 (k,).
     """
-    x = without(network.activations(images, layer), features)
-    return network.from_activations(x, layer)
+    x = network.activations(images, layer)
+    return network.from_activations(without(x, features), layer)
 
 
 def images_without(generator, latents, block, channels):
-    """The generator's images where these channels of a block are 0 everywhere.
+    """The generator's images, (b, 3, 32, 32) in [-1, 1], where channels of a block are 0.
 
-    latents: (b, latent_dim); block: 1 to 7; channels: int64 (k,). Returns (b, 3, 32, 32) in
-    [-1, 1]. Raises ValueError for another block.
+    latents: (b, latent_dim); block: 1 to 7; channels: int64 (k,).
     """
-    if not 1 <= block <= len(generator.blocks):
-        raise ValueError(f"block must be 1 to {len(generator.blocks)}, not {block}")
-    x = generator.project(latents).unflatten(1, (generator.width, START_SIZE, START_SIZE))
-    x = without(generator.blocks[:block](x), channels)
-    return torch.tanh(generator.to_rgb(generator.blocks[block:](x)))
+    generator = copy.deepcopy(generator)  # the hook must not affect other callers
+    layer = generator.blocks[block - 1]
+    layer.register_forward_hook(lambda module, inputs, output: without(output, channels))
+    return generator(latents)
 
 
 def without(maps, channels):
-    """(b, c, h, w) with these channels at 0, in memory of its own."""
+    """A copy of (b, c, h, w) with these channels at 0."""
     return maps.index_fill(1, channels.to(maps.device), 0)
 
 
 @torch.no_grad()
-def classes_named(network, images, layer=1, features=(), batch_size=250):
-    """The predicted class of each image without these features of a layer: int64 (n,).
+def predictions_without(network, images, layer=1, features=(), batch_size=250):
+    """The predicted class of each image without features of a layer: int64 (n,).
 
-    images: uint8 (n, 3, 32, 32); features: numbers of channels.
+    images: uint8 (n, 3, 32, 32); features: indices of channels.
     """
     features = torch.as_tensor(features, dtype=torch.int64)
     batches = map(to_signed, images.split(batch_size))

@@ -1,93 +1,79 @@
 """Images that maximize a class or a feature of a discriminator, by gradient ascent.
 
-An objective is what is maximized: images (b, 3, 32, 32) in [-1, 1] -> values (b,), each image's
-value by itself.
+An objective maps images (b, 3, 32, 32) in [-1, 1] to values (b,). It treats each image separately.
 
-`maximize` is gradient ascent on the pixels. It finds patterns that activate a network and mean
-nothing: a shift by one pixel removes the effect. In `maximize_robustly` every step sees the
-image through another random view, with other noise; the image is held as a Fourier spectrum, in
-which a step changes smooth patterns as easily as fine ones, and fine ones are held down more and
-more.
+`maximize` is gradient ascent on the pixels. It finds patterns without meaning: a shift by one pixel
+removes their effect. `maximize_robustly` evaluates every step on another random view of the image,
+with noise. It optimizes the Fourier spectrum, in which smooth and fine patterns change equally
+fast, and penalizes fine patterns more and more.
 Source: Olah et al. 2017, Feature Visualization.
 """
 
 import math
+from collections import deque
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
+from discriminator import IMAGE_SIZE
+from inside_cnn.core.progress import with_progress
 from inside_cnn.layers.double_backward import input_gradient
 
-SIZE = 32
-FREE = 0.25  # share of the steps without total variation
+HELD_OUT_VIEWS = 16  # of each image
+NO_SMOOTHING = 0.25  # share of the steps, at the beginning, without total variation
 
 # ------------------------------------------------------------------------------ objectives
 
 
 def class_objective(network, classes=None):
-    """Image i's value is its logit of a class.
-
-    classes: int64 (n,), image i stands for classes[i % n]; None: for class i % num_classes.
-    """
-
-    return lambda images: _each_its_own(network.logits(images), classes)
+    """Image i's value is its logit of class classes[i % n], by default of class i % num_classes."""
+    return lambda images: _select(network.logits(images), classes)
 
 
 def feature_objective(network, layer, features=None):
-    """Image i's value is a feature's largest activation over its map; no later layer runs.
+    """Image i's value is the largest activation of feature features[i % n] over its map.
 
-    features: int64 (n,), image i stands for features[i % n]; None: for feature i % width.
+    features: int64 (n,), by default all features of the layer.
     """
-
-    def values(images):
-        pooled = network.pool(network.activations(images, layer)).float()
-        return _each_its_own(pooled, features)
-
-    return values
+    return lambda images: _select(
+        network.pool(network.activations(images, layer)).float(), features
+    )
 
 
 def unit_objective(network, layer, features, positions):
-    """Image i's value is one unit of the layer: a feature at one position of its map.
+    """Image i's value is one unit of the layer: feature i % n at its position of the map.
 
-    LayerNorm scales each position by itself, so a feature is another unit at each position.
-    features: int64 (n,); positions: int64 (n, 2), row and column; image i stands for i % n.
+    LayerNorm has a scale for each position, so a feature is another unit at each position.
+    features: int64 (n,); positions: int64 (n, 2), row and column.
     """
 
     def values(images):
         maps = network.activations(images, layer)
-        index = torch.arange(len(images), device=images.device) % len(features)
-        rows, columns = positions.to(images.device)[index].unbind(1)
-        image = torch.arange(len(images), device=images.device)
-        return maps[image, features.to(images.device)[index], rows, columns].float()
+        side = maps.shape[3]
+        units = (features * side + positions[:, 0]) * side + positions[:, 1]
+        return _select(maps.flatten(1), units).float()
 
     return values
 
 
-def _each_its_own(table, columns):
-    """Row i's value in columns[i % n], without columns in i % width: (b, width) -> (b,)."""
-    index = torch.arange(len(table), device=table.device)
+def _select(table, columns=None):
+    """Row i's value in column columns[i % n], by default i % width: (b, width) -> (b,)."""
+    rows = torch.arange(len(table), device=table.device)
     if columns is None:
-        index = index % table.shape[1]
-    else:
-        index = columns.to(table.device)[index % len(columns)]
-    return table.gather(1, index[:, None]).squeeze(1)
+        columns = torch.arange(table.shape[1])
+    return table[rows, columns.to(table.device)[rows % len(columns)]]
 
 
 # ------------------------------------------------------------------------------ plain ascent
 
 
-def maximize(objective, images, steps=200, lr=0.1, decay=0.001, progress=None):
-    """The last of `ascent`'s images."""
-    return last_of(ascent(objective, images, steps, lr, decay), progress)
-
-
-def ascent(objective, images, steps=200, lr=0.1, decay=0.001):
+def ascent(objective, images, steps=200, lr=0.1, decay=0.001, title=""):
     """Gradient ascent on the images: x += lr d objective / d x - decay x |x|, clamped to [-1, 1].
 
-    Yields the images before each step, then those after the last. Those given are left as they are.
+    Yields the images before each step and after the last one. With a title there is a progress bar.
     """
-    for _ in range(steps):
+    for _ in with_progress(range(steps), title, len(images)):
         yield images.detach()
         images = images.detach().requires_grad_()
         gradient = input_gradient(objective(images).sum(), images)
@@ -96,70 +82,74 @@ def ascent(objective, images, steps=200, lr=0.1, decay=0.001):
     yield images
 
 
-def last_of(steps, progress=None):
+def last_of(steps):
     """The last images of an ascent."""
-    latest = next(steps)
-    for images in steps:
-        latest = images
-        if progress is not None:
-            progress.step()
-    return latest
+    return deque(steps, maxlen=1).pop()
+
+
+def maximize(objective, images, **options):
+    """The last images of `ascent` with these options."""
+    return last_of(ascent(objective, images, **options))
 
 
 # ------------------------------------------------------------------------------ robust ascent
 
 
 class Spectra(torch.nn.Module):
-    """A batch of images held as Fourier spectra of a brightness and two colour differences.
+    """A batch of images as Fourier spectra of brightness and two color differences.
 
-    Called without arguments: (count, 3, SIZE, SIZE) in [-1, 1]. `generator` draws the start, which
-    is nearly grey. An amplitude is divided by its frequency, as those of photographs fall.
+    The call returns images (count, 3, 32, 32) in [-1, 1]. `generator` samples the initial spectra;
+    their images are nearly gray. Amplitudes are divided by their frequency, as photographs have a
+    spectrum of 1/f.
     """
 
-    COLOURS = ((1.0, 1.0, 1.0), (0.6, 0.0, -0.6), (0.3, -0.6, 0.3))  # grey, red-blue, purple-green
+    COLORS = ((1.0, 1.0, 1.0), (0.6, 0.0, -0.6), (0.3, -0.6, 0.3))  # gray, red-blue, purple-green
 
-    def __init__(self, count, generator=None, device="cpu", spread=0.1):
+    def __init__(self, count, generator=None, device="cpu"):
         super().__init__()
-        shape = (count, 3, SIZE, SIZE // 2 + 1, 2)
+        shape = (count, 3, IMAGE_SIZE, IMAGE_SIZE // 2 + 1, 2)
         start = torch.randn(shape, generator=generator, device=device)
-        self.spectrum = torch.nn.Parameter(spread * start)
-        down, right = torch.fft.fftfreq(SIZE), torch.fft.rfftfreq(SIZE)
-        frequency = (down[:, None] ** 2 + right**2).sqrt().clamp_min(1 / SIZE)
-        self.register_buffer("fall", (1 / (SIZE * frequency)).to(device)[:, :, None])
-        self.register_buffer("colours", torch.tensor(self.COLOURS, device=device))
+        self.spectrum = torch.nn.Parameter(0.1 * start)
+        vertical, horizontal = torch.fft.fftfreq(IMAGE_SIZE), torch.fft.rfftfreq(IMAGE_SIZE)
+        frequency = (vertical[:, None] ** 2 + horizontal**2).sqrt().clamp_min(1 / IMAGE_SIZE)
+        self.register_buffer("scale", (1 / (IMAGE_SIZE * frequency)).to(device)[:, :, None])
+        self.register_buffer("colors", torch.tensor(self.COLORS, device=device))
 
     def forward(self):
-        spectrum = torch.view_as_complex((self.spectrum * self.fall).contiguous())
-        planes = torch.fft.irfft2(spectrum, s=(SIZE, SIZE), norm="ortho")
-        return torch.tanh(torch.einsum("npij,pc->ncij", planes, self.colours))
+        spectrum = torch.view_as_complex((self.spectrum * self.scale).contiguous())
+        planes = torch.fft.irfft2(spectrum, s=(IMAGE_SIZE, IMAGE_SIZE), norm="ortho")
+        return torch.tanh(torch.einsum("npij,pc->ncij", planes, self.colors))
 
 
 class Views(NamedTuple):
-    """How far random views reach, each way.
+    """The ranges of random views; each value is uniform in [-range, range].
 
-    shift: in pixels, along each axis; turn: in degrees; zoom: a share of the size; noise: standard
-    deviation of a normal disturbance of every value in [-1, 1]; centers: (n, 2), x and y in
-    [-1, 1], where image i % n is turned and zoomed about, None for the middle.
+    translation: in pixels, along each axis; rotation: in degrees; scale: as a share of the size;
+    noise: standard deviation of the normal noise, of values in [-1, 1]; centers: (n, 2), x and y in
+    [-1, 1], the center of rotation and scaling of image i % n; None: the middle.
     """
 
-    shift: float = 5.0
-    turn: float = 15.0
-    zoom: float = 0.25
-    noise: float = 0.08  # without it, a classifier's class shows as fine lines, not as a thing
+    translation: float = 5.0
+    rotation: float = 15.0
+    scale: float = 0.25
+    noise: float = 0.08  # without it, a classifier's class appears as fine lines
     centers: torch.Tensor | None = None
+
+    def shrunk(self, factor):
+        """Views whose ranges are multiplied by a factor."""
+        return Views(*(factor * value for value in self[:4]), self.centers)
 
 
 VIEWS = Views()
 
 
 def sample_maps(count, views, generator=None, device="cpu"):
-    """Affine maps of random views, (count, 2, 3): shift, angle and scale are uniform."""
+    """Affine maps of random views, (count, 2, 3), as torch.nn.functional.affine_grid takes them."""
     u = 2 * torch.rand(4, count, generator=generator, device=device) - 1
-    angle, scale = math.radians(views.turn) * u[0], 1 + views.zoom * u[1]
+    angle, scale = math.radians(views.rotation) * u[0], 1 + views.scale * u[1]
     cos, sin = scale * angle.cos(), scale * angle.sin()
-    right, down = 2 * views.shift / SIZE * u[2:]
     matrices = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
-    translations = torch.stack([right, down], 1)
+    translations = (2 * views.translation / IMAGE_SIZE * u[2:]).T
     if views.centers is not None:
         centers = views.centers.to(device)[torch.arange(count, device=device) % len(views.centers)]
         translations = translations + centers - (matrices @ centers[:, :, None]).squeeze(2)
@@ -167,59 +157,35 @@ def sample_maps(count, views, generator=None, device="cpu"):
 
 
 def transform(images, maps):
-    """Each image through its own map; what comes in at an edge is the image mirrored there."""
+    """Each image through its own map, with reflected edges."""
     grid = F.affine_grid(maps, images.shape, align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 def random_view(images, views, generator=None):
-    """Each image, (b, 3, 32, 32), through a random view of its own."""
+    """A random view of each image, (b, 3, 32, 32)."""
     maps = sample_maps(len(images), views, generator, images.device)
-    disturbance = torch.randn(images.shape, generator=generator, device=images.device)
-    return transform(images, maps) + views.noise * disturbance
+    noise = torch.randn(images.shape, generator=generator, device=images.device)
+    return transform(images, maps) + views.noise * noise
 
 
 def total_variation(images):
-    """Mean absolute difference of neighbouring pixels, of each image: (b, c, h, w) -> (b,)."""
-    down = (images[:, :, 1:] - images[:, :, :-1]).abs().mean((1, 2, 3))
-    right = (images[..., 1:] - images[..., :-1]).abs().mean((1, 2, 3))
-    return down + right
+    """Mean absolute difference of neighboring pixels: (b, c, h, w) -> (b,)."""
+    return sum(images.diff(dim=dim).abs().mean((1, 2, 3)) for dim in (2, 3))
 
 
 @torch.no_grad()
-def held_out(objective, images, views=VIEWS, seed=1, count=16):
-    """Mean of the objective over `count` views of each image that no ascent has seen: (b,)."""
-    stream = torch.Generator(images.device).manual_seed(seed)
-    values = [objective(random_view(images, views, stream)) for _ in range(count)]
+def held_out(objective, images, views=VIEWS):
+    """Mean of the objective over random views of each image that no ascent has used: (b,)."""
+    stream = torch.Generator(images.device).manual_seed(1)
+    values = [objective(random_view(images, views, stream)) for _ in range(HELD_OUT_VIEWS)]
     return torch.stack(values).mean(0)
 
 
-def smoothness_at(step, steps, smoothness):
-    """The weight of the total variation at a step, 0 to steps - 1.
-
-    Nothing in the first quarter: a feature that does not answer yet would be smoothed to plain
-    grey. Then it grows in a straight line toward `smoothness`.
-    """
-    return smoothness * max(0, step / steps - FREE) / (1 - FREE)
-
-
-def views_at(step, steps, views, settle):
-    """The views at a step, 0 to steps - 1: in the last `settle` of the steps they shrink to none.
-
-    Then the image activates its objective as it is, not only on average over its views.
-    """
-    scale = min(1.0, (steps - step) / (settle * steps)) if settle else 1.0
-    reach = {key: scale * getattr(views, key) for key in ("shift", "turn", "zoom", "noise")}
-    return views._replace(**reach)
-
-
-def maximize_robustly(objective, count, *, views=VIEWS, settle=0.0, progress=None, **options):
-    """Of each thing's last images of `robust_ascent`, the `best_of` them.
-
-    options: those of robust_ascent. Returns (count, 3, 32, 32) in [-1, 1].
-    """
-    way = robust_ascent(objective, count, views=views, settle=settle, **options)
-    return best_of(objective, last_of(way, progress), count, None if settle else views)
+def maximize_robustly(objective, count, *, views=VIEWS, settle=0.0, **options):
+    """The `best_of` the last images of `robust_ascent`: (count, 3, 32, 32) in [-1, 1]."""
+    images = last_of(robust_ascent(objective, count, views=views, settle=settle, **options))
+    return best_of(objective, images, count, None if settle else views)
 
 
 def robust_ascent(
@@ -227,42 +193,45 @@ def robust_ascent(
     count,
     *,
     steps=256,
-    lr=0.05,
     smoothness=0.0,
     restarts=3,
     views=VIEWS,
     settle=0.0,
-    seed=0,
     device="cpu",
+    title="",
 ):
-    """Adam on the spectra, through another random view at every step.
+    """Adam on the spectra, with other random views at every step.
 
-    objective: image i's value is of thing i % count. smoothness: weight of the total variation, as
-    in smoothness_at; settle: as in views_at. Of each thing there are `restarts` images.
-    Yields images (restarts * count, 3, 32, 32) in [-1, 1] before each step, then those after the
-    last.
+    objective: of image i % count. restarts: images for each of the `count` objectives.
+    smoothness: the weight of the total variation. It is 0 in the first quarter of the steps, since
+    a feature that is not active yet would be smoothed to plain gray, then grows linearly.
+    settle: the share of the steps, at the end, in which the views shrink to the image itself, so
+    that the image maximizes the objective itself and not only its mean over views.
+    Yields images (restarts * count, 3, 32, 32) in [-1, 1] before each step and after the last one.
     """
-    stream = torch.Generator(device).manual_seed(seed)
+    stream = torch.Generator(device).manual_seed(0)
     spectra = Spectra(restarts * count, stream, device)
-    optimizer = torch.optim.Adam(spectra.parameters(), lr, fused=True)
-    for step in range(steps):
+    optimizer = torch.optim.Adam(spectra.parameters(), 0.05, fused=True)
+    for step in with_progress(range(steps), title, restarts * count):
         images = spectra()
         yield images.detach()
-        weight = smoothness_at(step, steps, smoothness)
-        seen = random_view(images, views_at(step, steps, views, settle), stream)
-        loss = -objective(seen) + weight * total_variation(images)
+        weight = smoothness * max(0, step / steps - NO_SMOOTHING) / (1 - NO_SMOOTHING)
+        shrink = min(1.0, (steps - step) / (settle * steps)) if settle else 1.0
+        view = random_view(images, views.shrunk(shrink), stream)
+        loss = -objective(view) + weight * total_variation(images)
         (spectra.spectrum.grad,) = torch.autograd.grad(loss.sum(), spectra.spectrum)
         optimizer.step()
     yield spectra().detach()
 
 
 def best_of(objective, images, count, views=VIEWS):
-    """Of each thing's images, (n * count, 3, 32, 32), the one with the highest value.
+    """For each of the `count` objectives the image of the restart with the highest value.
 
-    On average over `held_out` views, or, with views None, of the image itself.
+    images: (restarts * count, 3, 32, 32). The value is the mean over `held_out` views or, with
+    views=None, that of the image itself.
     """
     with torch.no_grad():
         values = objective(images) if views is None else held_out(objective, images, views)
     best = values.view(-1, count).argmax(0)
-    things = torch.arange(count, device=images.device)
-    return images.view(-1, count, *images.shape[1:])[best, things]
+    numbers = torch.arange(count, device=images.device)
+    return images.view(-1, count, *images.shape[1:])[best, numbers]

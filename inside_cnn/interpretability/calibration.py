@@ -11,35 +11,33 @@ MIN_PLOTTED = 20  # images in a bin of the diagram
 
 
 def calibration(probabilities, labels, bins=BINS):
-    """Expected calibration error, and each bin's mean confidence, accuracy and count.
+    """Expected calibration error, and the mean confidence, accuracy and count of each bin.
 
     probabilities: float (n, classes); labels: int64 (n,). The confidence is the largest
-    probability; bins have equal width. Returns a float and three float64 (bins,).
+    probability; bins have equal width. Returns a float, 0 to 1, and three float64 (bins,).
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks.
     """
     confidence, predicted = probabilities.double().max(1)
     index = (confidence * bins).long().clamp_max(bins - 1)
-    right = (predicted == labels).double()
-    counts, confidences, rights = (
+    correct = (predicted == labels).double()
+    counts, confidences, corrects = (
         torch.zeros(bins, dtype=torch.float64).index_add_(0, index, values)
-        for values in (torch.ones_like(right), confidence, right)
+        for values in (torch.ones_like(correct), confidence, correct)
     )
-    error = (rights - confidences).abs().sum() / len(labels)
+    error = (corrects - confidences).abs().sum() / len(labels)
     filled = counts.clamp_min(1)
-    return error.item(), confidences / filled, rights / filled, counts
+    return error.item(), confidences / filled, corrects / filled, counts
 
 
 def calibration_section(networks, test_set, folder):
     """The calibration of all networks; returns {name: metrics}, in %.
 
-    Leaves calibration.png, a reliability diagram, in `folder`.
+    Writes calibration.png, a reliability diagram, to `folder`.
     """
     styles = line_styles([network.name for network in networks])
     metrics_of, lines = {}, {}
     for network in networks:
-        batches = test_set.images.split(500)
-        logits = torch.cat([predict(network.at("fp32"), x.float()) for x in batches])
-        probabilities = logits.softmax(1).cpu()
+        probabilities = predict(network.at("fp32"), test_set.images).softmax(1).cpu()
         error, confidences, accuracies, counts = calibration(probabilities, test_set.labels.cpu())
         plotted = counts >= MIN_PLOTTED
         points = [(100 * values[plotted]).tolist() for values in (confidences, accuracies)]

@@ -1,4 +1,4 @@
-"""What the critic's score means: its mean over sets of images, and how well it separates them."""
+"""The critic's score: its mean over sets of images, and how well it separates them."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ PATCH = 8  # side of the shuffled patches, in pixels
 def scores_of(network, images, batch_size=500):
     """The critic's score of each image: uint8 (n, 3, 32, 32) -> float32 (n,) on the CPU.
 
-    In float32: bfloat16 would round scores to about 0.4 %, so that many are equal.
+    In float32: bfloat16 rounds scores to about 0.4 %, which makes many equal.
     """
     batches = map(to_signed, images.split(batch_size))
     return torch.cat([network.at("fp32").score(batch).cpu() for batch in batches])
@@ -44,7 +44,7 @@ def blurred(images, sigma=2.0):
 
 
 def shuffled_patches(images, generator=None):
-    """Each image cut into 8x8 patches in a random order of its own: uint8 -> uint8."""
+    """Each image with its 8x8 patches in random order: uint8 (n, 3, 32, 32) -> the same."""
     patches = F.unfold(images.float(), PATCH, stride=PATCH)
     order = torch.rand(len(images), 1, patches.shape[2], generator=generator, device=images.device)
     patches = patches.gather(2, order.argsort(2).expand_as(patches))
@@ -52,7 +52,7 @@ def shuffled_patches(images, generator=None):
 
 
 def baseline_sets(test_images):
-    """{name: uint8 (n, 3, 32, 32)} of images that no critic should call real."""
+    """{name: uint8 (n, 3, 32, 32)}: images that should have low scores."""
     stream = random_stream(test_images.device, 0, Stream.BASELINE_SETS)
     noise = torch.randint(256, test_images.shape, generator=stream, device=test_images.device)
     return {
@@ -66,10 +66,10 @@ def baseline_sets(test_images):
 def score_section(network, image_sets, folder):
     """The network's scores of every set; returns {set: metrics}.
 
-    image_sets: {name: uint8 images}, "test images" among them. `auc`: how often a test image scores
-    above an image of the set. Leaves critic_score_....png in `folder`.
+    image_sets: {name: uint8 images}, with "test images". `auc`: the probability that a test image
+    has a higher score than an image of the set. Writes critic_score_NETWORK.png to `folder`.
     """
-    scores = {k: scores_of(network, x) for k, x in image_sets.items()}
+    scores = {name: scores_of(network, images) for name, images in image_sets.items()}
     metrics = {
         name: {
             "mean": round(values.mean().item(), 3),
@@ -78,7 +78,7 @@ def score_section(network, image_sets, folder):
         }
         for name, values in scores.items()
     }
-    print(f"critic score, {network.name}: mean; how often a test image scores higher")
+    print(f"critic score, {network.name}: mean; share of test images with a higher score")
     for name, of_set in metrics.items():
         print(f"  {name:<30} {of_set['mean']:9.3f}  {100 * of_set['auc']:6.2f} %")
     path = folder / f"critic_score_{network.slug}.png"

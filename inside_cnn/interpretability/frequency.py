@@ -1,4 +1,4 @@
-"""Which spatial frequencies a discriminator depends on: input gradients, and noise in bands.
+"""The spatial frequencies a discriminator depends on: input gradients, and noise in bands.
 
 Frequencies are radial, in cycles per pixel: 0 is the mean, 0.5 the finest stripes along an axis.
 """
@@ -9,10 +9,9 @@ import torch
 
 from discriminator import IMAGE_SIZE
 from inside_cnn.core.device import Stream, random_stream
-from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_charts
 from inside_cnn.engine.statistics import paired_differences, percent, percent_interval
-from inside_cnn.interpretability.adversarial import loss_gradient, predict
+from inside_cnn.interpretability.adversarial import labeled_batches, loss_gradient, predict
 from inside_cnn.interpretability.network import line_styles
 
 BANDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.75)  # edges of five bands, cycles per pixel
@@ -27,7 +26,7 @@ def radial_frequencies():
 
 
 def in_bands():
-    """Which coefficients each band of BANDS holds: bool (5, 32, 32)."""
+    """The coefficients in each band of BANDS: bool (5, 32, 32)."""
     edges = torch.tensor(BANDS)[:, None, None]
     frequencies = radial_frequencies()
     return (frequencies >= edges[:-1]) & (frequencies < edges[1:])
@@ -41,7 +40,7 @@ def band_energy(images):
 
 
 def band_noise(count, band, rms, generator=None, device="cpu"):
-    """Normal noise that holds the frequencies of one band only: float32 (count, 3, 32, 32).
+    """Normal noise with the frequencies of one band only: float32 (count, 3, 32, 32).
 
     band: 0 to 4; rms: root mean square of each image's noise.
     Source: Yin et al. 2019, A Fourier Perspective on Model Robustness in Computer Vision.
@@ -52,49 +51,43 @@ def band_noise(count, band, rms, generator=None, device="cpu"):
     return rms * noise / noise.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
-def white_energy():
-    """Share of the coefficients in each band, which is the energy of white noise: float (5,)."""
-    return in_bands().float().mean((1, 2))
-
-
-def frequency_study(network, images, labels, batch_size=250, title=""):
+def frequency_study(network, test_set):
     """The gradient's energy in each band, and the predictions without and with noise of each band.
 
-    The gradient is that of the class margin: the label's logit minus the largest other one.
-    images: uint8 (n, 3, 32, 32); labels: int64 (n,). The gradient is in the network's precision,
-    predictions are in float32. Returns float32 (n, 5) and bool (6, n): whether the prediction is
-    right, first without noise, then under noise of NOISE_RMS in each band.
+    The gradient is of the class margin: the label's logit minus the largest other one.
+    The gradient is in the network's precision, predictions are in float32. Returns float32 (n, 5)
+    and bool (6, n): whether the prediction is correct, first without noise, then under noise of
+    NOISE_RMS in each band.
     """
-    energies, right = [], []
-    batches = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
-    for index, (batch, classes) in enumerate(with_progress(batches, title, batch_size)):
+    energies, correct = [], []
+    device, title = test_set.images.device, f"frequency, {network.name}"
+    batches = labeled_batches(test_set.images, test_set.labels, title)
+    for index, (batch, classes) in enumerate(batches):
         gradient, _ = loss_gradient(network, batch.float(), classes, margin=True)
         energies.append(band_energy(gradient).cpu())
-        stream = random_stream(images.device, 0, Stream.NOISE_IN_BANDS, index)
+        stream = random_stream(device, 0, Stream.NOISE_IN_BANDS, index)
         bands = range(len(BANDS) - 1)
-        noises = [band_noise(len(batch), k, NOISE_RMS, stream, images.device) for k in bands]
+        noises = [band_noise(len(batch), k, NOISE_RMS, stream, device) for k in bands]
         variants = [batch.float(), *((batch + noise).clamp(0, 255) for noise in noises)]
         predicted = [predict(network.at("fp32"), variant).argmax(1) for variant in variants]
-        right.append(torch.stack([classes == k for k in predicted]).cpu())
-    return torch.cat(energies), torch.cat(right, dim=1)
+        correct.append(torch.stack([classes == k for k in predicted]).cpu())
+    return torch.cat(energies), torch.cat(correct, dim=1)
 
 
 def frequency_section(networks, test_set, folder):
     """The study of all networks; returns {name: metrics}, shares in % for each band.
 
     `differences` are of the loss of accuracy: without noise minus under noise, of the same images.
-    Leaves frequency.png in `folder`.
+    Writes frequency.png to `folder`.
     """
     test_set = test_set.first(IMAGES)
     metrics_of, losses_of = {}, {}
     bands = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(BANDS)]
     for network in networks:
-        energies, (clean, *noisy) = frequency_study(
-            network, test_set.images, test_set.labels, title=f"frequency, {network.name}"
-        )
+        energies, (clean, *noisy) = frequency_study(network, test_set)
         metrics_of[network.name] = {
             "bands": list(BANDS),
-            "white_energy": percentages(white_energy()),
+            "white_energy": percentages(in_bands().float().mean((1, 2))),
             "gradient_energy": percentages(energies.mean(0)),
             "noise_rms": NOISE_RMS,
             "accuracy": percent(clean),
@@ -104,8 +97,8 @@ def frequency_section(networks, test_set, folder):
             "images": len(test_set),
         }
         losses_of[network.name] = {
-            f"accuracy lost under noise of {band} cycles per pixel": clean.double() - right.double()
-            for band, right in zip(bands, noisy, strict=True)
+            f"accuracy lost under noise of {band} cycles per pixel": clean.double() - under.double()
+            for band, under in zip(bands, noisy, strict=True)
         }
         for key in ("gradient_energy", "accuracy", "accuracy_under_noise"):
             print(f"{network.name}, {key} in %, bands {BANDS}: {metrics_of[network.name][key]}")
@@ -132,21 +125,10 @@ def plot_frequency(metrics_of, path):
         for name, of in metrics_of.items()
     }
     x = "frequency, cycles per pixel"
-    charts = {
-        "Gradient of the class margin": {
-            "x": x,
-            "y": "share of its energy, %",
-            "height": 50,
-            "lines": energies,
-        },
-        f"Noise in one band, rms {NOISE_RMS:g}/255 (at 0: without)": {
-            "x": x,
-            "y": "accuracy, %",
-            "height": 100,
-            "lines": accuracies,
-        },
-    }
-    save_charts(charts, path)
+    gradient = {"x": x, "y": "share of its energy, %", "height": 50, "lines": energies}
+    noise = {"x": x, "y": "accuracy, %", "height": 100, "lines": accuracies}
+    noise_title = f"Noise in one band, rms {NOISE_RMS:g}/255 (at 0: without)"
+    save_charts({"Gradient of the class margin": gradient, noise_title: noise}, path)
 
 
 def percentages(shares):

@@ -1,10 +1,9 @@
-"""The trained networks to look into, and the one interface through which figures use them.
+"""The trained networks, and the one interface through which the figures use them.
 
 Nothing else in interpretability/ calls a discriminator or a part of it.
 """
 
 import dataclasses
-import itertools
 import re
 from functools import cached_property
 
@@ -31,11 +30,11 @@ def slug_of(name):
 
 @dataclasses.dataclass(eq=False)
 class Network:
-    """A discriminator to look into. Images are (b, 3, 32, 32) in [-1, 1].
+    """A discriminator and its description. Images are (b, 3, 32, 32) in [-1, 1].
 
     name: `without G`, `with G`, or that of a control; path, metadata: of the weights; start: the
-    mean image as a batch, where maximization starts; class_names: those of the training set. The
-    last two are None if the metadata have none. precision: `fp32` or `bf16`, of each computation.
+    mean image (1, 3, 32, 32), where maximization starts; class_names: of the training set. The last
+    two are None if the metadata have none. precision: `fp32` or `bf16`, of every computation.
     """
 
     name: str
@@ -54,12 +53,10 @@ class Network:
         return dataclasses.replace(self, precision=precision)
 
     def outputs(self, images):
-        """Critic scores, float32 (b,), and class logits, float32 (b, classes).
-
-        The scores are None if the network has none.
-        """
+        """Critic scores, float32 (b,), and class logits, float32 (b, classes)."""
         with autocast(images.device, self.precision):
-            return _in_float32(*self.model(images))
+            scores, logits = self.model(images)
+        return scores.float(), logits.float()
 
     def logits(self, images):
         return self.outputs(images)[1]
@@ -68,28 +65,33 @@ class Network:
         return self.outputs(images)[0]
 
     def activations(self, x, layer, start=0):
-        """The output of a layer, (b, width, h, w), in the network's precision; no later layer runs.
+        """The output of a layer, (b, width, h, w), in the network's precision.
 
-        x: images, or the output of layer `start`. Raises ValueError for another layer.
+        x: images, or the output of layer `start`; later layers do not run.
         """
         with autocast(x.device, self.precision):
             return self.model.blocks[start:layer](x) if start else self.model.features(x, layer)
 
     def activations_of(self, images, layers):
-        """Yields (layer, its activations) for these layers, in ascending order, in one pass."""
+        """Yields (layer, its activations) in ascending order of the layers, in one pass."""
         x, start = images, 0
         for layer in sorted(set(layers)):
             x, start = self.activations(x, layer, start), layer
             yield layer, x
 
     def from_activations(self, x, layer):
-        """As `outputs`, from the output of a layer."""
+        """The `outputs`, from the output of a layer."""
         if layer < NUM_LAYERS:
             x = self.activations(x, NUM_LAYERS, start=layer)
         with autocast(x.device, self.precision):
-            return _in_float32(*self.model.head(x))
+            scores, logits = self.model.head(x)
+        return scores.float(), logits.float()
 
     pool = staticmethod(Discriminator.pool)
+
+    @property
+    def device(self):
+        return next(self.model.parameters()).device
 
     @property
     def width(self):
@@ -112,7 +114,7 @@ class Network:
 
     @property
     def has_critic(self):
-        """Whether a critic loss trained the score head; files of older versions do not say."""
+        """Whether a critic loss trained the score head; older files do not state it."""
         default = "full" if self.name == "with G" else "none"
         return self.metadata.get("critic", default) not in ("none", "penalty")
 
@@ -121,34 +123,27 @@ class Network:
         return self.name if self.is_control else f"trained {self.name}"
 
     def description(self):
-        """The metadata of the network's metrics; other weights have another description."""
+        """What identifies the network beside its metrics."""
         return {"weights": self.path, "sha256": self.digest, "width": self.width}
 
     def set_start(self, metadata):
-        """Take `start` and `class_names` from metadata of the training set, if they are valid."""
+        """Set `start` and `class_names` from metadata of the training set, if they are valid."""
         mean, names = mean_image(metadata), metadata.get("class_names")
         if mean is not None and are_names(names) and len(names) == self.model.num_classes:
-            device = next(self.model.parameters()).device
-            self.start, self.class_names = to_signed(mean).to(device), names
-
-
-def _in_float32(scores, logits):
-    return None if scores is None else scores.float(), logits.float()
+            self.start, self.class_names = to_signed(mean).to(self.device), names
 
 
 def line_styles(names):
-    """{name: matplotlib style of its line}: the pair has the same colors in every chart."""
-    pair = dict(zip(TRAININGS, ("C0", "C1"), strict=True))
-    others = itertools.cycle(("C2", "C4", "C6", "C8", "C9", "C3"))
+    """{name: matplotlib style}: the same in every chart; controls are dashed."""
+    order = [*TRAININGS, *(name for name in names if name not in TRAININGS)]
+    style = {"marker": "o", "markersize": 4}
     return {
-        name: {"color": pair[name], "marker": "o", "markersize": 4}
-        if name in pair
-        else {"color": next(others), "linewidth": 1, "linestyle": "--"}
-        for name in names
+        name: style | {"color": f"C{i}", "linestyle": "-" if name in TRAININGS else "--"}
+        for i, name in enumerate(order)
     }
 
 
-def find_networks(given, controls):
+def _find_networks(given, controls):
     """{name: path of the weights} of the pair, if they exist or were given, and of the controls."""
     paths = {}
     for name, (_, run, script) in TRAININGS.items():
@@ -156,7 +151,7 @@ def find_networks(given, controls):
         if given[name] or path.is_file():
             paths[name] = path
         else:
-            print(f"no discriminator trained {name}: left out (make it: {script})")
+            print(f"no discriminator trained {name}: skipped (run {script})")
     for path in (find_weights(path, WEIGHTS) for path in controls):
         name = path.resolve().parent.name if path.name == WEIGHTS else path.stem
         if slug_of(name) in map(slug_of, (*TRAININGS, *paths)):
@@ -168,14 +163,14 @@ def find_networks(given, controls):
 def load_networks(given, device, controls=(), precision="fp32"):
     """The Networks that exist, `without G` first, the controls last.
 
-    given: {name: path or None}, see `find_weights`; controls: paths of files or runs' folders,
-    which name the networks. A published network that was not asked for is left out if a network of
-    the user's own has other classes.
-    Raises UserError if one that was asked for cannot be loaded, if two have the same name, or if
-    none exists.
+    given: {name: path or None}, see `find_weights`; controls: paths of files or of runs' folders,
+    which name the networks. A published network that was not requested is skipped if one of the
+    user's own networks has other classes.
+    Raises UserError if a requested network cannot be loaded, if two have the same name, or if none
+    exists.
     """
     networks = []
-    for name, path in find_networks(given, controls).items():
+    for name, path in _find_networks(given, controls).items():
         model, metadata = load_model(path, device, kind="discriminator")
         model.requires_grad_(False)
         networks.append(Network(name, model, str(path), metadata, precision=precision))
@@ -189,6 +184,6 @@ def load_networks(given, device, controls=(), precision="fp32"):
     own = [n for n in networks if n not in defaults]
     for network in defaults if own else ():
         if class_names_of(network.metadata) != class_names_of(own[0].metadata):
-            print(f"{network.path} has other classes than {own[0].path}: left out")
+            print(f"{network.path} has other classes than {own[0].path}: skipped")
             networks.remove(network)
     return networks

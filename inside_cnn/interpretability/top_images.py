@@ -1,4 +1,4 @@
-"""Where in which images each feature of a network is strongest; the top images, kept on disk."""
+"""Where in which images each feature of a network is strongest; the top images, cached on disk."""
 
 import hashlib
 from typing import NamedTuple
@@ -9,32 +9,31 @@ from safetensors.torch import load, save
 from data_tools import to_signed
 from inside_cnn.core.files import write_atomically
 
-PEAK_IMAGES = 8  # the images that activate a feature most: they decide where it peaks
+PEAK_IMAGES = 8  # the images that activate a feature most; they determine where it peaks
 
 
 @torch.no_grad()
-def strongest_units(network, images, layers, batch_size=500, progress=None):
+def strongest_units(network, batches, layers):
     """Where each feature of these layers is strongest in each image, in one pass for all layers.
 
-    In bfloat16 several positions of a map may share the maximum; the first of them is taken.
-    {layer: (values, rows, columns)}, each float32 (n, width), on the CPU.
+    batches: an iterable of uint8 (b, 3, 32, 32). If several positions share the maximum, as in
+    bfloat16, it is the first one. Returns {layer: (values, rows, columns)}, each float32
+    (n, width), on the CPU.
     """
     parts_of = {layer: [] for layer in layers}
-    for batch in images.split(batch_size):
+    for batch in batches:
         for layer, maps in network.activations_of(to_signed(batch), layers):
             values, places = maps.float().flatten(2).max(2)
             rows, columns = places // maps.shape[3], places % maps.shape[3]
             parts_of[layer].append(torch.stack([values, rows, columns]).cpu())
-        if progress is not None:
-            progress.step()
     return {layer: torch.cat(parts, dim=1) for layer, parts in parts_of.items()}
 
 
 def peak_positions(values, rows, columns):
     """Where each feature peaks: the most frequent position among its strongest images.
 
-    Of positions that are equally frequent, the one of the stronger images.
-    values, rows, columns: of `strongest_units`, (n, width) -> int64 (width, 2), row and column.
+    Ties are decided by the activations. values, rows, columns: from `strongest_units`, (n, width)
+    -> int64 (width, 2), row and column.
     """
     best = values.topk(min(PEAK_IMAGES, len(values)), dim=0)
     side = 1 + int(max(rows.max(), columns.max()))
@@ -46,10 +45,10 @@ def peak_positions(values, rows, columns):
 
 
 class TopImages(NamedTuple):
-    """Of each layer's every feature its strongest images, the strongest first.
+    """The strongest images of every feature of each layer, the strongest first.
 
     values: float32 (8, count, width), the largest activation in the image; images, rows, columns:
-    int64, the same shape, which image of the set, and where in the map; of_classes: int64
+    int64, the same shape, the index of the image and the position in the map; of_classes: int64
     (count, classes), the images with the largest logits.
     """
 
@@ -61,19 +60,19 @@ class TopImages(NamedTuple):
 
 
 @torch.no_grad()
-def top_images(network, images, count=8, batch_size=500, progress=None):
-    """The TopImages of a network over uint8 (n, 3, 32, 32); count is at most n."""
-    units = strongest_units(network, images, network.layer_names, batch_size, progress)
-    found = []
+def top_images(network, batches, count=8):
+    """The TopImages of a network; batches: as in `strongest_units`."""
+    units = strongest_units(network, batches, network.layer_names)
+    layers = []
     for values, rows, columns in units.values():
         best = values.topk(count, dim=0)
         places = (part.gather(0, best.indices).long() for part in (rows, columns))
-        found.append((best.values, best.indices, *places))
+        layers.append((best.values, best.indices, *places))
     last = network.layer_names[-1]
-    pooled = units[last][0].to(images.device)[:, :, None, None]  # as maps of one unit
+    pooled = units[last][0].to(network.device)[:, :, None, None]  # as maps of one unit
     _, logits = network.at("fp32").from_activations(pooled, last)
     of_classes = logits.cpu().topk(count, dim=0).indices
-    return TopImages(*(torch.stack(parts) for parts in zip(*found, strict=True)), of_classes)
+    return TopImages(*(torch.stack(parts) for parts in zip(*layers, strict=True)), of_classes)
 
 
 def digest_of(images):
@@ -81,17 +80,14 @@ def digest_of(images):
     return hashlib.sha256(images.cpu().contiguous().numpy()).hexdigest()
 
 
-def kept(path, make):
-    """The TopImages in a file; if there is none, those that `make` returns.
-
-    These are written there; if that fails, a line on the screen says so.
-    """
+def cached(path, make):
+    """The TopImages in a file; if it does not exist, those that `make` returns, written there."""
     if path.is_file():
         return TopImages(**load(path.read_bytes()))
-    made = make()
+    top = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save({k: v.contiguous() for k, v in made._asdict().items()}))
+        write_atomically(path, save({k: v.contiguous() for k, v in top._asdict().items()}))
     except OSError as error:
-        print(f"not kept for the next time: {path}: {error.strerror or error}")
-    return made
+        print(f"cannot cache the top images: {path}: {error.strerror or error}")
+    return top

@@ -1,19 +1,23 @@
-"""Do images made for one network work on another? Matrices of predictions of every network."""
+"""Transfer of class images and adversarial images from one network to another."""
 
 import torch
 from matplotlib.figure import Figure
 
 from data_tools import to_uint8
-from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_figure
-from inside_cnn.interpretability.adversarial import predict, projected_gradient, random_noise
+from inside_cnn.interpretability.adversarial import (
+    labeled_batches,
+    predict,
+    projected_gradient,
+    random_noise,
+)
 
 EPSILON = 8.0  # of the adversarial images, in pixel values of 0 to 255
 IMAGES = 500  # test images
 
 
 def agreement(networks, images_of, labels):
-    """{source: {network: share of the source's images that it gives their label, %}}.
+    """{source: {network: share of the source's images whose label it predicts, %}}.
 
     images_of: {source: float (n, 3, 32, 32) in [0, 255]}; labels: int64 (n,).
     """
@@ -27,15 +31,14 @@ def agreement(networks, images_of, labels):
     }
 
 
-def adversarial_images(network, images, labels, batch_size=250):
-    """Images attacked by 20 steps at EPSILON: uint8 (n, 3, 32, 32) -> float32, [0, 255].
+def adversarial_images(network, images, labels):
+    """Images after 20 steps of PGD at EPSILON: uint8 (n, 3, 32, 32) -> float32, [0, 255].
 
-    All images take all steps: images that stop where they just fool this network would transfer
-    the less, the easier it is to fool.
+    All images take all steps. Otherwise images would stop where they just fool this network, and
+    transfer less if it is easy to fool.
     """
     attacked = []
-    batches = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
-    for batch, classes in with_progress(batches, f"transfer, {network.name}", batch_size):
+    for batch, classes in labeled_batches(images, labels, f"transfer, {network.name}"):
         stream = torch.Generator(images.device).manual_seed(0)
         options = {"steps": 20, "stop_early": False, "generator": stream}
         attacked.append(projected_gradient(network, batch, classes, EPSILON, **options)[0])
@@ -45,11 +48,10 @@ def adversarial_images(network, images, labels, batch_size=250):
 def transfer_section(networks, test_set, folder, class_images):
     """Both matrices; returns {name of the source: {matrix: {name of the network: %}}}.
 
-    The adversarial one has two more sources, the test images as they are and under noise of
-    EPSILON, stored with every network as "baselines".
-
+    The adversarial one has two more sources, test images without and with noise of EPSILON, stored
+    with every network as "baselines".
     class_images: {name: float (classes, 3, 32, 32) in [-1, 1]}, the images that maximize its class
-    logits, in the order of the classes. Leaves transfer.png in `folder`.
+    logits, in the order of the classes. Writes transfer.png to `folder`.
     """
     test_set = test_set.first(IMAGES)
     images, labels = test_set.images, test_set.labels

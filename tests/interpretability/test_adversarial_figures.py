@@ -8,9 +8,8 @@ from inside_cnn.interpretability.adversarial_figures import one_step
 from networks import as_network
 
 
-@pytest.mark.parametrize("epsilon", [0, 0.5, 16])
-def test_accuracies_are_counted_over_the_perturbed_images(tmp_path, epsilon, capsys):
-    """Against a count of its own, of a step of its own."""
+@pytest.mark.parametrize("epsilon", [0, 16])
+def test_one_step_reports_the_accuracy_on_perturbed_images(tmp_path, epsilon, capsys):
     torch.manual_seed(0)
     model = Discriminator(width=12).requires_grad_(False)
     test_set = data_tools.load_shapes()[1].first(100)
@@ -21,7 +20,7 @@ def test_accuracies_are_counted_over_the_perturbed_images(tmp_path, epsilon, cap
     moved = (x - 2 * epsilon / 255 * gradient.sign()).clamp(-1, 1)
     before, after = logits.argmax(1), model(moved)[1].argmax(1)
 
-    metrics = one_step(as_network(model), test_set, epsilon, tmp_path, "_x", batch_size=30)
+    metrics = one_step(as_network(model), test_set, epsilon, tmp_path, "_x")
     assert metrics == {
         "epsilon": f"{epsilon}/255",
         "images": 100,

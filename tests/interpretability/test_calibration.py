@@ -17,18 +17,18 @@ def test_error_by_hand():
     assert accuracies[[6, 9]].tolist() == pytest.approx([1.0, 0.5])
 
 
-def test_probabilities_that_are_meant_have_no_error():
+def test_correct_probabilities_have_no_error():
     probability = torch.rand(100_000, generator=torch.Generator().manual_seed(0)) / 2 + 0.5
     right = torch.rand(100_000, generator=torch.Generator().manual_seed(1)) < probability
     two = torch.stack([probability, 1 - probability], 1)
     assert calibration(two, (~right).long())[0] < 0.01
 
 
-def test_certainty_is_in_the_last_bin():
+def test_confidence_1_is_in_the_last_bin():
     assert calibration(torch.eye(3), torch.arange(3))[3][-1] == 3
 
 
-def test_section(trained, tmp_path):
+def test_section_reports_the_error_of_a_network(trained, tmp_path):
     test_set = data_tools.load_shapes()[1].first(300)
     metrics = calibration_section([as_network(trained)], test_set, tmp_path)["without G"]
     probabilities = trained(data_tools.to_signed(test_set.images))[1].softmax(1)

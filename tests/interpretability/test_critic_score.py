@@ -28,7 +28,7 @@ def test_auc_by_hand():
     assert auc(same, same) == pytest.approx(0.5)
 
 
-def test_shuffled_patches_hold_the_same_patches(images):
+def test_shuffled_patches_are_a_permutation_of_the_patches(images):
     shuffled = shuffled_patches(images, torch.Generator().manual_seed(0))
     assert not torch.equal(shuffled, images)
     for image, other in zip(images, shuffled, strict=True):
@@ -39,7 +39,7 @@ def test_shuffled_patches_hold_the_same_patches(images):
         assert before == after
 
 
-def test_blur_keeps_the_mean_and_takes_the_detail(images):
+def test_blur_keeps_the_mean_and_removes_detail(images):
     flat = torch.full((1, 3, 32, 32), 90, dtype=torch.uint8)
     assert torch.equal(blurred(flat), flat)
     soft = blurred(images).float()

@@ -6,8 +6,8 @@ from data_tools import to_signed
 from discriminator import Discriminator
 from inside_cnn.interpretability.receptive_field import box
 from inside_cnn.interpretability.top_images import (
+    cached,
     digest_of,
-    kept,
     peak_positions,
     strongest_units,
     top_images,
@@ -21,66 +21,45 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def found(trained, images):
-    return top_images(as_network(trained), images, count=5, batch_size=50)
+def top(trained, images):
+    return top_images(as_network(trained), images.split(50), count=5)
 
 
 @pytest.mark.parametrize("layer", [1, 4, 8])
-def test_the_strongest_first_and_where(trained, images, found, layer):
+def test_top_images_of_features(trained, images, top, layer):
     maps = trained.features(to_signed(images), layer)
     strongest = maps.amax((2, 3)).topk(5, dim=0)
-    torch.testing.assert_close(found.values[layer - 1], strongest.values)
+    torch.testing.assert_close(top.values[layer - 1], strongest.values)
     for feature in range(12):
         for rank in range(5):
             index, row, column = (
-                part[layer - 1, rank, feature] for part in (found.images, found.rows, found.columns)
+                part[layer - 1, rank, feature] for part in (top.images, top.rows, top.columns)
             )
             expected = strongest.values[rank, feature].item()
             assert maps[index, feature, row, column].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_of_the_classes(trained, images, found):
+def test_top_images_of_classes(trained, images, top):
     logits = trained(to_signed(images))[1]
-    ours = logits.gather(0, found.of_classes)
+    ours = logits.gather(0, top.of_classes)
     torch.testing.assert_close(ours, logits.topk(5, dim=0).values)
 
 
-def test_they_are_kept(found, tmp_path):
+def test_top_images_are_cached(top, tmp_path):
     path = tmp_path / "new" / "file.safetensors"
-    assert kept(path, lambda: found) is found
-    again = kept(path, lambda: pytest.fail("made again"))
-    assert all(torch.equal(a, b) for a, b in zip(again, found, strict=True))
+    assert cached(path, lambda: top) is top
+    again = cached(path, lambda: pytest.fail("computed again"))
+    assert all(torch.equal(a, b) for a, b in zip(again, top, strict=True))
 
 
-def test_where_they_cannot_be_kept(found, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert kept(tmp_path / "file" / "below", lambda: found) is found
-    assert "not kept" in capsys.readouterr().out
-
-
-def test_the_digest_is_of_the_pixels(images):
+def test_digest_depends_on_every_pixel(images):
     other = images.clone()
     other[5, 1, 3, 3] ^= 1
     assert digest_of(images) == digest_of(images.clone()) != digest_of(other)
 
 
-def test_strongest_units_are_the_largest_values_of_the_maps(trained):
-    images = data_tools.load_shapes()[1].images[:5]
-    units = strongest_units(as_network(trained), images, [2, 7], batch_size=2)
-    assert units.keys() == {2, 7}
-    index, feature = torch.arange(5)[:, None], torch.arange(trained.width)
-    for layer, (values, rows, columns) in units.items():
-        maps = trained.features(to_signed(images), layer)
-        assert torch.allclose(values, maps.amax((2, 3)), atol=1e-5)
-        there = maps[index, feature, rows.long(), columns.long()]
-        assert torch.allclose(there, values, atol=1e-5)
-
-
-def test_strongest_units_are_where_the_pattern_is():
-    """One bright spot off the diagonal, and a network of positive kernels: all light excites it.
-
-    The pixels that are framed hold the spot.
-    """
+def test_receptive_field_of_the_strongest_unit_contains_the_pattern():
+    """The image has one bright spot; all kernels are positive, so light activates every feature."""
     torch.manual_seed(0)
     network = Discriminator(width=4)
     for block in network.blocks:
@@ -89,7 +68,7 @@ def test_strongest_units_are_where_the_pattern_is():
     images = torch.full((2, 3, 32, 32), 127, dtype=torch.uint8)
     for image, (row, column) in zip(images, spots, strict=True):
         image[:, row : row + 3, column : column + 3] = 255
-    units = strongest_units(as_network(network), images, [1, 2, 3, 4])
+    units = strongest_units(as_network(network), [images], [1, 2, 3, 4])
     for layer, (_, rows, columns) in units.items():
         for index, (row, column) in enumerate(spots):
             for feature in range(network.width):
@@ -99,8 +78,8 @@ def test_strongest_units_are_where_the_pattern_is():
                 assert left <= column + 1 < right, layer
 
 
-def test_a_peak_is_the_most_frequent_position_of_the_strongest_images():
-    """The weak images at (3, 3) do not count; of equally frequent positions the stronger wins."""
+def test_peak_is_the_most_frequent_position_of_the_strongest_images():
+    """Weak images at (3, 3) do not count; the activations decide ties."""
     values = torch.arange(40.0)[:, None].expand(40, 2)
     rows, columns = torch.full((2, 40, 2), 3.0)
     rows[32:, 0], columns[32:, 0] = torch.tensor([0, 5, 5, 0, 5, 1, 5, 0.0]), 6

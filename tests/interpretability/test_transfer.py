@@ -8,7 +8,7 @@ from networks import as_network
 
 
 def test_matrices_of_a_trained_and_an_untrained_network(trained, tmp_path):
-    """Images that fool the trained network are its own; test images stand in for class images."""
+    """Adversarial images fool the network they were made for; class images are test images."""
     test_set = data_tools.load_shapes()[1].first(100)
     torch.manual_seed(0)
     networks = [as_network(trained), as_network(Discriminator(width=4).eval(), "with G")]
@@ -27,7 +27,7 @@ def test_matrices_of_a_trained_and_an_untrained_network(trained, tmp_path):
 def test_adversarial_images_stay_within_epsilon(trained):
     test_set = data_tools.load_shapes()[1].first(20)
     images = test_set.images
-    attacked = adversarial_images(as_network(trained), images, test_set.labels, batch_size=8)
+    attacked = adversarial_images(as_network(trained), images, test_set.labels)
     assert (attacked - images).abs().max() <= EPSILON + 1e-4
     assert attacked.min() >= 0
     assert attacked.max() <= 255

@@ -78,7 +78,7 @@ def test_weights_that_no_script_can_use(refused, tmp_path):
     odd = ["--generator", tmp_path / "odd.safetensors"]
     assert "impossible sizes" in refused(evaluate_gan, *odd, "--sample", 5)
     generator = ["--generator", tmp_path / "g.safetensors"]
-    assert "knows 3 classes" in refused(evaluate_gan, *generator, *judge, "--samples", 1000)
+    assert "has 3 classes" in refused(evaluate_gan, *generator, *judge, "--samples", 1000)
 
 
 def test_a_disk_that_fills_while_pictures_are_drawn(refused, tmp_path):

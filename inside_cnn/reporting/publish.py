@@ -2,12 +2,13 @@
 
     python -m inside_cnn.reporting.publish output/baseline results/baseline
 
-A discriminator is evaluated in float32 before and after rounding to 8 bits; the published file
-states the accuracy of the rounded weights. For a generator it states how much the images change.
-Paths of this machine are left out.
+A discriminator is evaluated in float32 before and after rounding to 8 bits; the metadata of the
+published file has the accuracy after rounding. For a generator it has the mean change of the
+images. A folder that was published before is replaced. Paths of this machine are removed.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -39,7 +40,7 @@ PRIVATE = ("data_dir", "output_dir", "judge", "fixed_generator")  # paths of thi
 def parse_args(argv=None):
     parser = cli.Parser(__doc__.split("\n\n")[0])
     parser.add_argument("run", metavar="RUN", help="folder of a finished run")
-    parser.add_argument("target", metavar="FOLDER", help="where to put it")
+    parser.add_argument("target", metavar="FOLDER", help="folder to create or replace")
     parser.add_argument(
         "--sample_epochs",
         type=cli.at_least(0),
@@ -53,9 +54,9 @@ def parse_args(argv=None):
         nargs="+",
         choices=("weights", "curves"),
         default=[],
-        help="do not copy the weights, or the curves (the log has their numbers)",
+        help="do not copy the weights or the plot of the curves",
     )
-    parser.add_argument("--data_dir", help="folder of the set that the run was trained on")
+    parser.add_argument("--data_dir", help="folder of the training data")
     parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     return parser.parse_args(argv)
 
@@ -66,9 +67,10 @@ def run(args):
     pick_precision("fp32", device)
     source, target = Path(args.run), Path(args.target)
     if not (source / "summary.json").is_file():
-        raise UserError(f"{source} holds no finished run")
-    if (target / "checkpoints").exists():
-        raise UserError(f"{target} holds a run of your own, which would be overwritten")
+        raise UserError(f"{source} is not the folder of a finished run")
+    was_published = (target / "config.json").exists() and not (target / "checkpoints").exists()
+    if target.exists() and not was_published:
+        raise UserError(f"{target} exists and is not the folder of a published run")
     names = [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
     names += [] if "curves" in args.skip else ["curves.png"]
     files = {name: (source / name).read_bytes() for name in names}
@@ -87,17 +89,13 @@ def run(args):
         for name in NETWORKS
         if (source / name).is_file() and "weights" not in args.skip
     }
-    # Only a folder that was published before has files of a last time.
-    before = [*NETWORKS, "curves.png", *(f"samples/{p.name}" for p in target.glob("samples/*.png"))]
-    stale = set(before if (target / "config.json").exists() else ()) - {*files, *weights}
     with writing_to(target):
+        shutil.rmtree(target)
         for name, content in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target / name, content)
         for name, (network, metadata) in weights.items():
             export_model(network, target / name, metadata, in_8_bits=True)
-        for name in stale:
-            (target / name).unlink(missing_ok=True)
     print(f"published: {target}")
 
 
@@ -107,9 +105,9 @@ def published(settings):
 
 
 def rounded(path, data_dir, device):
-    """(the network with weights that 8 bits can hold, its metadata with their metrics)."""
+    """(the network with weights rounded to 8 bits, its metadata with the metrics of these)."""
     model, metadata = load_model(path, device)
-    # Figures and scores name the weights that they were made with: those before rounding.
+    # Figures and scores record the digest of the weights before rounding.
     metadata.setdefault(BEFORE_ROUNDING, digest(model))
     exact = model.state_dict()
     in_8_bits = from_8_bits(to_8_bits(exact))
@@ -133,7 +131,7 @@ def rounded(path, data_dir, device):
 
 @torch.no_grad()
 def preview(model, state, num_classes):
-    """1,000 images of a generator with these weights, the same latents each time, 0 to 255."""
+    """1,000 images in [0, 255] of a generator with these weights, from fixed latents."""
     model.load_state_dict(state)
     labels = torch.arange(1000, device=next(model.parameters()).device) % num_classes
     stream = random_stream(labels.device, 0, Stream.ROUNDED)

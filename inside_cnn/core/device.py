@@ -6,7 +6,6 @@ import re
 import resource
 import sys
 from enum import IntEnum
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -97,10 +96,6 @@ def peak_memory(device):
     """Peak memory in bytes: GPU memory reserved by PyTorch, else RAM of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)  # CUDA graphs keep their memory
-    if sys.platform == "linux":  # ru_maxrss would include the launcher's
-        peak = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
-        if peak is not None:  # some sandboxes do not report it
-            return 1024 * int(peak[1])
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -113,7 +108,6 @@ class Stream(IntEnum):
 
     REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = 0, 1, 2, 3  # train_gan.py
     AUGMENTATION, FLIPS = 0, 1  # train_discriminator.py
-    ROUNDED = 0  # reporting.publish: samples before and after rounding to 8 bits
     LATENTS, WALKS, TRAINING_SCORES = 10, 11, 12  # samples
     NOISY_IMAGES = 20  # metrics/controls.py
     STUDY, PERTURB, STUDY_NOISE = 30, 31, 32  # attacks

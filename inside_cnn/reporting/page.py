@@ -18,7 +18,6 @@ from inside_cnn.core.files import is_number, parse_json
 from inside_cnn.engine.older_versions import renamed
 from inside_cnn.engine.plots import curves_figure, evenly_chosen, png_of
 from inside_cnn.engine.weights import BEFORE_ROUNDING, digest, load_model
-from inside_cnn.reporting.publish import published
 from inside_cnn.reporting.tables import short, title_of
 from inside_cnn.training import panels
 
@@ -71,8 +70,8 @@ def read_json(path):
 
 
 def read_run(folder, heading, script, plotted):
-    """The summary, curves and settings of a training; plotted: its training.panels.Panels."""
-    log, config = folder / "metrics.jsonl", read_json(folder / "config.json")
+    """The summary and curves of a training; plotted: its training.panels.Panels."""
+    log = folder / "metrics.jsonl"
     lines = log.read_text().splitlines() if log.is_file() else []
     records = [renamed(r) for r in map(parse_json, lines) if r]  # the last line may be cut off
     curves = []
@@ -80,15 +79,11 @@ def read_run(folder, heading, script, plotted):
         if figure := curves_figure(records, {title: fields}):
             png = io.BytesIO(png_of(figure, dpi=200))
             curves.append(picture(png, f"Learning curve: {title}", lossless=True))
-    config.pop("resumed", None)  # contains paths
-    if config:
-        config["settings"] = published(config["settings"])
     return {
         "heading": heading,
         "script": script,
         "summary": read_json(folder / "summary.json"),
         "curves": curves,
-        "config": json.dumps(config, indent=1) if config else None,
     }
 
 

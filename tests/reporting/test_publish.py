@@ -2,7 +2,6 @@ import json
 import shutil
 
 import pytest
-import torch
 
 import data_tools
 import train_discriminator
@@ -68,11 +67,6 @@ def test_published_gan_with_sample_grids(run_main, tmp_path):
     assert metadata["class_names"] == list(shapes.CLASS_NAMES)
     exact, _ = load_model(run / "generator.safetensors")
     assert_equal(dict(generator.state_dict()), from_8_bits(to_8_bits(exact.state_dict())))
-    latents = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
-    difference = (generator(latents) - exact(latents)).abs().mean().item() * 127.5
-    assert 0 < difference < 2
-    reported = float(metadata["mean_difference_in_8_bits"].removesuffix(" of 255"))
-    assert reported == pytest.approx(difference, abs=0.3)
 
 
 def test_invalid_arguments_change_nothing(refused, classifier, tmp_path):

@@ -92,7 +92,7 @@ def test_page_contains_all_results(run_main, runs):
     page, out = make_page(run_main)
     assert "report: report.html" in out
     for text in ("93.50 %", "84.25 %", "of 8/255, classifier<b>12.50 %"):
-        assert text in html.unescape(page)
+        assert text in page
     assert "not made yet" not in page
     assert str(runs) not in page
     labels = re.findall('data-label="(.*?)"', page)
@@ -175,12 +175,6 @@ def test_incomplete_and_old_runs(run_main, runs):
     assert curves[0] == "Learning curve: learning rate"
     assert len(curves) == 3
     assert 'class="card"' not in page
-
-
-def test_picture_higher_than_webp_allows(run_main, runs):
-    Image.new("L", (8, 60_000)).save(runs / "visualization/layers.png")
-    with Image.open(io.BytesIO(images_of(make_page(run_main)[0])["layers"])) as image:
-        assert image.height == 16_383
 
 
 def test_invalid_paths(refused, runs):

@@ -88,13 +88,6 @@ def test_job_is_saved_requeued_and_resumed(submit, tmp_path, script, tasks):
     assert_same_run(tmp_path / "whole", parts)
 
 
-def test_failed_job_is_not_requeued(submit):
-    code, output, requests, _ = submit("train_discriminator", *SMALL, "--width", "none")
-    assert code == 2
-    assert "--width" in output
-    assert requests == []
-
-
 def test_shellcheck():
     scripts = [*sorted((ROOT / "slurm").iterdir()), ROOT / ".ci" / "run"]
     shellcheck = Path(sys.executable).parent / "shellcheck"

@@ -84,11 +84,12 @@ def test_curves(tmp_path):
     assert not path.exists()
 
 
-def test_evenly_chosen_items_include_both_ends():
-    assert plots.evenly_chosen(list(range(101)), 5) == [0, 25, 50, 75, 100]
-    assert plots.evenly_chosen(list(range(3)), 5) == [0, 1, 2]
-    assert plots.evenly_chosen([7], 5) == [7]
-    assert plots.evenly_chosen([], 5) == []
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(101, [0, 25, 50, 75, 100]), (3, [0, 1, 2]), (0, [])],
+)
+def test_evenly_chosen_items_include_both_ends(count, expected):
+    assert plots.evenly_chosen(list(range(count)), 5) == expected
 
 
 @pytest.mark.parametrize(

@@ -57,12 +57,6 @@ def test_rows_below_a_path_of_keys(tmp_path):
     ]
 
 
-def test_missing_scores_are_no_error(tmp_path):
-    """`make full` on a machine without network access."""
-    put(tmp_path / "e.json", {"inception": {"left_out": "no weights"}})
-    tables.rows(tmp_path, "e.json", "inception/scores/*")
-
-
 def test_series_of_both_networks(tmp_path):
     measured = {
         "bands": [0, 0.5, 1.0],

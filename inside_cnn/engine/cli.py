@@ -81,7 +81,7 @@ def pixel_levels(text):
 def add_data_arguments(parser, training=False, limits=("train", "test")):
     """Add --dataset, --data_dir and a --limit_ for each part named in `limits`.
 
-    training: the default is CIFAR-10; otherwise it is the set that the networks were trained on.
+    training: also add --hold_out; the default is CIFAR-10 instead of the networks' training set.
     """
     auto = "the set that the networks were trained on"
     if training:
@@ -101,17 +101,10 @@ def add_data_arguments(parser, training=False, limits=("train", "test")):
     for part in limits:
         limit_help = f"{part} on the first N images only"
         group.add_argument(f"--limit_{part}", type=at_least(1), metavar="N", help=limit_help)
-
-
-def add_hold_out_argument(parser):
-    parser.add_argument(
-        "--hold_out",
-        type=at_least(0),
-        default=0,
-        metavar="N",
-        help="evaluate on the last N training images, balanced over the classes, instead of the "
-        "test set, and do not train on them: for choosing hyperparameters",
-    )
+    if training:
+        held_out = "evaluate on the last N training images, balanced over the classes, instead of "
+        held_out += "the test set, and do not train on them: for choosing hyperparameters"
+        group.add_argument("--hold_out", type=at_least(0), default=0, metavar="N", help=held_out)
 
 
 def add_judge_argument(parser):

@@ -1,10 +1,10 @@
-# make demo    figures of the published networks, then small trainings of both and all figures;
-#              minutes without a GPU
-# make full    the whole experiment into results/, for a GPU; after a stop the same command
-#              resumes. TRAIN_FLAGS are given to all trainings
+# make demo    figures of the published networks, then small trainings of both networks and their
+#              figures; minutes without a GPU
+# make full    the whole experiment into results/, for a GPU; the same command resumes a stopped
+#              one. TRAIN_FLAGS are added to all trainings
 # make rehearsal   the same in minutes, with networks of width 12, into output/rehearsal
-# make ladder  control networks, each trained with one part of the critic's loss more than the last;
-#              trains those that $(LADDER) lacks, hours each on a CPU; resumes after a stop
+# make ladder  control networks; each adds one part of the critic's loss. Trains those that
+#              $(LADDER) lacks, hours each on a CPU; the same command resumes
 # make test    the default test suite
 # make lint    style
 # make explore an interactive page on this machine
@@ -12,8 +12,8 @@
 # make bench   speed against the plain recipe and the machine's limit
 # make tables  update the tables in README.md, docs/ and benchmarks/ from results/
 #
-# Packages are installed in .venv, or in VENV=/elsewhere. Those that only some targets need
-# (requirements-dev.txt, requirements-explore.txt) are installed with the first of them.
+# Packages are installed in .venv or VENV=FOLDER. Those of requirements-dev.txt and
+# requirements-explore.txt are installed by the first target that needs them.
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -22,25 +22,25 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_EXPLORE := $(VENV)/.installed-explore
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 DEMO := output/demo
-HALF_OF_THE_CORES = $(shell echo $$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)))
+HALF_OF_CORES = $(shell echo $$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)))
 FULL := output/full
 RESULTS := results
 GAN_EPOCHS := 100
 TRAIN_FLAGS :=
 SCORES := --inception
 
-# Apple's make 3.81 exports PATH only if SHELL is set.
+# make 3.81 on macOS exports PATH only if SHELL is set.
 SHELL := /bin/bash
-# The commands below are those that a user types in the active venv.
+# With this PATH the commands below are those that a user types in the active venv.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .NOTPARALLEL:
 .PHONY: demo full ladder rehearsal settings test lint explore data bench tables install
 
-# The GAN trains in parallel with the rest, each with half of the cores: small networks gain little
-# from more threads. The pipes turn off the progress bars, which would share one terminal.
+# The GAN trains in parallel with the rest, each with half of the cores, since small networks gain
+# little from more threads. The pipes disable the progress bars, which would share one terminal.
 demo: $(INSTALLED)
-	set -o pipefail; export OMP_NUM_THREADS=$(HALF_OF_THE_CORES); \
+	set -o pipefail; export OMP_NUM_THREADS=$(HALF_OF_CORES); \
 	((python visualization.py --discriminator_without_G results/baseline \
 		--discriminator_with_G results/gan --max_classification_output --steps 100 \
 		--output_dir $(DEMO)/published && \
@@ -60,10 +60,10 @@ demo: $(INSTALLED)
 	@ls $(DEMO)/*/curves.png $(DEMO)/visualization/*.png
 	@echo "or all on one page: $(DEMO)/report.html"
 
-# Each stage leaves a file that tells make that it is done. A stopped training has no summary.
+# Each finished stage has a file. A stopped training has no summary.json.
 SETTINGS = GAN_EPOCHS=$(GAN_EPOCHS) TRAIN_FLAGS=$(TRAIN_FLAGS)
 SAMPLE_EPOCHS = $(shell for n in 0 1 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n; done) $(GAN_EPOCHS)
-SHOWN := summary.json layers.png robustness.png attack_convergence.png jittered_images_with_G.png \
+PUBLISHED := summary.json layers.png robustness.png attack_convergence.png jittered_images_with_G.png \
 	frequency.png calibration.png critic_score_with_G.png transfer.png \
 	max_class_without_G.png max_class_with_G.png \
 	max_features_without_G_layer4.png \
@@ -72,7 +72,7 @@ SHOWN := summary.json layers.png robustness.png attack_convergence.png jittered_
 full: $(FULL)/visualized $(FULL)/evaluated
 	mkdir -p $(RESULTS)/evaluation $(RESULTS)/visualization
 	cp $(FULL)/evaluation/evaluation.json $(RESULTS)/evaluation
-	cp $(addprefix $(FULL)/visualization/,$(SHOWN)) $(RESULTS)/visualization
+	cp $(addprefix $(FULL)/visualization/,$(PUBLISHED)) $(RESULTS)/visualization
 	python report.py --baseline $(RESULTS)/baseline --gan $(RESULTS)/gan \
 		--evaluation $(FULL)/evaluation \
 		--visualization $(FULL)/visualization --output $(FULL)/report.html
@@ -81,18 +81,18 @@ full: $(FULL)/visualized $(FULL)/evaluated
 settings:
 	@mkdir -p $(FULL)
 	@test -d $(FULL)/baseline || echo '$(SETTINGS)' > $(FULL)/settings
-	@test "$$(cat $(FULL)/settings)" = '$(SETTINGS)' || { echo "$(FULL) holds a run with" \
-		"$$(cat $(FULL)/settings): ask for the same, delete it or give another FULL=" >&2; exit 2; }
+	@test "$$(cat $(FULL)/settings)" = '$(SETTINGS)' || { echo "$(FULL) has a run with" \
+		"$$(cat $(FULL)/settings): use the same, delete it or set another FULL=" >&2; exit 2; }
 
 $(FULL)/baseline/summary.json: | $(INSTALLED) settings
 	python train_discriminator.py --dataset cifar10 $(TRAIN_FLAGS) --output_dir $(FULL)/baseline
-	@test -f $@ || { echo "stopped before its end: the same command resumes" >&2; exit 1; }
+	@test -f $@ || { echo "the training was stopped: the same command resumes it" >&2; exit 1; }
 
 $(FULL)/gan/summary.json: | $(FULL)/baseline/summary.json
 	python train_gan.py --dataset cifar10 $(TRAIN_FLAGS) --epochs $(GAN_EPOCHS) \
 		--evaluate_every 20 --save_every_epochs 10 \
 		--judge $(FULL)/baseline --output_dir $(FULL)/gan
-	@test -f $@ || { echo "stopped before its end: the same command resumes" >&2; exit 1; }
+	@test -f $@ || { echo "the training was stopped: the same command resumes it" >&2; exit 1; }
 
 $(FULL)/published: $(FULL)/baseline/summary.json $(FULL)/gan/summary.json
 	python -m inside_cnn.reporting.publish $(FULL)/baseline $(RESULTS)/baseline
@@ -128,7 +128,7 @@ $(LADDER)/$(1)_$(2)/summary.json: | $(INSTALLED) \
 		$(if $(filter trained,$(1)),--fixed_generator $(LADDER)/full_$(2)) \
 		--seed $(2) --output_dir $(LADDER_OUTPUT)/$(1)_$(2) $(TRAIN_FLAGS)
 	@test -f $(LADDER_OUTPUT)/$(1)_$(2)/summary.json || \
-		{ echo "stopped before its end: the same command resumes" >&2; exit 1; }
+		{ echo "the training was stopped: the same command resumes it" >&2; exit 1; }
 	python -m inside_cnn.reporting.publish $(LADDER_OUTPUT)/$(1)_$(2) $(LADDER)/$(1)_$(2) --skip curves
 endef
 $(foreach arm,full none none_early,$(foreach seed,0 1 2,$(eval $(call LADDER_RUN,$(arm),$(seed)))))

@@ -1,9 +1,9 @@
-"""The eight-layer discriminator: a critic score and class logits out of one stack of features.
+"""The eight-layer discriminator: a critic score and class logits from the same features.
 
-Eight 3x3 convolutions of the same width, each followed by a LayerNorm over the whole feature map
-and a LeakyReLU, then a max-pool over the last 4x4 map and two linear heads. With the class head
-alone it is a classifier; with both it is the critic of an ACGAN. It has no BatchNorm on purpose:
-the gradient penalty is defined for each image on its own, so no image may see its neighbours.
+Eight 3x3 convolutions, each followed by a LayerNorm over the feature map and a LeakyReLU, then a
+max-pool over the last 4x4 map and two linear heads. With the class head alone it is a classifier;
+with both it is the critic of an ACGAN. It has no BatchNorm, since the gradient penalty is defined
+for each image independently.
 
 `python discriminator.py` prints the layers and the number of parameters.
 """
@@ -18,7 +18,7 @@ NUM_LAYERS = len(STRIDES)
 
 
 def block(in_channels, out_channels, size, stride):
-    """3x3 convolution, LayerNorm over the whole map, LeakyReLU."""
+    """3x3 convolution, LayerNorm over the feature map, LeakyReLU."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, stride, padding=1),
         nn.LayerNorm([out_channels, size, size]),
@@ -27,18 +27,15 @@ def block(in_channels, out_channels, size, stride):
 
 
 class Discriminator(nn.Module):
-    """Critic and classifier in one; 3,137,971 parameters at width 196.
+    """Critic and classifier; 3,137,971 parameters with width 196.
 
-    width: channels of every layer; num_classes: number of class logits.
-    Raises ValueError where one of them is below 1.
+    width: channels of every layer; num_classes: number of class logits. Both at least 1.
     Source: the homework named in the README; class head as in Odena et al. 2017, Conditional Image
     Synthesis with Auxiliary Classifier GANs.
     """
 
     def __init__(self, width=196, num_classes=10):
         super().__init__()
-        if width < 1 or num_classes < 1:
-            raise ValueError(f"width {width}, num_classes {num_classes}: both must be at least 1")
         self.width, self.num_classes = width, num_classes
         channels = (3,) + (width,) * NUM_LAYERS
         self.blocks = nn.Sequential(
@@ -70,7 +67,7 @@ class Discriminator(nn.Module):
 
     @staticmethod
     def pool(features):
-        """Maximum of every channel over its whole map: (b, c, h, w) -> (b, c)."""
+        """Maximum of every channel: (b, c, h, w) -> (b, c)."""
         return F.max_pool2d(features, features.shape[-2:]).flatten(1)
 
 

@@ -1,7 +1,7 @@
-"""The eight-layer generator, and the latents that tell it which class to draw.
+"""The eight-layer generator and its class-conditional latents.
 
-A linear layer makes a 4x4 map, three transposed convolutions double its size to 32x32 with four 3x3
-convolutions between them, and a last 3x3 convolution turns the features into RGB.
+A linear layer computes a 4x4 map, three transposed convolutions upsample it to 32x32 with four 3x3
+convolutions between them, and a 3x3 convolution converts the features to RGB.
 
 `python generator.py` prints the layers and the number of parameters.
 """
@@ -27,16 +27,13 @@ def same_size_block(width):
 
 
 class Generator(nn.Module):
-    """Latents to images; 3,559,363 parameters at width 196 and latent_dim 100.
+    """Latents to images; 3,559,363 parameters with width 196 and latent_dim 100.
 
-    width: channels of every hidden layer; latent_dim: length of a latent.
-    Raises ValueError where one of them is below 1.
+    width: channels of every hidden layer; latent_dim: length of a latent. Both at least 1.
     """
 
     def __init__(self, width=196, latent_dim=100):
         super().__init__()
-        if width < 1 or latent_dim < 1:
-            raise ValueError(f"width and latent_dim must be at least 1, not {width}, {latent_dim}")
         self.width, self.latent_dim = width, latent_dim
         start = width * START_SIZE * START_SIZE
         self.project = nn.Sequential(nn.Linear(latent_dim, start), nn.BatchNorm1d(start), nn.ReLU())
@@ -48,7 +45,7 @@ class Generator(nn.Module):
     def forward(self, latents):
         """latents (b, latent_dim) -> images (b, 3, 32, 32) in [-1, 1].
 
-        In train mode BatchNorm uses the statistics of this batch, so b must be at least 2.
+        In train mode b must be at least 2, for the batch statistics of BatchNorm.
         """
         x = self.project(latents).unflatten(1, (self.width, START_SIZE, START_SIZE))
         return torch.tanh(self.to_rgb(self.blocks(x)))
@@ -58,12 +55,12 @@ def sample_latents(labels, latent_dim=100, generator=None, num_classes=10):
     """Gaussian latents whose first `num_classes` entries are the one-hot code of the class.
 
     labels: int64 (b,) -> (b, latent_dim) float32 on the labels' device.
-    generator: a torch.Generator on that device; None takes the global one.
-    Raises ValueError where the code does not fit into the latent.
-    Source: the conditioning of Odena et al. 2017, with the code in place of the first entries.
+    generator: a torch.Generator on that device, or None for the default one.
+    Raises ValueError if latent_dim is smaller than num_classes.
+    Source: the conditioning of Odena et al. 2017; here the code replaces the first entries.
     """
     if latent_dim < num_classes:
-        raise ValueError(f"latent_dim {latent_dim} has no room for {num_classes} classes")
+        raise ValueError(f"latent_dim {latent_dim} is smaller than {num_classes} classes")
     shape = (len(labels), latent_dim)
     latents = torch.randn(shape, generator=generator, device=labels.device)
     latents[:, :num_classes] = F.one_hot(labels, num_classes).to(latents.dtype)

@@ -2,8 +2,8 @@
 
     python report.py                       # writes report.html
 
-The page shows output/baseline, output/gan, visualization/ and evaluation/. Without a run in output/
-it shows the published results. It needs no network and no other file.
+The page shows output/baseline, output/gan, visualization/ and evaluation/, and for each that does
+not exist the published one in results/. It needs no network and no other file.
 """
 
 from pathlib import Path
@@ -11,53 +11,45 @@ from pathlib import Path
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
 from inside_cnn.core.output_folder import writing_to
-from inside_cnn.engine import cli, weights
+from inside_cnn.engine import cli
+from inside_cnn.engine.weights import own_or_published
 from inside_cnn.reporting.page import contents_of, render
 
-FOLDERS = {
-    "baseline": Path("output/baseline"),
-    "gan": Path("output/gan"),
-    "visualization": Path("visualization"),
-    "evaluation": Path("evaluation"),
+FILES = {  # name in results/: the user's own file
+    "baseline": Path("output/baseline/config.json"),
+    "gan": Path("output/gan/config.json"),
+    "visualization": Path("visualization/summary.json"),
+    "evaluation": Path("evaluation/evaluation.json"),
 }
 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__.split("\n\n")[0])
     parser.add_argument("--output", default="report.html", metavar="FILE", help="the page")
-    for name, folder in FOLDERS.items():
-        text = f"(default: {folder}, or results/{name} if there is no run in output/)"
-        parser.add_argument(f"--{name}", metavar="FOLDER", help=text)
+    for name, file in FILES.items():
+        default = f"(default: {file.parent}, or results/{name} if there is no {file})"
+        parser.add_argument(f"--{name}", metavar="FOLDER", type=Path, help=default)
     return parser.parse_args(argv)
 
 
 def find_folders(args):
-    """{"baseline", "gan", "visualization", "evaluation": Path}.
-
-    Published results stand in only if the user has no run: runs of different origin never stand
-    side by side. Raises UserError for a missing folder that the user named.
-    """
-    given = {name: Path(path) for name in FOLDERS if (path := getattr(args, name)) is not None}
-    for name, folder in given.items():
-        if not folder.is_dir():
-            raise UserError(f"--{name}: there is no folder {folder}")
-    own = FOLDERS | given
-    present = {name: own[name] for name in own if name in given or any(own[name].glob("*.json"))}
-    if present.keys() & {"baseline", "gan"}:
-        return own
-    # The user's own figures and scores may be of the published networks.
-    return {name: weights.RESULTS / name for name in FOLDERS} | present
+    """{"baseline", "gan", "visualization", "evaluation": Path}. Raises UserError."""
+    folders = {}
+    for name, file in FILES.items():
+        folders[name] = getattr(args, name)
+        if folders[name] is None:
+            folders[name] = own_or_published(file, f"{name}/{file.name}").parent
+        elif not folders[name].is_dir():
+            raise UserError(f"--{name}: there is no folder {folders[name]}")
+    return folders
 
 
 def run(args):
     """Write the page. Raises UserError."""
-    folders = find_folders(args)
-    page = render(contents_of(folders)).encode(errors="replace")
+    page = render(contents_of(find_folders(args))).encode(errors="replace")
     output = Path(args.output)
     with writing_to(output.parent):
         write_atomically(output, page)
-    for name, folder in folders.items():
-        print(f"{name}: {folder}{'' if folder.is_dir() else ' (missing)'}")
     print(f"report: {output}, {len(page) / 1e6:.1f} MB")
 
 

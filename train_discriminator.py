@@ -110,7 +110,6 @@ def parse_args(argv=None):
     }
     cli.add_recipe_arguments(parser, RECIPES, "muon", flags)
     cli.add_data_arguments(parser, training=True)
-    cli.add_hold_out_argument(parser)
     cli.add_device_arguments(parser)
     cli.add_run_arguments(parser, "output/baseline")
     args = cli.fill_in_recipe(

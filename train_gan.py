@@ -113,7 +113,6 @@ def make_parser():
     }
     cli.add_recipe_arguments(parser, RECIPES, "muon", flags)
     cli.add_data_arguments(parser, training=True)
-    cli.add_hold_out_argument(parser)
     cli.add_device_arguments(parser)
     cli.add_run_arguments(parser, "output/gan")
     latent_help = f"length of a latent: at least the number of classes + {LEAST_NOISE}"

@@ -52,7 +52,7 @@ def parse_args(argv=None):
     add("--batch_size", type=at_least(2), default=128, help="images per step")
     add("--images", type=at_least(2), default=10_000, help="images to evaluate")
     add("--repeats", type=at_least(1), default=5, help="measurements of each side")
-    add("--json", type=cli.new_file, metavar="FILE", help="also write the table to this file")
+    add("--json", type=Path, metavar="FILE", help="also write the table to this file")
     cli.add_device_arguments(parser, seed=False)
     args = parser.parse_args(argv)
     if args.batch_size > args.images:

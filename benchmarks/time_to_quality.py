@@ -48,7 +48,7 @@ def parse_args(argv=None):
     add("--images", type=at_least(1), default=280_000, help="images the recipe has time for")
     add("--seeds", type=at_least(0), nargs="+", default=[0], help="runs, side by side")
     add("--flags", type=shlex.split, default=[], help="of train_gan.py, as one argument")
-    add("--output", type=cli.new_file, default="output/trials.jsonl", help="file to append to")
+    add("--output", type=Path, default="output/trials.jsonl", help="file to append to")
     return parser.parse_args(argv)
 
 

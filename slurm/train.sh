@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
-# The common part of both batch scripts: train.sh SCRIPT FLAGS..., inside a Slurm job.
+# Used by both batch scripts inside a Slurm job: train.sh SCRIPT FLAGS...
 #
-# Every task is one process of the training, with one GPU. Two minutes before the time limit Slurm
-# sends SIGUSR1 to all of them. The training saves and exits with 128 + 10, the job is requeued, and
-# the same command resumes.
+# Every task is one process of the training with one GPU. Two minutes before the time limit Slurm
+# sends SIGUSR1. The training saves and exits with 128 + 10, the job is requeued and resumes.
 set -u
 STOPPED_BY_USR1=138
 
 export PATH="$PWD/.venv/bin:$PATH" # of `make install`
 
-# Where the processes of several GPUs or nodes find each other.
+# The address at which the processes of several GPUs or nodes connect.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 export MASTER_ADDR MASTER_PORT

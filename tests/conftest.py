@@ -1,4 +1,4 @@
-"""What several test files share: small images, small networks, the real CIFAR-10 where it is."""
+"""Shared fixtures: images, small networks, CIFAR-10, calls of the scripts."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ def images():
 
 @pytest.fixture(scope="session")
 def cifar10_dir():
-    """The folder of the real CIFAR-10; a test that asks for it is skipped where there is none."""
+    """The folder of CIFAR-10; tests that use it are skipped without it."""
     folder = Path(os.environ.get("CIFAR10_DIR", "data"))
     if not (folder / cifar10.CIFAR10_FOLDER).is_dir():
         pytest.skip("no CIFAR-10: set CIFAR10_DIR")
@@ -34,16 +34,16 @@ def cifar10_dir():
 
 @pytest.fixture(scope="session")
 def trained():
-    """A small classifier of the shapes, trained for a few seconds: right, but easily misled."""
+    """A small classifier of the shapes, trained for a few seconds: accurate, but not robust."""
     train, _ = data_tools.load_shapes()
     torch.manual_seed(0)
     network = accelerate(Discriminator(width=12))
     optimizer = make_optimizer("muon", network, 5e-3, 0.03)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # rounding depends on it: the same network whatever the caller sets
-    for chosen in data_tools.epoch_order(10_000, 0, 0).split(64):
-        logits = network(data_tools.to_signed(train.images[chosen]))[1]
-        loss = torch.nn.functional.cross_entropy(logits, train.labels[chosen])
+    torch.set_num_threads(1)  # rounding depends on it
+    for batch in data_tools.epoch_order(10_000, 0, 0).split(64):
+        logits = network(data_tools.to_signed(train.images[batch]))[1]
+        loss = torch.nn.functional.cross_entropy(logits, train.labels[batch])
         network.zero_grad()
         loss.backward()
         optimizer.step()
@@ -53,7 +53,7 @@ def trained():
 
 @pytest.fixture
 def two_runs(tmp_path, monkeypatch):
-    """Untrained discriminators where two trainings in the current folder would have left theirs."""
+    """Untrained discriminators in the folders of two trainings, below the current folder."""
     monkeypatch.chdir(tmp_path)
     for seed, folder in enumerate(("output/baseline", "output/gan")):
         torch.manual_seed(seed)
@@ -88,7 +88,7 @@ def run_main(capsys):
 
 @pytest.fixture
 def refused(run_main):
-    """Call main, check that it ends as a user's error (exit code 2, one line), return the line."""
+    """Call main, check that it ends with a user error (exit code 2, one line), return the line."""
 
     def call(module, *argv):
         code, _, err = run_main(module, *argv)

@@ -1,4 +1,4 @@
-"""README, docs/ and the other pages: commands parse, tables are fresh, links lead somewhere."""
+"""README.md, docs/ and other documents: commands parse, tables are fresh, links work."""
 
 import json
 import re
@@ -28,13 +28,13 @@ COMMAND = re.compile(
 
 
 def commands():
-    """(page, script, arguments) of every command of ours on a page."""
-    found = {
+    """(page, script, arguments) of every command with one of SCRIPTS."""
+    matches = {
         (page.name, script, arguments.strip())
         for page in PAGES
         for script, arguments in COMMAND.findall(page.read_text())
     }
-    return sorted(command for command in found if command[1] in SCRIPTS)
+    return sorted(command for command in matches if command[1] in SCRIPTS)
 
 
 @pytest.mark.parametrize(("page", "script", "arguments"), commands())
@@ -42,7 +42,7 @@ def test_commands_parse(page, script, arguments):
     SCRIPTS[script].parse_args(shlex.split(arguments))
 
 
-def test_the_commands_are_found():
+def test_commands_are_found():
     found = {(script, arguments) for _, script, arguments in commands()}
     assert ("train_gan", "--recipe classic") in found  # in a block, before a comment
     assert ("train_gan", "--evaluate_every 20") in found  # in a sentence
@@ -66,7 +66,7 @@ def test_make_targets_exist():
     ],
     ids=str,
 )
-def test_a_command_in_a_table_is_that_of_its_published_run(folder, flags):
+def test_table_shows_the_command_of_the_published_run(folder, flags):
     settings = ADDED | json.loads((folder / "config.json").read_text())["settings"]
     module = SCRIPTS[settings["script"].removesuffix(".py")]
     args = vars(module.parse_args([*flags.split(), "--seed", str(settings["seed"])]))
@@ -81,13 +81,13 @@ def test_tables_are_fresh():
     assert not re.search(r"-->\n\|? *\|\n\| --- \|\n<!--", text)  # without rows
 
 
-def test_the_readme_is_short():
+def test_readme_is_short():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 150
     assert not [line for line in lines if len(line) > 100 and not line.startswith("|")]
 
 
-def test_links_lead_somewhere():
+def test_links_work():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
             assert target.startswith("https://") or (page.parent / target).exists(), target

@@ -48,7 +48,7 @@ def test_weights_of_invalid_sizes_are_refused(refused, tmp_path):
     assert "impossible sizes" in call(Generator(4), "--sample", 5, num_classes="many")
     judge = tmp_path / "three.safetensors"
     export_model(Discriminator(4, num_classes=3), judge, {"dataset": "shapes"})
-    assert "knows 3 classes" in call(Generator(4), "--judge", judge, "--samples", 1000)
+    assert "has 3 classes" in call(Generator(4), "--judge", judge, "--samples", 1000)
 
 
 def test_full_disk_is_one_line(refused, tmp_path):

@@ -1,4 +1,4 @@
-"""Which subpackage may import which: only from layers below its own, and never a script."""
+"""The layout: imports only from lower layers, never from a script."""
 
 import ast
 from pathlib import Path
@@ -18,17 +18,17 @@ LAYERS = [  # lowest first
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 FILES = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.py"), *PACKAGE.rglob("*.py")))
-# data_tools.py shows a preview when it is run as a script.
+# data_tools.py saves a preview when it is run as a script.
 EXCEPTIONS = {("data_tools", "engine")}
 
 
 def unit(parts):
-    """The subpackage, or the module at the root, that a path or a dotted name belongs to."""
+    """The subpackage or root module of a path or a dotted name, as a list of its parts."""
     return parts[1] if parts[0] == PACKAGE.name else parts[0].removesuffix(".py")
 
 
 def imports(path):
-    """(imported unit, whether inside a function) of every import of ours in a file."""
+    """(unit, whether inside a function) of every import from this repository in a file."""
     tree = ast.parse((ROOT / path).read_text())
     for node in ast.walk(tree):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -42,7 +42,7 @@ def imports(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
-def test_imports_come_from_layers_below(path):
+def test_imports_come_from_lower_layers(path):
     if path == Path(PACKAGE.name, "__init__.py"):
         return
     own = unit(path.parts)
@@ -52,7 +52,7 @@ def test_imports_come_from_layers_below(path):
             assert LAYER[imported] < LAYER[own], f"{path} imports {imported}"
 
 
-def test_every_file_has_a_place():
+def test_every_file_belongs_to_a_layer():
     units = {unit(path.parts) for path in FILES if path != Path(PACKAGE.name, "__init__.py")}
     assert units == LAYER.keys()
     for folder in ("visualization", "output", "tests"):

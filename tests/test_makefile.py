@@ -1,7 +1,6 @@
-"""`make full`, `make ladder` and `make demo`, with a stand-in for python that notes its calls."""
+"""`make full`, `make ladder` and `make demo`, with a fake python that logs its calls."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,20 +23,20 @@ SCRIPTS = {
     "visualization.py": visualization,
     "report.py": report,
 }
-# Notes its arguments and leaves the files that make looks for. STOP names a script that ends early
-# with exit code 0, as after --max_minutes; FAIL is part of the arguments of a command that fails.
-STAND_IN = f"""#!{sys.executable}
+# Logs its arguments and creates the files that make needs. STOP is a script that ends early with
+# exit code 0, as after --max_minutes; FAIL is part of the arguments of a command that fails.
+FAKE_PYTHON = f"""#!{sys.executable}
 import os, sys
 from pathlib import Path
-script, *flags = [word for word in sys.argv[1:] if word != "-m"]
-with open(os.environ["NOTES"], "a") as notes:
-    print(script, *flags, sep="\\t", file=notes)
+script, *flags = [argument for argument in sys.argv[1:] if argument != "-m"]
+with open(os.environ["CALLS"], "a") as calls:
+    print(script, *flags, sep="\\t", file=calls)
 if os.environ.get("FAIL", "nothing") in " ".join(sys.argv):
     sys.exit(1)
 if script != os.environ.get("STOP") and "--output_dir" in flags:
     folder = Path(flags[flags.index("--output_dir") + 1])
     folder.mkdir(parents=True, exist_ok=True)
-    for name in os.environ["LEFT"].split():
+    for name in os.environ["FILES"].split():
         (folder / name).write_text(script)
 """
 
@@ -46,29 +45,30 @@ if script != os.environ.get("STOP") and "--output_dir" in flags:
 def make(tmp_path):
     """make(target, *variables, **environment) -> (exit code, [(script, args)], output)."""
     (tmp_path / "venv" / "bin").mkdir(parents=True)
-    (tmp_path / "venv" / "bin" / "python").write_text(STAND_IN)
+    (tmp_path / "venv" / "bin" / "python").write_text(FAKE_PYTHON)
     (tmp_path / "venv" / "bin" / "python").chmod(0o755)
     (tmp_path / "venv" / ".installed").touch()
-    notes = tmp_path / "notes"
+    log = tmp_path / "calls"
     figures = sorted(path.name for path in (ROOT / "results" / "visualization").iterdir())
     folders = {"VENV": "venv", "FULL": "full", "RESULTS": "results", "DEMO": "demo"}
     folders |= {"LADDER": "ladder", "LADDER_OUTPUT": "runs"}
     folders = [f"{name}={tmp_path / folder}" for name, folder in folders.items()]
-    # Without what a make that runs the tests hands down.
-    outside = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    outside |= {"NOTES": str(notes), "LEFT": " ".join(["evaluation.json", *figures])}
+    # Without the variables of a `make test` that runs this test.
+    variables_of_make = ("MAKE", "MFLAGS")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(variables_of_make)}
+    inherited |= {"CALLS": str(log), "FILES": " ".join(["evaluation.json", *figures])}
 
     def make(target, *variables, **environment):
-        notes.write_text("")
+        log.write_text("")
         done = subprocess.run(
             ["make", target, *folders, *variables],
             cwd=ROOT,
             capture_output=True,
             text=True,
-            env=outside | environment,
+            env=inherited | environment,
         )
         calls = []
-        for line in notes.read_text().splitlines():
+        for line in log.read_text().splitlines():
             script, *flags = line.split("\t")
             calls.append((script, SCRIPTS[script].parse_args(flags)))
         return done.returncode, calls, done.stdout + done.stderr
@@ -80,14 +80,14 @@ def names(calls):
     return [script for script, _ in calls]
 
 
-def test_the_experiment_from_nothing(make, tmp_path):
+def test_full_experiment(make, tmp_path):
     code, calls, output = make("full")
     assert code == 0, output
     trainings = ["train_discriminator.py", "train_gan.py"]
     assert names(calls[:4]) == [*trainings, *["inside_cnn.reporting.publish"] * 2]
     assert names(calls[4:]) == ["visualization.py", "evaluate_gan.py", "report.py"]
     full, results = tmp_path / "full", tmp_path / "results"
-    # The trainings are the bare commands, except for what neither weights nor log depend on.
+    # The trainings are the bare commands, except for flags that do not change the weights.
     harmless = {"judge", "output_dir", "evaluate_every", "save_every_epochs"}
     for (script, args), name in zip(calls, ("baseline", "gan"), strict=False):
         bare = vars(SCRIPTS[script].parse_args([]))
@@ -103,13 +103,12 @@ def test_the_experiment_from_nothing(make, tmp_path):
     assert later["visualization.py"].discriminator_with_G == str(results / "gan")
     places = {"baseline": results, "gan": results, "evaluation": full, "visualization": full}
     for name, place in places.items():
-        assert getattr(later["report.py"], name) == str(place / name)
-    # The published figures are those that are copied.
+        assert getattr(later["report.py"], name) == place / name
     for folder in ("visualization", "evaluation"):
         copied = {path.name for path in (results / folder).iterdir()}
         assert copied == {path.name for path in (ROOT / "results" / folder).iterdir()}
 
-    # What is done is not done again.
+    # Finished stages are not repeated.
     (tmp_path / "venv" / ".installed").touch()
     assert names(make("full")[1]) == ["report.py"]
     (full / "visualized").unlink()
@@ -117,7 +116,7 @@ def test_the_experiment_from_nothing(make, tmp_path):
 
 
 @pytest.mark.parametrize("script", ["train_discriminator.py", "train_gan.py"])
-def test_a_training_that_ends_early_ends_all_and_resumes(make, script):
+def test_stopped_training_ends_make_and_resumes(make, script):
     code, calls, output = make("full", STOP=script)
     assert code == 2
     assert names(calls)[-1] == script
@@ -127,7 +126,7 @@ def test_a_training_that_ends_early_ends_all_and_resumes(make, script):
     assert names(calls)[0] == script
 
 
-def test_flags_for_all_trainings_and_no_others_later(make):
+def test_train_flags_apply_to_all_trainings_and_cannot_change(make):
     flags = ("GAN_EPOCHS=3", "TRAIN_FLAGS=--width 8 --limit_train 256 --epochs 9")
     code, calls, _ = make("full", *flags)
     assert code == 0
@@ -140,7 +139,7 @@ def test_flags_for_all_trainings_and_no_others_later(make):
     assert "GAN_EPOCHS=3" in output
 
 
-def test_the_ladder_trains_every_arm_and_each_fixed_generator_before_its_use(make, tmp_path):
+def test_ladder_trains_every_arm_after_its_fixed_generator(make, tmp_path):
     code, calls, output = make("ladder")
     assert code == 0, output
     trainings = {Path(args.output_dir).name: args for _, args in calls[::2]}
@@ -160,36 +159,9 @@ def test_the_ladder_trains_every_arm_and_each_fixed_generator_before_its_use(mak
 
 
 @pytest.mark.parametrize("fail", ["published", "train_discriminator.py", "train_gan.py", "nothing"])
-def test_the_demo_ends_where_a_part_fails(make, fail):
-    """Also if it failed long before the GAN, beside which it ran, was done."""
+def test_demo_stops_if_a_part_fails(make, fail):
+    """Also if a part fails that runs in parallel with the GAN."""
     code, calls, _ = make("demo", FAIL=fail)
-    assert code != 0  # at the latest where the figures are listed: there are none
+    assert code != 0  # the fake python makes no figures to list
     assert ("report.py" in names(calls)) == (fail == "nothing")
     assert {args.dataset for name, args in calls if name.startswith("train")} == {"auto"}
-
-
-RUN, DEV, EXPLORE = (f"requirements{what}.txt" for what in ("", "-dev", "-explore"))
-
-
-@pytest.mark.parametrize(
-    ("target", "stamps", "files"),
-    [
-        *[(target, [], [RUN]) for target in ("demo", "full")],
-        ("test", [], [RUN, DEV]),
-        ("explore", [], [RUN, EXPLORE]),
-        ("demo", [".installed"], []),
-        ("test", [".installed"], [DEV]),
-    ],
-)
-def test_a_target_installs_what_it_needs_once(tmp_path, target, stamps, files):
-    for stamp in stamps:
-        (tmp_path / stamp).touch()
-    result = subprocess.run(
-        ["make", "--dry-run", target, f"VENV={tmp_path}", f"FULL={tmp_path / 'full'}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))},
-    )
-    assert re.findall(r"pip install .*-r (\S+)", result.stdout) == files

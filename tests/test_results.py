@@ -1,4 +1,4 @@
-"""The published weights: they load, and are as good as they say."""
+"""The published weights load and have the published accuracy."""
 
 import json
 import re
@@ -27,14 +27,14 @@ def test_size_of_the_folder():
 
 
 @pytest.mark.parametrize("path", WEIGHTS, ids=name_of)
-def test_weights_load_and_tell_what_is_needed(path):
+def test_weights_and_metadata_load(path):
     _, metadata = load_model(path)
     assert metadata["class_names"] == list(cifar10.CIFAR10_CLASSES)
     assert pixels.mean_image(metadata) is not None
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.json")), ids=name_of)
-def test_no_path_of_a_machine_is_told(path):
+def test_json_files_contain_no_paths(path):
     strings = re.findall(r'"([^"]*)"', path.read_text())
     assert len(strings) > 5
     assert not [string for string in strings if string.startswith(("/", "..", "~"))]
@@ -44,14 +44,14 @@ def test_no_path_of_a_machine_is_told(path):
 @pytest.mark.parametrize("path", DISCRIMINATORS, ids=name_of)
 @pytest.mark.parametrize(
     ("images", "tolerance"),
-    # All of them, in float32 as when it was published; of 400 the standard error is about 1.5.
+    # The standard error for 400 images is about 1.5.
     [(400, 5), pytest.param(10_000, 0.03, marks=pytest.mark.slow)],
 )
-def test_the_stated_accuracy_is_reached(path, cifar10_dir, images, tolerance):
+def test_published_accuracy_is_reproduced(path, cifar10_dir, images, tolerance):
     model, metadata = load_model(path)
     _, test_set = data_tools.load_dataset("cifar10", cifar10_dir)
-    figures = evaluate(model, test_set.first(images), "fp32")
-    assert figures["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=tolerance)
+    metrics = evaluate(model, test_set.first(images), "fp32")
+    assert metrics["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=tolerance)
     summary = json.loads((path.parent / "summary.json").read_text())
     rounding = 0.5 if "ladder" in path.parts else 0.1  # small networks lose more in 8 bits
     assert summary["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=rounding)

@@ -91,7 +91,6 @@ def test_the_last_line_of_each_seed_counts(scored, tmp_path, monkeypatch, capsys
     [
         (["--flags", "it's"], "--flags"),
         (["--images", 0], "--images"),
-        (["--output", "nowhere/trials.jsonl"], "cannot write there"),
         (["--flags=--gen_train 0"], "--gen_train"),
     ],
 )

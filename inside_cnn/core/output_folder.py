@@ -10,23 +10,22 @@ from inside_cnn.core.errors import UserError
 
 @contextlib.contextmanager
 def writing_to(folder):
-    """Make the folder; raises UserError if it, or something in it, cannot be written."""
+    """Create the folder. Raises UserError if it or a file in it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        if error.errno is None:  # not from the system: a picture that Pillow cannot read
+        if error.errno is None:  # raised by Pillow for an unreadable picture
             raise
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager
 def all_or_nothing(folder, last):
-    """A folder to write to, whose files take the place of those of the same names in `folder`.
+    """A temporary folder whose files replace those of the same names in `folder` at the end.
 
-    If anything is raised before, `folder` stays as it was. last: the file that describes the
-    others. The old one is removed first and the new one is written last, so that it never describes
-    files of another run.
+    After an exception `folder` is unchanged. last: the file that describes the others. The old one
+    is removed first and the new one is written last, so it never describes files of another run.
     """
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
         yield Path(new)

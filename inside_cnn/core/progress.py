@@ -1,4 +1,4 @@
-"""Progress and speed of a loop: a bar in a terminal, a line now and then elsewhere."""
+"""Progress and speed of a loop."""
 
 import os
 import sys
@@ -6,14 +6,14 @@ import time
 
 from tqdm import tqdm
 
-PLAIN_LINE_SECONDS = 15  # between lines where the output is no terminal
+PLAIN_LINE_SECONDS = 15  # between lines if stderr is not a terminal
 
 
 class Progress:
-    """A tqdm bar in a terminal, a plain line now and then elsewhere.
+    """A tqdm bar in a terminal, a plain line every few seconds elsewhere.
 
-    total: number of steps of `unit_size` images each; columns: {field: format}, the fields of a
-    record that `report` writes; done: the number of steps taken before.
+    total: number of steps of `unit_size` images each; columns: {field: format} of the record that
+    `report` prints; done: number of steps completed before.
     """
 
     def __init__(self, title, total, unit_size, columns=None, done=0):
@@ -39,27 +39,17 @@ class Progress:
             )
 
     def images_per_second(self):
-        """Speed since the start or the last start_lap."""
+        """Speed since the last start_lap, or since the start."""
         seconds = max(time.monotonic() - self.lap_start, 1e-9)
         return (self.done - self.lap_done) * self.unit_size / seconds
 
     def time_left(self):
-        """`5 min left` or the like, from the mean time of a step, tests and pictures included."""
-        steps = self.done - self.start_done
-        if self.done >= self.total or steps == 0:
-            return "done" if self.done >= self.total else "? left"
-        seconds = (time.monotonic() - self.start) / steps * (self.total - self.done)
-        if seconds < 90:
-            return f"{seconds:.0f} s left"
-        minutes = round(seconds / 60)
-        hours = f"{minutes // 60} h " if minutes >= 90 else ""
-        return f"{hours}{minutes % 60 if hours else minutes} min left"
+        """`05:30 left`, from the mean time of a step, including evaluation and figures."""
+        seconds_per_step = (time.monotonic() - self.start) / max(1, self.done - self.start_done)
+        return f"{tqdm.format_interval(seconds_per_step * (self.total - self.done))} left"
 
     def report(self, record):
-        """Write one line about a record of a log, above the bar if there is one.
-
-        The columns are the same each time; a field that the record lacks is a dash.
-        """
+        """Print a record of the log as one line; a missing field is a dash."""
         texts = []
         for field, form in self.columns.items():
             width = len(form.format(0.0))
@@ -75,7 +65,7 @@ class Progress:
         sys.stdout.flush()
 
     def start_lap(self):
-        """Measure the speed from here on: called after anything other than training."""
+        """Measure the speed from now on. Call it after anything other than training."""
         self.lap_start, self.lap_done = time.monotonic(), self.done
 
     def close(self):
@@ -84,7 +74,7 @@ class Progress:
 
 
 def with_progress(batches, title, batch_size):
-    """The batches of images one after the other, with a progress if there is a title."""
+    """Iterate over batches of images with a Progress, or without one if the title is empty."""
     if not title:
         yield from batches
         return

@@ -1,4 +1,4 @@
-"""What every script does at its command line: flags, errors in one line, exit codes."""
+"""Command line of every script: flags, one-line errors, exit codes."""
 
 import argparse
 import contextlib
@@ -14,7 +14,7 @@ from inside_cnn.data.folder import MAX_CLASSES
 
 DIVERGED, SAVE_FAILED = 3, 4  # exit codes
 
-# A run may be resumed with other values of these flags; any other difference is refused.
+# A resumed run may have other values of these flags; any other difference is refused.
 MAY_CHANGE = (
     *("epochs", "max_steps", "data_dir", "output_dir", "device", "compile", "resume"),
     *("log_every_steps", "save_every_epochs", "save_every_minutes", "max_minutes"),
@@ -23,15 +23,15 @@ MAY_CHANGE = (
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Adds every default to its flag's help, except None."""
+    """Adds defaults other than None to the help."""
 
     def _get_help_string(self, action):
         has_default = action.default not in (None, argparse.SUPPRESS)
-        return action.help + (" (default: %(default)s)" if has_default else "")
+        return action.help + " (default: %(default)s)" * has_default
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, exit code 2, and whose help shows defaults."""
+    """An ArgumentParser with one-line errors, exit code 2, and defaults in its help."""
 
     def __init__(self, description):
         super().__init__(description=description, formatter_class=_Formatter)
@@ -41,91 +41,71 @@ class Parser(argparse.ArgumentParser):
 
 
 def _number(kind, text):
-    """The int or float in a text; NaN, which is in no range, if it is not one."""
+    """The int or float in a text; NaN, which is in no range, if there is none."""
     try:
         return kind(text)
     except ValueError:
         return math.nan
 
 
-def at_least(low, kind=int, high=float("inf")):
-    """An argparse type: a number of that kind, not below `low`, and below `high`."""
+def at_least(low, kind=int, high=math.inf):
+    """An argparse type: an int or float in [low, high)."""
 
     def parse(text):
         value = _number(kind, text)
         if not low <= value < high:
             number = "a whole number" if kind is int else "a number"
-            limits = f"of at least {low}" + (f" and below {high}" if high < float("inf") else "")
+            limits = f"of at least {low}" + (f" and below {high}" if high < math.inf else "")
             raise argparse.ArgumentTypeError(f"must be {number} {limits}, not {text!r}")
         return value
 
     return parse
 
 
-def new_file(text):
-    """An argparse type: a file that can be written, in a folder that is there."""
-    path = Path(text)
-    folder = path.absolute().parent
-    place = path if path.exists() else folder
-    if path.is_dir() or not folder.is_dir() or not os.access(place, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text}: cannot write there")
-    return path
-
-
 def switch(text):
-    """An argparse type: True or False out of the word that older scripts put behind a flag."""
-    words = {"true": True, "false": False}
-    if text.lower() not in words:
+    """An argparse type: the `True` or `False` of the homework's `--perturb_images True`."""
+    if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"must be True or False, not {text!r}")
-    return words[text.lower()]
+    return text.lower() == "true"
 
 
 def pixel_levels(text):
-    """An argparse type: levels of a pixel that ranges from 0 to 255, out of `8` or `8/255`."""
+    """An argparse type: `8` or `8/255` -> 8.0, a difference of pixels in [0, 255]."""
     epsilon = _number(float, text.removesuffix("/255"))
-    if not 0 <= epsilon <= 255:
-        raise argparse.ArgumentTypeError(f"must be 0 to 255, as 8 or 8/255, not {text!r}")
-    if 0 < epsilon < 0.25:
+    if not (epsilon == 0 or 0.25 <= epsilon <= 255):
         raise argparse.ArgumentTypeError(
-            f"is in pixel levels of 0 to 255: write 8 or 8/255, not {text!r}"
+            f"must be in pixel levels of 0 to 255: write 8 or 8/255, not {text!r}"
         )
     return epsilon
 
 
 def add_data_arguments(parser, training=False, limits=("train", "test")):
-    """--dataset, --data_dir, and a --limit_ of the images of each part named in `limits`.
+    """Add --dataset, --data_dir and a --limit_ for each part named in `limits`.
 
-    training: CIFAR-10 is the default, else the set that the networks were trained on.
+    training: also add --hold_out; the default is CIFAR-10 instead of the networks' training set.
     """
-    auto = "that which the networks were trained on"
+    auto = "the set that the networks were trained on"
     if training:
-        auto = "CIFAR-10 where it is found or can be downloaded, else the built-in shapes"
+        auto = "CIFAR-10 if it is found or can be downloaded, else the built-in shapes"
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset",
         choices=DATASETS,
         default="cifar10" if training else "auto",
-        help=f"auto takes {auto}; folder takes your own images, of 2 to {MAX_CLASSES} classes",
+        help=f"auto: {auto}; folder: your own images, of 2 to {MAX_CLASSES} classes",
     )
     group.add_argument(
         "--data_dir",
-        help=f"folder of CIFAR-10 (default: {DEFAULT_DATA_DIR}); of your own images: it holds "
-        "train/CLASS/* and test/CLASS/*, or CLASS/* alone, of which a tenth is for the test",
+        help=f"folder of CIFAR-10 (default: {DEFAULT_DATA_DIR}) or of your own images: "
+        "train/CLASS/* and test/CLASS/*, or CLASS/* alone, of which a tenth is the test set",
     )
     for part in limits:
         limit_help = f"{part} on the first N images only"
         group.add_argument(f"--limit_{part}", type=at_least(1), metavar="N", help=limit_help)
-
-
-def add_hold_out_argument(parser):
-    parser.add_argument(
-        "--hold_out",
-        type=at_least(0),
-        default=0,
-        metavar="N",
-        help="leave the last N training images out, as many of each class, and evaluate on them "
-        "instead of the test set: for choosing hyperparameters",
-    )
+    if training:
+        held_out = "evaluate on the last N training images, balanced over the classes, instead of "
+        held_out += "the test set, and do not train on them: for choosing hyperparameters"
+        group.add_argument("--hold_out", type=at_least(0), default=0, metavar="N", help=held_out)
 
 
 def add_judge_argument(parser):
@@ -139,98 +119,75 @@ def add_judge_argument(parser):
 def add_device_arguments(parser, seed=True):
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", help=DEVICE_HELP)
-    group.add_argument("--precision", default="auto", help=PRECISION_HELP)
+    precisions = ("auto", "fp32", "bf16")
+    group.add_argument("--precision", choices=precisions, default="auto", help=PRECISION_HELP)
     if seed:
         number = at_least(0, high=2**63)
-        group.add_argument("--seed", type=number, default=0, help="of every random number")
+        group.add_argument("--seed", type=number, default=0, help="of all random numbers")
 
 
 def add_run_arguments(parser, output_dir):
-    group = parser.add_argument_group("run")
-    group.add_argument("--compile", choices=("auto", "off"), default="auto", help=COMPILE_HELP)
-    group.add_argument("--output_dir", default=output_dir, help="the run's folder")
-    group.add_argument(
+    add = parser.add_argument_group("run").add_argument
+    add("--compile", choices=("auto", "off"), default="auto", help=COMPILE_HELP)
+    add("--output_dir", default=output_dir, help="the run's folder")
+    add(
         "--resume",
         choices=("auto", "never"),
         default="auto",
-        help="auto goes on with the run in --output_dir if there is one, never refuses it. These "
-        "flags may differ from the first run's: "
+        help="auto: resume the run in --output_dir if there is one; never: refuse it. A resumed "
+        "run may change these flags: "
         + " ".join(f"--{name}" for name in MAY_CHANGE)
-        + "; but not --epochs where the learning rate falls to 0 at their end",
+        + "; but not --epochs if the learning rate falls to 0 at the end",
     )
-    group.add_argument(
-        "--max_steps",
-        type=at_least(1),
-        metavar="N",
-        help="end the run after N discriminator steps; an epoch cut short gets its own log line",
-    )
-    group.add_argument(
-        "--save_every_epochs",
-        type=at_least(1),
-        default=1,
-        help="write a checkpoint and export the weights every N epochs",
-    )
-    group.add_argument(
-        "--save_every_minutes",
-        type=at_least(0, float),
-        metavar="M",
-        help="also write a checkpoint, in mid-epoch if need be, M minutes after the last",
-    )
-    group.add_argument(
-        "--max_minutes",
-        type=at_least(0, float),
-        metavar="M",
-        help="stop after M minutes with a checkpoint and exit code 0; the same command goes on",
-    )
-    group.add_argument(
-        "--log_every_steps",
-        type=at_least(0),
-        default=0,
-        help="also log the training metrics every N steps (0: at the end of each epoch only)",
-    )
-    group.add_argument(
-        "--tensorboard",
-        action="store_true",
-        help="also write figures, sample grids and settings for TensorBoard, into the run's folder",
-    )
+    step, minutes = at_least(1), at_least(0, float)
+    add("--max_steps", type=step, metavar="N", help="end the run after N discriminator steps")
+    every = "save a checkpoint and the weights every N epochs"
+    add("--save_every_epochs", type=step, default=1, metavar="N", help=every)
+    every = "also save a checkpoint M minutes after the last one, within an epoch if necessary"
+    add("--save_every_minutes", type=minutes, metavar="M", help=every)
+    limit = "save a checkpoint and exit with code 0 after M minutes; the same command resumes"
+    add("--max_minutes", type=minutes, metavar="M", help=limit)
+    every = "also log the training metrics every N steps (0: at the end of each epoch only)"
+    add("--log_every_steps", type=at_least(0), default=0, metavar="N", help=every)
+    board = "also write metrics, sample grids and settings for TensorBoard to the run's folder"
+    add("--tensorboard", action="store_true", help=board)
 
 
 def add_recipe_arguments(parser, recipes, default, flags):
-    """--recipe, and the flags that it sets where the user leaves them out.
+    """Add --recipe and the flags whose default values it sets.
 
-    flags: {name: keyword arguments of add_argument}; their help then tells each recipe's value.
+    flags: {name: keyword arguments of add_argument}; each recipe's value is added to their help.
     """
-    parser.add_argument(
-        "--recipe", choices=sorted(recipes), default=default, help="set of defaults"
-    )
+    choices = sorted(recipes)
+    parser.add_argument("--recipe", choices=choices, default=default, help="set of defaults")
     group = parser.add_argument_group("training")
     for name, options in flags.items():
-        values = ", ".join(f"{recipe}: {recipes[recipe][name]}" for recipe in sorted(recipes))
+        values = ", ".join(f"{recipe}: {recipes[recipe][name]}" for recipe in choices)
         group.add_argument(f"--{name}", **options | {"help": f"{options['help']} ({values})"})
 
 
 def fill_in_recipe(parser, args, recipes, conditions=()):
-    """Give every flag that the user left out the recipe's value.
+    """Set every flag that the user did not give to the recipe's value.
 
-    conditions: (names of flags, words, test of args). Where args do not pass the test, the flags do
-    nothing, and one that was given is an error; the words say what it goes with.
+    conditions: (names of flags, what they go with, test of args). If args fail the test, the flags
+    have no effect, and giving one of them is an error.
     """
     given = {name for name in recipes[args.recipe] if getattr(args, name) is not None}
     for name, value in recipes[args.recipe].items():
         if name not in given:
             setattr(args, name, value)
-    for names, words, test in conditions:
+    for names, companion, test in conditions:
         for name in sorted(given & set(names)):
             if not test(args):
-                parser.error(f"--{name} does nothing here: it goes with {words}")
+                parser.error(f"--{name} has no effect here: it goes with {companion}")
     return args
 
 
 class Stopped(Exception):
-    """The run ended before its end was reached, or without all its files; the message says why."""
+    """The run stopped early or could not write all its files; the message gives the reason."""
 
     def __init__(self, exit_code, message):
-        super().__init__(exit_code, message)  # both, or it could not travel between processes
+        super().__init__(exit_code, message)  # both arguments, so that it can be pickled
         self.exit_code, self.message = exit_code, message
 
     def __str__(self):
@@ -238,9 +195,9 @@ class Stopped(Exception):
 
 
 class _Tolerant:
-    """A text stream that drops what it cannot write: to a full disk, say, or a closed pipe.
+    """A text stream that discards what it cannot write to a full disk or a closed pipe.
 
-    After the first failure the stream's file is /dev/null, so that nothing fails at exit either.
+    After the first failure it writes to /dev/null, so that the flush at exit succeeds too.
     """
 
     def __init__(self, stream):
@@ -264,16 +221,15 @@ class _Tolerant:
 
 
 def exit_code_of(run, args):
-    """Call run(args), a script's work, and return the script's exit code.
+    """Call run(args) and return the exit code of the script.
 
     A UserError, or an OSError on a path in `args`, becomes one line on stderr and exit code 2. Any
     other exception is a bug and is raised. A print that fails does not end the run.
     """
-    with open(os.devnull, "w") as nowhere:
-        # Python has None for a stream that was closed at the start.
-        streams = sys.stdout or nowhere, sys.stderr or nowhere
+    with open(os.devnull, "w") as null:
+        streams = sys.stdout or null, sys.stderr or null  # None if closed at the start
         for stream in streams:
-            with contextlib.suppress(AttributeError):  # a stream of another kind may replace it
+            if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # a path may have any bytes
         out, err = map(_Tolerant, streams)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -305,9 +261,9 @@ def _run(run, args):
 
 
 def _is_user_path(path, args):
-    """Whether a path is one of the arguments, or lies below one."""
+    """Whether a path is one of the arguments or inside one."""
     if not isinstance(path, str | Path):
         return False
     named = {os.path.abspath(v) for v in vars(args).values() if v and isinstance(v, str | Path)}
     path = os.path.abspath(path)
-    return any(str(place) in named for place in (path, *Path(path).parents))
+    return any(str(parent) in named for parent in (path, *Path(path).parents))

@@ -1,6 +1,6 @@
-"""What runs of older versions recorded, in the names of this version."""
+"""Settings and logged fields of older versions, in the names of this version."""
 
-# Settings that older runs lack: what those runs did.
+# Settings that older runs lack: their value in those runs.
 ADDED = {
     "flip": "random",
     "gp_batch_shrink": 1,
@@ -9,7 +9,7 @@ ADDED = {
     "critic": "full",
     "fixed_generator": None,
 }
-# Settings that no longer exist: whether a run did what it would do without them.
+# Settings that no longer exist: whether the run is the same without them.
 DELETED = {
     "gp_every": lambda settings: settings["gp_every"] == 1,
     "normalise": lambda settings: settings["normalise"] or settings["optimizer"] != "muon",

@@ -1,9 +1,7 @@
 """Learning curves, charts, image grids, animations."""
 
 import io
-import itertools
 import math
-import unicodedata
 import warnings
 
 import numpy as np
@@ -18,15 +16,14 @@ from PIL import Image
 from inside_cnn.core.files import is_number, write_atomically
 
 _DPI = 100
-rcParams["text.parse_math"] = False  # a "$" in the name of a class is a "$"
-# For letters that matplotlib's own font lacks, in the names of classes: those of these that a
-# machine has.
-_MORE_FONTS = (
+rcParams["text.parse_math"] = False  # class names may contain "$"
+# Fonts for class names with letters that matplotlib's own font lacks, if they are installed.
+_FALLBACK_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans", "Microsoft YaHei"),
     *("WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS", "Noto Sans Devanagari"),
 )
 _INSTALLED = {font.name for font in fontManager.ttflist}
-rcParams["font.family"] += [name for name in _MORE_FONTS if name in _INSTALLED]
+rcParams["font.family"] += [name for name in _FALLBACK_FONTS if name in _INSTALLED]
 
 
 def save_figure(figure, path):
@@ -39,7 +36,7 @@ def png_of(figure, dpi=_DPI):
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box replaces the letter
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box
         figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
@@ -57,35 +54,34 @@ def _panels(columns, count, size):
 
 
 def save_curves(records, path, panels):
-    """Write `curves_figure` of the same arguments, if it has any panel."""
+    """Write the `curves_figure` of the same arguments as PNG, if there is one."""
     if figure := curves_figure(records, panels):
         save_figure(figure, path)
 
 
 def curves_figure(records, panels):
-    """Learning curves by epoch, a panel each; None if there is nothing to plot.
+    """Learning curves by epoch, one panel for each title; None if there is nothing to plot.
 
-    panels: {title: {field of the records: name in the legend}}. A field may be missing in some
-    records, or not be a number. Panels without any number are left out.
+    panels: {title: {field of the records: name in the legend}}. A record may lack a field. Panels
+    without any value are left out.
     """
-    records = [r for r in records if is_number(r.get("epochs_done"))]
-    panels = {
-        title: {f: n for f, n in fields.items() if any(is_number(r.get(f)) for r in records)}
-        for title, fields in panels.items()
-    }
-    panels = {title: fields for title, fields in panels.items() if fields}
-    if not panels:
-        return None
-    figure, all_axes = _panels(3, len(panels), (4.2, 3.1))
-    for axes, (title, fields) in zip(all_axes, panels.items(), strict=True):
+    lines = {}
+    for title, fields in panels.items():
         for field, name in fields.items():
             points = [(r["epochs_done"], r[field]) for r in records if is_number(r.get(field))]
+            if points:
+                lines.setdefault(title, {})[name] = points
+    if not lines:
+        return None
+    figure, all_axes = _panels(3, len(lines), (4.2, 3.1))
+    for axes, (title, curves) in zip(all_axes, lines.items(), strict=True):
+        for name, points in curves.items():
             marker = "o" if len(points) < 30 else None
             axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
         axes.set(title=title, xlabel="epoch")
         if records[-1]["epochs_done"] >= 2:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if len(fields) > 1:
+        if len(curves) > 1:
             axes.legend(frameon=False)
     return figure
 
@@ -108,12 +104,12 @@ def save_histograms(values, path, xlabel):
 def save_charts(charts, path, columns=2):
     """Line charts side by side.
 
-    charts: {title: {"x": label, "y": label, "lines": {name: (xs, ys, matplotlib style)}}}; with
-    "height", the y axis begins at 0 and reaches at least so far. A legend stands once for the same
-    names.
+    charts: {title: {"x": label, "y": label, "lines": {name: (xs, ys, matplotlib style)}}}. With the
+    optional "height", the y axis starts at 0 and ends at that value or above. Charts with the same
+    names share one legend.
     """
     figure, all_axes = _panels(columns, len(charts), (5.4, 3.8))
-    explained = []
+    legends = []
     for axes, (title, chart) in zip(all_axes, charts.items(), strict=True):
         for name, (xs, ys, style) in chart["lines"].items():
             axes.plot(xs, ys, label=name, **style)
@@ -121,8 +117,8 @@ def save_charts(charts, path, columns=2):
         if "height" in chart:
             axes.set_ylim(0, max(axes.get_ylim()[1], chart["height"]))
         names = list(chart["lines"])
-        if len(names) > 1 and names not in explained:
-            explained.append(names)
+        if len(names) > 1 and names not in legends:
+            legends.append(names)
             axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
 
@@ -133,66 +129,51 @@ def evenly_chosen(items, most):
     return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
 
 
-def save_animation(frames, path, most=40, width=640, seconds=0.3, last_seconds=2.0):
-    """PNG files of one size -> an animated GIF that loops and rests at its last frame.
+def save_animation(frames, path):
+    """PNG files of one size -> an animated GIF that loops and pauses at its last frame.
 
-    At most `most` frames, evenly chosen; wider ones are scaled to `width` pixels.
+    At most 40 frames, evenly spaced, of at most 640 pixels width.
     Raises OSError or ValueError if a frame cannot be read.
     """
     palette, images = None, []
-    for frame in reversed(evenly_chosen(frames, most)):
+    for frame in reversed(evenly_chosen(frames, 40)):
         with Image.open(frame) as image:
             image = image.convert("RGB")
         if palette is None:  # of the last frame, which has the most colors, for all frames
-            size = (min(width, image.width), round(image.height * min(1, width / image.width)))
+            size = (min(640, image.width), round(image.height * min(1, 640 / image.width)))
             palette = image.resize(size).quantize(256, method=Image.Quantize.MEDIANCUT)
         image = image.resize(size, Image.Resampling.LANCZOS)
         images.insert(0, image.quantize(palette=palette, dither=Image.Dither.NONE))
-    durations = [int(1000 * seconds)] * (len(images) - 1) + [int(1000 * last_seconds)]
+    options = {"append_images": images[1:], "loop": 0, "optimize": True}
+    options["duration"] = [300] * (len(images) - 1) + [2000]  # milliseconds
     buffer = io.BytesIO()
-    images[0].save(
-        buffer,
-        format="GIF",
-        save_all=True,
-        append_images=images[1:],
-        duration=durations,
-        loop=0,
-        optimize=True,
-    )
+    images[0].save(buffer, format="GIF", save_all=True, **options)
     write_atomically(path, buffer.getvalue())
 
 
-BOX_COLOUR = (255, 40, 160)
+BOX_COLOR = (255, 40, 160)
 TITLE_PIXELS = 15
-NAME_WIDTH = 12  # letters that fit above or below a small image
 
 
-def shortened(name, most=NAME_WIDTH):
-    """The name of a class as it fits into a picture: at most so many letters, of wide ones half.
-
-    "golden retriever" -> "golden retr…".
-    """
-    widths = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name]
-    if sum(widths) <= most:
-        return name
-    fitting = sum(1 for end in itertools.accumulate(widths) if end < most)
-    return name[:fitting].rstrip() + "…"
+def shortened(name, most=12):
+    """A class name of at most `most` letters: "golden retriever" -> "golden retr…"."""
+    return name if len(name) <= most else name[: most - 1].rstrip() + "…"
 
 
 def save_image_grid(images, path, *args, **options):
-    """Write an `image_grid` of the same arguments, atomically."""
+    """Write the `image_grid` of the same arguments, atomically."""
     write_atomically(path, image_grid(images, *args, **options))
 
 
 def image_grid(
     images, column_names=(), title="", captions=(), columns=None, scale=3, gap=4, boxes=()
 ):
-    """Images in rows of `columns`, every pixel drawn as scale x scale pixels of a PNG: its bytes.
+    """The bytes of a PNG of images in rows of `columns`; a pixel becomes scale x scale pixels.
 
-    images: uint8 (n, 3, h, w); column_names: text above each column; columns: as many as names, or
-    10; captions: text below each image, one or two lines, n of them or none; gap: pixels between
-    images; boxes: (top, left, bottom, right) in image pixels to be framed in each image or None, n
-    of them or none.
+    images: uint8 (n, 3, h, w); column_names: text above each column; columns: default: the number
+    of names, or 10; captions: text below each image, one or two lines, n or none; boxes: (top,
+    left, bottom, right) in image pixels of a frame in each image, or None; n or none. gap: pixels
+    between images.
     """
     columns = columns or len(column_names) or 10
     images = images.cpu().numpy().transpose(0, 2, 3, 1)
@@ -209,10 +190,10 @@ def image_grid(
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         x, y = gap + column * pitch_x, top + row * pitch_y
-        shown = image.repeat(scale, 0).repeat(scale, 1)
+        scaled = image.repeat(scale, 0).repeat(scale, 1)
         if index < len(boxes) and boxes[index] is not None:
-            _frame(shown, *(scale * edge for edge in boxes[index]))
-        canvas[y : y + side, x : x + side] = shown
+            _frame(scaled, *(scale * edge for edge in boxes[index]))
+        canvas[y : y + side, x : x + side] = scaled
         places.append((x + side / 2, y + side))
     figure = Figure(figsize=(width / _DPI, height / _DPI))
     figure.figimage(canvas, 0, 0)
@@ -232,7 +213,7 @@ def image_grid(
 
 
 def wrapped(title, width):
-    """A title in lines that are no wider than so many pixels, or of one word."""
+    """The lines of a title, each at most `width` pixels wide or a single word."""
     font = FontProperties(weight="bold", size=TITLE_PIXELS)
     lines = []
     for word in title.split():
@@ -246,5 +227,5 @@ def wrapped(title, width):
 
 def _frame(image, top, left, bottom, right, thickness=2):
     inner = image[top + thickness : bottom - thickness, left + thickness : right - thickness].copy()
-    image[top:bottom, left:right] = BOX_COLOUR
+    image[top:bottom, left:right] = BOX_COLOR
     image[top + thickness : bottom - thickness, left + thickness : right - thickness] = inner

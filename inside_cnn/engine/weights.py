@@ -1,6 +1,6 @@
-"""Exported weights, safe to share: one network in a safetensors file, with what rebuilds it.
+"""Exported weights: one network in a safetensors file, with metadata to rebuild it.
 
-Below: writing an export, its form in 8 bits, reading it, its classes, and where it is found.
+Below: writing, quantization to 8 bits, reading, class names, and finding files.
 """
 
 import hashlib
@@ -23,27 +23,27 @@ _KINDS = {  # kind: class, names of the arguments that rebuild it
     "discriminator": (Discriminator, ("width", "num_classes")),
     "generator": (Generator, ("width", "latent_dim")),
 }
-LAYOUT = "chw"  # of LayerNorm's weights; exports that do not say so have (h, w, c)
-BEFORE_ROUNDING = "sha256_before_rounding"  # metadata of published weights: the exact ones' digest
-_SCALE = ".scale"  # ends the name of a tensor of scales, in weights of 8 bits
+LAYOUT = "chw"  # of LayerNorm's weights; older exports without this field have (h, w, c)
+BEFORE_ROUNDING = "sha256_before_rounding"  # metadata of published weights: digest before rounding
+_SCALE = ".scale"  # suffix of the scales of 8-bit weights
 _FLOATS = ("F32", "F16", "BF16")
-_MAX_WEIGHT = 1e10  # smaller weights keep every layer's output within float32
-_MAX_SIZE = 4096  # of a width, a latent or a number of classes
+_MAX_WEIGHT = 1e10  # keeps every layer's output finite in float32
+_MAX_SIZE = 4096  # of width, latent_dim and num_classes
 
 
 # ------------------------------------------------------------------------------ writing
 
 
 def export_model(model, path, metadata, in_8_bits=False):
-    """Write a network's weights to a safetensors file, atomically; arguments as `export_bytes`."""
+    """Write a network's weights to a safetensors file, atomically. Arguments: see export_bytes."""
     write_atomically(path, export_bytes(model, metadata, in_8_bits))
 
 
 def export_bytes(model, metadata, in_8_bits=False):
-    """The content of a safetensors file with a Discriminator's or Generator's weights.
+    """The content of a safetensors file with the weights of a Discriminator or Generator.
 
-    metadata: a flat dict (recipe, metrics); values that are not strings are stored as JSON. The
-    kind and sizes of the network are added. in_8_bits: store them as `to_8_bits` returns them.
+    metadata: a flat dict (recipe, metrics); values other than strings are stored as JSON. The kind
+    and sizes of the network are added. in_8_bits: store the result of `to_8_bits`.
     """
     kind = next(kind for kind, (model_class, _) in _KINDS.items() if isinstance(model, model_class))
     sizes = {name: getattr(model, name) for name in _KINDS[kind][1]}
@@ -53,13 +53,13 @@ def export_bytes(model, metadata, in_8_bits=False):
     return safetensors_bytes(to_8_bits(state) if in_8_bits else state, text)
 
 
-# ------------------------------------------------------------------------------ 8 bits
+# ------------------------------------------------------------------------------ quantization
 
 
 def to_8_bits(state):
-    """{name: tensor} with every weight of two dimensions or more as whole numbers and scales.
+    """Quantize every tensor of at least two dimensions in {name: tensor} to int8 and scales.
 
-    weight[i] is about NAME[i] (int8, -127 to 127) times NAME.scale[i] (float32).
+    weight[i] is approximately NAME[i] (int8, -127 to 127) times NAME.scale[i] (float32).
     """
     rounded = {}
     for name, tensor in state.items():
@@ -74,7 +74,7 @@ def to_8_bits(state):
 
 
 def from_8_bits(state):
-    """What `to_8_bits` was given, but for rounding; weights without scales stay as they are."""
+    """The inverse of `to_8_bits`, up to rounding. Weights without scales are returned as is."""
     weights = {name: t for name, t in state.items() if not name.endswith(_SCALE)}
     for scale_name in state.keys() - weights.keys():
         name = scale_name.removesuffix(_SCALE)
@@ -89,9 +89,9 @@ def from_8_bits(state):
 def load_model(path, device="cpu", kind=None):
     """(network in eval mode, metadata dict) from an export.
 
-    kind: `discriminator` or `generator`, if only that is accepted.
-    Raises UserError for a file that is missing, corrupt, of another kind, or whose weights do not
-    fit the network that it names or are not finite.
+    kind: `discriminator` or `generator` if only that is accepted.
+    Raises UserError if the file is missing, corrupt or of another kind, or if its weights do not
+    fit the network in its metadata or are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -122,7 +122,7 @@ def load_model(path, device="cpu", kind=None):
 
 
 def _network_of(metadata, path, kind):
-    """(class, the arguments that rebuild it) by an export's metadata. Raises UserError."""
+    """(class, its arguments) from the metadata of an export. Raises UserError."""
     own_kind = metadata.get("kind")
     if not isinstance(own_kind, str) or own_kind not in _KINDS:
         raise UserError(f"{path} was not exported by this program (its kind is {own_kind!r})")
@@ -130,12 +130,17 @@ def _network_of(metadata, path, kind):
         raise UserError(f"{path} holds a {own_kind}, not a {kind}")
     model_class, arguments = _KINDS[own_kind]
     names = metadata.get("class_names")
-    # For a generator it is not a size, but the number of classes that its latents encode.
-    metadata.setdefault("num_classes", len(names) if are_names(names) and names else 10)
+    if not (are_names(names) and names):
+        names = None
+        metadata.pop("class_names", None)
+    # The latents of a generator encode the class. Exports of the first version lack the number.
+    metadata.setdefault("num_classes", len(names) if names else 10)
     sizes = {name: metadata.get(name) for name in ("num_classes", *arguments)}
     if not all(type(size) is int and 1 <= size <= _MAX_SIZE for size in sizes.values()):
-        raise UserError(f"{path} states impossible sizes: {sizes}")
+        raise UserError(f"{path} has impossible sizes: {sizes}")
     classes = sizes["num_classes"]
+    if names and len(names) != classes:
+        raise UserError(f"{path} has {len(names)} class names for {classes} classes")
     if classes > sizes.get("latent_dim", classes):
         raise UserError(
             f"the latents of {path}, {sizes['latent_dim']} long, have no room for {classes} classes"
@@ -144,10 +149,9 @@ def _network_of(metadata, path, kind):
 
 
 def _fits(forms, model_class, sizes, old_layout):
-    """Whether tensors of these forms, {name: (shape, type)}, are the network's.
+    """Whether {name: (shape, dtype)} are those of the network.
 
-    Checked before memory is allocated for them. Weights may be stored in 16 bits, or in 8 bits with
-    scales.
+    The check needs no memory for the tensors. They may have 16 bits, or 8 bits and scales.
     """
     with torch.device("meta"):
         state = model_class(**sizes).state_dict()
@@ -163,77 +167,70 @@ def _fits(forms, model_class, sizes, old_layout):
 
 
 def class_names_of(metadata):
-    """The names of the classes that a network was trained on; numbers if its metadata has none.
+    """Names of the classes that a network was trained on, or "0", "1", ... without names.
 
-    Metadata without `num_classes` are of ten classes, as in the first version's exports.
+    metadata: as returned by load_model.
     """
-    return _stated_names(metadata) or [str(k) for k in range(metadata.get("num_classes", 10))]
-
-
-def _stated_names(metadata):
-    """The valid list of class names in an export's metadata, else None."""
-    names = metadata.get("class_names")
-    valid = are_names(names) and len(names) == metadata.get("num_classes", len(names))
-    return names if valid else None
+    return metadata.get("class_names") or [str(k) for k in range(metadata["num_classes"])]
 
 
 def common_class_names(metadata):
-    """The class names of several networks; numbers if none states names.
+    """The class names of several networks. Raises UserError if their classes differ.
 
-    metadata: {path of the weights: metadata}. Raises UserError if two have different classes.
+    metadata: {path of the weights: metadata}. Networks without names only need as many classes.
     """
     names = {path: class_names_of(each) for path, each in metadata.items()}
-    stated = [each for each in map(_stated_names, metadata.values()) if each]
-    if len(set(map(len, names.values()))) > 1 or any(each != stated[0] for each in stated):
+    named = [each["class_names"] for each in metadata.values() if "class_names" in each]
+    if len(set(map(len, names.values()))) > 1 or any(each != named[0] for each in named):
         listed = "; ".join(f"{path}: {', '.join(each)}" for path, each in names.items())
-        raise UserError(f"the networks know different classes. {listed}")
-    return stated[0] if stated else next(iter(names.values()))
+        raise UserError(f"the networks have different classes. {listed}")
+    return named[0] if named else next(iter(names.values()))
 
 
 def check_classes(title, metadata, dataset, remedy=""):
     """Raise UserError unless a network has the classes of a Dataset.
 
-    title: of the network, begins the message; remedy: ends it.
+    title: of the network, starts the message; remedy: ends it.
     """
     names, expected = class_names_of(metadata), list(dataset.class_names)
-    stated, trained_on = _stated_names(metadata), metadata.get("dataset")
-    if len(names) != len(expected) or (stated and names != expected):
+    named, trained_on = "class_names" in metadata, metadata.get("dataset")
+    if len(names) != len(expected) or (named and names != expected):
         raise UserError(
-            f"{title} knows {len(names)} classes ({', '.join(names)}), not the {len(expected)} of "
+            f"{title} has {len(names)} classes ({', '.join(names)}), not the {len(expected)} of "
             f"{dataset.name} ({', '.join(expected)}){remedy}"
         )
-    if not stated and trained_on not in (None, dataset.name):
+    if not named and trained_on not in (None, dataset.name):
         raise UserError(f"{title} was trained on {trained_on}, not on {dataset.name}{remedy}")
 
 
 def digest(model):
-    """SHA-256 of a network's weights: the same for the same values, whatever the file."""
+    """SHA-256 of the names and values of a network's weights."""
     sha256 = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         sha256.update(name.encode())
-        if tensor.ndim == 3:  # as it was stored when the published digests were made
+        if tensor.ndim == 3:  # the layout of the published digests
             tensor = tensor.movedim(0, -1)
         sha256.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return sha256.hexdigest()
 
 
-# ------------------------------------------------------------------------------ where they are
+# ------------------------------------------------------------------------------ finding files
 
 
 def find_weights(path, file, run=None):
-    """Path of a network's weights, by the rule of every script.
+    """Path of a network's weights.
 
-    1. `path`, if the user gave one: a file, or the folder of a run, which holds `file`.
-    2. output/RUN/FILE, the user's own run, if it exists.
-    3. results/RUN/FILE, the published run, if it exists. One printed line says so.
-
-    If neither exists, it is the user's own path, for an error to name. The rule applies to each
-    network by itself, so a user's network may stand beside a published one. Check that they belong
-    together: `common_class_names` and `check_classes` raise UserError for different classes.
+    `path` if it is not None: a file, or the folder of a run, which contains `file`. Otherwise
+    own_or_published of output/RUN/FILE and results/RUN/FILE.
     """
     if path is not None:
         return Path(path) / file if Path(path).is_dir() else Path(path)
-    own, published = Path("output") / run / file, RESULTS / run / file
+    return own_or_published(Path("output") / run / file, f"{run}/{file}")
+
+
+def own_or_published(own, name):
+    """`own`, the user's file, or results/NAME if only that exists, which is then printed."""
+    published = RESULTS / name
     if own.is_file() or not published.is_file():
         return own
     if published.is_relative_to(Path.cwd()):
@@ -243,5 +240,5 @@ def find_weights(path, file, run=None):
 
 
 def is_published(path):
-    """Whether a file is one of the published runs."""
+    """Whether a file is inside results/."""
     return Path(path).absolute().is_relative_to(RESULTS)

@@ -1,13 +1,13 @@
 """Faster layers that compute the same function: `accelerate` swaps them into a plain network.
 
-A discriminator or a generator is made of ordinary torch.nn modules. `accelerate` replaces the class
-of their layers in place, so parameters, names, hooks, copies and isinstance checks stay as they
-were, and a state_dict keeps PyTorch's layout. What changes is how the layers compute:
+The networks consist of ordinary torch.nn modules. `accelerate` replaces the class of their layers
+in place, so parameters, names, hooks, copies, isinstance checks and the layout of the state_dict do
+not change. The differences are:
 
-- maps and kernels are channels_last in memory;
+- feature maps and kernels are channels_last in memory;
 - convolution and LayerNorm have hand-derived second derivatives, see double_backward.py;
-- on CUDA, in training, LayerNorm is compiled, and maps are padded with channels of zeros to a
-  multiple of 16 under autocast, see channel_padding.py.
+- in compiled training, LayerNorm is compiled, and under autocast feature maps are padded with zero
+  channels to a multiple of 16, see channel_padding.py.
 """
 
 import torch
@@ -21,19 +21,20 @@ from inside_cnn.layers.channel_padding import aligned, fill
 def accelerate(network, device="cpu", compiled=False):
     """Swap the layers of a Discriminator or Generator for faster ones; returns it, on the device.
 
-    compiled: in training, run LayerNorm compiled and pad the channels; for GPUs. Where
-    torch.compile does not work, a notice on stderr says so, and neither is done.
+    compiled: in training, compile LayerNorm and pad the channels; for GPUs. If torch.compile does
+    not work, a notice is printed to stderr and neither is done.
     Call it before the network has gradients or an optimizer: it changes the memory layout of the
-    parameters. Layers with options that the faster ones do not support stay as they are.
+    parameters. Layers with options that the faster ones do not support are not replaced.
     """
     layers = list(network.modules())
     if compiled and any(isinstance(layer, nn.LayerNorm) for layer in layers):
-        # PyTorch's LayerNorm would count the channels of padding: both or neither.
+        # Without compilation LayerNorm would include the padding in its statistics.
         compiled = double_backward.compile_works(device)
     for layer in layers:
         if _is_supported(layer):
             layer.__class__ = _FASTER[type(layer)]
-            layer.lay_out()
+        if isinstance(layer, FastLayerNorm):
+            layer.set_layout()
         if type(layer) in _FASTER.values():
             layer.compiled = compiled
     convolutions = [layer for layer in layers if isinstance(layer, FastConv2d)]
@@ -41,27 +42,22 @@ def accelerate(network, device="cpu", compiled=False):
         network.blocks.__class__ = TrimmedSequential
     else:
         convolutions[-1].trims = True
-    return network.to(device)
+    return network.to(device, memory_format=torch.channels_last)
 
 
 def _is_supported(layer):
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+    if type(layer) in (nn.Conv2d, nn.ConvTranspose2d):
         plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
-        supported = plain and layer.bias is not None and isinstance(layer.padding, tuple)
-    elif isinstance(layer, nn.LayerNorm):
-        supported = len(layer.normalized_shape) == 3 and layer.bias is not None
-    else:
-        supported = isinstance(layer, nn.BatchNorm2d)
-    return supported and type(layer) in _FASTER
+        return plain and layer.bias is not None and isinstance(layer.padding, tuple)
+    if type(layer) is nn.LayerNorm:
+        return len(layer.normalized_shape) == 3 and layer.bias is not None
+    return type(layer) is nn.BatchNorm2d
 
 
 class FastConv2d(nn.Conv2d):
-    """A convolution whose second derivatives are convolutions of the usual kind."""
+    """A convolution whose second derivatives are convolutions with small kernels."""
 
-    trims = False  # whether the output has only its own channels, without those of padding
-
-    def lay_out(self):
-        self.to(memory_format=torch.channels_last)
+    trims = False  # whether the output is without the padding
 
     def forward(self, x):
         x, weight, bias = _padded(self, x)
@@ -70,10 +66,7 @@ class FastConv2d(nn.Conv2d):
 
 
 class FastConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution that adds its bias separately: oneDNN is slow at both in bf16."""
-
-    def lay_out(self):
-        self.to(memory_format=torch.channels_last)
+    """A transposed convolution that adds its bias separately: oneDNN is slow with one in bf16."""
 
     def forward(self, x):
         x, weight, bias = _padded(self, x)
@@ -82,15 +75,14 @@ class FastConvTranspose2d(nn.ConvTranspose2d):
 
 
 class FastLayerNorm(nn.LayerNorm):
-    """LayerNorm over a whole feature map: every channel and position of one image together.
+    """LayerNorm over a whole feature map, (b, channels, h, w) -> the same shape.
 
-    (b, channels, h, w) -> the same shape; mean 0 and variance 1 per image before the affine map.
-    The parameters have the shape (channels, h, w) and the memory layout of (h, w, channels), as
-    the maps. nn.LayerNorm would copy each map to channels first and back.
+    The parameters have the shape (channels, h, w) and, as the feature maps, the memory layout of
+    (h, w, channels). nn.LayerNorm would copy each map to channels first and back.
     Source: Ba et al. 2016, Layer Normalization.
     """
 
-    def lay_out(self):
+    def set_layout(self):
         for parameter in (self.weight, self.bias):
             parameter.data = parameter.data.movedim(0, 2).contiguous().movedim(2, 0)
 
@@ -105,16 +97,13 @@ class FastLayerNorm(nn.LayerNorm):
 
 
 class FastBatchNorm2d(nn.BatchNorm2d):
-    """PyTorch's BatchNorm, in training also for maps with channels of padding."""
-
-    def lay_out(self):
-        pass
+    """BatchNorm that supports padded feature maps in training."""
 
     def forward(self, x):
         if x.shape[1] <= self.num_features:
             return super().forward(x)
-        own = self.running_mean, self.running_var, self.weight, self.bias
-        mean, variance, weight, bias = (fill(tensor, x.shape[1]) for tensor in own)
+        tensors = self.running_mean, self.running_var, self.weight, self.bias
+        mean, variance, weight, bias = (fill(tensor, x.shape[1]) for tensor in tensors)
         y = F.batch_norm(x, mean, variance, weight, bias, True, self.momentum, self.eps)
         self.running_mean.copy_(mean[: self.num_features])
         self.running_var.copy_(variance[: self.num_features])
@@ -123,10 +112,7 @@ class FastBatchNorm2d(nn.BatchNorm2d):
 
 
 class TrimmedSequential(nn.Sequential):
-    """Blocks that begin with a convolution; the output has the channels of the last one's.
-
-    A slice of it is one too.
-    """
+    """Blocks that start with a convolution. The output, also of a slice, is without the padding."""
 
     def forward(self, x):
         return super().forward(x)[:, : self[-1][0].out_channels]
@@ -141,11 +127,10 @@ _FASTER = {
 
 
 def _padded(convolution, x):
-    """A convolution's map in channels_last, weight and bias.
+    """(x in channels_last, weight, bias) of a convolution.
 
-    In compiled training under autocast all three are padded with zeros to aligned channels. Only a
-    network's first convolution gets a map with its own number of channels: what is padded once
-    stays so.
+    In compiled training under autocast all three are padded with zeros to aligned channels: x by
+    the first convolution of the network, whose output stays padded.
     """
     weight, bias, channels = convolution.weight, convolution.bias, convolution.in_channels
     x = x.contiguous(memory_format=torch.channels_last)
@@ -160,7 +145,7 @@ def _padded(convolution, x):
 
 
 def add_bias(x, bias):
-    """x (b, c, h, w) + bias (c,), in the type of x, with a gradient that is fast on GPUs."""
+    """x (b, c, h, w) + bias (c,) in the type of x, with a fast gradient on GPUs."""
     return _AddBias.apply(x, bias.to(x.dtype))
 
 

@@ -1,9 +1,8 @@
-"""Maps padded to a multiple of 16 channels, which a GPU's matrix units take as they are.
+"""Padding of feature maps to a multiple of 16 channels, as the matrix units of GPUs need it.
 
-At the recipe's 196 channels cuDNN copies every map into an aligned one before each convolution.
-Here the first layer of a network gets a map padded with channels of zeros, and each layer passes on
-such a map: its weights are padded with zeros too, so the added channels stay zero. The network
-computes the same function. accelerate.py decides when.
+With the recipe's 196 channels cuDNN copies every feature map to an aligned one before each
+convolution. Instead, the input of the first layer is padded with zero channels once. The weights
+are padded with zeros too, so these channels stay zero, and the network computes the same function.
 """
 
 import math
@@ -19,8 +18,8 @@ def aligned(channels):
 
 
 def fill(tensor, *lengths):
-    """Zeros at the end of the first dimensions, until they have these lengths."""
+    """Pad the ends of the first dimensions with zeros to these lengths."""
     added = [new - old for old, new in zip(tensor.shape, lengths, strict=False)]
     added += [0] * (tensor.ndim - len(added))
-    # F.pad begins at the last dimension, with the zeros before and after it.
+    # F.pad expects (before, after) of the last dimension first.
     return F.pad(tensor, [count for after in reversed(added) for count in (0, after)])

@@ -1,94 +1,84 @@
 """Convolution and LayerNorm with fast second derivatives.
 
-The gradient penalty differentiates a gradient. PyTorch can do that for its own layers, but slowly:
-the weight gradient of a convolution's input gradient becomes a convolution with the batch as its
-channels and a whole feature map as its kernel, and LayerNorm's is put together from some thirty
-passes over the map. Here both are derived by hand; values and gradients are the same function.
+The gradient penalty differentiates a gradient. PyTorch's own layers support that, but slowly: the
+weight gradient of a convolution's input gradient is a convolution whose kernel is a whole feature
+map, and that of LayerNorm takes about thirty passes over the map. These layers compute the same
+function, with second derivatives derived by hand.
 
-    score = ...                                    # made of conv2d and layer_norm, and other layers
+    score = ...                                    # uses conv2d and layer_norm
     gradient = input_gradient(score.sum(), images, create_graph=True)
-    (gradient.norm() - 1).square().backward()      # reaches the weights
+    (gradient.norm() - 1).square().backward()      # gradients of the weights
 
 A third derivative of layer_norm raises NotImplementedError.
 """
 
-import contextlib
+import functools
 import sys
 
 import torch
 import torch.nn.functional as F
 
-_compiled = {}  # a cache, function: its compiled form, or itself if torch.compile failed
-
 
 def compile_works(device):
-    """Whether torch.compile can make layer_norm's kernels on the device; if not, prints a notice.
+    """Whether torch.compile can compile layer_norm for the device; prints a notice if it cannot.
 
-    For GPUs: PyTorch's own kernels give each image, a long row, to a single multiprocessor.
+    For GPUs: PyTorch's own kernels use a single multiprocessor for each image.
     """
-    _compiled.clear()  # a failure may have passed
+    _compile.cache_clear()
     x, affine = torch.zeros(2, 8, device=device), torch.zeros(8, device=device)
-    _run_compiled(_norm_forward, x, affine, affine, 1e-5, 8)
-    return _compiled[_norm_forward] is not _norm_forward
-
-
-def _run_compiled(function, *args):
-    """function(*args), compiled. If that fails, prints a notice and runs it uncompiled."""
-    # Detached: torch.compile would compile again for tensors with another place in the graph.
-    args = [a.detach() if isinstance(a, torch.Tensor) else a for a in args]
     try:
-        if function not in _compiled:
-            _compiled[function] = torch.compile(function, dynamic=False)
-        # One compilation for each shape. Set here, since every thread has its own setting.
-        torch._dynamo.config.recompile_limit = 64
-        return _compiled[function](*args)
+        _run_compiled(_norm_forward, x, affine, affine, 1e-5, 8)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of Dynamo, Inductor, Triton or the C compiler
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         print(f"note: torch.compile does not work here: {reason}", file=sys.stderr)
-        _compiled[function] = function
-        return function(*args)
+        return False
+    return True
+
+
+@functools.cache
+def _compile(function):
+    return torch.compile(function, dynamic=False)
+
+
+def _run_compiled(function, *args):
+    # Detached, since torch.compile would recompile for tensors at another place in the graph.
+    args = [a.detach() if isinstance(a, torch.Tensor) else a for a in args]
+    # One compilation for each shape. The setting belongs to the thread, so it is set here.
+    torch._dynamo.config.recompile_limit = 64
+    return _compile(function)(*args)
 
 
 def input_gradient(output, inputs, create_graph=False):
-    """d output / d inputs; with create_graph it can be differentiated in the weights on the way.
+    """d output / d inputs; with create_graph it can be differentiated with respect to the weights.
 
-    output: a scalar. As torch.autograd.grad, but no weight's own gradient is computed on the way:
-    autograd asks a Python function for all its gradients, needed or not. While it runs, no other
-    thread may run a backward pass through the same graph.
+    output: a scalar. Like torch.autograd.grad, but the layers do not compute the gradients of their
+    weights, which autograd requests from every Python function. No other thread may run a backward
+    pass through the same graph at the same time.
     """
-    with _inputs_only(output):
-        (gradient,) = torch.autograd.grad(output, inputs, create_graph=create_graph)
-    return gradient
-
-
-@contextlib.contextmanager
-def _inputs_only(output):
-    """Inside the context, the layers that made `output` compute no gradient of a weight.
-
-    The flag is set on the nodes of its graph, each of which is the `ctx` that its backward gets. A
-    flag of the calling thread would not do: on CUDA autograd runs the pass in its own thread.
-    """
-    changed, seen, ahead = [], set(), [output.grad_fn]
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
+    # The flag is an attribute of the graph's nodes, the `ctx` of backward, and not of this thread:
+    # on CUDA autograd has its own threads.
+    nodes, visited, stack = [], set(), [output.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in visited:
             continue
-        seen.add(node)
-        ahead += [before for before, _ in node.next_functions]
-        if getattr(node, "inputs_only", None) is False:  # True: an outer pass resets it
-            node.inputs_only = True
-            changed.append(node)
+        visited.add(node)
+        stack += [previous for previous, _ in node.next_functions]
+        if getattr(node, "inputs_only", None) is False:
+            nodes.append(node)
     try:
-        yield
+        for node in nodes:
+            node.inputs_only = True
+        return torch.autograd.grad(output, inputs, create_graph=create_graph)[0]
     finally:
-        for node in changed:
+        for node in nodes:
             node.inputs_only = False
 
 
 def conv2d(x, weight, bias, stride=(1, 1), padding=(0, 0)):
-    """F.conv2d, in autocast's precision where that is on.
+    """F.conv2d, in the precision of autocast if it is enabled.
 
     x: (b, c, h, w); weight: (out, c, k, k); bias: (out,) -> (b, out, h', w').
     """
@@ -99,15 +89,14 @@ def conv2d(x, weight, bias, stride=(1, 1), padding=(0, 0)):
 def layer_norm(x, weight, bias, eps=1e-5, count=None, compiled=False):
     """F.layer_norm over all dimensions but the first; statistics in float32, output like x.
 
-    x: (b, ...) of any float type; weight, bias: (...). CUDA's own kernels take one type only:
-    there the affine map, and its gradient, are rounded to that of x, unless `compiled`: then
-    torch.compile makes the kernels, see compile_works.
-    count: how many entries of a row count, None for all; the others must be 0 in x, weight and
-    bias. They are then 0 in the output, and have any gradient.
-    Raises ValueError for a count without `compiled`.
+    x: (b, ...) of any float type; weight, bias: (...). compiled: use torch.compile, see
+    compile_works; otherwise weight and bias are rounded to the type of x on CUDA.
+    count: number of entries of a row without padding, default: all. The padding must be 0 in x,
+    weight and bias; it is 0 in the output and has an arbitrary gradient.
+    Raises ValueError for padding without `compiled`.
     """
     if not compiled and count not in (None, weight.numel()):
-        raise ValueError("count needs compiled=True")
+        raise ValueError("padding needs compiled=True")
     if x.device.type != "cpu" and not compiled:
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     return _LayerNorm.apply(x, weight, bias, eps, count or weight.numel(), compiled)
@@ -122,13 +111,13 @@ def _autocast(*tensors):
 
 
 def _required(ctx):
-    """Whether the gradients of input, weight and bias are to be computed."""
+    """Whether the gradients of input, weight and bias are required."""
     of_input, *of_weights = ctx.needs_input_grad[:3]
     return [of_input, *(needed and not ctx.inputs_only for needed in of_weights)]
 
 
 def _conv2d_gradients(g, x, weight, stride, padding, required):
-    """The `required` ones of input, weight and bias (three bools); None for the others."""
+    """Gradients of input, weight and bias, as far as `required` (three bools), else None."""
     own_bias = required[2] and g.device.type == "cuda"
     mask = [*required[:2], required[2] and not own_bias]
     d_x, d_weight, d_bias = torch.ops.aten.convolution_backward(
@@ -138,9 +127,9 @@ def _conv2d_gradients(g, x, weight, stride, padding, required):
 
 
 def channel_sums(x):
-    """(b, c, h, w) -> (c,): of a channels_last map, as a product of matrices.
+    """(b, c, h, w) -> (c,): the sum over a channels_last map as a matrix product.
 
-    PyTorch's sum over so many rows keeps few of a GPU's multiprocessors busy.
+    PyTorch's sum over that many rows uses few multiprocessors of a GPU.
     """
     rows = x.permute(0, 2, 3, 1).flatten(0, 2)
     return (rows.new_ones(1, len(rows)) @ rows)[0]
@@ -156,18 +145,17 @@ class _Conv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         x, weight = ctx.saved_tensors
-        required, d_x = _required(ctx), None
+        required, d_x, gradients = _required(ctx), None, [None, None, None]
         if torch.is_grad_enabled() and required[0]:
             d_x = _Conv2dInputGradient.apply(g, x, weight, ctx.stride, ctx.padding)
             required[0] = False
-        gradients = [None, None, None]
         if any(required):
             gradients = _conv2d_gradients(g, x, weight, ctx.stride, ctx.padding, required)
         return d_x if d_x is not None else gradients[0], *gradients[1:], None, None
 
 
 class _Conv2dInputGradient(torch.autograd.Function):
-    """Linear in g and in the weight; of x only the shape matters."""
+    """Linear in g and in the weight; only the shape of x matters."""
 
     @staticmethod
     def forward(ctx, g, x, weight, stride, padding):
@@ -190,7 +178,7 @@ class _Conv2dInputGradient(torch.autograd.Function):
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps, count, compiled):
-        with torch.autocast(x.device.type, enabled=False):  # on CUDA it would cast to float32
+        with torch.autocast(x.device.type, enabled=False):  # on CUDA autocast would use float32
             if compiled:
                 rows = x.flatten(1), weight.flatten(), bias.flatten()
                 y, mean, rstd = _run_compiled(_norm_forward, *rows, eps, count)
@@ -208,7 +196,7 @@ class _LayerNorm(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return *_layer_norm_gradients(g, *norm, bias, *options, required), None, None, None
         if any(required[1:]) and ctx.count < weight.numel():
-            raise NotImplementedError("input_gradient is the way to differentiate this twice")
+            raise NotImplementedError("use input_gradient to differentiate this twice")
         d_x = d_weight = d_bias = None
         if required[0]:
             d_x = _LayerNormInputGradient.apply(g, *norm, *options)
@@ -220,7 +208,7 @@ class _LayerNorm(torch.autograd.Function):
 
 
 def _layer_norm_gradients(g, x, weight, mean, rstd, bias, count, compiled, required):
-    """The `required` ones of input, weight and bias. bias: may be None if its own is not."""
+    """Gradients of input, weight and bias, as far as `required`. bias: None if not required."""
     with torch.autocast(x.device.type, enabled=False):
         if not compiled:
             return torch.ops.aten.native_layer_norm_backward(
@@ -234,9 +222,8 @@ def _layer_norm_gradients(g, x, weight, mean, rstd, bias, count, compiled, requi
 
 
 def _norm_forward(x, weight, bias, eps, count):
-    """x: (b, n); weight, bias: (n,) -> output like x, mean and 1 / std, (b, 1).
-
-    count: entries of a row that count; the others are 0.
+    """x: (b, n); weight, bias: (n,); count: entries without padding -> output like x, and mean and
+    1 / std, (b, 1).
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     mean = wide.sum(1, keepdim=True) / count
@@ -255,7 +242,7 @@ def _norm_input_gradient(g, x, weight, mean, rstd, count):
 
 
 def _norm_gradients(g, x, weight, mean, rstd, count):
-    """The same, and the gradients of weight and bias, (n,)."""
+    """_norm_input_gradient and the gradients of weight and bias, (n,)."""
     d_x = _norm_input_gradient(g, x, weight, mean, rstd, count)
     g, z = g.to(mean.dtype), (x.to(mean.dtype) - mean) * rstd
     return d_x, (g * z).sum(0).to(weight.dtype), g.sum(0).to(weight.dtype)
@@ -264,7 +251,7 @@ def _norm_gradients(g, x, weight, mean, rstd, count):
 class _LayerNormInputGradient(torch.autograd.Function):
     """s (h - mean(h) - z mean(h z)), where h = g * weight, z = (x - mean(x)) s, s = 1 / std(x).
 
-    mean and rstd are functions of x; the derivative with respect to x counts them in.
+    mean and rstd are functions of x; the derivative with respect to x includes them.
     """
 
     @staticmethod
@@ -291,7 +278,7 @@ class _LayerNormInputGradient(torch.autograd.Function):
 
 
 def _in_chunks(v, g, x, weight, mean, rstd, count):
-    """_layer_norm_second for a few images at a time on the CPU, so that they stay in its cache."""
+    """_layer_norm_second on the CPU for chunks of images that fit into its cache."""
     images = max(1, 2**20 // weight.numel() if x.device.type == "cpu" else len(x))
     d_g, d_x, d_weight = torch.empty_like(g), torch.empty_like(x), torch.zeros_like(weight)
     for start in range(0, len(x), images):
@@ -306,9 +293,9 @@ def _in_chunks(v, g, x, weight, mean, rstd, count):
 def _layer_norm_second(v, g, x, weight, mean, rstd, count):
     """Gradients of <v, input gradient> with respect to g, x and weight, in the types of these.
 
-    v, g, x: (b, n); weight: (n,); mean, rstd: (b, 1); count: entries of a row that count. With h
-    and z as above and m(.) the mean over a row, the input gradient is s (h - m(h) - z m(h z)), and
-    <v, .> differentiates to
+    v, g, x: (b, n); weight: (n,); mean, rstd: (b, 1); count: entries without padding. With h and z
+    as above and m(.) the mean over a row, the input gradient is s (h - m(h) - z m(h z)), and the
+    derivatives of <v, .> are
         h: s (v - m(v) - z m(v z))
         x: -s^2 (m(hz) (v - m(v)) + m(vz) (h - m(h)) + z (m(vh) - m(v) m(h) - 3 m(hz) m(vz)))
     """

@@ -1,6 +1,6 @@
-"""The page of report.py: results are read into plain data, page.html turns them into HTML.
+"""The page of report.py: reads results into plain data for the template page.html.
 
-The template escapes every value. A part that is missing is None or an empty list.
+The template escapes every value. A missing part is None or an empty list.
 """
 
 import base64
@@ -18,7 +18,6 @@ from inside_cnn.core.files import is_number, parse_json
 from inside_cnn.engine.older_versions import renamed
 from inside_cnn.engine.plots import curves_figure, evenly_chosen, png_of
 from inside_cnn.engine.weights import BEFORE_ROUNDING, digest, load_model
-from inside_cnn.reporting.publish import published
 from inside_cnn.reporting.tables import short, title_of
 from inside_cnn.training import panels
 
@@ -66,34 +65,30 @@ def render(contents):
 
 
 def read_json(path):
-    """The dict in a JSON file, an empty one if there is no file."""
+    """The dict in a JSON file; empty if there is no file."""
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def read_run(folder, heading, script, plotted):
-    """The summary, curves and settings of a training; plotted: its training.panels.Panels."""
-    log, config = folder / "metrics.jsonl", read_json(folder / "config.json")
+    """The summary and curves of a training; plotted: its training.panels.Panels."""
+    log = folder / "metrics.jsonl"
     lines = log.read_text().splitlines() if log.is_file() else []
-    records = [renamed(r) for r in map(parse_json, lines) if r]  # the last line may be incomplete
+    records = [renamed(r) for r in map(parse_json, lines) if r]  # the last line may be cut off
     curves = []
     for title, fields in plotted.curves.items():
         if figure := curves_figure(records, {title: fields}):
             png = io.BytesIO(png_of(figure, dpi=200))
             curves.append(picture(png, f"Learning curve: {title}", lossless=True))
-    config.pop("resumed", None)  # has paths too
-    if config:
-        config["settings"] = published(config["settings"])
     return {
         "heading": heading,
         "script": script,
         "summary": read_json(folder / "summary.json"),
         "curves": curves,
-        "config": json.dumps(config, indent=1) if config else None,
     }
 
 
 def results_of_other_weights(folders):
-    """Which of "visualization" and "evaluation" were made with weights that the runs replaced."""
+    """Which of "visualization" and "evaluation" were not made with the weights of the runs."""
     summary = read_json(folders["visualization"] / "summary.json")
     evaluation = read_json(folders["evaluation"] / "evaluation.json")
     stale = set()
@@ -102,13 +97,14 @@ def results_of_other_weights(folders):
         ("visualization", "gan", "discriminator", summary.get("with G", {})),
         ("evaluation", "gan", "generator", evaluation),
     ):
-        paths = folders[run].glob(f"{kind}*.safetensors") if "sha256" in results else ()
+        if name in stale or "sha256" not in results:
+            continue
         digests = set()
-        for path in paths:
+        for path in folders[run].glob(f"{kind}*.safetensors"):
             network, metadata = load_model(path, kind=kind)
             digests |= {digest(network), metadata.get(BEFORE_ROUNDING)}
-        if digests and results["sha256"] not in digests and name not in stale:
-            print(f"left out: {folders[name]} (made with another {kind} than {folders[run]} has)")
+        if results["sha256"] not in digests:
+            print(f"left out: {folders[name]} (not made with the {kind} of {folders[run]})")
             stale.add(name)
     return stale
 
@@ -117,10 +113,10 @@ def results_of_other_weights(folders):
 
 
 def picture(file, alt, width=1400, **options):
-    """A picture for the template, as WebP of at most `width` pixels."""
+    """{"source", "alt"} of an image for the template, as WebP of at most `width` pixels."""
     with Image.open(file) as image:
         image = image.convert("RGB")
-    image.thumbnail((width, 16_383), Image.Resampling.LANCZOS)  # WebP's largest height
+    image.thumbnail((width, 16_383), Image.Resampling.LANCZOS)  # WebP's maximum height
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=82, method=4, **options)
     content = base64.b64encode(buffer.getvalue()).decode()
@@ -128,31 +124,31 @@ def picture(file, alt, width=1400, **options):
 
 
 def pictures(folder, *patterns):
-    """Pictures in a folder, by layer; within a layer without G, with G, then control networks."""
+    """Pictures in a folder, by layer, then by network: without G, with G, control networks."""
     paths = [path for pattern in patterns for path in sorted(folder.glob(pattern), reverse=True)]
     paths.sort(key=lambda path: path.stem.partition("_layer")[2])
     return [picture(path, path.stem.replace("_", " ")) for path in paths]
 
 
 def frames(folder, pattern, label, **options):
-    """Pictures by the number at the end of their names, for a slider: [{"label", "images"}]."""
+    """Frames of a slider, by the number at the end of file names: [{"label", "images"}]."""
     paths_at = {}
     for path in sorted(folder.glob(pattern), reverse=True):
         number = float(re.search(r"[\d.]+$", path.stem)[0])
         paths_at.setdefault(number, []).append(path)
-    chosen = []
+    slider = []
     for number in evenly_chosen(sorted(paths_at), MAX_FRAMES):
         text = label.format(number)
         images = [picture(path, f"{path.stem}, {text}", **options) for path in paths_at[number]]
-        chosen.append({"label": text, "images": images})
-    return chosen
+        slider.append({"label": text, "images": images})
+    return slider
 
 
 # ------------------------------------------------------------------------------ numbers
 
 
 def cards(runs, summary, evaluation):
-    """The key metrics, [(title, value)], without those that are missing."""
+    """The key metrics that exist, [(title, value)]."""
     values = {}
     networks = zip(("without G", "with G"), ("classifier", "critic"), runs, strict=True)
     for network, name, run in networks:
@@ -166,13 +162,13 @@ def cards(runs, summary, evaluation):
 
 
 def name_of_samples(name, evaluation):
-    """The name of what is scored; for samples of truncated latents, with the truncation."""
-    cut = "samples" in name and "truncation" in evaluation
-    return f"{name}, truncation {evaluation['truncation']:g}" if cut else name
+    """The name of scored images; for samples of truncated latents, with the truncation."""
+    truncated = "samples" in name and "truncation" in evaluation
+    return f"{name}, truncation {evaluation['truncation']:g}" if truncated else name
 
 
 def table(scores, evaluation):
-    """A table for the template out of {name: {key: value}}, a column for each number."""
+    """A table for the template from {name: {key: value}}, with a column for each number."""
     keys = dict.fromkeys(k for row in scores.values() for k, v in row.items() if is_number(v))
     rows = [
         (name_of_samples(name, evaluation), [short(row.get(key)) for key in keys])

@@ -2,19 +2,17 @@
 
     python -m inside_cnn.reporting.publish output/baseline results/baseline
 
-A discriminator is evaluated in float32 before and after rounding to 8 bits; the published file
-states the accuracy of the rounded weights. For a generator it states how much the images change.
-Paths of this machine are left out.
+A discriminator is evaluated in float32 before and after rounding to 8 bits; the metadata of the
+published file has the accuracy after rounding. A folder that was published before is replaced.
+Paths of this machine are removed.
 """
 
 import json
+import shutil
 from pathlib import Path
 
-import torch
-
-from data_tools import load_dataset, to_uint8
-from generator import sample_latents
-from inside_cnn.core.device import DEVICE_HELP, Stream, pick_device, pick_precision, random_stream
+from data_tools import load_dataset
+from inside_cnn.core.device import DEVICE_HELP, pick_device, pick_precision
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
 from inside_cnn.core.output_folder import writing_to
@@ -23,7 +21,6 @@ from inside_cnn.engine.older_versions import renamed
 from inside_cnn.engine.weights import (
     BEFORE_ROUNDING,
     check_classes,
-    class_names_of,
     digest,
     export_model,
     from_8_bits,
@@ -39,7 +36,7 @@ PRIVATE = ("data_dir", "output_dir", "judge", "fixed_generator")  # paths of thi
 def parse_args(argv=None):
     parser = cli.Parser(__doc__.split("\n\n")[0])
     parser.add_argument("run", metavar="RUN", help="folder of a finished run")
-    parser.add_argument("target", metavar="FOLDER", help="where to put it")
+    parser.add_argument("target", metavar="FOLDER", help="folder to create or replace")
     parser.add_argument(
         "--sample_epochs",
         type=cli.at_least(0),
@@ -53,9 +50,9 @@ def parse_args(argv=None):
         nargs="+",
         choices=("weights", "curves"),
         default=[],
-        help="do not copy the weights, or the curves (the log has their numbers)",
+        help="do not copy the weights or the plot of the curves",
     )
-    parser.add_argument("--data_dir", help="folder of the set that the run was trained on")
+    parser.add_argument("--data_dir", help="folder of the training data")
     parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     return parser.parse_args(argv)
 
@@ -66,9 +63,10 @@ def run(args):
     pick_precision("fp32", device)
     source, target = Path(args.run), Path(args.target)
     if not (source / "summary.json").is_file():
-        raise UserError(f"{source} holds no finished run")
-    if (target / "checkpoints").exists():
-        raise UserError(f"{target} holds a run of your own, which would be overwritten")
+        raise UserError(f"{source} is not the folder of a finished run")
+    was_published = (target / "config.json").exists() and not (target / "checkpoints").exists()
+    if target.exists() and not was_published:
+        raise UserError(f"{target} exists and is not the folder of a published run")
     names = [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
     names += [] if "curves" in args.skip else ["curves.png"]
     files = {name: (source / name).read_bytes() for name in names}
@@ -87,17 +85,13 @@ def run(args):
         for name in NETWORKS
         if (source / name).is_file() and "weights" not in args.skip
     }
-    # Only a folder that was published before has files of a last time.
-    before = [*NETWORKS, "curves.png", *(f"samples/{p.name}" for p in target.glob("samples/*.png"))]
-    stale = set(before if (target / "config.json").exists() else ()) - {*files, *weights}
     with writing_to(target):
+        shutil.rmtree(target)
         for name, content in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target / name, content)
         for name, (network, metadata) in weights.items():
             export_model(network, target / name, metadata, in_8_bits=True)
-        for name in stale:
-            (target / name).unlink(missing_ok=True)
     print(f"published: {target}")
 
 
@@ -107,38 +101,22 @@ def published(settings):
 
 
 def rounded(path, data_dir, device):
-    """(the network with weights that 8 bits can hold, its metadata with their metrics)."""
+    """(the network with weights rounded to 8 bits, its metadata with the metrics of these)."""
     model, metadata = load_model(path, device)
-    # Figures and scores name the weights that they were made with: those before rounding.
+    # Figures and scores record the digest of the weights before rounding.
     metadata.setdefault(BEFORE_ROUNDING, digest(model))
-    exact = model.state_dict()
-    in_8_bits = from_8_bits(to_8_bits(exact))
     if metadata["kind"] == "generator":
-        num_classes = len(class_names_of(metadata))
-        before, after = (preview(model, state, num_classes) for state in (exact, in_8_bits))
-        difference = f"{(after - before).abs().mean().item():.2f} of 255"
-        print(f"{path}: the mean difference of a pixel in 8 bits is {difference}")
-        return model, metadata | {"mean_difference_in_8_bits": difference}
+        return model, metadata
     train_set, test_set = load_dataset(metadata["dataset"], data_dir)
     if held_out := metadata.get("hold_out"):
         _, test_set = train_set.hold_out(held_out)
     check_classes(path, metadata, test_set)
     test_set = test_set.to(device)
     before = evaluate(model, test_set, "fp32")["test_accuracy"]
-    model.load_state_dict(in_8_bits)
+    model.load_state_dict(from_8_bits(to_8_bits(model.state_dict())))
     metrics = evaluate(model, test_set, "fp32")
     print(f"{path}: test accuracy {before} %, in 8 bits {metrics['test_accuracy']} %")
     return model, metadata | {**metrics, "precision": "fp32", "test_images": len(test_set)}
-
-
-@torch.no_grad()
-def preview(model, state, num_classes):
-    """1,000 images of a generator with these weights, the same latents each time, 0 to 255."""
-    model.load_state_dict(state)
-    labels = torch.arange(1000, device=next(model.parameters()).device) % num_classes
-    stream = random_stream(labels.device, 0, Stream.ROUNDED)
-    latents = sample_latents(labels, model.latent_dim, stream, num_classes)
-    return torch.cat([to_uint8(model(part)).float() for part in latents.split(100)])
 
 
 def main(argv=None):

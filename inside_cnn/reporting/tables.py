@@ -2,8 +2,8 @@
 
     python -m inside_cnn.reporting.tables            # or: make tables
 
-A table is between two lines, `<!-- table: KIND ARGUMENTS -->` and `<!-- end of table -->`. The
-kinds are the functions in KINDS.
+A table is between the lines `<!-- table: KIND ARGUMENTS -->` and `<!-- end of table -->`. KIND is
+one of the functions in KINDS.
 """
 
 import json
@@ -19,7 +19,7 @@ DOCUMENTS = ("README.md", "docs/*.md", "results/README.md", "benchmarks/*.md")
 TABLE = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 SUMMARY = "visualization/summary.json"
 NETWORKS = {"without G": "classifier", "with G": "critic"}  # in SUMMARY
-SOURCE = {  # fields of a JSON line that say where its numbers are from
+SOURCE = {  # fields of a JSON line that describe the source of its numbers
     *("transcribed", "note", "commit", "device", "command", "script"),
     *("generator_sha256", "dataset", "samples", "seed"),
 }
@@ -66,7 +66,7 @@ def title_of(field):
 
 
 def short(value, digits=4):
-    """A number in so many digits and at most five decimals; an interval; "" for None."""
+    """Text of a number or an interval, with at most five decimals; "" for None."""
     if isinstance(value, list):
         return " to ".join(short(end, digits) for end in value)
     if isinstance(value, int):
@@ -77,7 +77,7 @@ def short(value, digits=4):
 
 
 def columns(dicts):
-    """A table with a row for each dict and a column for each field; nested dicts are left out."""
+    """A table with a row for each dict and a column for each field, without nested dicts."""
     fields = dict.fromkeys(f for row in dicts for f, v in row.items() if not isinstance(v, dict))
     cells = [[short(row.get(field)) for field in fields] for row in dicts]
     return markdown([title_of(field) for field in fields], cells)
@@ -93,7 +93,7 @@ def lines(results, file):
 
 
 def rows(results, file, path):
-    """Dicts in a JSON file, a row for each; path: keys separated by "/", one of them "*"."""
+    """A row for each dict in a JSON file; path: keys separated by "/", one of them "*"."""
 
     def descend(tree, keys):
         for key in filter(None, keys.split("/")):
@@ -101,61 +101,61 @@ def rows(results, file, path):
         return tree
 
     before, _, after = path.partition("*")
-    found = descend(read_json(results / file), before)
-    found.pop("machine", None)  # of benchmarks/throughput.py
-    return columns([{"": title_of(name), **descend(row, after)} for name, row in found.items()])
+    dicts = descend(read_json(results / file), before)
+    dicts.pop("machine", None)  # of benchmarks/throughput.py
+    return columns([{"": title_of(name), **descend(row, after)} for name, row in dicts.items()])
 
 
 def series(results, section, head, *fields):
-    """Lists in a section of visualization/summary.json, a row for each field and network.
+    """A row for each field and network of the lists in a section of visualization/summary.json.
 
-    head: the list above the columns; of the edges of bands the upper ones.
+    head: the list of column headings; of the edges of bands the upper ones.
     """
     summary = read_json(results / SUMMARY)
-    made = []
+    table = []
     for field in fields:
         for network, name in NETWORKS.items():
-            of = summary[network][section]
-            values = of[field]
+            metrics = summary[network][section]
+            values = metrics[field]
             if isinstance(values, dict):  # similarity to each other network
                 values = next(values[other] for other in NETWORKS if other in values)
             cells = [short(value, 2) for value in values]
-            intervals = "accuracy" in field and of.get(field.replace("accuracy", "interval"))
+            intervals = "accuracy" in field and metrics.get(field.replace("accuracy", "interval"))
             if intervals:
                 cells = [f"{c} ({short(i, 2)})" for c, i in zip(cells, intervals, strict=True)]
-            if made and made[-1] == [title_of(field), "classifier", *cells]:
-                made[-1][1] = "both"
+            if table and table[-1] == [title_of(field), "classifier", *cells]:
+                table[-1][1] = "both"
             else:
-                made.append([title_of(field), name, *cells])
-    heads = [short(value) for value in summary["without G"][section][head][2 - len(made[0]) :]]
-    return markdown([title_of(head), "", *heads], made)
+                table.append([title_of(field), name, *cells])
+    heads = [short(value) for value in summary["without G"][section][head][2 - len(table[0]) :]]
+    return markdown([title_of(head), "", *heads], table)
 
 
-def runs(results, *folders):
-    """Published runs; of several seeds the mean accuracy, its standard deviation, the mean time."""
-    made = []
-    for pattern in folders or RUNS:
+def runs(results, *patterns):
+    """Published runs; for several seeds the mean accuracy, standard deviation and mean time."""
+    table = []
+    for pattern in patterns or RUNS:
         title, flags = RUNS[pattern]
-        found = sorted(results.glob(pattern))
-        configs = [read_json(folder / "config.json") for folder in found]
-        accuracies = [read_json(folder / "summary.json")["test_accuracy"] for folder in found]
-        spread = f" ± {statistics.stdev(accuracies):.2f}" if len(found) > 1 else ""
+        folders = sorted(results.glob(pattern))
+        configs = [read_json(folder / "config.json") for folder in folders]
+        accuracies = [read_json(folder / "summary.json")["test_accuracy"] for folder in folders]
+        spread = f" ± {statistics.stdev(accuracies):.2f}" if len(folders) > 1 else ""
         settings = configs[0]["settings"]
         row = {
             "network": title,
             "test accuracy, %": f"{statistics.mean(accuracies):.2f}{spread}",
             "seed": ", ".join(str(config["settings"]["seed"]) for config in configs),
             "epochs": settings["epochs"],
-            "minutes": f"{statistics.mean(map(training_minutes, found)):.3g}",
+            "minutes": f"{statistics.mean(map(training_minutes, folders)):.3g}",
             "on": configs[0]["device"],
             "command": f"`{' '.join(['python', settings['script'], *flags.split()])}`",
         }
-        made.append(row)
-    return columns(made)
+        table.append(row)
+    return columns(table)
 
 
 def training_minutes(folder):
-    """The time of a run's training steps, without evaluation and pictures."""
+    """Duration of a run's training steps in minutes, without evaluation and figures."""
     batch_size = read_json(folder / "config.json")["settings"]["batch_size"]
     seconds = step = 0
     for record in read_lines(folder / "metrics.jsonl"):
@@ -165,23 +165,20 @@ def training_minutes(folder):
 
 
 def ladder(results):
-    """Test accuracies of the control networks, a row for each arm and a column for each seed."""
-    made = []
+    """Test accuracies of the control networks: a row for each arm, a column for each seed."""
+    table = []
     for arm in ("full", "trained", "frozen", "penalty", "none", "none_early"):
         files = [results / f"ladder/{arm}_{seed}/summary.json" for seed in range(3)]
         cells = [f"{read_json(f)['test_accuracy']:.2f}" if f.is_file() else "–" for f in files]
-        made.append([f"`{arm}`", *cells])
-    return markdown(["test accuracy, %", "seed 0", "seed 1", "seed 2"], made)
+        table.append([f"`{arm}`", *cells])
+    return markdown(["test accuracy, %", "seed 0", "seed 1", "seed 2"], table)
 
 
 KINDS = {kind.__name__: kind for kind in (lines, rows, series, runs, ladder)}
 
 
 def update(root, check=False):
-    """Write the tables of all documents, or only check them.
-
-    Returns the stale tables, ["DOCUMENT: TABLE", ...].
-    """
+    """Write the tables of all documents unless `check`; returns the stale ones as text."""
     stale = []
     for document in sorted(path for pattern in DOCUMENTS for path in root.glob(pattern)):
         text = document.read_text()

@@ -6,7 +6,7 @@ from inside_cnn.core import progress
 from inside_cnn.core.progress import Progress
 
 
-def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
+def test_progress_prints_plain_lines_without_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0)
     bar = Progress("title", total=3, unit_size=10, done=1)
     bar.step()
@@ -14,7 +14,7 @@ def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys, monkeypa
     assert capsys.readouterr().out.startswith("title: 2/3, ")
 
 
-def test_a_report_has_the_same_columns_each_time(capsys):
+def test_reports_have_aligned_columns(capsys):
     columns = {"loss": "loss {:.3f}", "score": "score {:6.1f} %"}
     bar = Progress("title", total=4, unit_size=10, columns=columns)
     records = [
@@ -34,18 +34,12 @@ def test_a_report_has_the_same_columns_each_time(capsys):
 
 
 @pytest.mark.parametrize(
-    ("done", "seconds", "words"),
-    [
-        (10, 5, "? left"),
-        (12, 1, "44 s left"),  # two of ninety steps in a second
-        (11, 9, "13 min left"),
-        (11, 90, "2 h 14 min left"),
-        (100, 5, "done"),
-    ],
+    ("done", "seconds", "expected"),
+    [(12, 1, "00:44 left"), (11, 90, "2:13:30 left"), (100, 5, "00:00 left")],
 )
-def test_time_left_in_words(monkeypatch, done, seconds, words):
+def test_time_left(monkeypatch, done, seconds, expected):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     bar = Progress("title", total=100, unit_size=1, done=10)
     bar.done, now[0] = done, float(seconds)
-    assert bar.time_left() == words
+    assert bar.time_left() == expected

@@ -11,27 +11,23 @@ from inside_cnn.core.errors import UserError
 from inside_cnn.engine import cli
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", "nan", ""])
-def test_whole_numbers_below_one_and_no_numbers_are_refused(text):
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [(int, "0"), (int, "2.5"), (int, "many"), (int, ""), (float, "nan"), (float, "inf")],
+)
+def test_numbers_out_of_range_are_refused(kind, text):
     with pytest.raises(argparse.ArgumentTypeError):
-        cli.at_least(1)(text)
+        cli.at_least(1, kind)(text)
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "-0.1", "x"])
-def test_bad_floats_are_refused(text):
-    with pytest.raises(argparse.ArgumentTypeError):
-        cli.at_least(0, float)(text)
-
-
-def test_good_numbers():
+def test_numbers_in_range():
     assert cli.at_least(1)("1") == 1
-    assert cli.at_least(0, float)("1e-4") == 1e-4
-    assert cli.at_least(0, float, high=1)("0.999") == 0.999
+    assert cli.at_least(0, float, high=1)("1e-4") == 1e-4
     with pytest.raises(argparse.ArgumentTypeError, match="below 1"):
         cli.at_least(0, float, high=1)("1")
 
 
-def test_recipe_fills_only_what_was_left_out():
+def test_recipe_sets_the_flags_that_were_not_given():
     args = train_gan.parse_args(["--recipe", "classic", "--width", "64"])
     assert (args.width, args.batch_size, args.lr) == (64, 128, 1e-4)
     assert (args.gen_train, args.gp_weight, args.epochs) == (1, 10.0, 200)
@@ -50,40 +46,26 @@ def test_recipe_fills_only_what_was_left_out():
         (train_discriminator, "--recipe classic --muon_lr 0.1", "--optimizer muon"),
         (train_discriminator, "--optimizer adam --weight_decay 0.1", "--optimizer muon"),
         (train_discriminator, "--lr_drop_epochs 3", "--schedule drops"),
-        (train_discriminator, "--recipe classic --warmup 0.1", "--schedule triangular"),
-        (train_discriminator, "--augmentation crop --cutout 4", "--augmentation shift"),
-        (train_discriminator, "--recipe classic --optimizer muon", "would not move"),
         (train_discriminator, "--muon_lr 0", "would not move"),
         (train_gan, "--recipe classic --momentum 0.5", "muon"),
         (train_gan, "--recipe classic --g_optimizer muon", "would not move"),
         (train_gan, "--judge results/baseline", "--evaluate_every"),
     ],
 )
-def test_flags_that_would_do_nothing_are_refused(script, flags, message, capsys):
+def test_flags_without_effect_are_refused(script, flags, message, capsys):
     with pytest.raises(SystemExit) as stop:
         script.parse_args(flags.split())
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_flags_that_go_together():
-    args = train_discriminator.parse_args(
-        ["--recipe", "classic", "--optimizer", "muon", "--muon_lr", "1"]
-    )
-    assert (args.optimizer, args.muon_lr, args.schedule) == ("muon", 1.0, "drops")
-
-
 @pytest.mark.parametrize("script", [train_discriminator, train_gan, visualization])
-def test_shared_flags_have_help_and_mean_the_same(script, capsys):
-    shared = ["--data_dir", "d", "--dataset", "shapes", "--output_dir", "o", "--device", "cpu"]
-    args = script.parse_args([*shared, "--precision", "fp32"])
-    assert (args.data_dir, args.dataset, args.output_dir) == ("d", "shapes", "o")
-    assert (args.device, args.precision) == ("cpu", "fp32")
+def test_help_shows_no_default_of_none(script, capsys):
     with pytest.raises(SystemExit) as stop:
         script.parse_args(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    assert "--precision" in out
+    assert "(default: auto)" in out
     assert "None" not in out
 
 
@@ -92,30 +74,23 @@ def test_shared_flags_have_help_and_mean_the_same(script, capsys):
     [
         (train_discriminator, ["--dataset", "mnist"]),
         (train_discriminator, ["--epochs", "0"]),
-        (train_discriminator, ["--batch_size", "0"]),
         (train_discriminator, ["--width", "0"]),
         (train_discriminator, ["--lr", "-1"]),
+        (train_discriminator, ["--precision", "fp16"]),
         (train_discriminator, ["--seed", str(2**63)]),
-        (data_tools, ["--dataset", "mnist"]),
         (train_discriminator, ["--no_such_flag"]),
-        (train_gan, ["--dataset", "mnist"]),
-        (train_gan, ["--epochs", "-1"]),
+        (data_tools, ["--dataset", "mnist"]),
         (train_gan, ["--batch_size", "1"]),
-        (train_gan, ["--width", "0"]),
         (train_gan, ["--ema_decay", "1"]),
-        (train_gan, ["--gen_train", "0"]),
-        (train_gan, ["--gp_weight", "1e999"]),
         (train_gan, ["--gp_weight", "nan"]),
-        (visualization, ["--dataset", "mnist"]),
         (visualization, ["--max_features", "9"]),
-        (visualization, ["--max_features", "0"]),
         (visualization, ["--max_features", "4", "True"]),
         (visualization, ["--epsilon", "-1"]),
         (visualization, ["--epsilon", "0.03"]),
         (visualization, ["--perturb_images", "maybe"]),
     ],
 )
-def test_bad_values_are_one_line(refused, script, flags):
+def test_invalid_values_are_reported_in_one_line(refused, script, flags):
     assert flags[0] in refused(script, *flags)
 
 
@@ -147,8 +122,8 @@ def test_exit_codes(capsys, run, code, out, err):
     assert tuple(capsys.readouterr()) == (out, err)
 
 
-def test_a_stream_that_was_closed_at_the_start(monkeypatch):
-    """Python has None for it: `python train_gan.py >&-`."""
+def test_closed_streams_are_no_error(monkeypatch):
+    """`python train_gan.py >&-`: Python sets sys.stdout to None."""
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     assert cli.exit_code_of(lambda _: print("text", flush=True), argparse.Namespace()) == 0
@@ -158,6 +133,6 @@ def test_a_stream_that_was_closed_at_the_start(monkeypatch):
 @pytest.mark.parametrize(
     "error", [KeyError("a bug"), OSError(28, "No space left"), FileNotFoundError(2, "", "mine2/a")]
 )
-def test_bugs_keep_their_traceback(error):
+def test_other_exceptions_are_raised(error):
     with pytest.raises(type(error)):
         cli.exit_code_of(raises(error), argparse.Namespace(data_dir="mine", inception=""))

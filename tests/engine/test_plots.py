@@ -3,7 +3,7 @@ import torch
 from matplotlib.image import imread
 
 from inside_cnn.engine import plots
-from inside_cnn.engine.plots import BOX_COLOUR, save_charts, save_curves, save_image_grid
+from inside_cnn.engine.plots import BOX_COLOR, save_charts, save_curves, save_image_grid
 
 
 def test_image_grid_shows_every_pixel(tmp_path):
@@ -12,7 +12,7 @@ def test_image_grid_shows_every_pixel(tmp_path):
     images[1, 1] = 255
     images[2, 2] = 255
     path = tmp_path / "grid.png"
-    save_image_grid(images, path, columns=2, scale=2, gap=4)
+    save_image_grid(images, path, columns=2, scale=2)
     picture = imread(path)[:, :, :3]
     assert picture.shape == (8 + 2 * 68 + 4, 4 + 2 * 68, 3)
     for index, (row, column) in enumerate([(8, 4), (8, 72), (76, 4), (76, 72)]):
@@ -21,7 +21,7 @@ def test_image_grid_shows_every_pixel(tmp_path):
         assert (block == torch.tensor(expected).numpy()).all()
 
 
-def test_image_grid_with_all_its_texts(tmp_path):
+def test_image_grid_with_texts(tmp_path):
     images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
     plain, full = tmp_path / "plain.png", tmp_path / "full.png"
     save_image_grid(images, plain)
@@ -30,14 +30,14 @@ def test_image_grid_with_all_its_texts(tmp_path):
     assert imread(full).shape[0] == imread(plain).shape[0] + 38 + 2 * 26
 
 
-def test_boxes_frame_what_they_name(tmp_path):
+def test_boxes_are_framed(tmp_path):
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     path = tmp_path / "grid.png"
-    save_image_grid(images, path, columns=2, scale=4, gap=4, boxes=[(2, 3, 10, 32), None])
+    save_image_grid(images, path, columns=2, scale=4, boxes=[(2, 3, 10, 32), None])
     picture = (imread(path)[:, :, :3] * 255).round().astype(int)
     first, second = picture[8:136, 4:132], picture[8:136, 136:264]
     assert (second == 0).all()
-    framed = (first == BOX_COLOUR).all(-1)
+    framed = (first == BOX_COLOR).all(-1)
     rows, columns = framed.nonzero()
     assert (rows.min(), rows.max() + 1) == (8, 40)
     assert (columns.min(), columns.max() + 1) == (12, 128)
@@ -47,13 +47,13 @@ def test_boxes_frame_what_they_name(tmp_path):
 
 @pytest.fixture
 def plotted(monkeypatch):
-    """The figures that are saved."""
+    """A list of the saved figures."""
     figures = []
     monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
     return figures
 
 
-def test_a_chart_with_a_height_begins_at_0(plotted):
+def test_y_axis_of_a_chart_with_a_height_starts_at_0(plotted):
     for ys in ([0.0, 0.0], [40.0, 60.0]):
         chart = {"x": "layer", "y": "%", "height": 10, "lines": {"one": ([1, 2], ys, {})}}
         save_charts({"a": chart}, "charts.png")
@@ -63,7 +63,7 @@ def test_a_chart_with_a_height_begins_at_0(plotted):
     assert high[1] > 60
 
 
-def test_the_same_names_share_a_legend(plotted):
+def test_charts_with_the_same_names_share_a_legend(plotted):
     charts = {
         title: {"x": "x", "y": "y", "lines": {name: ([0, 1], [0, 1], {}) for name in names}}
         for title, names in (("1", "ab"), ("2", "ab"), ("3", "ac"), ("4", "ab"))
@@ -84,23 +84,21 @@ def test_curves(tmp_path):
     assert not path.exists()
 
 
-def test_chosen_frames_are_evenly_spaced_with_the_ends():
-    assert plots.evenly_chosen(list(range(101)), 5) == [0, 25, 50, 75, 100]
-    assert plots.evenly_chosen(list(range(3)), 5) == [0, 1, 2]
-    assert plots.evenly_chosen([7], 5) == [7]
-    assert plots.evenly_chosen([], 5) == []
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(101, [0, 25, 50, 75, 100]), (3, [0, 1, 2]), (0, [])],
+)
+def test_evenly_chosen_items_include_both_ends(count, expected):
+    assert plots.evenly_chosen(list(range(count)), 5) == expected
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"),
+    ("name", "expected"),
     [
-        ("automobile", "automobile"),
         ("twelve lette", "twelve lette"),
         ("golden retriever", "golden retr…"),
         ("a very long name", "a very long…"),
-        ("猫猫猫猫猫猫", "猫猫猫猫猫猫"),
-        ("猫猫猫猫猫猫猫", "猫猫猫猫猫…"),
     ],
 )
-def test_names_of_classes_are_cut_to_what_fits(name, shown):
-    assert plots.shortened(name) == shown
+def test_long_class_names_are_shortened(name, expected):
+    assert plots.shortened(name) == expected

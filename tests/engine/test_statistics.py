@@ -25,14 +25,14 @@ def test_wilson_interval_of_published_examples(successes, n, low, high):
     assert wilson_interval(successes, n) == pytest.approx((low, high), abs=6e-5)
 
 
-def test_the_bootstrap_of_known_differences():
+def test_bootstrap_of_constant_differences():
     values = torch.rand(50, generator=torch.Generator().manual_seed(0))
     assert paired_bootstrap(values, values) == (0, 0, 0)
     assert paired_bootstrap(values + 3, values) == pytest.approx((3, 3, 3), abs=1e-6)
 
 
-def test_the_bootstrap_pairs_the_images():
-    """Of 1000 images 200 are right of a alone and 100 of b alone: the normal interval by hand."""
+def test_bootstrap_pairs_the_images():
+    """a alone is correct on 200 of 1000 images, b alone on 100: the normal interval by hand."""
     a = torch.arange(1000) < 700
     b = (torch.arange(1000) >= 200) & (torch.arange(1000) < 800)
     difference, low, high = paired_bootstrap(a, b)
@@ -44,14 +44,18 @@ def test_the_bootstrap_pairs_the_images():
     assert paired_bootstrap(a, b, seed=1) != (difference, low, high)
 
 
-def test_differences_of_every_two_networks(capsys):
-    right = {"one": torch.arange(10) < 9, "two": torch.arange(10) < 5, "three": torch.ones(10) > 0}
-    differences = paired_differences({name: {"noise": of} for name, of in right.items()})
+def test_differences_between_all_pairs_of_networks(capsys):
+    correct = {
+        "one": torch.arange(10) < 9,
+        "two": torch.arange(10) < 5,
+        "three": torch.ones(10) > 0,
+    }
+    differences = paired_differences({name: {"noise": of} for name, of in correct.items()})
     difference, low, high = differences["one"]["two"]["noise"]
     assert difference == 40
     assert low < 40 < high
     assert differences["two"]["one"]["noise"] == [-40, -high, -low]
     assert differences.keys() == {"one", "two", "three"}
     assert f"one - two, noise: +40.0 points ({low:+.1f} to {high:+.1f})" in capsys.readouterr().out
-    assert percent(right["one"]) == 90
-    assert percent_interval(right["three"]) == [72.25, 100]
+    assert percent(correct["one"]) == 90
+    assert percent_interval(correct["three"]) == [72.25, 100]

@@ -17,6 +17,7 @@ from inside_cnn.engine import weights
 from inside_cnn.engine.weights import (
     LAYOUT,
     check_classes,
+    class_names_of,
     common_class_names,
     export_model,
     find_weights,
@@ -36,10 +37,10 @@ def test_discriminator_round_trip(tmp_path, images):
     assert metadata["test_accuracy"] == 88.25
     assert (metadata["kind"], metadata["width"]) == ("discriminator", 5)
     assert_equal(dict(loaded.state_dict()), dict(model.state_dict()))
-    torch.testing.assert_close(loaded(images), model(images))  # its layers are the faster ones
+    torch.testing.assert_close(loaded(images), model(images))
 
 
-def test_an_export_loads_into_a_reimplementation(tmp_path, images):
+def test_export_loads_into_a_reimplementation(tmp_path, images):
     class Critic(torch.nn.Module):
         def __init__(self, width=5):
             super().__init__()
@@ -65,7 +66,7 @@ def test_an_export_loads_into_a_reimplementation(tmp_path, images):
 @pytest.mark.parametrize("in_8_bits", [False, True])
 @pytest.mark.parametrize("width", [4, 5])  # with 4 channels a 4x4 map has the same shape both ways
 def test_exports_of_the_older_layout(tmp_path, images, in_8_bits, width):
-    """They stored LayerNorm's parameters as (h, w, channels) and had no field `layout`."""
+    """They store LayerNorm's parameters as (h, w, channels) and have no field `layout`."""
     model, path = Discriminator(width), tmp_path / "d.safetensors"
     state = {}
     for name, tensor in model.state_dict().items():
@@ -112,25 +113,16 @@ WITH_LAYOUT = METADATA | {"layout": LAYOUT}
         (lambda t: None, WITH_LAYOUT | {"width": "3"}, "do not fit"),
         (lambda t: t["critic_head.bias"].fill_(float("nan")), WITH_LAYOUT, "NaN"),
         (lambda t: t["critic_head.bias"].fill_(1e38), WITH_LAYOUT, "huge"),
-        (lambda t: None, WITH_LAYOUT | {"width": "999999999"}, "impossible sizes"),
         (lambda t: None, WITH_LAYOUT | {"width": "__import__('os')"}, "impossible sizes"),
-        (lambda t: None, WITH_LAYOUT | {"kind": "resnet"}, "not exported"),
         (lambda t: None, WITH_LAYOUT | {"kind": "[]"}, "not exported"),
+        (lambda t: None, WITH_LAYOUT | {"class_names": '["cat", "dog"]'}, "2 class names for 10"),
         (lambda t: None, WITH_LAYOUT | {"kind": "[" * 10_000}, "not exported"),
-        (
-            lambda t: t.update({"critic_head.bias": t["critic_head.bias"].to(torch.int8)}),
-            WITH_LAYOUT,
-            "do not fit",
-        ),
-        (
-            lambda t: t.update({"critic_head.bias": t["critic_head.bias"].to(torch.complex64)}),
-            WITH_LAYOUT,
-            "do not fit",
-        ),
+        (lambda t: recast(t, torch.int8), WITH_LAYOUT, "do not fit"),
+        (lambda t: recast(t, torch.complex64), WITH_LAYOUT, "do not fit"),
         (lambda t: None, None, "not exported"),
     ],
 )
-def test_weights_that_do_not_fit(exported, change, metadata, message):
+def test_unsuitable_weights_are_refused(exported, change, metadata, message):
     tensors = load_file(exported)
     change(tensors)
     save_file(tensors, exported, metadata)
@@ -138,32 +130,24 @@ def test_weights_that_do_not_fit(exported, change, metadata, message):
         load_model(exported)
 
 
-def test_wrong_kind_missing_and_truncated(exported, tmp_path):
+def test_files_of_another_kind_missing_and_truncated_are_refused(exported, tmp_path):
     with pytest.raises(UserError, match="holds a discriminator"):
         load_model(exported, kind="generator")
     with pytest.raises(UserError, match="no weights"):
         load_model(tmp_path / "nowhere.safetensors")
     content = exported.read_bytes()
-    for length in (0, 4, 8, 100, len(content) - 1):
+    for length in (0, 8, len(content) - 1):
         exported.write_bytes(content[:length])
         with pytest.raises(UserError):
             load_model(exported)
-    # A header that claims to be far longer than the file.
+    # The header claims to be longer than the file.
     exported.write_bytes((2**62).to_bytes(8, "little") + content[8:])
     with pytest.raises(UserError):
         load_model(exported)
 
 
-def test_negative_variances_are_refused(tmp_path):
-    model = Generator(width=2)
-    next(b for name, b in model.named_buffers() if name.endswith("running_var")).fill_(-1)
-    export_model(model, tmp_path / "g.safetensors", {})
-    with pytest.raises(UserError, match="negative variances"):
-        load_model(tmp_path / "g.safetensors")
-
-
-def test_a_small_file_that_claims_much_is_refused_by_its_header(tmp_path):
-    """Its 8 GiB are a hole in the file; a scale would make 32 of them."""
+def test_huge_tensors_are_refused_before_memory_is_allocated(tmp_path):
+    """A sparse file whose 8 GiB of int8 would become 32 GiB of float32."""
     header = {
         "__metadata__": METADATA,
         "features.weight": {"dtype": "I8", "shape": [2**16, 2**17], "data_offsets": [0, 2**33]},
@@ -183,14 +167,14 @@ def test_a_small_file_that_claims_much_is_refused_by_its_header(tmp_path):
     assert peak_memory(torch.device("cpu")) < before + 1e9
 
 
-# ------------------------------------------------------------------------------ weights in 8 bits
+# ------------------------------------------------------------------------------ quantization
 
 
-def test_weights_in_8_bits_are_off_by_half_a_level_at_most(tmp_path):
+def test_weights_in_8_bits_are_within_half_a_level(tmp_path):
     torch.manual_seed(0)
     model = Generator(width=12)
     with torch.no_grad():
-        model.to_rgb.weight[1] = 0  # a row without a scale of its own
+        model.to_rgb.weight[1] = 0  # a row without a scale
     path = tmp_path / "small.safetensors"
     export_model(model, path, {}, in_8_bits=True)
     export_model(model, tmp_path / "large.safetensors", {})
@@ -207,30 +191,29 @@ def test_weights_in_8_bits_are_off_by_half_a_level_at_most(tmp_path):
     assert (loaded["to_rgb.weight"][1] == 0).all()
 
 
-@pytest.mark.parametrize("damage", ["no weight", "another length", "no scale", "NaN", "no rows"])
-def test_damaged_weights_in_8_bits_are_refused(tmp_path, damage):
+@pytest.mark.parametrize(
+    "corrupt",
+    [
+        lambda t: t.update({"nothing.scale": torch.ones(3)}),
+        lambda t: t.update({"to_rgb.weight.scale": torch.ones(4)}),
+        lambda t: t.pop("to_rgb.weight.scale"),
+        lambda t: t.update({"to_rgb.bias": torch.zeros(3, dtype=torch.int8)}),
+        lambda t: t["to_rgb.weight.scale"].fill_(float("nan")),
+    ],
+)
+def test_corrupt_weights_in_8_bits_are_refused(tmp_path, corrupt):
     path = tmp_path / "small.safetensors"
     export_model(Generator(width=4), path, {}, in_8_bits=True)
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
-    if damage == "no weight":
-        tensors["nothing.scale"] = torch.ones(3)
-    elif damage == "another length":
-        tensors["to_rgb.weight.scale"] = torch.ones(4)
-    elif damage == "no scale":
-        del tensors["to_rgb.weight.scale"]
-    elif damage == "no rows":
-        tensors["to_rgb.bias"] = torch.zeros(3, dtype=torch.int8)
-        tensors["to_rgb.bias.scale"] = torch.ones(3)
-    else:
-        tensors["to_rgb.weight.scale"][0] = float("nan")
+    corrupt(tensors)
     save_file(tensors, path, metadata)
     with pytest.raises(UserError, match=r"small\.safetensors"):
         load_model(path)
 
 
-# ------------------------------------------------------------------------------ where they are
+# ------------------------------------------------------------------------------ finding files
 
 
 FILE = "generator.safetensors"
@@ -239,17 +222,17 @@ FILE = "generator.safetensors"
 @pytest.mark.parametrize(
     ("given", "existing", "expected"),
     [
-        (None, [], "output/gan"),  # for the error to name
+        (None, [], "output/gan"),
         (None, ["results/gan"], "results/gan"),
         (None, ["results/baseline"], "output/gan"),
         (None, ["output/gan", "results/gan"], "output/gan"),
-        (None, ["output/baseline", "results/gan"], "results/gan"),  # each network by itself
+        (None, ["output/baseline", "results/gan"], "results/gan"),
         ("mine", ["mine", "output/gan", "results/gan"], "mine"),
         (f"mine/{FILE}", ["mine", "output/gan"], "mine"),
         ("results/gan", ["output/gan", "results/gan"], "results/gan"),
     ],
 )
-def test_a_given_path_then_the_users_own_run_then_the_published(
+def test_order_of_given_own_and_published_weights(
     tmp_path, monkeypatch, capsys, given, existing, expected
 ):
     monkeypatch.chdir(tmp_path)
@@ -267,21 +250,21 @@ def test_a_given_path_then_the_users_own_run_then_the_published(
 
 # ------------------------------------------------------------------------------ classes
 
-CATS, COWS = {"class_names": ["cat", "dog"]}, {"class_names": ["cat", "cow"]}
-TWO, DIGITS = {"num_classes": 2}, {"class_names": ["0", "1"]}
+DOGS = {"class_names": ["cat", "dog"], "num_classes": 2}
+COWS = {"class_names": ["cat", "cow"], "num_classes": 2}
+UNNAMED = {"num_classes": 2}
 
 
 @pytest.mark.parametrize(
     ("networks", "expected"),
     [
-        ([CATS, CATS], ["cat", "dog"]),
-        ([TWO, CATS], ["cat", "dog"]),
-        ([TWO, TWO], ["0", "1"]),
-        ([{}], [str(k) for k in range(10)]),
-        ([CATS, COWS], None),
-        ([CATS, DIGITS], None),  # names, though they look like numbers
-        ([CATS, {"class_names": ["dog", "cat"]}], None),
-        ([CATS, {"num_classes": 3}], None),
+        ([DOGS, DOGS], ["cat", "dog"]),
+        ([UNNAMED, DOGS], ["cat", "dog"]),
+        ([UNNAMED, UNNAMED], ["0", "1"]),
+        ([DOGS, COWS], None),
+        ([DOGS, {"class_names": ["0", "1"], "num_classes": 2}], None),
+        ([DOGS, {"class_names": ["dog", "cat"], "num_classes": 2}], None),
+        ([DOGS, {"num_classes": 3}], None),
     ],
 )
 def test_common_class_names(networks, expected):
@@ -289,21 +272,27 @@ def test_common_class_names(networks, expected):
     if expected:
         assert common_class_names(metadata) == expected
     else:
-        with pytest.raises(UserError, match=r"different classes. 0.safetensors: .*cat, dog"):
+        with pytest.raises(UserError, match=r"different classes. 0.safetensors: cat, dog"):
             common_class_names(metadata)
+
+
+@pytest.mark.parametrize("names", [7, [], [1] * 10, ["a\nb"] * 10])
+def test_invalid_class_names_are_ignored(tmp_path, names):
+    export_model(Generator(2), tmp_path / "g.safetensors", {"class_names": names})
+    _, metadata = load_model(tmp_path / "g.safetensors")
+    assert class_names_of(metadata) == list("0123456789")
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (CATS, ""),
-        (CATS | {"dataset": "photos"}, ""),  # the names count, not the set
-        (TWO, ""),
-        (TWO | {"dataset": "folder"}, ""),
-        (TWO | {"dataset": "shapes"}, "trained on shapes, not on folder"),
-        (COWS, r"knows 2 classes \(cat, cow\), not the 2 of folder \(cat, dog\)"),
-        ({"num_classes": 3}, "knows 3 classes"),
-        (TWO | {"class_names": ["cat", "dog", "cow"]}, ""),  # invalid: no names are stated
+        (DOGS, ""),
+        (DOGS | {"dataset": "photos"}, ""),
+        (UNNAMED, ""),
+        (UNNAMED | {"dataset": "folder"}, ""),
+        (UNNAMED | {"dataset": "shapes"}, "trained on shapes, not on folder"),
+        (COWS, r"has 2 classes \(cat, cow\), not the 2 of folder \(cat, dog\)"),
+        ({"num_classes": 3}, "has 3 classes"),
     ],
 )
 def test_check_classes(metadata, message):

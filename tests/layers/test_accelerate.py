@@ -1,4 +1,4 @@
-"""Accelerated networks compute what plain ones compute, and plain ones are ordinary modules."""
+"""Accelerated networks compute the same functions as plain ones."""
 
 import copy
 
@@ -12,11 +12,10 @@ from inside_cnn.layers.accelerate import accelerate, add_bias
 from inside_cnn.training.gan_losses import discriminator_loss, generator_loss
 
 WIDTH = 20  # padded to 32
-CPU = torch.device("cpu")
 
 
 def pair(network_class, dtype=torch.float64, **options):
-    """A plain network with weights that are not the initial ones, and an accelerated copy."""
+    """A plain network with random biases and norms, and an accelerated copy."""
     torch.manual_seed(0)
     plain = network_class(WIDTH).to(dtype)
     with torch.no_grad():
@@ -26,11 +25,11 @@ def pair(network_class, dtype=torch.float64, **options):
 
 
 def losses_and_gradients(discriminator, generator):
-    """The parts of both losses, all gradients, and BatchNorm's buffers."""
+    """The terms of both losses, all gradients, and BatchNorm's buffers."""
     torch.manual_seed(1)
     real, alpha = 2 * torch.rand(6, 3, 32, 32).double() - 1, torch.rand(6, 1, 1, 1).double()
     labels, latents = torch.arange(6), torch.randn(6, 100).double()
-    with torch.autocast("cpu", torch.bfloat16):  # leaves float64 as it is
+    with torch.autocast("cpu", torch.bfloat16):  # does not change float64
         fake = generator(latents)
         d_loss, d_parts = discriminator_loss(
             discriminator, real, labels, fake.detach(), labels, alpha=alpha
@@ -40,11 +39,8 @@ def losses_and_gradients(discriminator, generator):
         *torch.autograd.grad(d_loss, list(discriminator.parameters())),
         *torch.autograd.grad(g_loss, list(generator.parameters())),
     ]
-    return (
-        (d_parts | g_parts).values(),
-        gradients,
-        [buffer.double() for buffer in generator.buffers()],
-    )
+    buffers = [buffer.double() for buffer in generator.buffers()]
+    return (d_parts | g_parts).values(), gradients, buffers
 
 
 @pytest.fixture
@@ -54,7 +50,7 @@ def uncompiled(monkeypatch):
 
 
 def channels_of(network):
-    """A set that fills with (channels in, channels out) of every convolution that runs."""
+    """A set to which every executed convolution adds (channels in, channels out)."""
     channels = set()
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -69,14 +65,14 @@ def test_losses_penalty_and_gradients_are_equal_in_float64(uncompiled, compiled)
     channels = channels_of(fast[0])
     for ours, theirs in zip(losses_and_gradients(*fast), losses_and_gradients(*plain), strict=True):
         for a, b in zip(ours, theirs, strict=True):
-            # A bias before BatchNorm has a gradient of zero, so only rounding is left of it.
+            # The gradient of a bias before BatchNorm is zero, up to rounding.
             assert (a - b).norm() <= 1e-5 * b.norm() + 1e-6
-    padded = {(3, 32), (32, 32)}  # the input of the first one is padded inside it
+    padded = {(3, 32), (32, 32)}  # the first one pads its input
     assert channels == (padded if compiled else {(3, WIDTH), (WIDTH, WIDTH)})
 
 
 @pytest.mark.parametrize("layer", [1, 3, 8])
-def test_features_and_images_keep_their_own_channels(uncompiled, images, layer):
+def test_features_and_images_have_no_padding(uncompiled, images, layer):
     latents = torch.randn(4, 100)
     (plain_d, fast_d), (plain_g, fast_g) = (
         pair(n, torch.float32, compiled=True) for n in (Discriminator, Generator)
@@ -91,7 +87,7 @@ def test_features_and_images_keep_their_own_channels(uncompiled, images, layer):
 
 
 @pytest.mark.parametrize("case", ["float32", "eval"])
-def test_maps_are_padded_only_in_training_under_autocast(uncompiled, images, case):
+def test_padding_needs_training_and_autocast(uncompiled, images, case):
     _, network = pair(Discriminator, torch.float32, compiled=True)
     network.train(case != "eval")
     channels = channels_of(network)
@@ -100,7 +96,7 @@ def test_maps_are_padded_only_in_training_under_autocast(uncompiled, images, cas
     assert channels == {(3, WIDTH), (WIDTH, WIDTH)}
 
 
-def test_without_torch_compile_nothing_is_padded(monkeypatch, capsys, images):
+def test_no_padding_if_torch_compile_fails(monkeypatch, capsys, images):
     def refuse(*_, **__):
         raise RuntimeError("no C compiler\nand more")
 
@@ -114,7 +110,7 @@ def test_without_torch_compile_nothing_is_padded(monkeypatch, capsys, images):
     torch.testing.assert_close(network(images), plain(images))
 
 
-def test_running_out_of_memory_is_an_error(monkeypatch):
+def test_out_of_memory_is_raised(monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("no room")
 
@@ -124,7 +120,7 @@ def test_running_out_of_memory_is_an_error(monkeypatch):
 
 
 @pytest.mark.parametrize("network_class", [Discriminator, Generator])
-def test_the_layout_of_the_state_dict_is_pytorchs(network_class):
+def test_state_dict_has_the_layout_of_pytorch(network_class):
     plain, fast = pair(network_class)
     for (name, ours), (same, theirs) in zip(
         fast.state_dict().items(), plain.state_dict().items(), strict=True
@@ -140,7 +136,7 @@ def test_the_layout_of_the_state_dict_is_pytorchs(network_class):
     assert isinstance(fast.blocks[0][1], nn.LayerNorm | nn.BatchNorm2d)
 
 
-def test_layers_with_other_options_stay_as_they_are():
+def test_layers_with_other_options_are_not_replaced():
     network = Discriminator(WIDTH)
     dilated = nn.Conv2d(WIDTH, WIDTH, 3, padding=2, dilation=2)
     without_bias = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)
@@ -162,12 +158,11 @@ def test_torch_func_works_on_a_plain_network(images):
     torch.testing.assert_close(change, expected[0].sum(), rtol=1e-4, atol=1e-4)
 
 
-def test_bias_with_its_own_gradient():
+def test_gradient_of_add_bias():
     torch.manual_seed(0)
-    x, bias = torch.randn(3, 5, 4, 4), torch.randn(5)
+    x, weight, bias = torch.randn(3, 5, 4, 4), torch.randn(3, 5, 4, 4), torch.randn(5)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     bias.requires_grad_()
-    weight = torch.randn(3, 5, 4, 4)
     ours = torch.autograd.grad((add_bias(x, bias) * weight).sum(), (x, bias))
     theirs = torch.autograd.grad(((x + bias.view(-1, 1, 1)) * weight).sum(), (x, bias))
     torch.testing.assert_close(ours, theirs)

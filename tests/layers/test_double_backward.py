@@ -1,4 +1,4 @@
-"""The two layers and their derivatives, against PyTorch's own and against finite differences."""
+"""Derivatives of both layers, compared with PyTorch's layers and with finite differences."""
 
 import shutil
 
@@ -13,8 +13,8 @@ from inside_cnn.layers import double_backward
 
 def tensors(*shapes, dtype=torch.float64, device="cpu"):
     stream = torch.Generator().manual_seed(0)
-    drawn = (torch.randn(s, generator=stream, dtype=torch.float64) for s in shapes)
-    return [t.to(device, dtype).requires_grad_() for t in drawn]
+    values = (torch.randn(s, generator=stream, dtype=torch.float64) for s in shapes)
+    return [t.to(device, dtype).requires_grad_() for t in values]
 
 
 def conv_inputs(**kind):
@@ -47,7 +47,6 @@ DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=p
 def test_derivatives_agree_with_finite_differences(name):
     inputs, layer, _ = LAYERS[name]
     assert torch.autograd.gradcheck(layer, inputs())
-    # The weight's first derivative, differentiated in turn, is there for whoever asks.
     assert torch.autograd.gradgradcheck(layer, inputs())
 
 
@@ -74,7 +73,7 @@ def test_penalty_gradients_equal_those_of_pytorch(name, device):
 
 
 class RequestedGradients(TorchDispatchMode):
-    """Which gradients (of input, weight, bias) the layers' kernels are asked for, call by call."""
+    """The output masks (input, weight, bias) of all calls of the layers' backward kernels."""
 
     KERNELS = (
         torch.ops.aten.convolution_backward.default,
@@ -96,8 +95,8 @@ INPUT_ONLY, WEIGHTS_ONLY, ALL = (True, False, False), (False, True, True), (True
 
 @DEVICES
 @pytest.mark.parametrize("name", LAYERS)
-def test_input_gradient_leaves_out_the_weights_first_derivative(name, device):
-    """On CUDA the pass runs in a thread of autograd's own."""
+def test_input_gradient_does_not_compute_weight_gradients(name, device):
+    """On CUDA autograd runs the pass in its own thread."""
     make, layer, _ = LAYERS[name]
     x, w, b = make(device=device)
     with RequestedGradients() as requested:
@@ -107,7 +106,7 @@ def test_input_gradient_leaves_out_the_weights_first_derivative(name, device):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_after_an_input_gradient_the_same_graph_still_reaches_the_weights(name):
+def test_weight_gradients_are_available_after_input_gradient(name):
     make, layer, _ = LAYERS[name]
     x, w, b = make()
     total = layer(x, w, b).square().sum()
@@ -115,31 +114,21 @@ def test_after_an_input_gradient_the_same_graph_still_reaches_the_weights(name):
     double_backward.input_gradient(total, x, create_graph=True)
     unused = torch.ones((), requires_grad=True)
     with pytest.raises(RuntimeError):
-        double_backward.input_gradient(total, unused)  # the failure leaves nothing behind either
+        double_backward.input_gradient(total, unused)
     for ours, theirs in zip(torch.autograd.grad(total, (x, w, b)), expected, strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_a_third_derivative_is_right_or_refused():
-    third = {}
-    for name in LAYERS:
-        make, layer, native = LAYERS[name]
-        for kind, function in (("ours", layer), ("native", native)):
-            x, w, b = make()
-            y = torch.tanh(function(x, w, b))
-            (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-            if name == "layer norm" and kind == "ours":
-                with pytest.raises(NotImplementedError, match="third derivative"):
-                    torch.autograd.grad(g.square().sum(), w, create_graph=True)
-                continue
-            (h,) = torch.autograd.grad(g.square().sum(), w, create_graph=True)
-            (third[name, kind],) = torch.autograd.grad(h.square().sum(), x)
-        if name != "layer norm":
-            assert relative_error(third[name, "ours"], third[name, "native"]) < 1e-12
+def test_third_derivative_of_layer_norm_is_refused():
+    x, w, b = norm_inputs()
+    y = torch.tanh(double_backward.layer_norm(x, w, b))
+    (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="third derivative"):
+        torch.autograd.grad(g.square().sum(), w, create_graph=True)
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_nothing_is_computed_for_what_is_frozen(name):
+def test_gradients_of_frozen_tensors_are_not_computed(name):
     make, layer, _ = LAYERS[name]
     x, w, b = make()
     with RequestedGradients() as requested:
@@ -160,39 +149,25 @@ def test_layer_norm_in_16_bit(dtype):
         assert relative_error(a, b) < 0.05
 
 
-def test_a_backward_pass_inside_autocast_changes_nothing():
-    inputs = norm_inputs(dtype=torch.float32)
-    outside = penalty_gradients(double_backward.layer_norm, inputs, double_backward.input_gradient)
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = penalty_gradients(
-            double_backward.layer_norm, inputs, double_backward.input_gradient
-        )
-    for a, b in zip(inside, outside, strict=True):
-        assert relative_error(a, b) < 1e-6
-
-
-def test_chunks_change_nothing_but_rounding():
-    """Feature maps that make several chunks, with a last one that is smaller."""
+def test_chunks_of_images_equal_the_whole_batch():
+    """The last chunk is smaller than the others."""
     x, w, b = tensors((21, 64, 64, 16), (64, 64, 16), (64, 64, 16), dtype=torch.float32)
     assert 1 < 2**20 // w.numel() < 21
     ours = penalty_gradients(double_backward.layer_norm, [x, w, b], double_backward.input_gradient)
     exact = [t.detach().double().requires_grad_() for t in (x, w, b)]
-    exact = penalty_gradients(
-        lambda x, w, b: F.layer_norm(x, x.shape[1:], w, b), exact, plain_gradient
-    )
-    for a, b in zip(ours, exact, strict=True):
+    for a, b in zip(ours, penalty_gradients(native_norm, exact, plain_gradient), strict=True):
         assert relative_error(a, b) < 1e-5
 
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    """The functions themselves in place of compiled ones, for layer_norm's `compiled`."""
+    """torch.compile returns the function itself."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *args: function(*args))
     assert double_backward.compile_works(torch.device("cpu"))
 
 
-def norm_of_filled_rows(x, weight, bias, added):
-    """The norm of rows to whose ends zeros that do not count are added, without those."""
+def norm_of_padded_rows(x, weight, bias, added):
+    """layer_norm of rows padded with zeros, without the padding."""
     filled = [F.pad(t.flatten(t.dim() - 3), (0, added)) for t in (x, weight, bias)]
     y = double_backward.layer_norm(*filled, count=weight.numel(), compiled=True)
     assert y[:, weight.numel() :].eq(0).all()
@@ -200,9 +175,9 @@ def norm_of_filled_rows(x, weight, bias, added):
 
 
 @pytest.mark.parametrize("added", [0, 8])
-def test_the_functions_to_compile_equal_pytorchs_kernels(uncompiled, added):
+def test_compilable_functions_equal_pytorchs_kernels(uncompiled, added):
     def layer(x, weight, bias):
-        return norm_of_filled_rows(x, weight, bias, added)
+        return norm_of_padded_rows(x, weight, bias, added)
 
     inputs = norm_inputs()
     torch.testing.assert_close(layer(*inputs), native_norm(*inputs))
@@ -215,33 +190,12 @@ def test_the_functions_to_compile_equal_pytorchs_kernels(uncompiled, added):
 def test_padded_rows_have_no_second_derivative_through_the_weights(uncompiled):
     x, weight, bias = norm_inputs()
     for parameter in (weight, bias):
-        total = norm_of_filled_rows(x, weight, bias, 8).square().sum()
+        total = norm_of_padded_rows(x, weight, bias, 8).square().sum()
         with pytest.raises(NotImplementedError, match="input_gradient"):
             torch.autograd.grad(total, parameter, create_graph=True)
 
 
-def test_a_function_that_does_not_compile_is_taken_as_it_is(monkeypatch, capsys):
-    compiled = []
-
-    def compile_the_first(function, **_):
-        if compiled:
-            raise RuntimeError("")
-        compiled.append(function)
-        return lambda *args: function(*args)
-
-    monkeypatch.setattr(torch, "compile", compile_the_first)
-    assert double_backward.compile_works(torch.device("cpu"))
-    x = torch.randn(3, 10, requires_grad=True)
-    weight, bias = torch.randn(2, 10)
-    for _ in range(2):
-        y = double_backward.layer_norm(x, weight, bias, compiled=True)
-        (gradient,) = torch.autograd.grad(y.square().sum(), x)
-    assert capsys.readouterr().err.count("note:") == 1
-    (expected,) = torch.autograd.grad(F.layer_norm(x, (10,), weight, bias).square().sum(), x)
-    torch.testing.assert_close(gradient, expected)
-
-
-def test_a_count_needs_the_compiled_kernels():
+def test_padding_needs_compilation():
     with pytest.raises(ValueError, match="compiled"):
         double_backward.layer_norm(torch.ones(2, 8), torch.ones(8), torch.ones(8), count=6)
 

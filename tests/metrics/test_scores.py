@@ -155,7 +155,7 @@ def test_judge_of_other_classes_is_refused(judge):
     with pytest.raises(UserError, match="trained on shapes, not on cifar10; train one"):
         judge.check_classes(replace(shapes, name="cifar10"))
     with pytest.raises(
-        UserError, match=r"knows 10 classes \(0, .*, 9\), not the 2 of shapes \(a, b\)"
+        UserError, match=r"has 10 classes \(0, .*, 9\), not the 2 of shapes \(a, b\)"
     ):
         judge.check_classes(replace(shapes, class_names=("a", "b")))
 

@@ -2,20 +2,13 @@ import json
 import shutil
 
 import pytest
-import torch
 
 import data_tools
 import train_discriminator
 import train_gan
 from compare import assert_equal, records
 from inside_cnn.data import pixels, shapes
-from inside_cnn.engine.weights import (
-    BEFORE_ROUNDING,
-    digest,
-    from_8_bits,
-    load_model,
-    to_8_bits,
-)
+from inside_cnn.engine.weights import BEFORE_ROUNDING, digest, from_8_bits, load_model, to_8_bits
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.reporting import publish
 
@@ -27,7 +20,7 @@ LOGS = {"config.json", "metrics.jsonl", "summary.json"}
 
 @pytest.fixture
 def classifier(run_main, tmp_path):
-    flags = ["--output_dir", tmp_path / "run", "--data_dir", tmp_path / "a place of mine"]
+    flags = ["--output_dir", tmp_path / "run", "--data_dir", tmp_path / "data"]
     assert run_main(train_discriminator, *SMALL, *flags)[0] == 0
     return tmp_path / "run"
 
@@ -36,7 +29,7 @@ def names_in(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_classifier(run_main, classifier, tmp_path):
+def test_published_classifier(run_main, classifier, tmp_path):
     target = tmp_path / "target"
     assert run_main(publish, classifier, target, *QUICK)[0] == 0
     assert names_in(target) == LOGS | {"curves.png", "discriminator.safetensors"}
@@ -44,7 +37,7 @@ def test_a_classifier(run_main, classifier, tmp_path):
     assert str(tmp_path) not in (target / "config.json").read_text()
     assert json.loads((target / "config.json").read_text())["settings"]["width"] == 4
 
-    # The stated accuracy is that of the file, not of the weights before rounding.
+    # The accuracy is that of the published weights, not of those before rounding.
     model, metadata = load_model(target / "discriminator.safetensors")
     exact, _ = load_model(classifier / "discriminator.safetensors")
     assert_equal(dict(model.state_dict()), from_8_bits(to_8_bits(exact.state_dict())))
@@ -56,64 +49,48 @@ def test_a_classifier(run_main, classifier, tmp_path):
     assert metadata["test_loss"] == pytest.approx(metrics["test_loss"])
     assert pixels.mean_image(metadata).shape == (1, 3, 32, 32)
 
-    # Nothing of the last time stays.
+    # Publishing again replaces the folder.
     (target / "samples").mkdir()
     (target / "samples/007.png").touch()
     assert run_main(publish, classifier, target, "--skip", "weights", "curves")[0] == 0
     assert names_in(target) == LOGS
 
 
-def test_a_pair_with_its_sample_grids(run_main, tmp_path):
+def test_published_gan_with_sample_grids(run_main, tmp_path):
     run, target = tmp_path / "run", tmp_path / "target"
     assert run_main(train_gan, *SMALL, "--output_dir", run)[0] == 0
     assert run_main(publish, run, target, *QUICK, "--sample_epochs", 0, 1)[0] == 0
     networks = {"discriminator.safetensors", "generator.safetensors"}
-    assert names_in(target) == LOGS | networks | {
-        "curves.png",
-        "samples/000.png",
-        "samples/001.png",
-    }
+    grids = {"samples/000.png", "samples/001.png"}
+    assert names_in(target) == LOGS | networks | grids | {"curves.png"}
     generator, metadata = load_model(target / "generator.safetensors", kind="generator")
     assert metadata["class_names"] == list(shapes.CLASS_NAMES)
     exact, _ = load_model(run / "generator.safetensors")
     assert_equal(dict(generator.state_dict()), from_8_bits(to_8_bits(exact.state_dict())))
-    latents = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
-    difference = (generator(latents) - exact(latents)).abs().mean().item() * 127.5
-    assert 0 < difference < 2
-    reported = float(metadata["mean_difference_in_8_bits"].removesuffix(" of 255"))
-    assert reported == pytest.approx(difference, abs=0.3)
 
 
-def test_bad_input_changes_nothing(refused, classifier, tmp_path):
+def test_invalid_arguments_change_nothing(refused, classifier, tmp_path):
     target = tmp_path / "target"
-    assert "no finished run" in refused(publish, tmp_path / "nothing", target)
+    assert "not the folder of a finished run" in refused(publish, tmp_path / "nothing", target)
     assert "007.png" in refused(publish, classifier, target, *QUICK, "--sample_epochs", 7)
     (classifier / "curves.png").rename(tmp_path / "curves.png")
     assert "curves.png" in refused(publish, classifier, target, *QUICK)
     assert not target.exists()
     (tmp_path / "curves.png").rename(classifier / "curves.png")
-    (tmp_path / "file").write_text("kept")
-    assert "cannot write" in refused(publish, classifier, tmp_path / "file", *QUICK)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/weights.safetensors").write_text("precious")
+    message = "not the folder of a published run"
+    assert message in refused(publish, classifier, tmp_path / "other", *QUICK)
+    assert names_in(tmp_path / "other") == {"weights.safetensors"}
 
     # The arguments in the wrong order: a published folder first, the user's run second.
     shutil.copytree(classifier, target, ignore=shutil.ignore_patterns("checkpoints"))
     before = {path: path.read_bytes() for path in classifier.rglob("*") if path.is_file()}
-    assert "a run of your own" in refused(publish, target, classifier, *QUICK)
+    assert message in refused(publish, target, classifier, *QUICK)
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_files_of_another_folder_stay(run_main, classifier, tmp_path):
-    """A target that was never published keeps its sample grids and weights."""
-    target = tmp_path / "target"
-    (target / "samples").mkdir(parents=True)
-    for name in ("samples/007.png", "generator.safetensors"):
-        (target / name).write_text("precious")
-    assert run_main(publish, classifier, target, *QUICK)[0] == 0
-    for name in ("samples/007.png", "generator.safetensors"):
-        assert (target / name).read_text() == "precious"
-
-
-def test_a_run_with_held_out_images_is_evaluated_on_them(run_main, tmp_path):
+def test_held_out_images_are_the_test_set_of_their_run(run_main, tmp_path):
     flags = ["--hold_out", 100, "--output_dir", tmp_path / "run"]
     assert run_main(train_discriminator, *SMALL, *flags)[0] == 0
     assert run_main(publish, tmp_path / "run", tmp_path / "target", *QUICK)[0] == 0

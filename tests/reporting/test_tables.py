@@ -13,9 +13,9 @@ def put(path, *values):
 
 
 def cells(table):
-    """The rows of a table, each a list of its cells, without the line below the headings."""
-    found = [[cell.strip() for cell in row[1:-1].split("|")] for row in table.splitlines()]
-    return [found[0], *found[2:]]
+    """The rows of a table as lists of cells, without the separator line."""
+    rows = [[cell.strip() for cell in row[1:-1].split("|")] for row in table.splitlines()]
+    return [rows[0], *rows[2:]]
 
 
 @pytest.mark.parametrize(
@@ -35,28 +35,26 @@ def test_short_numbers(value, text):
     assert tables.short(value) == text
 
 
-def test_lines_leave_out_where_a_number_is_from(tmp_path):
-    put(tmp_path / "some.jsonl", {"model": "a", "FID": 1.5, "commit": "c"}, {"model": "b", "IS": 2})
+def test_lines_omit_the_source_of_a_number(tmp_path):
+    put(
+        tmp_path / "numbers.jsonl",
+        {"model": "a", "FID": 1.5, "commit": "c"},
+        {"model": "b", "IS": 2},
+    )
     expected = [["model", "FID", "IS"], ["a", "1.5", ""], ["b", "", "2"]]
-    assert cells(tables.lines(tmp_path, "some")) == expected
+    assert cells(tables.lines(tmp_path, "numbers")) == expected
 
 
 def test_rows_below_a_path_of_keys(tmp_path):
-    scores = {"some_part": {"fid": 1.25, "classes": {}}, "other": {"fid": 3.0}}
+    scores = {"one_part": {"fid": 1.25, "classes": {}}, "other": {"fid": 3.0}}
     put(tmp_path / "e.json", {"inception": {"scores": scores}, "machine": {}})
-    expected = [["", "FID"], ["some part", "1.25"], ["other", "3"]]
+    expected = [["", "FID"], ["one part", "1.25"], ["other", "3"]]
     assert cells(tables.rows(tmp_path, "e.json", "inception/scores/*")) == expected
     put(tmp_path / "s.json", {"without G": {"a": {"b": 1}}, "with G": {"a": {"b": 2}}})
     assert cells(tables.rows(tmp_path, "s.json", "*/a"))[1:] == [
         ["classifier", "1"],
         ["critic", "2"],
     ]
-
-
-def test_scores_that_were_left_out_are_no_error(tmp_path):
-    """An experiment on a machine without network still comes to its end."""
-    put(tmp_path / "e.json", {"inception": {"left_out": "no weights"}})
-    tables.rows(tmp_path, "e.json", "inception/scores/*")
 
 
 def test_series_of_both_networks(tmp_path):
@@ -92,7 +90,7 @@ def test_runs_that_differ_in_the_seed_share_a_row(tmp_path):
     assert cells(tables.runs(tmp_path, "controls/seed_*"))[1][1:] == expected
 
 
-def test_the_ladder_shows_missing_runs(tmp_path):
+def test_ladder_marks_missing_runs(tmp_path):
     put(tmp_path / "ladder/full_0/summary.json", {"test_accuracy": 74.614})
     put(tmp_path / "ladder/none_early_2/summary.json", {"test_accuracy": 75.0})
     rows = cells(tables.ladder(tmp_path))
@@ -102,16 +100,15 @@ def test_the_ladder_shows_missing_runs(tmp_path):
 
 
 def test_a_stale_table_is_reported_and_updated(tmp_path):
-    put(tmp_path / "results/some.jsonl", {"a": 1})
+    put(tmp_path / "results/numbers.jsonl", {"a": 1})
     page = tmp_path / "README.md"
-    fresh = (
-        "before\n<!-- table: lines some -->\n| a |\n| --- |\n| 1 |\n<!-- end of table -->\nafter\n"
-    )
+    table = "| a |\n| --- |\n| 1 |\n"
+    fresh = f"before\n<!-- table: lines numbers -->\n{table}<!-- end of table -->\nafter\n"
     page.write_text(fresh)
     assert tables.update(tmp_path, check=True) == []
     stale = fresh.replace("| 1 |", "| 2 |")
     page.write_text(stale)
-    assert tables.update(tmp_path, check=True) == ["README.md: lines some"]
+    assert tables.update(tmp_path, check=True) == ["README.md: lines numbers"]
     assert page.read_text() == stale
-    assert tables.update(tmp_path) == ["README.md: lines some"]
+    assert tables.update(tmp_path) == ["README.md: lines numbers"]
     assert page.read_text() == fresh

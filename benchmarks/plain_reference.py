@@ -1,7 +1,7 @@
-"""The recipe as anyone would write it from the homework: what throughput.py compares with.
+"""A plain implementation of the homework's recipe, as a baseline for throughput.py.
 
 float32, channels first, PIL transforms in a DataLoader, nn.LayerNorm over [C, H, W], three passes
-through the discriminator, the default Adam. The scripts use nothing of this.
+through the discriminator, the default Adam. The scripts do not use this module.
 """
 
 import torch
@@ -131,7 +131,7 @@ def accuracy(model, batches):
 
 
 def max_features(model, layer, images, steps, lr=0.1, decay=0.001):
-    """Image i maximizes feature i of the layer. The whole network runs, as with any hook."""
+    """Image i maximizes feature i of the layer, which a forward hook records."""
     outputs, index = {}, torch.arange(len(images))
     block_end = model.layers[3 * layer - 1]
     hook = block_end.register_forward_hook(lambda *args: outputs.update(x=args[2]))

@@ -1,4 +1,4 @@
-"""The gradient penalty: its value, and its gradients taken in other ways."""
+"""The gradient penalty: its value, and its gradients computed in other ways."""
 
 import copy
 
@@ -43,7 +43,7 @@ def test_penalty_of_a_linear_critic(images, norm):
     assert torch.allclose(critic.weight.grad, expected, atol=1e-5)
 
 
-def test_penalty_is_between_the_first_pairs_with_one_weight_each(images):
+def test_penalty_is_at_interpolations_of_the_first_pairs(images):
     class Critic(nn.Module):
         def forward(self, x):
             return 0.5 * x.square().flatten(1).sum(1), None  # gradient: x itself
@@ -63,20 +63,6 @@ def test_no_gradient_reaches_the_images(images):
     assert fake.grad is None
 
 
-def test_gradient_norm_against_finite_differences(images):
-    torch.manual_seed(0)
-    critic = accelerate(Discriminator(width=2)).double()
-    x = images[:1].double()
-    _, norm = gradient_penalty(critic, x, x, torch.ones(1, 1, 1, 1))
-    x = x.clone().requires_grad_()
-    direction = torch.autograd.grad(critic(x)[0].sum(), x)[0]
-    direction = direction / direction.norm()
-    h = 1e-6
-    with torch.no_grad():
-        slope = (critic(x + h * direction)[0] - critic(x - h * direction)[0]) / (2 * h)
-    assert norm.item() == pytest.approx(slope.item(), rel=1e-5)
-
-
 def test_penalty_gradient_against_finite_differences(images):
     """d penalty / d parameters of convolution + LayerNorm + LeakyReLU as shipped."""
     torch.manual_seed(1)
@@ -86,7 +72,7 @@ def test_penalty_gradient_against_finite_differences(images):
     def penalty():
         return gradient_penalty(critic, real, fake, uniform(3))[0]
 
-    # The class head and the critic head's bias do not touch the gradient of the score.
+    # The class head and the critic head's bias have no effect on the gradient of the score.
     used = {
         name: p
         for name, p in critic.named_parameters()

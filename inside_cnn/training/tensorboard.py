@@ -13,7 +13,7 @@ EVENTS = "TensorBoard's events"
 
 
 class TensorBoard:
-    """A file of events in a run's folder; if not `enabled`, the methods do nothing.
+    """An events file in a run's folder; if not `enabled`, the methods do nothing.
 
     Raises UserError if the package is missing.
     """
@@ -28,7 +28,7 @@ class TensorBoard:
             self._writer_class = SummaryWriter
 
     def begin(self, folder, step):
-        """Start the file. TensorBoard hides what an earlier process logged after `step`."""
+        """Create the file. TensorBoard hides entries of an earlier process after `step`."""
         if self._writer_class is not None:
             self._folder, make, purge = folder, self._writer_class, step + 1 if step else 0
             self._writer = folder.attempt(EVENTS, lambda: make(folder.path, purge_step=purge))
@@ -36,11 +36,11 @@ class TensorBoard:
             self._write("text", "settings", f"    {settings}", step)
 
     def log(self, record):
-        """A record of metrics.jsonl: each of its numbers by its name."""
+        """Every field of a record of metrics.jsonl, as a scalar."""
         for name, value in record.items():
             self._write("scalar", name, value, record["step"])
 
-    def show(self, png, step):
+    def add_image(self, png, step):
         """A sample grid, the bytes of a PNG."""
         with Image.open(io.BytesIO(png)) as image:
             pixels = np.asarray(image.convert("RGB"))
@@ -52,6 +52,6 @@ class TensorBoard:
             self._writer.flush()
             return True
 
-        # The writer's thread repeats its first error forever, so it is not used again.
+        # After an error the writer's thread repeats it forever, so it is not used again.
         if self._writer is not None and not self._folder.attempt(EVENTS, add):
             self._writer = None

@@ -48,13 +48,13 @@ def write_pictures(folder, images, labels, names):
 
 
 def write_set(folder, train, test, names):
-    """folder/train and folder/test of two Datasets, their classes named anew."""
+    """folder/train and folder/test of two Datasets, with other names of the classes."""
     for part, dataset in (("train", train), ("test", test)):
         write_pictures(folder / part, dataset.images, dataset.labels, names)
 
 
 def write_seven_classes(folder, of_each=60, seed=0):
-    """Shapes in five formats and six sizes; one an animation, one CMYK, and one damaged."""
+    """Shapes in five formats and six sizes; one an animation, one CMYK, one truncated."""
     images, labels = draw_shapes(len(CLASS_NAMES) * of_each, seed)
     for label, name in enumerate(SEVEN):
         (folder / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A set that is learnt in seconds, in CIFAR-10's layout: each class is one picture, in noise."""
+"""An easy set in CIFAR-10's layout: each class is one picture with noise."""
 
 import hashlib
 import pickle
@@ -12,7 +12,7 @@ IMAGES_PER_FILE = 200
 
 
 def pictures():
-    """One picture of 4x4 squares in strong colours per class, its own mirror image.
+    """One picture of 4x4 squares in saturated colors per class, mirror symmetric.
 
     Returns uint8 (10, 3, 32, 32).
     """
@@ -24,7 +24,7 @@ def pictures():
 def write(data_dir, monkeypatch):
     """Write six files of IMAGES_PER_FILE images, with checksums in place of the official ones.
 
-    An image is its class's picture, every pixel give or take 30 levels.
+    An image is its class's picture with uniform noise of up to 30 levels.
     """
     folder = data_dir / cifar10.CIFAR10_FOLDER
     folder.mkdir(parents=True)
@@ -41,7 +41,7 @@ def write(data_dir, monkeypatch):
 
 
 def classes_of(images):
-    """The class whose picture correlates best: uint8 (n, 3, 32, 32) -> int64 (n,)."""
+    """The class of the picture with the highest correlation: uint8 (n, 3, 32, 32) -> (n,)."""
     rows, of_classes = images.double().flatten(1), torch.from_numpy(pictures()).double().flatten(1)
     of_classes -= of_classes.mean(1, keepdim=True)
     of_classes /= of_classes.norm(dim=1, keepdim=True)

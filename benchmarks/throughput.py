@@ -141,7 +141,7 @@ def shipped(args, where):
 
 def plain_side(args, where):
     """{part: function} of plain_reference.py. On the CPU, workers would compete for the cores."""
-    d, g = (n(args.width).to(where) for n in (plain.PlainDiscriminator, plain.PlainGenerator))
+    d, g = (network(args.width).to(where) for network in (Discriminator, Generator))
     d_adam, g_adam = (torch.optim.Adam(n.parameters(), **ADAM) for n in (d, g))
     workers = 0 if where.type == "cpu" else min(8, os.cpu_count())
     load = partial(plain.loader, *random_images(args.images), num_workers=workers)

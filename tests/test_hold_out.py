@@ -48,12 +48,3 @@ def test_a_judge_trained_on_the_held_out_images_is_refused(refused, run_main, tm
     assert "trained with --hold_out 0, not 200" in refused(train_gan, *flags)
     export_model(Discriminator(4), judge, {"dataset": "shapes", "hold_out": 200})
     assert run_main(train_gan, *flags)[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("count", "message"), [(15, "not a multiple"), (1_000_000, "all images of the class")]
-)
-def test_an_invalid_hold_out_is_refused(refused, tmp_path, count, message):
-    flags = [*SMALL, "--hold_out", count, "--output_dir", tmp_path / "run"]
-    assert message in refused(train_discriminator, *flags)
-    assert not (tmp_path / "run").exists()

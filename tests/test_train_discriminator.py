@@ -13,7 +13,6 @@ import train_gan
 from compare import assert_equal, records
 from inside_cnn.core.device import random_stream
 from inside_cnn.data import cifar10
-from inside_cnn.engine import cli
 from inside_cnn.engine.weights import load_model
 from inside_cnn.metrics.classifier import predict
 from inside_cnn.training import checkpoint, panels
@@ -66,42 +65,24 @@ def test_files_of_a_run(small_run, refused, tmp_path):
     assert {p: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
 
     again = (train_discriminator, *SMALL, "--output_dir", folder, "--epochs")
-    assert "lr was 0.0015, now 0.5" in refused(*again, 2, "--lr", "0.5")
-    assert "epochs was 2, now 3" in refused(*again, 3)  # the rates depend on them
+    assert "epochs was 2, now 3" in refused(*again, 3)  # the learning rates depend on them
     shutil.rmtree(folder / "checkpoints")
     before = {p: p.read_bytes() for p in folder.iterdir()}
     assert "without its checkpoints" in refused(*again, 2)
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
 
 
-def test_a_diverged_run_has_finite_checkpoints(small_run, tmp_path):
-    code, out, _ = small_run("--epochs", 30, "--lr", "1e36")
-    assert code == cli.DIVERGED
-    assert "diverged at step " in out
-    for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints"):
-        weights = checkpoint.load_checkpoint(path)["model"]
-        assert all(torch.isfinite(value).all() for value in weights.values())
-
-
-@pytest.mark.parametrize(("augmentation", "changed"), [("shift", "shift"), ("crop", "augment")])
-def test_alternating_flips(monkeypatch, augmentation, changed):
-    """Each image in every second epoch, a random half of them in the first."""
+def test_alternating_flips(monkeypatch):
     train_set, sampled = data_tools.load_shapes()[0].first(64), []
-    monkeypatch.setattr(train_discriminator, changed, lambda _, row, *__: sampled.append(row))
-
-    def flips(flip, epoch):
-        args = Namespace(augmentation=augmentation, flip=flip, cutout=0)
-        run = Namespace(step=epoch, steps_per_epoch=1, shard=lambda rows: rows)
-        run.stream = lambda *name: random_stream("cpu", 0, *name)
-        run.batch = lambda: torch.arange(64)
+    monkeypatch.setattr(train_discriminator, "shift", lambda _, row, *__: sampled.append(row))
+    run = Namespace(steps_per_epoch=1, shard=lambda rows: rows, batch=lambda: torch.arange(64))
+    run.stream = lambda *name: random_stream("cpu", 0, *name)
+    for flip, run.step in (("alternating", 0), ("alternating", 1), ("random", 0), ("random", 1)):
+        args = Namespace(augmentation="shift", flip=flip, cutout=0)
         train_discriminator.sample_batch(run, args, train_set)
-        return sampled[-1].flip
-
-    first, second, third = (flips("alternating", epoch) for epoch in range(3))
-    assert 16 < first.sum() < 48
+    first, second, *random = (row.flip for row in sampled)
     assert torch.equal(second, ~first)
-    assert torch.equal(third, first)
-    assert not torch.equal(flips("random", 1), ~flips("random", 0))
+    assert not torch.equal(random[1], ~random[0])
 
 
 @pytest.fixture

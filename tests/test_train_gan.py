@@ -10,15 +10,12 @@ import data_tools
 import train_discriminator
 import train_gan
 from compare import assert_equal, records
-from discriminator import Discriminator
 from generator import Generator, sample_latents
-from inside_cnn.core.device import autocast, pick_device, pick_precision
 from inside_cnn.engine.weights import load_model
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.training import panels
 from inside_cnn.training.augmentation import move, sample_shift
 from inside_cnn.training.distributed import Ranks
-from inside_cnn.training.gan_losses import discriminator_loss, generator_loss
 from inside_cnn.training.run import TrainingRun
 from steps import at_pass
 
@@ -243,40 +240,3 @@ def test_a_run_of_the_other_script_is_refused(small_run, refused, tmp_path):
     small_run("--max_steps", 1)
     err = refused(train_discriminator, *SMALL, "--output_dir", tmp_path / "run", "--epochs", 1)
     assert "other settings" in err
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16", 0.3)])
-def test_updates_on_cuda_agree_with_the_cpu(images, precision, tolerance):
-    """The gradients of one update of each network against float32 on the CPU."""
-    gradients = []
-    for name, at in (("cpu", "fp32"), ("cuda", precision)):
-        device = pick_device(name)
-        pick_precision(at, device)
-        torch.manual_seed(0)
-        discriminator = Discriminator(width=16).to(device)
-        generator = Generator(width=16).to(device)
-        real, labels = images.to(device), torch.arange(8, device=device)
-        latents = sample_latents(torch.arange(8), generator=torch.Generator().manual_seed(1))
-        with autocast(device, at):
-            fake = generator(latents.to(device)).float()
-            loss, _ = generator_loss(discriminator, fake, labels)
-            g_gradients = torch.autograd.grad(loss, list(generator.parameters()))
-            # real = fake, so that x_hat does not depend on the rounding of the fakes.
-            loss, _ = discriminator_loss(
-                discriminator, real, labels, real, labels, alpha=real.new_ones(8, 1, 1, 1)
-            )
-        d_gradients = torch.autograd.grad(loss, list(discriminator.parameters()))
-        flat = [g.flatten().double().cpu() for g in (*g_gradients, *d_gradients)]
-        gradients.append(torch.cat(flat))
-    expected, found = gradients
-    assert (found - expected).norm() / expected.norm() < tolerance
-
-
-@pytest.mark.gpu
-def test_resume_on_cuda(run_main, tmp_path):
-    flags = [*SMALL, "--device", "cuda", "--precision", "auto", "--output_dir", tmp_path / "run"]
-    assert run_main(train_gan, *flags, "--epochs", 2, "--max_steps", 5)[0] == 0
-    code, out, _ = run_main(train_gan, *flags, "--epochs", 2)
-    assert code == 0
-    assert "resumed after step 5" in out

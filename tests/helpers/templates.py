@@ -4,7 +4,6 @@ import hashlib
 import pickle
 
 import numpy as np
-import torch
 
 from inside_cnn.data import cifar10
 
@@ -38,11 +37,3 @@ def write(data_dir, monkeypatch):
         (folder / name).write_bytes(content)
         checksums[name] = hashlib.md5(content).hexdigest()
     monkeypatch.setattr(cifar10, "MD5", checksums)
-
-
-def classes_of(images):
-    """The class of the picture with the highest correlation: uint8 (n, 3, 32, 32) -> (n,)."""
-    rows, of_classes = images.double().flatten(1), torch.from_numpy(pictures()).double().flatten(1)
-    of_classes -= of_classes.mean(1, keepdim=True)
-    of_classes /= of_classes.norm(dim=1, keepdim=True)
-    return ((rows - rows.mean(1, keepdim=True)) @ of_classes.T).argmax(1)

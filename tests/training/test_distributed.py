@@ -1,8 +1,6 @@
 """Runs of two processes: gradients, resume, and all ways to end."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -138,25 +136,6 @@ def test_a_killed_rank_ends_the_other(tmp_path, victim):
     assert codes[1 - victim] == 2, err
     assert err.count("error: the processes of this run lost each other") == 1
     assert "Traceback" not in err
-
-
-@slow
-def test_sigterm_to_torchrun_saves(tmp_path):
-    """torchrun forwards SIGTERM; its own exit code differs."""
-    folder = tmp_path / "run"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    flags = [*SMALL, *EVERY_STEP, "--epochs", 200, "--output_dir", folder]
-    with subprocess.Popen(
-        [*launcher, *map(str, ("train_gan.py", *flags))],
-        cwd=processes.ROOT,
-        env=processes.ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        processes.wait_for_step([process], folder, 1)
-        process.terminate()
-        out = process.communicate(timeout=60)[0]
-    assert f"stopped by SIGTERM after step {processes.newest_step(folder)};" in out
 
 
 @slow

@@ -23,21 +23,6 @@ def test_linear_schedule_of_the_gan(run_main, refused, tmp_path):
     assert "epochs was 2, now 3" in refused(train_gan, *flags, 3)  # the rates depend on them
 
 
-def test_muon_and_adamw_have_separate_learning_rates(run_main, tmp_path):
-    flags = ["--epochs", 1, "--log_every_steps", 1, "--muon_lr", 0.1, "--lr", 0.01]
-    with rates_taken() as taken:
-        run_main(train_gan, *SMALL, *flags, "--output_dir", tmp_path / "run")
-    falling = [1 - step / 5 for step in range(5)]
-    steps = [taken[i : i + 4] for i in range(0, len(taken), 4)]  # of four optimizers each
-    assert len(steps) == 5
-    for of_step, share in zip(steps, falling, strict=True):
-        rates = sorted(rate for rates in of_step for rate in rates)
-        assert rates == pytest.approx([0.01 * share, 0.01 * share, 0.1 * share, 0.1 * share])
-    lines = records(tmp_path / "run")
-    assert [line["muon_lr"] for line in lines] == pytest.approx([0.1 * f for f in falling])
-    assert [line["lr"] for line in lines] == pytest.approx([0.01 * f for f in falling])
-
-
 def test_triangular_schedule_of_the_classifier(run_main, tmp_path):
     flags = ["--epochs", 2, "--log_every_steps", 1, "--warmup", "0.2", "--muon_lr", "0.1"]
     with rates_taken() as taken:

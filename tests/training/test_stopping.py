@@ -2,8 +2,6 @@ import os
 import signal
 import time
 
-import torch
-
 from inside_cnn.engine import cli
 from inside_cnn.training import stopping
 
@@ -54,20 +52,3 @@ def test_timer(monkeypatch):
         assert timer.is_due()
         timer.reset()
     assert not never.is_due()
-
-
-def test_guard_prevents_all_steps_after_a_bad_one():
-    """As on a GPU, where the flag is read every 50 steps."""
-    weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)
-    guard = stopping.FiniteGuard(torch.device("cpu"))
-    guard.every = 50
-    for step in range(1, 60):
-        weight.grad = torch.full((3,), float("inf") if step == 4 else 1.0)
-        guard.take_step(optimizer, torch.tensor(0.0), step)
-        if step == 3:
-            good = weight.detach().clone()
-        assert guard.bad_step(step) == (4 if step == 50 else 0)
-    assert torch.equal(weight, good)
-    assert guard.bad_step() == 4
-    assert optimizer.state[weight]["step"] == 3

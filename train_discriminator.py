@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from discriminator import Discriminator
 from inside_cnn.core.device import Stream
 from inside_cnn.engine import cli
+from inside_cnn.layers.accelerate import accelerate
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.training import panels
 from inside_cnn.training.augmentation import (
@@ -176,7 +177,8 @@ class Classifier:
     def __init__(self, run, args, num_classes=10):
         self.run, self.args = run, args
         torch.manual_seed(args.seed)  # initial weights are sampled on the CPU: the same anywhere
-        self.model = run.accelerated(Discriminator(args.width, num_classes))
+        model = Discriminator(args.width, num_classes)
+        self.model = accelerate(model, run.device, run.compiled)
         self.ema = EMA(self.model, args.ema_decay)
         self.optimizer = make_optimizer(
             args.optimizer,

@@ -23,6 +23,7 @@ from inside_cnn.core.errors import UserError
 from inside_cnn.engine import cli
 from inside_cnn.engine.plots import image_grid
 from inside_cnn.engine.weights import check_classes, digest, find_weights, load_model
+from inside_cnn.layers.accelerate import accelerate
 from inside_cnn.metrics import sampling
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.metrics.scores import Judge, TrainingScores
@@ -95,8 +96,7 @@ def make_parser():
             "help": "crop: resized crop, flip, color jitter of real images; flip: flip of real "
             "images; shift: shift by up to 4 pixels and flip of real and fake images",
         },
-        "d_optimizer": optimizer
-        | {"help": "muon: Muon for convolution kernels, AdamW for the rest"},
+        "d_optimizer": optimizer | {"help": "muon: Muon for kernels, AdamW for the rest"},
         "g_optimizer": optimizer | {"help": "the same for the generator"},
         "lr": weight | {"help": "learning rate of Adam and AdamW"},
         "muon_lr": weight | {"help": "learning rate of Muon"},
@@ -240,9 +240,10 @@ class GAN:
         """fixed_generator: a trained generator that does not learn; None: a new one."""
         self.run, self.args = run, args
         torch.manual_seed(args.seed)  # initial weights are sampled on the CPU: the same anywhere
-        self.discriminator = run.accelerated(Discriminator(args.width, num_classes))
+        discriminator = Discriminator(args.width, num_classes)
         generator = fixed_generator or Generator(args.width, args.latent_dim)
-        self.generator = run.accelerated(generator)
+        self.discriminator = accelerate(discriminator, run.device, run.compiled)
+        self.generator = accelerate(generator, run.device, run.compiled)
         self.ema = EMA(self.generator, args.ema_decay)
         options = {"lr": args.lr, "muon_lr": args.muon_lr, "momentum": args.momentum}
         options |= {"betas": (0.0, 0.9), "bf16": run.precision == "bf16"}

@@ -83,11 +83,11 @@ def formatted_figures():
     formats = {"test_accuracy": ".2f", "frechet_distance": ".0f", "class_consistency": ".1f"}
     figures = set()
     for records in groups.values():
-        for some in [records, *([record] for record in records)]:
+        for group in [records, *([record] for record in records)]:
             means = [
-                format(statistics.mean(record[name] for record in some), how)
+                format(statistics.mean(record[name] for record in group), how)
                 for name, how in (formats | {"class_accuracy_real": ".1f"}).items()
-                if all(name in record for record in some)
+                if all(name in record for record in group)
             ]
             figures |= {*means, " / ".join(means[:3])}
     return figures

@@ -32,14 +32,6 @@ def test_accuracy_is_of_the_held_out_images(run_main, tmp_path, script):
     assert "held-out accuracy" in out
 
 
-def test_held_out_images_are_not_trained_on(run_main, tmp_path):
-    """The number of steps in an epoch is that of the other images."""
-    flags = ["--hold_out", 9000, "--epochs", 1, "--output_dir", tmp_path]
-    assert run_main(train_discriminator, *SMALL[:2], *SMALL[4:8], *flags)[0] == 0
-    images = len(data_tools.load_shapes()[0]) - 9000
-    assert json.loads((tmp_path / "summary.json").read_text())["step"] == images / 100
-
-
 def test_a_judge_trained_on_the_held_out_images_is_refused(refused, run_main, tmp_path):
     torch.manual_seed(0)
     judge = tmp_path / "judge.safetensors"

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import data_tools
-import train_discriminator
 import train_gan
 from compare import assert_equal, records
 from generator import Generator, sample_latents
@@ -234,9 +233,3 @@ def test_log_every_steps_and_max_steps(small_run, tmp_path):
     lines = records(tmp_path / "run")
     assert [line["step"] for line in lines] == [3, 4]
     assert ["test_accuracy" in line for line in lines] == [False, True]
-
-
-def test_a_run_of_the_other_script_is_refused(small_run, refused, tmp_path):
-    small_run("--max_steps", 1)
-    err = refused(train_discriminator, *SMALL, "--output_dir", tmp_path / "run", "--epochs", 1)
-    assert "other settings" in err

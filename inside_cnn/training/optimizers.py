@@ -115,22 +115,8 @@ class Combined:
         return {"states": [optimizer.state_dict()["state"] for optimizer in self.optimizers]}
 
     def load_state_dict(self, state):
-        """Moments get the memory layout of their weights: fused Adam ignores strides."""
-        for optimizer, saved in zip(self.optimizers, state["states"], strict=True):
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            copies = {
-                index: {
-                    name: value.clone() if name == "step" else _like(weights[index], value)
-                    for name, value in moments.items()
-                }
-                for index, moments in saved.items()
-            }
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": copies})
-
-
-def _like(weight, value):
-    """A copy of the value with the memory layout of the weight."""
-    return torch.empty_like(weight).copy_(value)
+        for optimizer, moments in zip(self.optimizers, state["states"], strict=True):
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
 
 
 def make_optimizer(

@@ -23,7 +23,6 @@ from inside_cnn.core.progress import Progress
 from inside_cnn.engine.cli import MAY_CHANGE
 from inside_cnn.engine.plots import save_curves
 from inside_cnn.engine.weights import export_bytes
-from inside_cnn.layers.accelerate import accelerate
 from inside_cnn.training.cuda_graph import CapturedStep
 from inside_cnn.training.distributed import Ranks, check_batches
 from inside_cnn.training.optimizers import Combined, keep_learning_rates_on
@@ -114,10 +113,6 @@ class TrainingRun:
     def captured(self, update):
         """The update, a function of tensors, captured as a CUDA graph if there is one process."""
         return CapturedStep(update, self.compiled and self.ranks.world == 1)
-
-    def accelerated(self, network):
-        """The network on the run's device, with faster layers that compute the same function."""
-        return accelerate(network, self.device, self.compiled)
 
     def start(self, **parts):
         """Begin the run, or resume it from its newest checkpoint.

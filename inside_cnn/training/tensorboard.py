@@ -19,21 +19,20 @@ class TensorBoard:
     """
 
     def __init__(self, enabled):
-        self._writer = self._writer_class = None
-        if enabled:
-            if find_spec("tensorboard") is None:
-                raise UserError("--tensorboard needs a package: pip install tensorboard")
-            from torch.utils.tensorboard import SummaryWriter  # here: the import takes seconds
-
-            self._writer_class = SummaryWriter
+        self._enabled, self._writer = enabled, None
+        if enabled and find_spec("tensorboard") is None:
+            raise UserError("--tensorboard needs a package: pip install tensorboard")
 
     def begin(self, folder, step):
         """Create the file. TensorBoard hides entries of an earlier process after `step`."""
-        if self._writer_class is not None:
-            self._folder, make, purge = folder, self._writer_class, step + 1 if step else 0
-            self._writer = folder.attempt(EVENTS, lambda: make(folder.path, purge_step=purge))
-            settings = json.dumps(folder.settings, indent=4).replace("\n", "\n    ")
-            self._write("text", "settings", f"    {settings}", step)
+        if not self._enabled:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # here: the import takes seconds
+
+        self._folder, purge = folder, step + 1 if step else 0
+        self._writer = folder.attempt(EVENTS, lambda: SummaryWriter(folder.path, purge_step=purge))
+        settings = json.dumps(folder.settings, indent=4).replace("\n", "\n    ")
+        self._write("text", "settings", f"    {settings}", step)
 
     def log(self, record):
         """Every field of a record of metrics.jsonl, as a scalar."""

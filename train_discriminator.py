@@ -69,6 +69,7 @@ MUON_ONLY = ("muon_lr", "weight_decay")  # flags that have no effect with adam
 
 def parse_args(argv=None):
     at_least = cli.at_least
+    rate, share = {"type": at_least(0, float)}, {"type": at_least(0, float, high=1)}
     parser = cli.Parser(__doc__.split("\n\n")[0])
     flags = {
         "epochs": {"type": at_least(1), "help": "passes over the training images"},
@@ -78,19 +79,16 @@ def parse_args(argv=None):
             "choices": ("adam", "muon"),
             "help": "muon: Muon for convolution kernels, AdamW for the rest",
         },
-        "lr": {"type": at_least(0, float), "help": "largest learning rate of Adam or AdamW"},
-        "muon_lr": {"type": at_least(0, float), "help": "largest learning rate of Muon"},
-        "weight_decay": {"type": at_least(0, float), "help": "of AdamW"},
+        "lr": rate | {"help": "largest learning rate of Adam or AdamW"},
+        "muon_lr": rate | {"help": "largest learning rate of Muon"},
+        "weight_decay": rate | {"help": "of AdamW"},
         "schedule": {
             "choices": ("drops", "triangular"),
             "help": "drops: learning rate divided by 10 after each of --lr_drop_epochs; "
             "triangular: linear from 0 in the --warmup, then linear to 0 at the end of --epochs",
         },
         "lr_drop_epochs": {"type": at_least(0), "nargs": "*", "help": "for --schedule drops"},
-        "warmup": {
-            "type": at_least(0, float, high=1),
-            "help": "share of the steps, for --schedule triangular",
-        },
+        "warmup": share | {"help": "share of the steps, for --schedule triangular"},
         "augmentation": {
             "choices": ("crop", "shift"),
             "help": "crop: resized crop, flip, color jitter; shift: shift by up to 4 pixels, flip, "
@@ -100,19 +98,9 @@ def parse_args(argv=None):
             "choices": ("random", "alternating"),
             "help": "alternating: each image is mirrored in every other epoch",
         },
-        "cutout": {
-            "type": at_least(0, high=33),
-            "help": "side of the gray square in pixels, for --augmentation shift",
-        },
-        "label_smoothing": {
-            "type": at_least(0, float, high=1),
-            "help": "share of the target that is distributed over all classes",
-        },
-        "ema_decay": {
-            "type": at_least(0, float, high=1),
-            "help": "of the moving average of the weights, per step, which is evaluated and "
-            "exported; 0: no average",
-        },
+        "cutout": {"type": at_least(0, high=33), "help": "side of the gray square in pixels"},
+        "label_smoothing": share | {"help": "share of the target spread over all classes"},
+        "ema_decay": share | {"help": "of the average of the weights that is exported; 0: none"},
     }
     cli.add_recipe_arguments(parser, RECIPES, "muon", flags)
     cli.add_data_arguments(parser, training=True)

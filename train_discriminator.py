@@ -1,11 +1,13 @@
-"""Train the eight-layer discriminator as a classifier: the baseline, which never saw a generator.
+"""Train the eight-layer discriminator as a classifier: the baseline, without a generator.
 
     python train_discriminator.py --data_dir data
 
-Leaves in output/baseline: config.json, metrics.jsonl, curves.png, summary.json, checkpoints/ and
+Writes to output/baseline: config.json, metrics.jsonl, curves.png, summary.json, checkpoints/ and
 discriminator.safetensors, the weights after the last epoch (their moving average, unless
 --ema_decay 0). The same command resumes a stopped run.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from discriminator import Discriminator
 from inside_cnn.core.device import Stream
 from inside_cnn.engine import cli
+from inside_cnn.layers.accelerate import accelerate
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.training import panels
 from inside_cnn.training.augmentation import (
@@ -28,7 +31,7 @@ from inside_cnn.training.run import TrainingRun
 from inside_cnn.training.schedules import drops, set_learning_rates, triangular
 
 RECIPES = {
-    # The homework's baseline: Adam, the rate divided by 10 after epoch 50 and again after 75.
+    # The homework's baseline: Adam, learning rate divided by 10 after epochs 50 and 75.
     "classic": {
         "epochs": 100,
         "batch_size": 128,
@@ -61,11 +64,12 @@ RECIPES["muon"] = RECIPES["classic"] | {
     "label_smoothing": 0.1,
     "ema_decay": 0.999,
 }
-MUON_ONLY = ("muon_lr", "weight_decay")  # flags that do nothing with adam
+MUON_ONLY = ("muon_lr", "weight_decay")  # flags that have no effect with adam
 
 
 def parse_args(argv=None):
     at_least = cli.at_least
+    rate, share = {"type": at_least(0, float)}, {"type": at_least(0, float, high=1)}
     parser = cli.Parser(__doc__.split("\n\n")[0])
     flags = {
         "epochs": {"type": at_least(1), "help": "passes over the training images"},
@@ -73,40 +77,30 @@ def parse_args(argv=None):
         "width": {"type": at_least(1), "help": "channels of every layer"},
         "optimizer": {
             "choices": ("adam", "muon"),
-            "help": "muon is for the convolution kernels, with AdamW for all other weights",
+            "help": "muon: Muon for convolution kernels, AdamW for the rest",
         },
-        "lr": {"type": at_least(0, float), "help": "largest learning rate of Adam or AdamW"},
-        "muon_lr": {"type": at_least(0, float), "help": "largest learning rate of Muon"},
-        "weight_decay": {"type": at_least(0, float), "help": "of AdamW"},
+        "lr": rate | {"help": "largest learning rate of Adam or AdamW"},
+        "muon_lr": rate | {"help": "largest learning rate of Muon"},
+        "weight_decay": rate | {"help": "of AdamW"},
         "schedule": {
             "choices": ("drops", "triangular"),
-            "help": "drops: after each of --lr_drop_epochs the learning rate is divided by 10; "
-            "triangular: from 0 up in the --warmup, then down to 0 at the end of --epochs",
+            "help": "drops: learning rate divided by 10 after each of --lr_drop_epochs; "
+            "triangular: linear from 0 in the --warmup, then linear to 0 at the end of --epochs",
         },
         "lr_drop_epochs": {"type": at_least(0), "nargs": "*", "help": "for --schedule drops"},
-        "warmup": {"type": at_least(0, float, high=1), "help": "share of the steps"},
+        "warmup": share | {"help": "share of the steps, for --schedule triangular"},
         "augmentation": {
             "choices": ("crop", "shift"),
-            "help": "of every training image; crop: resized crop, flip, color jitter; "
-            "shift: by up to 4 pixels, flip, cutout",
+            "help": "crop: resized crop, flip, color jitter; shift: shift by up to 4 pixels, flip, "
+            "cutout",
         },
         "flip": {
             "choices": ("random", "alternating"),
-            "help": "alternating: each image is mirrored in every other epoch, not by chance",
+            "help": "alternating: each image is mirrored in every other epoch",
         },
-        "cutout": {
-            "type": at_least(0, high=33),
-            "help": "side of the gray square in pixels, for shift",
-        },
-        "label_smoothing": {
-            "type": at_least(0, float, high=1),
-            "help": "share of the target that is spread over all classes",
-        },
-        "ema_decay": {
-            "type": at_least(0, float, high=1),
-            "help": "of the moving average of the weights, per step, which is then what is tested "
-            "and exported; 0: the weights themselves",
-        },
+        "cutout": {"type": at_least(0, high=33), "help": "side of the gray square in pixels"},
+        "label_smoothing": share | {"help": "share of the target spread over all classes"},
+        "ema_decay": share | {"help": "of the average of the weights that is exported; 0: none"},
     }
     cli.add_recipe_arguments(parser, RECIPES, "muon", flags)
     cli.add_data_arguments(parser, training=True)
@@ -124,7 +118,7 @@ def parse_args(argv=None):
         ),
     )
     if args.optimizer == "muon" and not args.muon_lr:
-        parser.error("--optimizer muon needs a --muon_lr above 0: the kernels would not move")
+        parser.error("--optimizer muon needs a --muon_lr above 0")
     return args
 
 
@@ -132,29 +126,36 @@ def parse_args(argv=None):
 
 
 def learning_rate_factor(args, step, steps_per_epoch):
-    """What the largest learning rates are multiplied by at `step`, from 0."""
+    """Factor of the largest learning rates at `step`, from 0."""
     if args.schedule == "drops":
         return drops(step // steps_per_epoch, args.lr_drop_epochs)
     return triangular(step, args.epochs * steps_per_epoch, args.warmup)
 
 
-def augmented(run, args, train_set, batch):
-    """This process's shard of a batch: float32 (b, 3, 32, 32) in [-1, 1], and labels (b,).
+class Batch(NamedTuple):
+    """images: augmented, float32 (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,)."""
 
-    batch: indices of images. Random numbers are sampled for the whole batch, so that they do not
-    depend on the number of processes.
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+def sample_batch(run, args, train_set):
+    """This process's shard of the Batch of a step, and its share of all images of the batch.
+
+    Random numbers are sampled for all images, so that they do not depend on the number of
+    processes.
     """
-    stream = run.stream(Stream.AUGMENTATION, run.step)
+    indices, stream = run.batch(), run.stream(Stream.AUGMENTATION, run.step)
     crop = args.augmentation == "crop"
-    parameters = (sample_augmentation if crop else sample_shift)(len(batch), stream)
+    parameters = (sample_augmentation if crop else sample_shift)(len(indices), stream)
     if args.flip == "alternating":
         epoch = run.step // run.steps_per_epoch
         flips = alternating_flips(len(train_set), epoch, run.stream(Stream.FLIPS))
-        parameters = parameters._replace(flip=flips[batch])
-    shard, parameters = run.shard(batch), run.shard(parameters)
+        parameters = parameters._replace(flip=flips[indices])
+    shard, parameters = run.shard(indices), run.shard(parameters)
     images = train_set.images[shard]
     images = augment(images, parameters) if crop else shift(images, parameters, args.cutout)
-    return images, train_set.labels[shard]
+    return Batch(images, train_set.labels[shard]), len(shard) / len(indices)
 
 
 class Classifier:
@@ -163,7 +164,8 @@ class Classifier:
     def __init__(self, run, args, num_classes=10):
         self.run, self.args = run, args
         torch.manual_seed(args.seed)  # initial weights are sampled on the CPU: the same anywhere
-        self.model = run.accelerated(Discriminator(args.width, num_classes))
+        model = Discriminator(args.width, num_classes)
+        self.model = accelerate(model, run.device, run.compiled)
         self.ema = EMA(self.model, args.ema_decay)
         self.optimizer = make_optimizer(
             args.optimizer,
@@ -174,13 +176,13 @@ class Classifier:
             bf16=run.precision == "bf16",
         )
 
-    def update(self, step, share, images, labels):
+    def update(self, step, share, batch):
         """One step on the cross-entropy of the class head, and of the moving average.
 
-        step: its number, from 1, a tensor; share: of the batch's images that this process has, a
-        tensor; images: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,).
-        Returns sums over the images, left on the device: reading them would make the CPU wait.
+        step: its number, from 1, a tensor; share: images on this process / images on all, a tensor.
+        Returns sums over the images, on the device: reading them would make the CPU wait.
         """
+        images, labels = batch
         with self.run.autocast():
             _, class_logits = self.model(images)
         class_logits = class_logits.float()
@@ -196,6 +198,11 @@ class Classifier:
         self.ema.update(self.model, step.double() - 1)
         return metrics
 
+    def exports(self, metrics):
+        """{file: (network, metadata)}."""
+        metadata = {"weights": self.ema.name, "critic": "none"} | metrics
+        return {"discriminator.safetensors": (self.ema.model, metadata)}
+
 
 def train(args):
     """Run or resume the training that the arguments describe; returns the final metrics.
@@ -205,34 +212,25 @@ def train(args):
     with TrainingRun(args, "train_discriminator.py", panels.CLASSIFIER) as run:
         train_set, test_set = run.load_data()
         classifier, metrics = Classifier(run, args, len(train_set.class_names)), {}
-        ema, optimizer = classifier.ema, classifier.optimizer
+        model, ema, optimizer = classifier.model, classifier.ema, classifier.optimizer
         update = run.captured(classifier.update)
-
-        def exports():
-            about = {"weights": ema.name, "critic": "none"} | metrics
-            return {"discriminator.safetensors": (ema.model, about)}
-
-        if summary := run.start(model=classifier.model, ema=ema, optimizer=optimizer):
+        if summary := run.start(model=model, ema=ema, optimizer=optimizer):
             return summary
+
         while run.step < run.total_steps:
             set_learning_rates(optimizer, learning_rate_factor(args, run.step, run.steps_per_epoch))
-            batch = run.batch()
-            images, labels = augmented(run, args, train_set, batch)
+            batch, share = sample_batch(run, args, train_set)
             step = torch.full((), run.step + 1, device=run.device)
-            share = torch.full((), len(images) / len(batch), device=run.device)
-            run.advance(update(step, share, images, labels), count=len(images))
-
-            if run.log_due:
-                record = run.record()
-                if run.epoch_ends:
-                    metrics = evaluate(ema.model, test_set, run.precision, run.ranks)
-                    record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
-                run.log(record)
-            run.save_if_due(exports)
-            run.stop_if_asked()
+            share = torch.full((), share, device=run.device)
+            record = run.advance(update(step, share, batch), count=len(batch.labels))
+            if run.epoch_ends:
+                metrics = evaluate(ema.model, test_set, run.precision, run.ranks)
+                record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
+            run.log(record)
+            run.save_if_due(classifier.exports, metrics)
 
         metrics = metrics or evaluate(ema.model, test_set, run.precision, run.ranks)
-        summary = run.finish(exports, metrics)
+        summary = run.finish(classifier.exports(metrics), metrics)
         print(f"{run.evaluated_on} accuracy {metrics['test_accuracy']:.2f} %")
         for name, accuracy in metrics["per_class_accuracy"].items():
             print(f"  {name:<12} {accuracy:6.2f} %")

@@ -1,13 +1,13 @@
-"""Train the discriminator against the generator: ACGAN + WGAN-GP, one update of each in turn.
+"""Train the discriminator and the generator as a class-conditional GAN: ACGAN + WGAN-GP.
 
     python train_gan.py --data_dir data
 
-Leaves in output/gan: config.json, metrics.jsonl, curves.png, samples/, summary.json, checkpoints/,
+Writes to output/gan: config.json, metrics.jsonl, curves.png, samples/, summary.json, checkpoints/,
 discriminator.safetensors, generator.safetensors (the moving average), generator_raw.safetensors
 and, with --evaluate_every, generator_best.safetensors. The same command resumes a stopped run.
 
---critic trains the discriminator alone, with a part of its loss left out or against a generator
-that does not learn: the control networks that show what the generator changes in a discriminator.
+--critic trains the discriminator alone, without a part of its loss or against a generator that does
+not learn. These control networks isolate the effects of the generator on the discriminator.
 """
 
 import math
@@ -23,6 +23,7 @@ from inside_cnn.data.dataset import displayed_classes, displayed_note
 from inside_cnn.engine import cli
 from inside_cnn.engine.plots import image_grid
 from inside_cnn.engine.weights import check_classes, digest, find_weights, load_model
+from inside_cnn.layers.accelerate import accelerate
 from inside_cnn.metrics import sampling
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.metrics.scores import Judge, TrainingScores
@@ -42,7 +43,7 @@ from inside_cnn.training.run import TrainingRun
 from inside_cnn.training.schedules import linear, set_learning_rates
 
 RECIPES = {
-    # The homework's recipe: one step of each network in turn, constant learning rates.
+    # The homework's recipe: alternating steps of both networks, constant learning rates.
     "classic": {
         "epochs": 200,
         "batch_size": 128,
@@ -74,11 +75,11 @@ RECIPES["muon"] = RECIPES["classic"] | {
     "schedule": "linear",
     "d_fake_class_weight": 0.0,
 }
-# For minutes on a CPU, with a --width of 64 for example.
+# For minutes on a CPU, for example with --width 64.
 RECIPES["brief"] = dict(RECIPES["muon"], epochs=3, batch_size=32, gen_train=2, gp_batch_shrink=2)
 WITHOUT_FAKES = ("none", "penalty")  # values of --critic
 GENERATOR_ONLY = ("g_optimizer", "g_class_weight", "gen_train", "ema_decay")  # flags
-LEAST_NOISE = 16  # entries of a latent beside the code of the class
+MIN_NOISE = 16  # entries of a latent in addition to the one-hot class
 
 
 def make_parser():
@@ -92,22 +93,22 @@ def make_parser():
         "width": {"type": at_least(1), "help": "channels of both networks"},
         "augmentation": {
             "choices": ("crop", "flip", "shift"),
-            "help": "crop: resized crop, flip, color jitter of the real images; flip: of the real "
-            "images; shift: by up to 4 pixels, and flip, of real images and fakes alike",
+            "help": "crop: resized crop, flip, color jitter of real images; flip: flip of real "
+            "images; shift: shift by up to 4 pixels and flip of real and fake images",
         },
-        "d_optimizer": optimizer | {"help": "muon trains convolution kernels, AdamW the rest"},
+        "d_optimizer": optimizer | {"help": "muon: Muon for kernels, AdamW for the rest"},
         "g_optimizer": optimizer | {"help": "the same for the generator"},
         "lr": weight | {"help": "learning rate of Adam and AdamW"},
         "muon_lr": weight | {"help": "learning rate of Muon"},
         "momentum": share | {"help": "of Muon"},
         "schedule": {
             "choices": ("constant", "linear"),
-            "help": "of the learning rates; linear: down to 0 at the end of --epochs",
+            "help": "of the learning rates; linear: decay to 0 at the end of --epochs",
         },
         "gp_weight": weight | {"help": "lambda of the gradient penalty"},
-        "gp_batch_shrink": {"type": at_least(1), "help": "penalty on 1/N of the pairs of a batch"},
-        "d_fake_class_weight": weight | {"help": "of the class loss on fakes"},
-        "g_class_weight": weight | {"help": "of the generator's class loss"},
+        "gp_batch_shrink": {"type": at_least(1), "help": "penalty on 1/N of the batch"},
+        "d_fake_class_weight": weight | {"help": "weight of the class loss of fake images"},
+        "g_class_weight": weight | {"help": "weight of the generator's class loss"},
         "gen_train": {"type": at_least(1), "help": "discriminator steps per generator step"},
         "ema_decay": share | {"help": "of the generator's moving average; 0: no average"},
     }
@@ -115,20 +116,20 @@ def make_parser():
     cli.add_data_arguments(parser, training=True)
     cli.add_device_arguments(parser)
     cli.add_run_arguments(parser, "output/gan")
-    latent_help = f"length of a latent: at least the number of classes + {LEAST_NOISE}"
+    latent_help = f"length of a latent: at least the number of classes + {MIN_NOISE}"
     parser.add_argument("--latent_dim", type=at_least(1), default=100, help=latent_help)
     group = parser.add_argument_group("controls")
     group.add_argument(
         "--critic",
         choices=("full", "trained", "frozen", "penalty", "none"),
         default="full",
-        help="what the discriminator learns beside the classes of real images. full: the GAN; "
-        "trained: the critic loss and the penalty against --fixed_generator, which does not learn; "
-        "frozen: the same against an untrained generator; penalty: the gradient penalty alone, "
+        help="loss of the discriminator in addition to the classes of real images. full: the GAN; "
+        "trained: critic loss and penalty with --fixed_generator, which does not learn; "
+        "frozen: the same with an untrained generator; penalty: only the gradient penalty, "
         "between pairs of real images; none: nothing",
     )
     group.add_argument(
-        "--fixed_generator", metavar="PATH", help="a generator's weights, for --critic trained"
+        "--fixed_generator", metavar="PATH", help="weights of a generator, for --critic trained"
     )
     group = parser.add_argument_group("scores during training")
     group.add_argument(
@@ -161,10 +162,10 @@ def parse_args(argv=None):
         parser.error("--critic trained and --fixed_generator go together")
     if args.critic != "full":
         if args.evaluate_every:
-            parser.error("--evaluate_every scores a generator that learns: it needs --critic full")
-        args.ema_decay = 0.0  # no generator learns
+            parser.error("--evaluate_every needs --critic full")
+        args.ema_decay = 0.0  # the generator does not learn
     if uses_muon(args) and not args.muon_lr:
-        parser.error("muon needs a --muon_lr above 0: the kernels would not move")
+        parser.error("muon needs a --muon_lr above 0")
     return args
 
 
@@ -174,46 +175,54 @@ def uses_muon(args):
 
 # ------------------------------------------------------------------------------ random inputs
 
-# Everything random is sampled for the whole batch, from streams named by purpose and step; each
+# Random numbers are sampled for the whole batch, from streams named by purpose and step; each
 # process takes its shard.
 
 
-class FakeInputs(NamedTuple):
-    """What the fakes of a step are generated from.
+class RealBatch(NamedTuple):
+    """images: augmented, float32 (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,)."""
 
-    z: latents (b, latent_dim), which hold the classes; labels: int64 (b,); shifts: how each fake is
-    moved before the discriminator sees it, or None; alpha: as gradient_penalty takes it, or None.
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+class FakeInputs(NamedTuple):
+    """Inputs of the generator for one step.
+
+    labels: int64 (b,); z: latents with these classes (b, latent_dim); shifts: augmentation of the
+    fakes, or None; alpha: of gradient_penalty, or None.
     """
 
-    z: torch.Tensor
     labels: torch.Tensor
+    z: torch.Tensor
     shifts: Shift | None = None
     alpha: torch.Tensor | None = None
 
 
+def sample_real(run, args, train_set):
+    """This process's shard of the RealBatch of a step."""
+    stream = run.stream(Stream.REAL, run.step)
+    if args.augmentation == "crop":
+        augmented, parameters = augment, sample_augmentation(args.batch_size, stream)
+    else:
+        max_shift = 4 if args.augmentation == "shift" else 0  # flip: no shift
+        augmented, parameters = shift, sample_shift(args.batch_size, stream, max_shift)
+    shard = run.shard(run.batch())
+    images = augmented(train_set.images[shard], run.shard(parameters))
+    return RealBatch(images, train_set.labels[shard])
+
+
 def sample_fake_inputs(run, args, num_classes, stream, penalty=False):
-    """This process's shard of the FakeInputs of a step; penalty: with alpha, ~ U[0, 1]."""
+    """This process's shard of the FakeInputs of a step; penalty: with alpha ~ U[0, 1]."""
     size, device = args.batch_size, run.device
     labels = torch.randint(num_classes, (size,), generator=stream, device=device)
     z = sample_latents(labels, args.latent_dim, stream, num_classes)
     alpha = torch.rand(size, 1, 1, 1, generator=stream, device=device) if penalty else None
     shifts = sample_shift(size, stream) if args.augmentation == "shift" else None
-    if penalty:  # as many pairs for each process, at least one
+    if penalty:  # the same number of pairs for each process, at least one
         world = run.ranks.world
         alpha = alpha[: math.ceil(size / (args.gp_batch_shrink * world)) * world]
-    return FakeInputs(*(x if x is None else run.shard(x) for x in (z, labels, shifts, alpha)))
-
-
-def sample_real(run, args, train_set):
-    """This process's augmented real images, (b, 3, 32, 32) in [-1, 1], and their labels (b,)."""
-    stream = run.stream(Stream.REAL, run.step)
-    if args.augmentation == "crop":
-        augmented, parameters = augment, sample_augmentation(args.batch_size, stream)
-    else:
-        reach = 4 if args.augmentation == "shift" else 0  # flip: no shift
-        augmented, parameters = shift, sample_shift(args.batch_size, stream, reach)
-    shard = run.shard(run.batch())
-    return augmented(train_set.images[shard], run.shard(parameters)), train_set.labels[shard]
+    return run.shard(FakeInputs(labels, z, shifts, alpha))
 
 
 # ------------------------------------------------------------------------------ updates
@@ -222,17 +231,18 @@ def sample_real(run, args, train_set):
 class GAN:
     """Both networks with their optimizers, and one update of each.
 
-    Updates take tensors and return the parts of their loss, left on the device: so a CUDA device
-    can capture them. step: the number of the discriminator's step, from 1.
+    Updates take tensors and return the parts of their loss on the device, so that a CUDA device can
+    capture them. step: number of the discriminator's step, from 1.
     """
 
     def __init__(self, run, args, num_classes=10, fixed_generator=None):
-        """fixed_generator: stands in for a new one; it does not learn."""
+        """fixed_generator: a trained generator that does not learn; None: a new one."""
         self.run, self.args = run, args
         torch.manual_seed(args.seed)  # initial weights are sampled on the CPU: the same anywhere
-        self.discriminator = run.accelerated(Discriminator(args.width, num_classes))
+        discriminator = Discriminator(args.width, num_classes)
         generator = fixed_generator or Generator(args.width, args.latent_dim)
-        self.generator = run.accelerated(generator)
+        self.discriminator = accelerate(discriminator, run.device, run.compiled)
+        self.generator = accelerate(generator, run.device, run.compiled)
         self.ema = EMA(self.generator, args.ema_decay)
         options = {"lr": args.lr, "muon_lr": args.muon_lr, "momentum": args.momentum}
         options |= {"betas": (0.0, 0.9), "bf16": run.precision == "bf16"}
@@ -240,33 +250,22 @@ class GAN:
         self.g_optimizer = make_optimizer(args.g_optimizer, self.generator, **options)
 
     def fakes(self, inputs):
-        """The fakes as the discriminator sees them: float32 (b, 3, 32, 32) in [-1, 1]."""
+        """Augmented fake images: float32 (b, 3, 32, 32) in [-1, 1]."""
         fake = self.generator(inputs.z).float()
         return fake if inputs.shifts is None else move(fake, inputs.shifts)
 
-    def update_discriminator(self, step, real, labels, inputs):
-        """One step of the discriminator; the generator only generates.
-
-        real: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); inputs: FakeInputs.
-        """
-        args = self.args
+    def update_discriminator(self, step, real, inputs):
+        """One step of the discriminator. real: RealBatch; inputs: FakeInputs."""
+        args, options = self.args, {"alpha": inputs.alpha, "gp_weight": self.args.gp_weight}
         with self.run.autocast():
             if args.critic in WITHOUT_FAKES:
-                loss, parts = real_images_loss(
-                    self.discriminator, real, labels, alpha=inputs.alpha, gp_weight=args.gp_weight
-                )
+                loss, parts = real_images_loss(self.discriminator, *real, **options)
             else:
                 with torch.no_grad():
                     fake = self.fakes(inputs)
+                options["fake_class_weight"] = args.d_fake_class_weight
                 loss, parts = discriminator_loss(
-                    self.discriminator,
-                    real,
-                    labels,
-                    fake,
-                    inputs.labels,
-                    alpha=inputs.alpha,
-                    gp_weight=args.gp_weight,
-                    fake_class_weight=args.d_fake_class_weight,
+                    self.discriminator, *real, fake, inputs.labels, **options
                 )
         self.discriminator.zero_grad(set_to_none=True)
         loss.backward()
@@ -290,16 +289,16 @@ class GAN:
         return parts
 
     def parts(self):
-        """What a checkpoint holds."""
+        """The parts of a checkpoint."""
         names = ("discriminator", "generator", "d_optimizer", "g_optimizer", "ema")
         return {name: getattr(self, name) for name in names}
 
     def exports(self, metrics):
         """{file: (network, metadata)}; metrics: of the discriminator."""
-        about = metrics | {"critic": self.args.critic}
+        metadata = metrics | {"critic": self.args.critic}
         if self.args.critic == "trained":
-            about["fixed_generator_sha256"] = digest(self.generator)
-        files = {"discriminator.safetensors": (self.discriminator, about)}
+            metadata["fixed_generator_sha256"] = digest(self.generator)
+        files = {"discriminator.safetensors": (self.discriminator, metadata)}
         if self.args.critic == "full":
             files["generator.safetensors"] = self.ema.model, {"weights": self.ema.name}
             if self.args.ema_decay:
@@ -311,9 +310,9 @@ class GAN:
 
 
 def load_fixed_generator(args, dataset):
-    """The generator of --critic trained, with BatchNorm's running averages; None for other critics.
+    """The generator of --critic trained, with BatchNorm's running averages; else None.
 
-    Raises UserError if it does not fit the data or --latent_dim.
+    Raises UserError if its classes or --latent_dim differ.
     """
     if args.critic != "trained":
         return None
@@ -326,11 +325,11 @@ def load_fixed_generator(args, dataset):
 
 
 def make_scorer(run, args, reference):
-    """What scores the generator during training; None on ranks other than 0.
+    """The TrainingScores of --evaluate_every against the images of `reference`; on rank 0 only.
 
-    reference: what samples are compared with. Raises UserError if the judge's --hold_out differs.
+    Raises UserError if the judge was trained on images that are held out.
     """
-    if not run.ranks.main:
+    if not (run.ranks.main and args.evaluate_every):
         return None
     path = find_weights(args.judge, "discriminator.safetensors", "baseline")
     judge = Judge(path, run.device, run.precision)
@@ -342,27 +341,37 @@ def make_scorer(run, args, reference):
 
 
 def score(run, scorer, ema):
-    """The average's scores; its weights are kept if no distance by this judge was smaller."""
+    """The scores of the moving average; exports it if it has the best distance so far."""
     scores, judge = run.ranks.from_main(lambda: (scorer(ema.model), scorer.judge.digest))
-    what, closeness = f"frechet_distance by {judge}", -scores["frechet_distance"]
-    about = {"weights": ema.name} | scores
-    run.keep_best("generator_best.safetensors", what, closeness, ema.model, about)
+    name, closeness = f"frechet_distance by {judge}", -scores["frechet_distance"]
+    metadata = {"weights": ema.name} | scores
+    run.keep_best("generator_best.safetensors", name, closeness, ema.model, metadata)
     return scores
 
 
 def save_samples(run, ema, dataset):
-    """Write ten samples of each displayed class by the generator's average, of the same latents."""
+    """Write ten samples of each displayed class by the moving average, always of equal latents."""
     count = len(dataset.class_names)
     title = f"{dataset.name}, epoch {run.step / run.steps_per_epoch:.4g}, {ema.name} generator"
     names = [dataset.class_names[k] for k in displayed_classes(count)]
     labels = torch.tensor(displayed_classes(count), device=run.device).repeat(10)
     latents = sample_latents(labels, ema.model.latent_dim, run.stream(Stream.PREVIEW), count)
 
-    def picture():
+    def grid():
         images = sampling.generate(ema.model, latents, precision=run.precision)
         return image_grid(images, names, title + displayed_note(count))
 
-    run.write_once(f"samples/{run.epoch:03d}.png", picture)
+    run.save_image(f"samples/{run.epoch:03d}.png", grid)
+
+
+def check_data(args, train_set):
+    """Raises UserError if the latents are too short for the classes; warns of uneven classes."""
+    num_classes = len(train_set.class_names)
+    if args.latent_dim < (least := num_classes + MIN_NOISE):
+        needed = f"with {num_classes} classes at least {least}"
+        raise UserError(f"--latent_dim {args.latent_dim}: {needed}")
+    if uneven := train_set.uneven_classes():
+        print(f"{uneven}; the generator samples all classes equally often")
 
 
 def train(args):
@@ -372,63 +381,54 @@ def train(args):
     """
     with TrainingRun(args, "train_gan.py", panels.GAN) as run:
         train_set, test_set = run.load_data(drop_last=True)
-        num_classes, with_generator = len(train_set.class_names), args.critic == "full"
-        if args.latent_dim < (least := num_classes + LEAST_NOISE):
-            needed = f"with {num_classes} classes at least {least}"
-            raise UserError(f"--latent_dim {args.latent_dim}: {needed}")
-        if args.evaluate_every:
-            reference = test_set if args.hold_out else train_set
-            scorer = run.ranks.together(lambda: make_scorer(run, args, reference))
+        check_data(args, train_set)
+        reference = test_set if args.hold_out else train_set
+        scorer = run.ranks.together(lambda: make_scorer(run, args, reference))
         fixed_generator = run.ranks.together(lambda: load_fixed_generator(args, train_set))
+        num_classes, with_generator = len(train_set.class_names), args.critic == "full"
         gan, metrics = GAN(run, args, num_classes, fixed_generator), {}
         update_d, update_g = map(run.captured, (gan.update_discriminator, gan.update_generator))
-
-        def exports():
-            return gan.exports(metrics)
-
         if summary := run.start(**gan.parts()):
             return summary
         if run.step == 0 and with_generator:
             save_samples(run, gan.ema, train_set)
+
         while run.step < run.total_steps:
             if args.schedule == "linear":
                 for optimizer in (gan.d_optimizer, gan.g_optimizer):
                     set_learning_rates(optimizer, linear(run.step, run.scheduled_steps))
 
-            # (1) Sample real images, and what fakes are generated from.
+            # (1) Sample real images, and the inputs of the generator.
             step = torch.full((), run.step + 1, device=run.device)
-            real, labels = sample_real(run, args, train_set)
+            real = sample_real(run, args, train_set)
             stream, penalty = run.stream(Stream.FAKE_FOR_D, run.step), args.critic != "none"
             inputs = sample_fake_inputs(run, args, num_classes, stream, penalty)
 
-            # (2) Discriminator: raise its score of real images over that of fakes, predict the
+            # (2) Discriminator: raise the score of real images over that of fakes, predict the
             # classes (with d_fake_class_weight of fakes too), keep the gradient's norm near 1.
-            step_metrics = update_d(step, real, labels, inputs)
+            losses = update_d(step, real, inputs)
 
-            # (3) Generator, after every gen_train-th step, with fakes of its own: raise their
-            # score, and have the class head predict the class that was asked for.
+            # (3) Generator, at every gen_train-th step, with new inputs: raise the score of the
+            # fakes, and have the class head predict their labels.
             if with_generator and (run.step + 1) % args.gen_train == 0:
                 stream = run.stream(Stream.FAKE_FOR_G, run.step + 1)
                 inputs = sample_fake_inputs(run, args, num_classes, stream)
-                step_metrics = step_metrics | update_g(step, inputs)
-            run.advance(step_metrics)
+                losses = losses | update_g(step, inputs)
 
             # (4) Log and save.
-            if run.log_due:
-                record = run.record()
-                if run.epoch_ends:
-                    metrics = evaluate(gan.discriminator, test_set, run.precision, run.ranks)
-                    record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
-                    if args.evaluate_every and run.epoch % args.evaluate_every == 0:
-                        record |= score(run, scorer, gan.ema)
-                    if with_generator:
-                        save_samples(run, gan.ema, train_set)
-                run.log(record)
-            run.save_if_due(exports)
-            run.stop_if_asked()
+            record = run.advance(losses)
+            if run.epoch_ends:
+                metrics = evaluate(gan.discriminator, test_set, run.precision, run.ranks)
+                record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}
+                if args.evaluate_every and run.epoch % args.evaluate_every == 0:
+                    record |= score(run, scorer, gan.ema)
+                if with_generator:
+                    save_samples(run, gan.ema, train_set)
+            run.log(record)
+            run.save_if_due(gan.exports, metrics)
 
         metrics = metrics or evaluate(gan.discriminator, test_set, run.precision, run.ranks)
-        summary = run.finish(exports, run.last_record() | metrics)
+        summary = run.finish(gan.exports(metrics), run.last_record() | metrics)
         print(f"{run.evaluated_on} accuracy of the discriminator {metrics['test_accuracy']:.2f} %")
         if with_generator:
             print(f"samples: {run.folder.path / 'samples'}")

@@ -1,10 +1,10 @@
-"""How fast is the shipped code, compared with a plain implementation and with the machine's limit?
+"""Measure the speed of the code against a plain implementation and the limit of the machine.
 
     python benchmarks/throughput.py                             # or: make bench
     python benchmarks/throughput.py --repeats 2 --images 2000   # under 3 minutes
 
-The plain side is plain_reference.py. The sides run in two processes and take turns (A B A B), so
-that other load slows both alike. Medians are reported. Images are random: no dataset is needed.
+The plain side is plain_reference.py. The sides run in two processes and alternate, so that other
+load affects both equally. Medians are reported. Images are random: no dataset is needed.
 """
 
 import itertools
@@ -61,11 +61,11 @@ def parse_args(argv=None):
 
 
 def parts(args):
-    """{part: (images of one call, FLOP per image, calls until the allocator's memory is reused)}.
+    """{part: (images per call, FLOP per image, warm-up calls)}.
 
     FLOP of matrix products and convolutions. torch counts the forward passes. A backward pass costs
-    one forward pass for the gradients of the inputs and one for those of the weights; the penalty's
-    double backward pass costs four.
+    one forward pass for the gradients of the inputs and one for those of the weights; the double
+    backward pass of the penalty costs four.
     """
 
     def flops(network, *inputs):
@@ -89,7 +89,7 @@ def parts(args):
 
 
 def shipped(args, where):
-    """{part: function} of the shipped code with its data path, at the classic recipe's steps."""
+    """{part: function} of the shipped code: the steps of the classic recipe with their data."""
     flags = ["--recipe", "classic", "--device", args.device, "--precision", args.precision]
     flags += ["--width", str(args.width), "--batch_size", str(args.batch_size)]
     gan_args, classifier_args = train_gan.parse_args(flags), train_discriminator.parse_args(flags)
@@ -111,19 +111,18 @@ def shipped(args, where):
         stream = device.random_stream(where, 0, device.Stream.REAL, step)
         chosen = torch.randint(len(images), (args.batch_size,), generator=stream, device=where)
         augmented = augment(images[chosen], sample_augmentation(len(chosen), stream))
-        return torch.full((), step, device=where), augmented, labels[chosen], stream
+        real = train_gan.RealBatch(augmented, labels[chosen])
+        return torch.full((), step, device=where), real, stream
 
     def classifier_step():
-        step, real, real_labels, _ = batch()
-        update_classifier(step, torch.ones((), device=where), real, real_labels)
-
-    def fake_inputs(stream, penalty=False):
-        return train_gan.sample_fake_inputs(run, gan_args, 10, stream, penalty)
+        step, real, _ = batch()
+        update_classifier(step, torch.ones((), device=where), real)
 
     def gan_step():
-        step, real, real_labels, stream = batch()
-        update_d(step, real, real_labels, fake_inputs(stream, penalty=True))
-        update_g(step, fake_inputs(stream))
+        step, real, stream = batch()
+        inputs = train_gan.sample_fake_inputs(run, gan_args, 10, stream, penalty=True)
+        update_d(step, real, inputs)
+        update_g(step, train_gan.sample_fake_inputs(run, gan_args, 10, stream))
 
     def max_features():
         start = torch.zeros(min(100, args.width), 3, 32, 32, device=where)
@@ -141,8 +140,8 @@ def shipped(args, where):
 
 
 def plain_side(args, where):
-    """{part: function} of plain_reference.py. On the CPU workers would compete for the cores."""
-    d, g = (n(args.width).to(where) for n in (plain.PlainDiscriminator, plain.PlainGenerator))
+    """{part: function} of plain_reference.py. On the CPU, workers would compete for the cores."""
+    d, g = (network(args.width).to(where) for network in (Discriminator, Generator))
     d_adam, g_adam = (torch.optim.Adam(n.parameters(), **ADAM) for n in (d, g))
     workers = 0 if where.type == "cpu" else min(8, os.cpu_count())
     load = partial(plain.loader, *random_images(args.images), num_workers=workers)
@@ -166,48 +165,44 @@ def random_images(count):
     return images, torch.randint(0, 10, (count,), generator=stream)
 
 
-def start(kind, args):
+def start(side, args):
+    """Initialize the process of a side."""
     global CALLS, DEVICE
     DEVICE = device.pick_device(args.device)
-    CALLS = kind(args, DEVICE)
+    CALLS = side(args, DEVICE)
 
 
 def seconds_of(part):
-    """Seconds of one call of a part; it runs in the process of a side."""
+    """Seconds of one call of a part, in the process of a side."""
     calls = STEPS_ON_CUDA if DEVICE.type == "cuda" and part.endswith("_step") else 1
-    threads = 1 if part == "augmentation" else torch.get_num_threads()
-    return seconds(DEVICE, CALLS[part], calls, threads)
+    return seconds(DEVICE, CALLS[part], calls, one_thread=part == "augmentation")
 
 
-def seconds(where, action, calls, threads):
-    """Seconds of one call, by the clock."""
+def seconds(where, action, calls=1, one_thread=False):
+    """Seconds of one call."""
     synchronize = torch.cuda.synchronize if where.type == "cuda" else bool
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if one_thread else threads)
     synchronize()
     began = time.perf_counter()
     for _ in range(calls):
         action()
     synchronize()
     taken = time.perf_counter() - began
-    torch.set_num_threads(threads_before)
+    torch.set_num_threads(threads)
     return taken / calls
 
 
 def limits(where):
-    """The highest rates of the machine: {name: FLOP/s, or bytes read and written per second}."""
-    n, count = (2048, 2**26) if where.type == "cpu" else (8192, 2**30)
+    """The highest rates of the machine: {name: FLOP/s}."""
+    n = 2048 if where.type == "cpu" else 8192
     a, small = torch.randn(n, n, device=where), torch.randn(2048, 2048)
-    b, source = a.bfloat16(), torch.zeros(count, dtype=torch.uint8, device=where)
-    copy, threads = torch.empty_like(source).copy_, torch.get_num_threads()
-    limit = {
-        "fp32_matmul_flops": (2 * n**3, threads, partial(a.mm, a)),
-        "bf16_matmul_flops": (2 * n**3, threads, partial(b.mm, b)),
-        "bytes_per_s": (2 * count, threads, partial(copy, source)),
-        "one_thread_fp32_flops": (2 * 2048**3, 1, partial(small.mm, small)),
-    }
-    for name, (work, threads, call) in limit.items():
-        limit[name] = work / min(seconds(where, call, 1, threads) for _ in range(12))
+    matrices = {"fp32_matmul": a, "bf16_matmul": a.bfloat16(), "one_thread_fp32": small}
+    limit = {}
+    for name, m in matrices.items():
+        one_thread = name == "one_thread_fp32"
+        times = [seconds(where, partial(m.mm, m), one_thread=one_thread) for _ in range(12)]
+        limit[f"{name}_flops"] = 2 * len(m) ** 3 / min(times)
     return limit
 
 
@@ -217,36 +212,38 @@ def run(args):
     args.precision = device.pick_precision(args.precision, where)
     process = partial(ProcessPoolExecutor, 1, get_context("spawn"), start)
     table, limit = {}, limits(where)
-    about = {"device": device.describe_device(where), "cores": os.cpu_count()}
-    about |= {"torch": torch.__version__, "precision": args.precision, **limit}
+    machine = {"device": device.describe_device(where), "cores": os.cpu_count()}
+    machine |= {"torch": torch.__version__, "precision": args.precision, **limit}
     print("images per second       ours     plain  ratio lowest highest of limit")
-    with process((shipped, args)) as ours, process((plain_side, args)) as theirs:
+    with process((shipped, args)) as ours, process((plain_side, args)) as plain_process:
+        sides = {"ours": ours, "plain": plain_process}
         for part, (images, flops, warm_ups) in parts(args).items():
             warm_ups = 1 if where.type == "cuda" else warm_ups
-            pairs = [
-                [images / side.submit(seconds_of, part).result() for side in (ours, theirs)]
+            rates = [
+                [images / side.submit(seconds_of, part).result() for side in sides.values()]
                 for _ in range(warm_ups + args.repeats)
             ][warm_ups:]
-            rate, plain_rate = map(statistics.median, zip(*pairs, strict=True))
-            ratios = [a / b for a, b in pairs]
-            of = "one_thread_fp32" if part == "augmentation" else f"{args.precision}_matmul"
+            rate, plain_rate = map(statistics.median, zip(*rates, strict=True))
+            ratios = [a / b for a, b in rates]
+            kind = "one_thread_fp32" if part == "augmentation" else f"{args.precision}_matmul"
             table[part] = {
                 "ours_images_per_s": rate,
                 "plain_images_per_s": plain_rate,
                 "ratio": rate / plain_rate,
                 "lowest_ratio": min(ratios),
                 "highest_ratio": max(ratios),
-                "share_of_limit": rate * flops / limit[f"{of}_flops"],
-                "limit": f"{of}_flops",
+                "share_of_limit": rate * flops / limit[f"{kind}_flops"],
+                "limit": f"{kind}_flops",
                 "flops_per_image": flops,
             }
             line = "{:<17}{:>11.1f}{:>10.1f}{:>7.2f}{:>7.2f}{:>8.2f}{:>9.1%} {}"
             print(line.format(part, *table[part].values()), flush=True)
-        for name, side in (("ours", ours), ("plain", theirs)):
-            about[f"{name}_peak_memory_bytes"] = side.submit(device.peak_memory, where).result()
-    print(json.dumps(about, indent=2))
+        for name, side in sides.items():
+            memory = side.submit(device.peak_memory, where).result()
+            machine[f"{name}_peak_memory_bytes"] = memory
+    print(json.dumps(machine, indent=2))
     if args.json:
-        args.json.write_text(json.dumps(table | {"machine": about}, indent=2) + "\n")
+        args.json.write_text(json.dumps(table | {"machine": machine}, indent=2) + "\n")
 
 
 def main(argv=None):

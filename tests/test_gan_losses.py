@@ -1,4 +1,4 @@
-"""The two losses of the GAN against sums by hand."""
+"""The losses of the GAN against sums by hand."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from inside_cnn.training.gan_losses import discriminator_loss, generator_loss
 
 
 class Known(nn.Module):
-    """Scores and logits that are set by hand, image by image, plus a linear critic's gradient."""
+    """Given scores and logits of each image, plus the gradient of a linear critic."""
 
     def __init__(self, scores, logits):
         super().__init__()
@@ -49,7 +49,7 @@ def test_discriminator_loss_by_hand():
     assert parts["class_loss_fake"].item() == pytest.approx(class_fake.item(), rel=1e-5)
     assert parts["gradient_penalty"].item() == pytest.approx(penalty, rel=1e-5)
     assert parts["gradient_norm"].item() == pytest.approx((3 * 32 * 32) ** 0.5, rel=1e-5)
-    # The second logits are all equal, so the first class wins: right for label 0, wrong for 1.
+    # The second logits are all equal, so the prediction is class 0: correct for label 0 only.
     assert parts["class_accuracy_real"].item() == 100
     assert parts["class_accuracy_fake"].item() == 50
     total = -2.5 + class_real + class_fake + 0.5 * penalty

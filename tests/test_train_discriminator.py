@@ -9,10 +9,10 @@ import torch.nn.functional as F
 
 import data_tools
 import train_discriminator
+import train_gan
 from compare import assert_equal, records
 from inside_cnn.core.device import random_stream
 from inside_cnn.data import cifar10
-from inside_cnn.engine import cli
 from inside_cnn.engine.weights import load_model
 from inside_cnn.metrics.classifier import predict
 from inside_cnn.training import checkpoint, panels
@@ -26,13 +26,15 @@ SMALL = [
 
 @pytest.fixture
 def small_run(run_main, tmp_path):
-    def call(*more, folder="run"):
-        return run_main(train_discriminator, *SMALL, "--output_dir", tmp_path / folder, *more)
+    """Train in a folder `run`. Returns what run_main does."""
+
+    def call(*flags):
+        return run_main(train_discriminator, *SMALL, "--output_dir", tmp_path / "run", *flags)
 
     return call
 
 
-def test_main_leaves_a_whole_run(small_run, refused, tmp_path):
+def test_files_of_a_run(small_run, refused, tmp_path):
     code, out, _ = small_run("--epochs", 2)
     assert code == 0
     folder = tmp_path / "run"
@@ -63,52 +65,24 @@ def test_main_leaves_a_whole_run(small_run, refused, tmp_path):
     assert {p: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
 
     again = (train_discriminator, *SMALL, "--output_dir", folder, "--epochs")
-    assert "lr was 0.0015, now 0.5" in refused(*again, 2, "--lr", "0.5")
-    assert "epochs was 2, now 3" in refused(*again, 3)  # the rates depend on them
+    assert "epochs was 2, now 3" in refused(*again, 3)  # the learning rates depend on them
     shutil.rmtree(folder / "checkpoints")
     before = {p: p.read_bytes() for p in folder.iterdir()}
     assert "without its checkpoints" in refused(*again, 2)
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
 
 
-def test_a_diverged_run_stops_and_keeps_its_checkpoint(small_run, tmp_path):
-    code, out, _ = small_run("--epochs", 30, "--lr", "1e36")
-    assert code == cli.DIVERGED
-    assert "diverged at step " in out
-    for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints"):
-        weights = checkpoint.load_checkpoint(path)["model"]
-        assert all(torch.isfinite(value).all() for value in weights.values())
-
-
-def test_a_truncated_cifar_file_is_named(refused, tmp_path):
-    data = tmp_path / "data" / cifar10.CIFAR10_FOLDER
-    data.mkdir(parents=True)
-    (data / "data_batch_1").write_bytes(b"half of it")
-    flags = ["--dataset", "cifar10", "--data_dir", tmp_path / "data", "--output_dir"]
-    assert "data_batch_1 is corrupt" in refused(train_discriminator, *flags, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(("augmentation", "changed"), [("shift", "shift"), ("crop", "augment")])
-def test_alternating_flips(monkeypatch, augmentation, changed):
-    """Each image in every second epoch, a random half of them in the first."""
+def test_alternating_flips(monkeypatch):
     train_set, sampled = data_tools.load_shapes()[0].first(64), []
-    monkeypatch.setattr(train_discriminator, changed, lambda _, row, *__: sampled.append(row))
-
-    def flips(flip, epoch):
-        args = Namespace(augmentation=augmentation, flip=flip, cutout=0)
-        run = Namespace(step=epoch, steps_per_epoch=1, shard=lambda rows: rows)
-        run.stream = lambda *name: random_stream("cpu", 0, *name)
-        train_discriminator.augmented(run, args, train_set, torch.arange(64))
-        return sampled[-1].flip
-
-    first, second, third = (flips("alternating", epoch) for epoch in range(3))
-    assert 16 < first.sum() < 48
+    monkeypatch.setattr(train_discriminator, "shift", lambda _, row, *__: sampled.append(row))
+    run = Namespace(steps_per_epoch=1, shard=lambda rows: rows, batch=lambda: torch.arange(64))
+    run.stream = lambda *name: random_stream("cpu", 0, *name)
+    for flip, run.step in (("alternating", 0), ("alternating", 1), ("random", 0), ("random", 1)):
+        args = Namespace(augmentation="shift", flip=flip, cutout=0)
+        train_discriminator.sample_batch(run, args, train_set)
+    first, second, *random = (row.flip for row in sampled)
     assert torch.equal(second, ~first)
-    assert torch.equal(third, first)
-    first, second, third = (flips("random", epoch) for epoch in range(3))
-    assert not torch.equal(second, ~first)
-    assert not torch.equal(third, first)
+    assert not torch.equal(random[1], ~random[0])
 
 
 @pytest.fixture
@@ -124,14 +98,15 @@ def make_update(images):
 
             def update():
                 step.add_(1)
-                return classifier.update(step, torch.tensor(1.0), images, torch.arange(8))
+                batch = train_discriminator.Batch(images, torch.arange(8))
+                return classifier.update(step, torch.tensor(1.0), batch)
 
             return classifier, update
 
         yield make
 
 
-def test_logits_reach_the_loss_without_softmax(make_update, images):
+def test_loss_is_the_cross_entropy_of_the_logits(make_update, images):
     classifier, update = make_update("--lr", 0)
     labels, logits = torch.arange(8), classifier.model(images)[1].double()
     metrics = update()
@@ -143,22 +118,16 @@ def test_logits_reach_the_loss_without_softmax(make_update, images):
     assert smooth.item() == pytest.approx((0.9 * expected + 0.1 * uniform).item(), rel=1e-5)
 
 
-def test_a_few_steps_lower_the_loss(make_update):
-    _, update = make_update("--lr", "3e-3")
-    losses = [update()["train_loss"].item() for _ in range(25)]
-    assert losses[-1] < 0.5 * losses[0]
-
-
 def test_bf16_step_agrees_with_fp32(make_update):
     gradients = []
     for precision in ("fp32", "bf16"):
         classifier, update = make_update("--precision", precision, "--width", 16)
         update()
-        assert classifier.model.critic_head.weight.grad is None  # no part of the loss
+        assert classifier.model.critic_head.weight.grad is None  # not part of the loss
         parameters = classifier.model.blocks.parameters()
         gradients.append(torch.cat([p.grad.flatten() for p in parameters]))
     assert all(g.dtype == torch.float32 for g in gradients)
-    # Untrained, on noise, some maxima of the pooling change places: 0.97 was measured.
+    # Some maxima of the pooling differ, in an untrained network on noise: 0.97 was measured.
     assert F.cosine_similarity(*gradients, dim=0) > 0.9
 
 
@@ -167,38 +136,28 @@ def test_bf16_step_agrees_with_fp32(make_update):
     [
         (["--batch_size", 121], "larger than the set"),
         (["--device", "cuda:99"], "--device"),
-        (["--device", "abacus"], "--device"),
         (["--precision", "fp64"], "--precision"),
         (["--dataset", "cifar10", "--data_dir", "{tmp}"], "no CIFAR-10"),
     ],
 )
-def test_bad_input_writes_nothing(refused, tmp_path, monkeypatch, flags, message):
+@pytest.mark.parametrize("script", [train_discriminator, train_gan])
+def test_bad_input_writes_nothing(refused, tmp_path, monkeypatch, script, flags, message):
     monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/none")
     flags = [str(flag).replace("{tmp}", str(tmp_path / "none")) for flag in flags]
     run = tmp_path / "run"
-    assert message in refused(train_discriminator, *SMALL, "--output_dir", run, *flags)
+    assert message in refused(script, *SMALL, "--output_dir", run, *flags)
     assert not run.exists()
 
 
-def test_output_folder_that_cannot_be_written(refused, tmp_path):
-    (tmp_path / "file").write_text("kept")
+def test_an_invalid_output_folder_is_refused(refused, tmp_path):
+    (tmp_path / "file").touch()
     err = refused(train_discriminator, *SMALL, "--output_dir", tmp_path / "file" / "run")
     assert "cannot write" in err
-    assert (tmp_path / "file").read_text() == "kept"
-
-
-def test_damaged_checkpoints_are_not_trained_over(small_run, refused, tmp_path):
-    small_run("--epochs", 1)
-    run = tmp_path / "run"
-    (damaged,) = checkpoint.list_checkpoints(run / "checkpoints")
-    damaged.write_bytes(damaged.read_bytes()[:-5])
-    err = refused(train_discriminator, *SMALL, "--output_dir", run, "--epochs", 1)
-    assert "is valid" in err
 
 
 @pytest.mark.gpu
-def test_main_on_cuda_with_resume(run_main, tmp_path):
-    """The default recipe; on a GPU the last bits of a gradient may differ from run to run."""
+def test_resume_on_cuda(run_main, tmp_path):
+    """On a GPU the last bits of a gradient may differ."""
     flags = [*SMALL[:-4], "--device", "cuda", "--precision", "bf16", "--epochs", 2]
     for folder, parts in (("whole", [[]]), ("parts", [["--max_steps", 4], []])):
         for more in parts:

@@ -18,10 +18,6 @@ _DIGEST_SIZE = 32
 _NAME = re.compile(r"step_(\d{9})\.pt")
 
 
-class CorruptCheckpoint(UserError):
-    """The checksum of a checkpoint is wrong."""
-
-
 def save_checkpoint(folder, step, state, keep=2):
     """Write `state` as the checkpoint of that step, and delete all but the newest `keep`.
 
@@ -52,37 +48,26 @@ def checkpoint_step(path):
 def load_checkpoint(path):
     """The state that save_checkpoint wrote, its tensors on the CPU. No code in the file runs.
 
-    Raises CorruptCheckpoint if the checksum is wrong, OSError if the file cannot be read.
+    Raises UserError if the checksum is wrong, OSError if the file cannot be read.
     """
     data = Path(path).read_bytes()
     payload, digest = data[:-_DIGEST_SIZE], data[-_DIGEST_SIZE:]
     if hashlib.sha256(payload).digest() != digest:
-        raise CorruptCheckpoint(f"{path} is corrupt (its checksum is wrong)")
+        raise UserError(f"{path} is corrupt (its checksum is wrong)")
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
 
 
 def load_latest(folder):
     """The newest valid checkpoint of a folder, or None if the folder has no checkpoints.
 
-    A corrupt one is skipped with a warning. Raises UserError if all are corrupt.
+    Skips a corrupt one with a warning. Raises UserError if all are corrupt.
     """
     paths = list_checkpoints(folder)
     for path in paths:
         try:
             return load_checkpoint(path)
-        except CorruptCheckpoint as error:
-            print(f"warning: {error}; trying the one before")
+        except UserError as error:
+            print(f"warning: {error}; using the previous checkpoint")
     if paths:
         raise UserError(f"no checkpoint in {folder} is valid; delete the folder to restart")
     return None
-
-
-def from_format_1(state):
-    """A state whose LayerNorm parameters, and their moments, were stored as (h, w, channels)."""
-    if isinstance(state, torch.Tensor):
-        return state.movedim(-1, 0) if state.ndim == 3 else state
-    if isinstance(state, dict):
-        return {key: from_format_1(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return [from_format_1(value) for value in state]
-    return state

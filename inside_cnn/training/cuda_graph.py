@@ -11,27 +11,24 @@ WARM_UP = 3  # calls before the capture, in which libraries choose their kernels
 class CapturedStep:
     """A function of tensors that a CUDA device captures at its fourth call and replays then.
 
-    A step is some thousands of small kernels, and starting each from Python takes longer than it
-    runs. The graph starts all of them at once; they are the same kernels on the same memory. So the
-    function must leave every decision to the device, reading no value back, and may change only
-    tensors that stay where they are: weights, gradients, states of optimizers.
+    A step has thousands of small kernels, and launching each from Python takes longer than running
+    it. A graph launches all of them at once, on the same memory. So the function must not read
+    values back, and may change only tensors that keep their memory: weights, gradients, states of
+    optimizers.
 
-    update = CapturedStep(update, enabled=device.type == "cuda")
-
-    An argument is a tensor, a NamedTuple of such arguments, or None. A call copies the tensors to
-    where the graph reads them. What it returns is overwritten by the next call. Arguments of
-    another form (other shapes, as of a last, smaller batch, other types, None for a tensor), and
-    all of them if not `enabled`, go to the plain function. So do all after a notice, if CUDA
-    refuses the capture.
-    capturer: what captures and runs beside the graph, CUDA's own if None.
-    Raises TypeError for another argument: the graph would repeat its first value forever.
+    An argument is a tensor, a NamedTuple of arguments, or None. A call copies the tensors to the
+    graph's inputs; the next call overwrites its outputs. The plain function runs if not `enabled`,
+    if the shapes or types differ from those captured, as those of a smaller last batch do, and,
+    after a notice, if CUDA refuses the capture.
+    capturer: CudaCapturer() if None.
+    Raises TypeError for another kind of argument: the graph would reuse its first value.
     """
 
     def __init__(self, function, enabled, capturer=None):
         self.function, self.enabled = function, enabled
         self.capturer = CudaCapturer() if enabled and capturer is None else capturer
         self.graph = self.form = None
-        self.calls = 0  # in a row with arguments of this form
+        self.calls = 0  # consecutive ones with arguments of this form
 
     def __call__(self, *args):
         form = [(type(value), _map_tensors(_shape_and_type, value)) for value in args]
@@ -53,25 +50,24 @@ class CapturedStep:
         args = [_map_tensors(torch.clone, value) for value in args]
         self.inputs = _tensors_in(args)
         try:
-            self.graph, self.outputs = self.capturer.capture(
-                functools.partial(self.function, *args)
-            )
+            captured = self.capturer.capture(functools.partial(self.function, *args))
+            self.graph, self.outputs = captured
         except RuntimeError as error:
-            first = error.__context__ or error  # CUDA's complaint at the end hides the cause
-            reason = (str(first).splitlines() or [repr(first)])[0]
+            first = error.__context__ or error  # CUDA's error at the end hides the cause
+            reason = str(first).partition("\n")[0]
             name = self.function.__name__
             print(f"note: no CUDA graph of {name}: {reason}", file=sys.stderr)
             self.enabled = False
 
 
 class CudaCapturer:
-    """Captures what a function has the current CUDA device do, on a stream of its own."""
+    """Captures a function's work on the current CUDA device, on a separate stream."""
 
     def __init__(self):
         self.stream = torch.cuda.Stream()
 
     def call(self, function):
-        """function(), on the stream of the capture, so that the two keep their order."""
+        """function(), on the stream of the capture, so that both are executed in order."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             outputs = function()
@@ -79,16 +75,16 @@ class CudaCapturer:
         return outputs
 
     def capture(self, function):
-        """(graph, outputs): graph.replay() does what function() would and fills the outputs again.
+        """(graph, outputs): graph.replay() executes function() and fills the outputs.
 
-        Nothing is done yet. Raises RuntimeError if CUDA refuses.
+        A capture executes nothing. Raises RuntimeError if CUDA refuses.
         """
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, stream=self.stream):
                 outputs = function()
         finally:
-            torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own
+            torch.cuda.set_stream(stream)  # a capture that fails at its end does not
         return graph, outputs
 
 

@@ -1,17 +1,16 @@
-"""The processes of one training: those that torchrun started, or the only one.
+"""The processes of one training: those that torchrun started, or a single one.
 
-No DistributedDataParallel: its hooks do not expect the gradients of gradients that the penalty
-needs. Every rank starts from rank 0's parameters, takes its shard of each batch, and the gradients
-are summed in one flat all-reduce per update, after which all ranks take the same step. Random
-numbers are sampled for the whole batch on every rank and sharded like the images, so that the
-number of ranks does not change them.
+DistributedDataParallel does not support the second derivatives of the gradient penalty. Every rank
+starts from rank 0's parameters and takes its shard of each batch; the gradients are summed in one
+flat all-reduce per update, after which all ranks take the same step. Random numbers are sampled for
+the whole batch on every rank and sharded like the images, so the number of ranks does not change
+them.
 """
 
 import contextlib
 import datetime
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 import torch.distributed as dist
@@ -19,12 +18,12 @@ import torch.distributed as dist
 from inside_cnn.core.device import launched
 from inside_cnn.core.errors import UserError
 
-TIMEOUT = datetime.timedelta(minutes=10)
+TIMEOUT = datetime.timedelta(minutes=30)  # rank 0 may download the images in this time
 
 
 @contextlib.contextmanager
-def _talking(trouble="lost each other"):
-    """Around messages between ranks: raises UserError if another rank is gone."""
+def _communication(trouble="lost each other"):
+    """A context for messages between ranks: raises UserError if another rank is gone."""
     try:
         yield
     except (RuntimeError, ValueError) as error:  # what the backends raise
@@ -33,15 +32,16 @@ def _talking(trouble="lost each other"):
 
 
 class Ranks:
-    """This process's place among the ranks. With one process every method is the identity.
+    """The process group of a training. With one process every method is the identity.
 
-    rank, world: index of this process, number of processes; main: whether it is rank 0, which alone
-    writes and prints. All ranks have to call the methods that send messages, all of which raise
-    UserError if another rank is gone. Decisions and plain values travel between the CPUs, so that
-    they do not wait for a GPU; tensors of the training by the backend of the device given to `use`.
+    rank, world: index of this process, number of processes; main: whether it is rank 0, the only
+    one that writes and prints. All ranks have to call the methods that send messages, all of which
+    raise UserError if another rank is gone. Decisions and plain values are sent between CPUs, so
+    that they do not wait for a GPU; tensors of the training with the backend of the device given to
+    `use`.
 
     Leaving the context ends the process group: its threads may abort a process that ends before.
-    Raises UserError for an environment that does not fit.
+    Raises UserError for invalid environment variables.
     """
 
     def __init__(self):
@@ -49,15 +49,15 @@ class Ranks:
         self.main = self.rank == 0
         self._device_group = None  # None: the default group
         if self.world > 1:
-            with _talking("do not find each other (MASTER_ADDR and MASTER_PORT tell where)"):
+            with _communication("do not find each other by MASTER_ADDR and MASTER_PORT"):
                 dist.init_process_group("gloo", timeout=TIMEOUT)
             if not self.main:
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the script's end)
 
     def use(self, device):
-        """Send the tensors of the training by NCCL if they are on GPUs."""
+        """Send the tensors of the training with NCCL if they are on GPUs."""
         if self.world > 1 and device.type == "cuda":
-            with _talking():
+            with _communication():
                 self._device_group = dist.new_group(backend="nccl", timeout=TIMEOUT)
 
     def __enter__(self):
@@ -68,81 +68,56 @@ class Ranks:
             dist.destroy_process_group()
 
     def shard(self, batch):
-        """This rank's rows of a tensor, or of every field of a NamedTuple: every world-th one."""
+        """This rank's rows of a tensor, every world-th one, or of each field of a NamedTuple."""
         if isinstance(batch, tuple):
             return type(batch)(*map(self.shard, batch))
-        return batch[self.rank :: self.world]
+        return None if batch is None else batch[self.rank :: self.world]
 
     # ---------------------------------------------------------------- decisions and plain values
 
     def together(self, action):
-        """What `action` returns here. An error on any rank is raised on all, so that none waits.
+        """The result of `action` on this rank. An error on any rank is raised on all ranks.
 
-        A rank with an error raises its own, the others raise the first one's. Rank 0 prints all
-        different messages; on the other ranks the error has `silent` set, for the script's end.
+        A rank with an error raises its own, the others raise the first one. On ranks other than 0
+        the error has `silent` set, so that the script prints one message.
         """
         if self.world == 1:
             return action()
         result = error = None
         try:
             result = action()
-        except Exception as raised:  # handed to all ranks below
+        except Exception as raised:  # raised on all ranks below
             error = raised
         errors = [e for e in self._gather(error) if e is not None]
         if not errors:
             return result
         error = error or errors[0]
         error.silent = not self.main
-        for message in {str(e) for e in errors} - {str(error)} if self.main else ():
-            print(f"error: {message}", file=sys.stderr)
         raise error
 
     def main_first(self, action):
-        """What `action` returns here; rank 0 acts before the others, to download for all.
-
-        It may take longer than any timeout: in the meantime the ranks meet every second.
-        """
-        if self.world == 1:
-            return action()
-        with ThreadPoolExecutor(1) as pool:
-            acting = pool.submit(action if self.main else lambda: None)
-            while self.agree(not wait([acting], timeout=1).done)[0]:
-                pass
-        result = self.together(acting.result)
+        """The result of `action` on this rank; rank 0 acts before the others, to download data."""
+        result = self.on_main(action)
         return self.together(lambda: result if self.main else action())
 
     def on_main(self, make):
-        """What `make` returns on rank 0, None elsewhere; an error there is raised on every rank."""
+        """The result of `make` on rank 0, None elsewhere; an error is raised on every rank."""
         return self.together(lambda: make() if self.main else None)
 
     def from_main(self, make):
-        """What `make` returns on rank 0, on every rank: tensors and plain values; or its error."""
+        """The result of `make` on rank 0, sent to every rank: tensors and plain values."""
         made = [self.on_main(make)]
         if self.world > 1:
-            with _talking():
+            with _communication():
                 dist.broadcast_object_list(made, 0)
         return made[0]
 
-    def check_same(self, values):
-        """Raises UserError if a dict of plain values is not the same on every rank."""
-        gathered = self._gather(values)
-        differences = [
-            f"{name} is {first!r} on rank 0, {theirs[name]!r} on {rank}"
-            for rank, theirs in enumerate(gathered)
-            for name, first in gathered[0].items()
-            if theirs[name] != first
-        ]
-        if differences:
-            error = UserError(f"the processes do not agree: {'; '.join(differences)}")
-            error.silent = not self.main
-            raise error
-
     def agree(self, *numbers):
-        """The largest of each whole number over the ranks: the same answer everywhere."""
+        """The maximum of each integer over the ranks."""
         if self.world == 1:
             return numbers
         tensor = torch.tensor(numbers)
-        with _talking():
+        with _communication():
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tuple(tensor.tolist())
 
@@ -151,28 +126,28 @@ class Ranks:
         return torch.stack(self._gather(tensor.cpu()))
 
     def unstack(self, stacked):
-        """This rank's part of what `stack` made.
+        """This rank's part of a result of `stack`.
 
-        For another number of ranks: rank 0 gets the sum of all, the others zeros.
+        If the number of ranks changed, rank 0 gets the sum and the others zeros.
         """
         return stacked[self.rank] if len(stacked) == self.world else stacked.sum(0) * self.main
 
     def _gather(self, value):
         gathered = [value] * self.world
         if self.world > 1:
-            with _talking():
+            with _communication():
                 dist.all_gather_object(gathered, value)
         return gathered
 
     # ---------------------------------------------------------------- tensors of the training
 
     def broadcast(self, *modules):
-        """Give every rank rank 0's parameters and buffers."""
+        """Copy rank 0's parameters and buffers to every rank."""
         if self.world > 1:
             for module in modules:
                 for tensor in module.state_dict().values():
                     dense = tensor.contiguous()  # the backends do not take channels_last weights
-                    with _talking():
+                    with _communication():
                         dist.broadcast(dense, 0, group=self._device_group)
                     tensor.copy_(dense)
 
@@ -180,15 +155,15 @@ class Ranks:
         """The sum of a tensor over the ranks, on every rank."""
         if self.world > 1:
             tensor = tensor.clone()
-            with _talking():
+            with _communication():
                 dist.all_reduce(tensor, group=self._device_group)
         return tensor
 
     def all_reduce_gradients(self, module, loss, share):
         """Replace each gradient, and the loss, by the sum over the ranks of share * itself.
 
-        share: images on this rank / images on all, so that means over the ranks' images become the
-        mean over all. Returns the loss, detached: the same memory, so who holds it sees the sum.
+        share: images on this rank / images on all, so that the sum of the means is the mean over
+        all. Returns the loss, detached. It is changed in place.
         """
         loss = loss.detach()
         if self.world > 1:

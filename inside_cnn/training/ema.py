@@ -8,9 +8,8 @@ import torch
 class EMA:
     """average = d average + (1 - d) network, for the weights and for BatchNorm's statistics.
 
-    d = min(decay, (1 + n) / (10 + n)) after n updates: so the untrained weights are soon forgotten.
-    model: the average, in eval mode; with a decay of 0 none is kept, and model is the network.
-    name: what to call its weights.
+    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the untrained weights fade quickly.
+    model: the average, in eval mode, or the network itself with a decay of 0; name: of its weights.
     """
 
     def __init__(self, network, decay):
@@ -20,7 +19,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network, updates):
-        """Take the network in. updates: how many were taken before, a float64 tensor of one."""
+        """Average with the network. updates: number of earlier updates, a float64 scalar tensor."""
         if not self.decay:
             return
         weight = (1 - (1 + updates) / (10 + updates)).clamp_min(1 - self.decay).float()

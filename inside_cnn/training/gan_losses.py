@@ -9,9 +9,8 @@ from inside_cnn.layers.double_backward import input_gradient
 def gradient_penalty(discriminator, real, fake, alpha):
     """Mean of (n - 1)^2 over the pairs, and mean of n: two scalars, in float32 at least.
 
-    n = ||d score / d x_hat||_2 at x_hat = alpha real + (1 - alpha) fake, for the first pairs, as
-    many as alpha has weights. Differentiable in the discriminator's parameters; no gradient reaches
-    `real` or `fake`.
+    n = ||d score / d x_hat||_2 at x_hat = alpha real + (1 - alpha) fake, for the first len(alpha)
+    pairs. Differentiable in the discriminator's parameters; `real` and `fake` get no gradient.
     real, fake: (b, 3, 32, 32) in [-1, 1]; alpha: (n, 1, 1, 1) in [0, 1], n <= b.
     Source: Gulrajani et al. 2017, Improved Training of Wasserstein GANs, section 4.
     """
@@ -29,22 +28,20 @@ def discriminator_loss(
 ):
     """Loss of the discriminator, a scalar, and its parts, a dict of detached scalars.
 
-    L = mean D(fake) - mean D(real) + CE(real) + fake_class_weight CE(fake) + gp_weight penalty: the
-    critic's estimate of the Wasserstein distance, the class head's cross-entropy, the gradient
-    penalty.
+    L = mean D(fake) - mean D(real) + CE(real) + fake_class_weight CE(fake) + gp_weight penalty.
     real, fake: (b, 3, 32, 32) in [-1, 1]; labels, fake_labels: int64 (b,); alpha: as
     gradient_penalty takes it.
     Source: Gulrajani et al. 2017, equation 3; Odena et al. 2017, equation 2.
     """
-    # Real and fake images share one pass: nothing in the discriminator looks across images.
+    # One pass for real and fake images: the discriminator treats each image independently.
     scores, class_logits = discriminator(torch.cat([real, fake]))
     real_scores, fake_scores = scores.float().split([len(real), len(fake)])
     real_logits, fake_logits = class_logits.float().split([len(real), len(fake)])
     critic_gap = real_scores.mean() - fake_scores.mean()
     class_loss_real = F.cross_entropy(real_logits, labels)
     class_loss_fake = F.cross_entropy(fake_logits, fake_labels)
-    class_loss = class_loss_real + fake_class_weight * class_loss_fake
     penalty, gradient_norm = gradient_penalty(discriminator, real, fake, alpha)
+    class_loss = class_loss_real + fake_class_weight * class_loss_fake
     loss = -critic_gap + class_loss + gp_weight * penalty
     parts = {
         "discriminator_loss": loss,
@@ -60,10 +57,10 @@ def discriminator_loss(
 
 
 def real_images_loss(discriminator, real, labels, *, alpha=None, gp_weight=10.0):
-    """Loss of a discriminator that sees no fakes, a scalar, and its parts, as discriminator_loss.
+    """Loss of a discriminator without fakes, a scalar, and its parts, as in discriminator_loss.
 
     L = CE(real) + gp_weight penalty, between each real image and the next one of the batch.
-    real: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); alpha: None for a loss without the penalty.
+    real: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); alpha: None for a loss without penalty.
     """
     class_logits = discriminator(real)[1].float()
     loss = class_loss = F.cross_entropy(class_logits, labels)
@@ -82,8 +79,9 @@ def real_images_loss(discriminator, real, labels, *, alpha=None, gp_weight=10.0)
 def generator_loss(discriminator, fake, labels, class_weight=1.0):
     """Loss of the generator, a scalar, and its parts, a dict of detached scalars.
 
-    L = -mean D(fake) + class_weight CE(fake): a high score, and the class that was asked for.
-    fake: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,). Source: as discriminator_loss.
+    L = -mean D(fake) + class_weight CE(fake).
+    fake: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,), the requested classes.
+    Source: as discriminator_loss.
     """
     scores, class_logits = discriminator(fake)
     class_loss = F.cross_entropy(class_logits.float(), labels)

@@ -8,7 +8,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # K. Jordan's coefficients
 
 
 def newton_schulz(matrices, steps=5, dtype=torch.float32):
-    """Each matrix U S V^T with its singular values S pushed toward 1, into about [0.7, 1.2].
+    """Each matrix U S V^T with its singular values S moved toward 1, into about [0.7, 1.2].
 
     matrices: (n, rows, columns) -> the same shape, in `dtype`. A zero matrix stays zero.
     Five steps of X <- a X + (b A + c A A) X with A = X X^T, a quintic in every singular value.
@@ -19,7 +19,7 @@ def newton_schulz(matrices, steps=5, dtype=torch.float32):
     x = matrices.mT if tall else matrices
     x = (x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)).to(dtype)
     rows, columns = x.shape[1:]
-    if x.device.type == "cuda":  # zeros stay zeros; products of multiples of 8 are the fast ones
+    if x.device.type == "cuda":  # zeros stay zeros; sizes that are multiples of 8 are fast
         x = torch.nn.functional.pad(x, (0, -columns % 8, 0, -rows % 8))
     for _ in range(steps):
         gram = x @ x.mT
@@ -29,14 +29,14 @@ def newton_schulz(matrices, steps=5, dtype=torch.float32):
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose step is orthogonalized: every direction of a kernel moves alike.
+    """Nesterov momentum with orthogonalized steps: all singular values of a step are about equal.
 
-    For weights with at least two dimensions; a convolution's (out, in, k, k) counts as a matrix of
-    `out` rows, a transposed one's (in, out, k, k) as one of `in` rows. A step moves each row by
+    For weights with at least two dimensions; a kernel (out, in, k, k) is a matrix of `out` rows,
+    that of a transposed convolution, (in, out, k, k), one of `in` rows. A step moves each row by
     about lr in norm (root mean square over the rows), and then scales the weight to the norm
-    sqrt(rows). So lr is the relative size of a step. This is for layers that a normalization
-    follows, to which the scale of weight and bias together makes no difference.
-    dtype: of the Newton-Schulz steps. found_inf: as torch's fused optimizers take it; if it is 1,
+    sqrt(rows). So lr is the relative size of a step. This is for layers followed by a
+    normalization, whose output does not depend on the scale of weight and bias.
+    dtype: of the Newton-Schulz steps. found_inf: as for torch's fused optimizers; if it is 1,
     weights and state do not change.
     Source: as `newton_schulz`; the normalization from K. Jordan's airbench.
     """
@@ -44,19 +44,16 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, params, lr=0.02, momentum=0.9, dtype=torch.float32):
         self.found_inf, self.dtype = None, dtype
         super().__init__(params, {"lr": lr, "momentum": momentum})
-        for weight in (w for group in self.param_groups for w in group["params"]):
-            if weight.ndim < 2:
-                raise ValueError(f"a weight has no rows and columns: {tuple(weight.shape)}")
 
     @torch.no_grad()
     def step(self):
         """One step for every weight that has a gradient."""
         for group in self.param_groups:
-            alike = {}  # weights of one shape are orthogonalized together
+            by_shape = {}  # weights of one shape are orthogonalized together
             for weight in group["params"]:
                 if weight.grad is not None:
-                    alike.setdefault(weight.shape, []).append(weight)
-            for weights in alike.values():
+                    by_shape.setdefault(weight.shape, []).append(weight)
+            for weights in by_shape.values():
                 self._step(weights, group)
 
     def _step(self, weights, group):
@@ -85,12 +82,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def _rows(weight):
-    """(out, in, k, k) -> (out, k k in), the order in which channels_last keeps them."""
+    """(out, in, k, k) -> (out, k k in), the memory order of channels_last."""
     return weight.movedim(1, -1).flatten(1)
 
 
 class Combined:
-    """Several optimizers for the parts of one model, which step, and are saved, as one."""
+    """Several optimizers for the parts of one model as a single one."""
 
     def __init__(self, *optimizers):
         self.optimizers = optimizers
@@ -114,34 +111,12 @@ class Combined:
         }
 
     def state_dict(self):
-        """The moments of each weight; the settings are the caller's."""
+        """The moments of each weight, without learning rates and other settings."""
         return {"states": [optimizer.state_dict()["state"] for optimizer in self.optimizers]}
 
     def load_state_dict(self, state):
-        """Raises ValueError if a moment does not have the shape of its weight.
-
-        Moments get the memory layout of their weights: fused Adam checks neither size nor strides,
-        and would silently take wrong steps.
-        """
-        for optimizer, saved in zip(self.optimizers, state["states"], strict=True):
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            for index, moments in saved.items():
-                shapes = {t.shape for name, t in moments.items() if name != "step"}
-                if shapes != {weights[index].shape}:
-                    raise ValueError("the optimizer's state does not fit the weights")
-            copies = {
-                index: {
-                    name: value.clone() if name == "step" else _like(weights[index], value)
-                    for name, value in moments.items()
-                }
-                for index, moments in saved.items()
-            }
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": copies})
-
-
-def _like(weight, value):
-    """A copy of the value with the memory layout of the weight."""
-    return torch.empty_like(weight).copy_(value)
+        for optimizer, moments in zip(self.optimizers, state["states"], strict=True):
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
 
 
 def make_optimizer(
@@ -149,10 +124,9 @@ def make_optimizer(
 ):
     """`adam`: Adam for all weights; `muon`: Muon for the kernels of the blocks, AdamW for the rest.
 
-    model: a Discriminator or Generator, whose blocks begin with a convolution and go on with a
-    normalization. lr, betas, weight_decay: Adam's or AdamW's; muon_lr, momentum, bf16 (whether
-    its Newton-Schulz steps are in bfloat16): Muon's.
-    Every group keeps its learning rate as `initial_lr` too, for schedules.
+    model: a Discriminator or Generator, whose blocks are a convolution and a normalization.
+    lr, betas, weight_decay: of Adam or AdamW; muon_lr, momentum, bf16 (Newton-Schulz steps in
+    bfloat16): of Muon. Every group has its learning rate as `initial_lr` too, for schedules.
     """
     if kind == "adam":
         optimizer = Combined(torch.optim.Adam(model.parameters(), lr, betas, fused=True))
@@ -170,7 +144,7 @@ def make_optimizer(
 
 
 def keep_learning_rates_on(device, optimizer):
-    """Make the learning rates tensors on the device, where a captured step reads them."""
+    """Make the learning rates tensors on the device, so that a captured step reads them there."""
     for group in optimizer.param_groups:
         group["lr"] = torch.full((), group["initial_lr"], device=device)
         if "capturable" in group:

@@ -43,7 +43,7 @@ GAN = Panels(
             "test_accuracy": "real, test",
         },
         "Frechet distance, 2,000 samples": {"frechet_distance": "average"},
-        "class consistency": {"class_consistency": "samples, by the judge"},
+        "class consistency": {"class_consistency": "samples"},
         "learning rate": LEARNING_RATES,
         "images per second": {"images_per_second": "speed"},
     },
@@ -51,7 +51,7 @@ GAN = Panels(
         "critic_gap": "critic gap {:6.2f}",
         "gradient_norm": "gradient norm {:5.2f}",
         "test_accuracy": "test {:5.2f} %",
-        "class_accuracy_fake": "fakes as asked {:6.2f} %",
+        "class_accuracy_fake": "fake accuracy {:6.2f} %",
         "frechet_distance": "Frechet {:6.1f}",
     },
 )

@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit and the versions that made it."""
+"""The commit and the versions that made a result."""
 
 import platform
 import subprocess
@@ -9,7 +9,7 @@ import torch
 
 
 def git_commit():
-    """This repository's commit, "-dirty" behind it where files differ; "unknown" without git."""
+    """This repository's commit, with "-dirty" if files differ; "unknown" without git."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10)

@@ -23,46 +23,45 @@ from inside_cnn.core.progress import Progress
 from inside_cnn.engine.cli import MAY_CHANGE
 from inside_cnn.engine.plots import save_curves
 from inside_cnn.engine.weights import export_bytes
-from inside_cnn.layers.accelerate import accelerate
 from inside_cnn.training.cuda_graph import CapturedStep
 from inside_cnn.training.distributed import Ranks, check_batches
 from inside_cnn.training.optimizers import Combined, keep_learning_rates_on
 from inside_cnn.training.run_folder import RunFolder
 from inside_cnn.training.schedules import FALL_TO_ZERO
-from inside_cnn.training.stopping import Clock, FiniteGuard, StopSignal, diverged, stopped
+from inside_cnn.training.stopping import FiniteGuard, StopSignal, Timer, diverged, stopped
 from inside_cnn.training.tensorboard import TensorBoard
 
 
 class TrainingRun:
-    """Device, processes, folder, resume, stops, log and saves of one run; the loop is the script's.
+    """Device, processes, folder, resume, stops, logs and saves of one run; the script has the loop.
 
     args: what a training script's parse_args returned; script: its name; panels: see panels.py.
-    Used as in train_gan.py: `load_data`, `start`, after each step `advance`, `log`, `save_if_due`
-    and `stop_if_asked`, and `finish`.
+    Usage as in train_gan.py: `load_data`, `start`, after each step `advance`, `log` and
+    `save_if_due`, and `finish`. All processes make the same calls.
 
-    step: steps taken so far; precision: "fp32" or "bf16"; compiled: whether LayerNorm is compiled
-    and, with one process, steps are captured as CUDA graphs. Nothing is written before `start`.
+    step: number of steps taken; precision: "fp32" or "bf16"; compiled: whether LayerNorm is
+    compiled and, with one process, steps are CUDA graphs. Nothing is written before `start`.
     Leaving the context releases the lock, restores the signal handlers and ends the process group.
-    All processes call its methods alike.
     """
 
     def __init__(self, args, script, panels):
         self.args, self.script, self.panels = args, script, panels
-        self.clock = Clock(args.save_every_minutes, args.max_minutes)
+        self.save_timer, self.stop_timer = Timer(args.save_every_minutes), Timer(args.max_minutes)
+        self.curves_timer = Timer(0.5)  # plotting them after every epoch would slow down a GPU
         self.step = 0
-        self._totals = {}  # {metric: (its sum since the last record, the number of summands)}
-        self._best = {}  # {exported file: (what was compared, its highest value)}
+        self._totals = {}  # {metric: (sum since the last record, number of summands)}
+        self._best = {}  # {exported file: (name of a score, its highest value)}
         self._order = None  # (epoch, the order of its images)
         with contextlib.ExitStack() as undo:
             self.ranks = undo.enter_context(Ranks())
-            self.ranks.together(self._choose)
+            self.ranks.together(self._pick_device)
             self.ranks.use(self.device)
             self.compiled = pick_compile(args.compile, self.device)
             self.guard = FiniteGuard(self.device)
             keep_freed_memory()
             self._undo = undo.pop_all()
 
-    def _choose(self):
+    def _pick_device(self):
         self.device = pick_device(self.args.device)
         self.precision = pick_precision(self.args.precision, self.device)
         self._tensorboard = TensorBoard(self.args.tensorboard and self.ranks.main)
@@ -73,14 +72,13 @@ class TrainingRun:
     def __exit__(self, *error):
         return self._undo.__exit__(*error)
 
-    # ------------------------------------------------------------------------------ the beginning
+    # ------------------------------------------------------------------------------ start
 
     def load_data(self, drop_last=False):
-        """(train, test) on the device. Also looks into the run's folder and compares the settings.
+        """(train, test) on the device; with --hold_out, `test` is held out of the training images.
 
-        With --hold_out, `test` is the held-out part of the training images.
-        drop_last: leave out an epoch's last, smaller batch, and give every process as many images
-        of a batch, at least 2 (BatchNorm needs them). Raises UserError.
+        drop_last: leave out the last, smaller batch of an epoch, and give every process the same
+        number of images of a batch, at least 2 (BatchNorm needs them). Raises UserError.
         """
         args, ranks = self.args, self.ranks
         sets = ranks.main_first(lambda: load_dataset(args.dataset, args.data_dir))
@@ -102,11 +100,8 @@ class TrainingRun:
         settings |= {"dataset": train_set.name, "precision": self.precision}  # what `auto` chose
         if train_set.digest:
             settings["data_sha256"] = train_set.digest
-        ranks.check_same(settings | {"images": (count, len(test_set))})
         may_change = set(MAY_CHANGE) - ({"epochs"} if args.schedule in FALL_TO_ZERO else set())
-        self.folder = ranks.together(
-            lambda: RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
-        )
+        self.folder = RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
         self._metadata = {"recipe": args.recipe, "hold_out": args.hold_out, **test_set.metadata()}
         print(f"data: {train_set.source}")
         print(
@@ -116,21 +111,14 @@ class TrainingRun:
         return train_set, test_set
 
     def captured(self, update):
-        """The update, a function of tensors, as a step that a CUDA device captures and replays.
-
-        With several processes it stays the function.
-        """
+        """The update, a function of tensors, captured as a CUDA graph if there is one process."""
         return CapturedStep(update, self.compiled and self.ranks.world == 1)
-
-    def accelerated(self, network):
-        """The network on the run's device, its layers swapped for faster ones of equal function."""
-        return accelerate(network, self.device, self.compiled)
 
     def start(self, **parts):
         """Begin the run, or resume it from its newest checkpoint.
 
-        parts: {name: network, optimizer or anything else with a state_dict}, kept in checkpoints.
-        Returns the summary of a run that is finished already, and does nothing then; else None.
+        parts: {name: network, optimizer or anything else with a state_dict}, saved in checkpoints.
+        Returns the summary if the run is already finished, else None.
         """
         folder, ranks = self.folder, self.ranks
         self._parts = parts
@@ -167,7 +155,7 @@ class TrainingRun:
     # ------------------------------------------------------------------------------ one step
 
     def batch(self):
-        """The indices of the images of this step, of all processes: int64 (b,) on the device."""
+        """Indices of the images of this step for all processes: int64 (b,) on the device."""
         epoch, index = divmod(self.step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             order = epoch_order(self._images, self.args.seed, epoch).to(self.device)
@@ -175,7 +163,7 @@ class TrainingRun:
         return self._order[1][index * self.args.batch_size : (index + 1) * self.args.batch_size]
 
     def stream(self, *name):
-        """The random stream of that name: a torch.Generator on the device, see random_stream."""
+        """The torch.Generator of that name on the device, see random_stream."""
         return random_stream(self.device, self.args.seed, *name)
 
     def shard(self, batch):
@@ -187,53 +175,32 @@ class TrainingRun:
         return autocast(self.device, self.precision)
 
     def take_step(self, optimizer, network, loss, step, share=None):
-        """The optimizer's step by the gradients of all processes, if these and the loss are finite.
+        """Step the optimizer with the gradients of all processes, if these and the loss are finite.
 
-        loss: the mean over this process's images, and afterwards over all; step: its number, from
-        1, a tensor; share: images on this process / images on all, the same on each if None.
+        loss: mean over the images of this process; afterwards over all images. step: its number,
+        from 1, a tensor; share: images on this process / images on all; None: equal shares.
         """
         share = 1 / self.ranks.world if share is None else share
         loss = self.ranks.all_reduce_gradients(network, loss, share)
         self.guard.take_step(optimizer, loss, step)
 
     def advance(self, metrics, count=1):
-        """A step was taken. metrics: {name: sum of it over `count`, a scalar on the device}."""
+        """Count a step. Returns the log record of the steps since the last one, {} if none is due.
+
+        metrics: {name: sum over `count` images or batches, a scalar on the device}. A record has
+        their means, the learning rates, the speed and the memory. Raises Stopped after divergence.
+        """
         for name, value in metrics.items():
             entry = torch.stack([value, torch.full_like(value, count)])
             self._totals[name] = self._totals[name] + entry if name in self._totals else entry
         self.step += 1
         self._stop_if_diverged(self.step)
         self.progress.step()
-
-    def _stop_if_diverged(self, step=None):
-        if (bad := self.guard.bad_step(step)) > 0:
-            sums = {n: self.ranks.all_reduce(t)[0].item() for n, t in self._totals.items()}
-            raise diverged(bad, sums, self.folder.checkpoints)
-
-    # ------------------------------------------------------------------------------ log and saves
-
-    @property
-    def epoch(self):
-        """The epoch that the step just taken belongs to, from 1; 0 before the first step."""
-        return math.ceil(self.step / self.steps_per_epoch)
-
-    @property
-    def epoch_ends(self):
-        """Whether the step just taken ended an epoch, or the run."""
-        return self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
-
-    @property
-    def log_due(self):
         every = self.args.log_every_steps
-        return self.epoch_ends or bool(every and self.step % every == 0)
-
-    def _reached(self):
-        return {"step": self.step, "epochs_done": round(self.step / self.steps_per_epoch, 4)}
-
-    def record(self):
-        """A line of the log on the steps since the last record: means, rates, speed, memory."""
+        if not (self.epoch_ends or (every and self.step % every == 0)):
+            return {}
         self._stop_if_diverged()
-        record = self._reached()
+        record = self._position()
         for name, total in self._totals.items():
             total, count = self.ranks.all_reduce(total).tolist()
             record[name] = total / count
@@ -244,81 +211,96 @@ class TrainingRun:
         record["peak_memory_gb"] = round(peak_memory(self.device) / 1e9, 2)
         return record
 
+    def _stop_if_diverged(self, step=None):
+        if (bad := self.guard.bad_step(step)) > 0:
+            sums = {n: self.ranks.all_reduce(t)[0].item() for n, t in self._totals.items()}
+            raise diverged(bad, sums, self.folder.checkpoints)
+
+    # ------------------------------------------------------------------------------ log and saves
+
+    @property
+    def epoch(self):
+        """The epoch of the last step, from 1; 0 before the first step."""
+        return math.ceil(self.step / self.steps_per_epoch)
+
+    @property
+    def epoch_ends(self):
+        """Whether the last step ended an epoch or the run."""
+        return self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
+
+    def _position(self):
+        return {"step": self.step, "epochs_done": round(self.step / self.steps_per_epoch, 4)}
+
     def log(self, record):
-        """Append a record to metrics.jsonl, print it, and plot the curves now and then."""
+        """Append a record to metrics.jsonl, print it, and plot the curves at times; {}: nothing."""
+        if not record:
+            return
         self.folder.log(record)
         self._tensorboard.log(record)
         self.progress.report(record)
-        if self.epoch_ends and self.step < self.total_steps and self.clock.curves_due():
+        if self.epoch_ends and self.step < self.total_steps and self.curves_timer.is_due():
             self._plot_curves()
         self.progress.start_lap()
 
-    def keep_best(self, file, what, value, network, metadata):
-        """Export the network if the value is above all before of the same `what`."""
-        best_what, best = self._best.get(file, (None, None))
-        if (best_what != what or value > best) and self._export(file, network, metadata):
-            self._best[file] = what, value
+    def keep_best(self, file, score_name, value, network, metadata):
+        """Export the network if the value is higher than all earlier ones of the same score."""
+        best_name, best = self._best.get(file, (None, None))
+        if (best_name != score_name or value > best) and self._export(file, network, metadata):
+            self._best[file] = score_name, value
 
     def last_record(self):
         return (self.folder.records() or [{}])[-1]
 
-    def write_once(self, file, make):
-        """Write the bytes that `make` returns into the run's folder; returns whether it did.
-
-        Rank 0 writes; a failure is reported, see RunFolder.attempt.
-        """
-        if not self.ranks.main:
-            return False
-        content = make()
-        if file.startswith("samples/"):
-            self._tensorboard.show(content, self.step)
-        return self.folder.write(file, content)
+    def save_image(self, file, make):
+        """Write the PNG that `make` returns into the run's folder, from rank 0."""
+        if self.ranks.main:
+            png = make()
+            self._tensorboard.add_image(png, self.step)
+            self.folder.write(file, png)
 
     def _export(self, file, network, metadata):
-        metadata = self._metadata | self._reached() | metadata
-        return self.write_once(file, lambda: export_bytes(network, metadata))
+        """Returns whether the file was written, by rank 0."""
+        metadata = self._metadata | self._position() | metadata
+        return self.ranks.main and self.folder.write(file, export_bytes(network, metadata))
 
-    def save_if_due(self, exports):
+    def _export_all(self, exports):
+        for file, (network, metadata) in exports.items():
+            self._export(file, network, metadata)
+
+    def save_if_due(self, exports, metrics):
         """Write a checkpoint if one is due, and every --save_every_epochs the exports too.
 
-        exports: a function without arguments that returns {file: (network, metadata)}. All
-        processes decide together whether a save is due, and whether the run is to stop.
+        exports: a function of the metrics that returns {file: (network, metadata)}.
+        Raises Stopped, after a checkpoint, if a signal arrived or the time is up. All processes
+        decide together.
         """
-        self._received, due, self._time_up = self.ranks.agree(
-            self._signal.received, self.clock.save_due(), self.clock.time_up()
+        signal_number, due, time_up = self.ranks.agree(
+            self._signal.received, self.save_timer.is_due(), self.stop_timer.is_due()
         )
         epoch_due = self.epoch_ends and self.epoch % self.args.save_every_epochs == 0
-        asked_to_stop = self._received or self._time_up
-        if epoch_due or due or asked_to_stop or self.step == self.total_steps:
+        if epoch_due or due or signal_number or time_up or self.step == self.total_steps:
             self._stop_if_diverged()
-            self.clock.saved()
+            self.save_timer.reset()
             state = {
                 "parts": {name: part.state_dict() for name, part in self._parts.items()},
                 "totals": {name: self.ranks.stack(t) for name, t in self._totals.items()},
                 "best": self._best,
             }
-            self._saved = self.folder.save_state(self.step, state)
+            saved = self.folder.save_state(self.step, state)
         if epoch_due:
-            self._export_all(exports)
+            self._export_all(exports(metrics))
         if self.epoch_ends:
             self.progress.start_lap()
-
-    def _export_all(self, exports):
-        for file, (network, metadata) in exports().items():
-            self._export(file, network, metadata)
-
-    def stop_if_asked(self):
-        """Raises Stopped after a signal, or if the time is up; the state has just been saved."""
-        if (self._received or self._time_up) and self.step < self.total_steps:
+        if (signal_number or time_up) and self.step < self.total_steps:
             self.progress.close()
             self._plot_curves()
-            saved = self.ranks.from_main(lambda: self._saved)  # all wait for rank 0's write
-            raise stopped(self._received, self.step, saved)
+            saved = self.ranks.from_main(lambda: saved)  # all wait for rank 0's write
+            raise stopped(signal_number, self.step, saved)
 
     def finish(self, exports, metrics):
-        """Write what a finished run leaves. Returns its summary: the step and the metrics.
+        """Write the curves, the exports and the summary: the metrics and the step. Returns it.
 
-        Raises Stopped if something could not be written.
+        exports: {file: (network, metadata)}. Raises Stopped if something could not be written.
         """
         self.progress.close()
         self._plot_curves()
@@ -332,6 +314,6 @@ class TrainingRun:
         return summary
 
     def _plot_curves(self):
-        self.clock.curves_plotted()
+        self.curves_timer.reset()
         folder, path = self.folder, self.folder.path / "curves.png"
         folder.attempt(path.name, lambda: save_curves(folder.records(), path, self.panels.curves))

@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import parse_json, remove_temporaries, write_atomically
+from inside_cnn.core.files import remove_temporaries, write_atomically
 from inside_cnn.core.output_folder import writing_to
 from inside_cnn.engine.cli import SAVE_FAILED, Stopped
 from inside_cnn.engine.older_versions import ADDED, renamed, without_deleted
 from inside_cnn.training.checkpoint import (
     checkpoint_step,
-    from_format_1,
     list_checkpoints,
     load_latest,
     save_checkpoint,
@@ -22,7 +21,7 @@ from inside_cnn.training.checkpoint import (
 from inside_cnn.training.provenance import environment
 
 FORMAT = 2  # of the state in a checkpoint
-# What a run writes, as patterns. A new run overwrites no such file.
+# Patterns of the files that a run writes. A new run overwrites none of them.
 FILES = (
     *("metrics.jsonl", "summary.json", "curves.png", "samples/*.png"),
     *("discriminator*.safetensors", "generator*.safetensors", "checkpoints/step_*.pt"),
@@ -33,60 +32,36 @@ class RunFolder:
     """output/<run>/: config.json, metrics.jsonl, summary.json, checkpoints/ and the task's files.
 
     settings: the run's arguments by name. A folder that already holds a run is resumed if its
-    settings are the same, except for those named in `may_change`. Nothing is written before `open`.
+    settings are the same, except for those named in `may_change`; never if `resume` is "never".
     writer: False on the ranks that leave all writing to rank 0: there `attempt` does nothing.
-    Raises UserError if the settings differ, or if `resume` is "never" and the folder holds a run.
+    Nothing is written before `open`.
     """
 
     def __init__(self, path, settings, may_change=(), resume="auto", writer=True):
         self.path, self.settings, self.writer = Path(path), settings, writer
+        self.may_change, self.resume = set(may_change), resume
         self.checkpoints = self.path / "checkpoints"
         self.metrics_path = self.path / "metrics.jsonl"
-        self.failed = {}  # {what could not be written at the last try: why}
+        self.failed = {}  # {what could not be written at the last attempt: why}
         self._unwritten = b""  # log lines that could not be written yet
         self._log_size = 0  # bytes of the log that are complete
         self._lock = None
-        self.config = self._read_config() if writer else None
-        if self.config is None:
-            return
-        if resume == "never":
-            raise UserError(
-                f"{self.path} already holds a run; give another --output_dir, or --resume auto"
-            )
-        before = {name: ADDED[name] for name in settings.keys() & ADDED.keys()}
-        before |= without_deleted(self.config["settings"])
-        differences = [
-            f"{name} was {before.get(name)!r}, now {settings.get(name)!r}"
-            for name in sorted((before.keys() | settings.keys()) - set(may_change))
-            if before.get(name) != settings.get(name)
-        ]
-        if differences:
-            raise UserError(
-                f"{self.path} belongs to a run with other settings ({'; '.join(differences)}); "
-                "give the same settings to resume it, or another --output_dir"
-            )
-
-    def _read_config(self):
-        """The contents of config.json, None if there is none."""
-        path = self.path / "config.json"
-        if not path.is_file():
-            return None
-        config = parse_json(path.read_bytes())
-        if not isinstance(config, dict) or "settings" not in config:
-            raise UserError(f"{path} is not of this program; give another --output_dir")
-        return config | {"settings": renamed(config["settings"])}
 
     def open(self, total_steps):
         """Lock the folder; returns (state of the newest valid checkpoint, summary), or None each.
 
         The summary is that of a run that is finished after total_steps. Raises UserError if another
-        process holds the lock or has just begun a run, if the folder cannot be used or holds other
+        process holds the lock, if the settings differ, if the folder cannot be used or holds other
         results, or if all checkpoints are corrupt.
         """
         with writing_to(self.path):
             self._lock = lock(self.path)
-        if self._read_config() != self.config:
-            raise UserError(f"another process has just begun a run in {self.path}; start again")
+        self.config = _read_json(self.path / "config.json")
+        if self.config is not None:
+            self._check_settings()
+        existing = [path for pattern in FILES for path in self.path.glob(pattern)]
+        if self.config is None and existing:
+            raise UserError(f"{existing[0]} is not of this run; give another --output_dir")
         state = load_latest(self.checkpoints)
         summary = _read_json(self.path / "summary.json")
         if state is None and summary is not None:
@@ -94,19 +69,33 @@ class RunFolder:
                 f"{self.path} holds a finished run without its checkpoints, so it cannot be "
                 "resumed; give another --output_dir"
             )
-        there = [path for pattern in FILES for path in self.path.glob(pattern)]
-        if self.config is None and there:
-            raise UserError(f"{there[0]} is not of this run; give another --output_dir")
         if summary is not None and summary["step"] == state["step"] >= total_steps:
             return state, summary
-        if state is not None and state.get("format") == 1:
-            state = from_format_1(state) | {"format": FORMAT}
         if state is not None and state.get("format") != FORMAT:
             raise UserError(
                 f"another version of this program wrote the checkpoint in {self.checkpoints} and "
                 "has to finish the run (config.json names its commit); give another --output_dir"
             )
         return state, None
+
+    def _check_settings(self):
+        if self.resume == "never":
+            raise UserError(
+                f"{self.path} already holds a run; give another --output_dir, or --resume auto"
+            )
+        self.config["settings"] = renamed(self.config["settings"])
+        before = {name: ADDED[name] for name in self.settings.keys() & ADDED.keys()}
+        before |= without_deleted(self.config["settings"])
+        differences = [
+            f"{name} was {before.get(name)!r}, now {self.settings.get(name)!r}"
+            for name in sorted((before.keys() | self.settings.keys()) - self.may_change)
+            if before.get(name) != self.settings.get(name)
+        ]
+        if differences:
+            raise UserError(
+                f"{self.path} belongs to a run with other settings ({'; '.join(differences)}); "
+                "give the same settings to resume it, or another --output_dir"
+            )
 
     def close(self):
         """Release the lock."""
@@ -157,13 +146,13 @@ class RunFolder:
         return result
 
     def raise_if_anything_failed(self):
-        """At the end of a run. Raises Stopped if the last try to write a file failed."""
+        """At the end of a run. Raises Stopped if the last attempt to write a file failed."""
         if self.failed:
             what = "; ".join(f"{name} ({why})" for name, why in self.failed.items())
             raise Stopped(SAVE_FAILED, f"the run ended, but could not write {what}")
 
     def write(self, file, data):
-        """Attempt to put bytes at a path in the folder; returns whether that worked."""
+        """Attempt to write bytes to a path in the folder; returns whether that worked."""
 
         def write():
             path = self.path / file
@@ -179,13 +168,13 @@ class RunFolder:
         def save():
             self._append()  # a checkpoint without the log lines before it would lose them
             path = save_checkpoint(self.checkpoints, step, state | {"format": FORMAT, "step": step})
-            (self.path / "summary.json").unlink(missing_ok=True)  # of the checkpoint before
+            (self.path / "summary.json").unlink(missing_ok=True)  # of an earlier checkpoint
             return path
 
         return self.attempt("the checkpoint", save)
 
     def log(self, record):
-        """Attempt to append a line to metrics.jsonl; a failed one waits for the next try."""
+        """Attempt to append a line to metrics.jsonl; a failed one waits for the next attempt."""
         self._unwritten += json.dumps(record).encode() + b"\n"
         self.attempt(self.metrics_path.name, self._append)
 
@@ -199,7 +188,7 @@ class RunFolder:
         self._unwritten = b""
 
     def records(self):
-        """The records of metrics.jsonl, oldest first, without a last line that was cut short."""
+        """The records of metrics.jsonl, oldest first, without an incomplete last line."""
         if not self.metrics_path.is_file():
             return []
         lines = self.metrics_path.read_bytes().splitlines(keepends=True)

@@ -1,18 +1,18 @@
-"""Learning rates over the course of a training: factors of the largest one, and setting them."""
+"""Learning rate schedules, as factors of the largest learning rate."""
 
 import torch
 
-# Schedules whose rates depend on the number of epochs that was asked for.
+# Schedules that depend on the number of epochs.
 FALL_TO_ZERO = ("linear", "triangular")
 
 
 def linear(step, total_steps):
-    """Factor of the learning rate at `step` (from 0): from 1 down to 0 in a straight line."""
+    """Factor of the learning rate at `step` (from 0): linear from 1 to 0."""
     return 1 - step / total_steps
 
 
 def triangular(step, total_steps, peak):
-    """Factor of the learning rate at `step` (from 0): up from 0 to 1 in a straight line, then down.
+    """Factor of the learning rate at `step` (from 0): linear from 0 to 1, then from 1 to 0.
 
     peak: share of the steps after which it is 1.
     """

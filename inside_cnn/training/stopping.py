@@ -1,4 +1,4 @@
-"""When a run stops before its end: by a signal, by the clock, or because it diverged."""
+"""Reasons for a run to stop early: a signal, the clock, divergence."""
 
 import math
 import os
@@ -12,34 +12,34 @@ from inside_cnn.training.checkpoint import list_checkpoints
 
 
 def stopped(signal_number, step, saved):
-    """The Stopped for a run that ends after `step`, by that signal, or 0: its time is up.
+    """The Stopped for a run that ends after `step`; signal_number: 0 if its time is up.
 
-    saved: the checkpoint just written, None if that failed: exit code SAVE_FAILED then, unless
-    it was a signal, whose code its sender waits for.
+    saved: the checkpoint just written, None if that failed. The exit code is then SAVE_FAILED,
+    or that of the signal.
     """
     code = 128 + signal_number if signal_number else 0
     why = f"stopped by {signal.Signals(signal_number).name}" if signal_number else "time is up"
     if saved is None:
         return Stopped(code or SAVE_FAILED, f"{why} after step {step}, which could not be saved")
-    return Stopped(code, f"{why} after step {step}; the same command goes on from {saved}")
+    return Stopped(code, f"{why} after step {step}; the same command resumes from {saved}")
 
 
 def diverged(step, metrics, checkpoints):
-    """The Stopped for a run with metrics, {name: number}, or gradients that are not finite."""
+    """The Stopped for a run whose metrics, {name: number}, or gradients are not finite."""
     bad = ", ".join(name for name, value in metrics.items() if not math.isfinite(value))
     last = next(iter(list_checkpoints(checkpoints)), "none")
     return Stopped(
         DIVERGED,
-        f"diverged at step {step}: {bad or 'the gradient'} not finite; the step was not taken; "
+        f"diverged at step {step}: {bad or 'the gradient'} not finite; weights did not change; "
         f"last checkpoint: {last}",
     )
 
 
 class StopSignal:
-    """Turns SIGTERM, SIGINT and SIGUSR1 into a flag that the training loop reads after each step.
+    """A flag for SIGTERM, SIGINT and SIGUSR1, which the training loop reads after each step.
 
-    received: the number of the last signal, 0 for none. Nothing is saved inside the handler: it may
-    interrupt any line, a save included. A second SIGINT gives up at once.
+    received: the number of the last signal, 0 for none. The handler saves nothing, since it may
+    interrupt a save. A second SIGINT ends the process immediately.
     """
 
     def __init__(self):
@@ -64,41 +64,26 @@ class StopSignal:
         self.received = signal_number
 
 
-class Clock:
-    """When the next checkpoint is due by the clock, and when the run's time is up; None: never.
+class Timer:
+    """Whether that many minutes passed since the start or the last reset; None: never."""
 
-    The curves are due 10 seconds after the start and then every 30: on a GPU an epoch takes
-    seconds, and plotting them after each would take a notable part of that.
-    """
+    def __init__(self, minutes):
+        self.seconds = math.inf if minutes is None else 60 * minutes
+        self.reset()
 
-    def __init__(self, save_every_minutes=None, max_minutes=None):
-        minutes = (math.inf if m is None else m for m in (save_every_minutes, max_minutes))
-        self._save_every, self._longest = (60 * m for m in minutes)  # seconds
-        self._start = self._last_save = time.monotonic()
-        self._last_curves = self._start - 20
+    def reset(self):
+        self.start = time.monotonic()
 
-    def saved(self):
-        self._last_save = time.monotonic()
-
-    def save_due(self):
-        return time.monotonic() - self._last_save >= self._save_every
-
-    def curves_plotted(self):
-        self._last_curves = time.monotonic()
-
-    def curves_due(self):
-        return time.monotonic() - self._last_curves >= 30
-
-    def time_up(self):
-        return time.monotonic() - self._start >= self._longest
+    def is_due(self):
+        return time.monotonic() - self.start >= self.seconds
 
 
 class FiniteGuard:
-    """Prevents an optimizer step whose loss or gradient is not finite, and every later step.
+    """Prevents an optimizer step with a loss or gradient that is not finite, and all later steps.
 
-    The decision stays on the device: fused Adam does not change weights and state if its
-    `found_inf` is 1, so nobody waits for the GPU. The first bad step is read when the run logs or
-    saves anyway, and every `every` steps (on the CPU, where reading costs nothing, every step).
+    The check stays on the device: fused Adam does not change weights and state if its `found_inf`
+    is 1, so the CPU does not wait for the GPU. The number of the first bad step is read when the
+    run logs or saves, and every `every` steps (every step on the CPU).
     """
 
     def __init__(self, device, every=50):
@@ -106,9 +91,9 @@ class FiniteGuard:
         self.first_bad = torch.zeros((), dtype=torch.int64, device=device)  # 0: none yet
 
     def take_step(self, optimizer, loss, step):
-        """optimizer.step(), if the loss, all gradients and all steps before were finite.
+        """optimizer.step(), if the loss, all gradients and all earlier steps were finite.
 
-        step: from 1, a number or a tensor of one. All ranks decide alike, since loss and gradients
+        step: from 1, a number or a scalar tensor. All ranks decide alike, since loss and gradients
         are sums over the ranks.
         """
         gradients = [p.grad for g in optimizer.param_groups for p in g["params"]]
@@ -121,7 +106,7 @@ class FiniteGuard:
         optimizer.step()
 
     def bad_step(self, step=None):
-        """The first bad step, 0 for none. Given a step, reads it at every `every`-th one only."""
+        """The first bad step, 0 for none. Given a step, only every `every`-th one is checked."""
         if step is not None and step % self.every:
             return 0
         return int(self.first_bad)

@@ -13,34 +13,33 @@ EVENTS = "TensorBoard's events"
 
 
 class TensorBoard:
-    """A file of events in a run's folder; if not `enabled`, the methods do nothing.
+    """An events file in a run's folder; if not `enabled`, the methods do nothing.
 
     Raises UserError if the package is missing.
     """
 
     def __init__(self, enabled):
-        self._writer = self._writer_class = None
-        if enabled:
-            if find_spec("tensorboard") is None:
-                raise UserError("--tensorboard needs a package: pip install tensorboard")
-            from torch.utils.tensorboard import SummaryWriter  # here: the import takes seconds
-
-            self._writer_class = SummaryWriter
+        self._enabled, self._writer = enabled, None
+        if enabled and find_spec("tensorboard") is None:
+            raise UserError("--tensorboard needs a package: pip install tensorboard")
 
     def begin(self, folder, step):
-        """Start the file. TensorBoard hides what an earlier process logged after `step`."""
-        if self._writer_class is not None:
-            self._folder, make, purge = folder, self._writer_class, step + 1 if step else 0
-            self._writer = folder.attempt(EVENTS, lambda: make(folder.path, purge_step=purge))
-            settings = json.dumps(folder.settings, indent=4).replace("\n", "\n    ")
-            self._write("text", "settings", f"    {settings}", step)
+        """Create the file. TensorBoard hides entries of an earlier process after `step`."""
+        if not self._enabled:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # here: the import takes seconds
+
+        self._folder, purge = folder, step + 1 if step else 0
+        self._writer = folder.attempt(EVENTS, lambda: SummaryWriter(folder.path, purge_step=purge))
+        settings = json.dumps(folder.settings, indent=4).replace("\n", "\n    ")
+        self._write("text", "settings", f"    {settings}", step)
 
     def log(self, record):
-        """A record of metrics.jsonl: each of its numbers by its name."""
+        """Every field of a record of metrics.jsonl, as a scalar."""
         for name, value in record.items():
             self._write("scalar", name, value, record["step"])
 
-    def show(self, png, step):
+    def add_image(self, png, step):
         """A sample grid, the bytes of a PNG."""
         with Image.open(io.BytesIO(png)) as image:
             pixels = np.asarray(image.convert("RGB"))
@@ -52,6 +51,6 @@ class TensorBoard:
             self._writer.flush()
             return True
 
-        # The writer's thread repeats its first error forever, so it is not used again.
+        # After an error the writer's thread repeats it forever, so it is not used again.
         if self._writer is not None and not self._folder.attempt(EVENTS, add):
             self._writer = None

@@ -1,4 +1,4 @@
-"""How two runs are compared."""
+"""Comparisons of two runs."""
 
 import json
 
@@ -9,7 +9,7 @@ from inside_cnn.training import checkpoint
 
 
 def records(folder):
-    """metrics.jsonl without the two fields that tell time and memory."""
+    """metrics.jsonl without speed and memory."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         assert line.pop("images_per_second") > 0
@@ -17,13 +17,8 @@ def records(folder):
     return lines
 
 
-def kernel_rate(record):
-    """The learning rate of the convolution kernels in a log line: of Muon, or the only one."""
-    return record.get("muon_lr", record["lr"])
-
-
 def assert_equal(a, b):
-    """Equality to the last bit, through dicts, lists and tensors."""
+    """Bit-identical dicts, lists and tensors."""
     if isinstance(a, dict):  # an OrderedDict too
         assert a.keys() == b.keys()
         for key in a:
@@ -39,14 +34,14 @@ def assert_equal(a, b):
 
 
 def assert_same_export(a, b):
-    """Equal weights and equal metadata; the order of the metadata in the file is not fixed."""
+    """Equal weights and metadata; the order of the metadata in the file is not fixed."""
     (first, first_metadata), (second, second_metadata) = map(load_model, (a, b))
     assert first_metadata == second_metadata
     assert_equal(dict(first.state_dict()), dict(second.state_dict()))
 
 
 def assert_same_run(a, b, all_files=True):
-    """Two folders with the same log, state, weights and sample grids, and nothing half written.
+    """Two folders with the same log, state, weights and sample grids, and no temporary files.
 
     all_files: False where `b` may lack sample grids and best weights that could not be written.
     """

@@ -1,4 +1,4 @@
-"""A disk that fails."""
+"""Writes that fail."""
 
 import contextlib
 import fnmatch
@@ -10,7 +10,7 @@ import pytest
 
 @contextlib.contextmanager
 def no_room_for(pattern):
-    """A context in which no file whose name matches can be put in its place."""
+    """A context in which no file with a matching name can be written."""
     replace = os.replace
 
     def refuse(source, target, **options):
@@ -27,15 +27,14 @@ def no_room_for(pattern):
 def failing(number):
     """A context in which the number-th flush to the disk or rename fails.
 
-    Yields the list of those that were tried; every write of a file has one of each, every line of
-    the log has a flush.
+    Yields the list of attempts. A file has one of each, a line of the log has a flush.
     """
-    tried = []
+    attempts = []
 
-    def announced(name, system):
+    def failing_call(name, system):
         def call(*args):
-            tried.append(name)
-            if len(tried) == number:
+            attempts.append(name)
+            if len(attempts) == number:
                 raise OSError(5, "Input/output error")
             return system(*args)
 
@@ -43,12 +42,5 @@ def failing(number):
 
     with pytest.MonkeyPatch.context() as patched:
         for name in ("fsync", "replace"):
-            patched.setattr(os, name, announced(name, getattr(os, name)))
-        yield tried
-
-
-def fill(path):
-    """Write zeros to a file until its disk is full."""
-    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
+            patched.setattr(os, name, failing_call(name, getattr(os, name)))
+        yield attempts

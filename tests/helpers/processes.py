@@ -1,4 +1,4 @@
-"""Real training processes: started, watched, killed."""
+"""Training processes: start, wait, kill."""
 
 import os
 import socket
@@ -15,9 +15,8 @@ SMALL = [
     *("--dataset", "shapes", "--limit_train", "80", "--limit_test", "40", "--width", "4"),
     *("--batch_size", "16", "--device", "cpu", "--precision", "fp32"),
 ]
-EVERY_STEP = ["--save_every_minutes", "0"]  # is saved, so that a kill often lands inside a save
-# One thread: small networks are no faster with two, and parallel processes do not get in each
-# other's way.
+EVERY_STEP = ["--save_every_minutes", "0"]  # is saved, so that many kills interrupt a save
+# One thread: small networks are no faster with two.
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
     "PYTHONUNBUFFERED": "1",
@@ -55,7 +54,7 @@ def ends(processes, timeout=180):
 
 
 def run(script, flags, ranks=1):
-    """The ended run: .returncode, not 0 if that of any rank is not; .stdout and .stderr of all."""
+    """The finished run: .returncode, not 0 if any is not; .stdout and .stderr of all ranks."""
     codes, out, err = ends(start(script, flags, ranks))
     return SimpleNamespace(returncode=max(codes, key=abs), stdout=out, stderr=err)
 
@@ -74,12 +73,12 @@ def newest_step(folder):
 def wait_until(condition, timeout=120):
     end = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timeout"
         time.sleep(0.005)
 
 
 def kill(processes):
-    """SIGKILL to all that still run; returns when they are gone."""
+    """SIGKILL to all; returns when they have ended."""
     for process in processes:
         process.kill()
     for process in processes:

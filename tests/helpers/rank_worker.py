@@ -1,4 +1,4 @@
-"""Started by torchrun: the discriminator's gradients out of each rank's shard of one batch."""
+"""One rank of two: the discriminator's gradients of its shard of one batch."""
 
 import os
 import sys
@@ -13,20 +13,20 @@ FLAGS = ["--recipe", "classic", "--width", "4", "--device", "cpu", "--precision"
 
 
 def update(gan, batch):
-    """One update of the discriminator by the batch: real, labels, z, fake_labels, alpha."""
+    """One update of the discriminator with the batch: real, labels, z, fake_labels, alpha."""
     real, labels, z, fake_labels, alpha = batch
-    inputs = train_gan.FakeInputs(z, fake_labels, alpha=alpha)
-    return gan.update_discriminator(torch.tensor(1), real, labels, inputs)
+    inputs = train_gan.FakeInputs(fake_labels, z, alpha=alpha)
+    return gan.update_discriminator(torch.tensor(1), train_gan.RealBatch(real, labels), inputs)
 
 
 def main():
     torch.set_num_threads(1)
-    # Other weights on every rank: broadcast has to make them equal.
+    # Different weights on every rank, so that broadcast is tested.
     args = train_gan.parse_args([*FLAGS, "--seed", os.environ["RANK"]])
     with TrainingRun(args, "train_gan.py", panels.GAN) as run:
         ranks, gan = run.ranks, train_gan.GAN(run, args)
         discriminator, generator = gan.discriminator, gan.generator.eval()
-        ranks.broadcast(discriminator, generator)  # in eval mode fakes do not depend on the batch
+        ranks.broadcast(discriminator, generator)  # in eval mode, fakes do not depend on the batch
         batch = [run.shard(t) for t in torch.load(sys.argv[1], weights_only=True)]
         metrics = update(gan, batch)
         if ranks.main:

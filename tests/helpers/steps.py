@@ -1,7 +1,4 @@
-"""What happens at a chosen step of a run in this process, and what was seen at each step.
-
-Through torch's own global hooks: nothing of the scripts is replaced.
-"""
+"""Actions at a step of a run in this process, and records of steps, with torch's global hooks."""
 
 import contextlib
 import os
@@ -13,16 +10,16 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 
 def learns(module, kind):
-    """Whether the pass of `module` that runs now is one in which a network of that class learns."""
+    """Whether the current pass of `module` is a training pass of a network of that class."""
     return type(module) is kind and module.training and torch.is_grad_enabled()
 
 
 @contextlib.contextmanager
 def at_pass(kind, actions):
-    """Call actions[n](), where there is one, just before the n-th pass in which a `kind` learns.
+    """Call actions[n](), if there is one, before the n-th training pass of a `kind`.
 
-    A step of train_gan.py has one pass in which the Generator learns (with --gen_train 1), a step
-    of train_discriminator.py one in which the Discriminator does: there n is the step, from 1.
+    The Generator has one per step of train_gan.py (with --gen_train 1), the Discriminator one per
+    step of train_discriminator.py: there n is the step, from 1.
     """
     passes = 0
 
@@ -37,13 +34,12 @@ def at_pass(kind, actions):
 
 
 def signal_at_pass(kind, n, signal_number):
-    """Send this process a signal in the n-th such pass. As at_pass."""
+    """Send this process a signal before the n-th training pass. As at_pass."""
 
     def send():
         handler = signal.getsignal(signal_number)
-        assert handler not in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler), (
-            "the run does not handle the signal: it would end the tests"
-        )
+        assert callable(handler)  # else the signal would end the tests
+        assert handler is not signal.default_int_handler
         os.kill(os.getpid(), signal_number)
 
     return at_pass(kind, {n: send})
@@ -51,8 +47,8 @@ def signal_at_pass(kind, n, signal_number):
 
 @contextlib.contextmanager
 def nan_input(network, kind, after):
-    """NaN in place of what one learning pass of a `network` is given: its first after `after`
-    passes in which a `kind` learnt. A pass on what the other network drew does not count."""
+    """NaN inputs of a training pass of a `network`: the first one, of inputs without a gradient,
+    after `after` training passes of a `kind`."""
     done, poisoned = 0, False
 
     def before(module, inputs):
@@ -70,7 +66,7 @@ def nan_input(network, kind, after):
 
 @contextlib.contextmanager
 def inputs_of(kind):
-    """A list that receives the input of every pass in which a `kind` learns."""
+    """A list that receives the input of every training pass of a `kind`."""
     seen = []
 
     def before(module, inputs):
@@ -83,7 +79,7 @@ def inputs_of(kind):
 
 @contextlib.contextmanager
 def outputs_of(kind):
-    """A list that receives what networks of that class return while they are in train mode."""
+    """A list that receives the outputs of networks of that class in train mode."""
     seen = []
 
     def after(module, _inputs, output):
@@ -95,12 +91,12 @@ def outputs_of(kind):
 
 
 @contextlib.contextmanager
-def drawn_instead(kind, images, switch):
-    """While switch["on"], a `kind` that is not in train mode returns `images`, repeated."""
+def samples_replaced(kind, images, switch):
+    """While switch["on"], a `kind` in eval mode returns `images`, repeated."""
 
     def after(module, _inputs, output):
         if switch["on"] and type(module) is kind and not module.training:
-            return images.repeat(-(-len(output) // len(images)), 1, 1, 1)[: len(output)]
+            return images[torch.arange(len(output)) % len(images)]
         return None
 
     with _registered(register_module_forward_hook, after):
@@ -109,7 +105,7 @@ def drawn_instead(kind, images, switch):
 
 @contextlib.contextmanager
 def rates_taken():
-    """A list that receives, at each step of an optimizer of torch's kind, its learning rates."""
+    """A list that receives the learning rates at each step of an optimizer."""
     seen = []
 
     def before(optimizer, _args, _kwargs):

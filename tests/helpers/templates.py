@@ -1,10 +1,9 @@
-"""A set that is learnt in seconds, in CIFAR-10's layout: each class is one picture, in noise."""
+"""An easy set in CIFAR-10's layout: each class is one picture with noise."""
 
 import hashlib
 import pickle
 
 import numpy as np
-import torch
 
 from inside_cnn.data import cifar10
 
@@ -12,7 +11,7 @@ IMAGES_PER_FILE = 200
 
 
 def pictures():
-    """One picture of 4x4 squares in strong colours per class, its own mirror image.
+    """One picture of 4x4 squares in saturated colors per class, mirror symmetric.
 
     Returns uint8 (10, 3, 32, 32).
     """
@@ -24,7 +23,7 @@ def pictures():
 def write(data_dir, monkeypatch):
     """Write six files of IMAGES_PER_FILE images, with checksums in place of the official ones.
 
-    An image is its class's picture, every pixel give or take 30 levels.
+    An image is its class's picture with uniform noise of up to 30 levels.
     """
     folder = data_dir / cifar10.CIFAR10_FOLDER
     folder.mkdir(parents=True)
@@ -38,11 +37,3 @@ def write(data_dir, monkeypatch):
         (folder / name).write_bytes(content)
         checksums[name] = hashlib.md5(content).hexdigest()
     monkeypatch.setattr(cifar10, "MD5", checksums)
-
-
-def classes_of(images):
-    """The class whose picture correlates best: uint8 (n, 3, 32, 32) -> int64 (n,)."""
-    rows, of_classes = images.double().flatten(1), torch.from_numpy(pictures()).double().flatten(1)
-    of_classes -= of_classes.mean(1, keepdim=True)
-    of_classes /= of_classes.norm(dim=1, keepdim=True)
-    return ((rows - rows.mean(1, keepdim=True)) @ of_classes.T).argmax(1)

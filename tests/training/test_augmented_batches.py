@@ -1,4 +1,6 @@
-"""What reaches the discriminator in train_gan.py: real images and fakes, changed as asked for."""
+"""The inputs of the discriminator in train_gan.py: augmented real images and fakes."""
+
+import itertools
 
 import pytest
 import torch
@@ -11,45 +13,41 @@ from generator import Generator
 from processes import SMALL
 from steps import inputs_of, outputs_of
 
-STEPS, BATCH, REACH = 2, 16, 4
+STEPS, BATCH, MAX_SHIFT = 2, 16, 4
 
 
 def moved_versions(images):
-    """{bytes of an image: (down, right, flip)} for every image, move by up to REACH and mirror.
-
-    An independent way: padded by reflection, a window cut out, turned round.
-    """
-    padded = F.pad(images, [REACH] * 4, mode="reflect")
+    """{bytes of an image: (down, right, flip)} for all shifts and flips of every image."""
+    padded = F.pad(images, [MAX_SHIFT] * 4, mode="reflect")
     versions = {}
-    for flip in (True, False):
-        for down in range(-REACH, REACH + 1):
-            for right in range(-REACH, REACH + 1):
-                rows, columns = (slice(REACH + by, REACH + by + 32) for by in (down, right))
-                window = padded[:, :, rows, columns]
-                for image in window.flip(3) if flip else window:
-                    versions[image.numpy().tobytes()] = (down, right, flip)
+    for down, right in itertools.product(range(-MAX_SHIFT, MAX_SHIFT + 1), repeat=2):
+        rows, columns = (slice(MAX_SHIFT + by, MAX_SHIFT + by + 32) for by in (down, right))
+        window = padded[:, :, rows, columns]
+        for flip, moved in ((True, window.flip(3)), (False, window)):
+            for image in moved:
+                versions[image.numpy().tobytes()] = (down, right, flip)
     return versions
 
 
 def moves_of(batches, versions):
-    """The move of every image of the batches that is among the versions."""
+    """The (down, right, flip) of every image of the batches that is in versions."""
     rows = (image.contiguous().numpy().tobytes() for batch in batches for image in batch)
     return [versions[row] for row in rows if row in versions]
 
 
 @pytest.mark.parametrize("augmentation", ["crop", "flip", "shift"])
-def test_the_run_augments_as_asked(run_main, tmp_path, augmentation):
+def test_augmentation_of_a_run(run_main, tmp_path, augmentation):
     flags = ["--epochs", 1, "--max_steps", STEPS, "--augmentation", augmentation]
-    with inputs_of(Discriminator) as seen, outputs_of(Generator) as drawn:
+    with inputs_of(Discriminator) as seen, outputs_of(Generator) as fakes_of_generator:
         assert run_main(train_gan, *SMALL, *flags, "--output_dir", tmp_path / "run")[0] == 0
 
     train_set, _ = data_tools.load_shapes()
     levels = moved_versions(train_set.images[:80].float())
     real = moves_of([((batch + 1) * 127.5).round() for batch in seen], levels)
-    fakes = moves_of(seen, moved_versions(torch.cat(drawn)))
+    fakes = moves_of(seen, moved_versions(torch.cat(fakes_of_generator)))
     assert len(fakes) == 2 * STEPS * BATCH  # one batch in each network's update
     if augmentation == "crop":
-        assert not real  # resized, with other colours
+        assert not real  # resized, with other colors
         assert set(fakes) == {(0, 0, False)}
         return
     assert len(real) == STEPS * BATCH
@@ -64,4 +62,4 @@ def test_the_run_augments_as_asked(run_main, tmp_path, augmentation):
         assert len({down for down, _, _ in moves}) > 2
         assert len({right for _, right, _ in moves}) > 2
         assert {flip for _, _, flip in moves} == {True, False}
-    assert len(set(map(tuple, batches))) == 3 * STEPS  # each drawn for itself
+    assert len(set(map(tuple, batches))) == 3 * STEPS  # independent random numbers

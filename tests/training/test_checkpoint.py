@@ -25,7 +25,7 @@ def test_round_trip(tmp_path):
     assert loaded["maps"].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_last_two_are_kept_and_the_newest_is_loaded(tmp_path):
+def test_last_two_are_kept_and_the_newest_is_loaded(tmp_path):
     assert checkpoint.load_latest(tmp_path) is None
     for step in (9, 10, 11, 100):
         checkpoint.save_checkpoint(tmp_path, step, state(step))
@@ -34,30 +34,22 @@ def test_the_last_two_are_kept_and_the_newest_is_loaded(tmp_path):
     assert checkpoint.load_latest(tmp_path)["step"] == 100
 
 
-def truncated(content):
-    return content[:-5]
-
-
-def flipped(content):
-    return content[:700] + bytes([content[700] ^ 4]) + content[701:]
-
-
-@pytest.mark.parametrize("corrupt", [truncated, flipped, lambda _: b""])
-def test_a_corrupt_newest_one_falls_back_with_one_line(tmp_path, capsys, corrupt):
+@pytest.mark.parametrize("part", [slice(-5), slice(1, None), slice(0)])
+def test_a_corrupt_checkpoint_is_skipped_with_a_warning(tmp_path, capsys, part):
     older = checkpoint.save_checkpoint(tmp_path, 1, state(1))
     newest = checkpoint.save_checkpoint(tmp_path, 2, state(2))
-    newest.write_bytes(corrupt(newest.read_bytes()))
+    newest.write_bytes(newest.read_bytes()[part])
     assert checkpoint.load_latest(tmp_path)["step"] == 1
     warning = capsys.readouterr().out
     assert warning.count("\n") == 1
     assert newest.name in warning
-    older.write_bytes(corrupt(older.read_bytes()))
+    older.write_bytes(older.read_bytes()[part])
     with pytest.raises(UserError, match=r"no checkpoint in .* is valid"):
         checkpoint.load_latest(tmp_path)
 
 
 class Gadget:
-    """Unpickling this makes a folder: code from the file has run."""
+    """Unpickling this creates a folder: code from the file has run."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -67,7 +59,7 @@ class Gadget:
 
 
 def test_no_code_in_a_checkpoint_runs(tmp_path):
-    """Not even with a right checksum, which anybody can compute."""
+    """Not even with a valid checksum."""
     proof, buffer = tmp_path / "code ran", io.BytesIO()
     torch.save({"model": Gadget(proof)}, buffer)
     path, payload = tmp_path / "step_000000001.pt", buffer.getvalue()

@@ -30,14 +30,6 @@ def test_average_by_hand():
     assert not ema.model.training
 
 
-def test_an_average_is_saved_and_loaded():
-    torch.manual_seed(0)
-    ema, other = EMA(Generator(width=2), decay=0.9), EMA(Generator(width=2), decay=0.9)
-    ema.update(Generator(width=2), updates(3))
-    other.load_state_dict(ema.state_dict())
-    assert_equal(dict(other.model.state_dict()), dict(ema.model.state_dict()))
-
-
 def test_without_decay_the_average_is_the_network():
     network = Generator(width=2)
     ema = EMA(network, decay=0.0)

@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -7,7 +5,6 @@ from torch import nn
 from compare import assert_equal
 from discriminator import Discriminator
 from generator import Generator
-from inside_cnn.layers.accelerate import accelerate
 from inside_cnn.training import stopping
 from inside_cnn.training.optimizers import (
     Muon,
@@ -23,19 +20,18 @@ def random(*shape, seed=0):
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 20), (2, 20, 8), (1, 6, 6)])
-def test_newton_schulzd_matrices_keep_their_directions(shape):
+def test_newton_schulz_keeps_singular_vectors(shape):
     """The exact answer is U V^T; the quintic leaves every singular value within [0.6, 1.25]."""
     matrices = random(*shape)
-    u, s, vh = torch.linalg.svd(newton_schulz(matrices), full_matrices=False)
-    assert s.min() > 0.6
-    assert s.max() < 1.25
-    exact_u, _, exact_vh = torch.linalg.svd(matrices, full_matrices=False)
-    aligned = (exact_u.mT @ newton_schulz(matrices) @ exact_vh.mT).abs()  # diagonal
-    assert (aligned - torch.diag_embed(aligned.diagonal(dim1=1, dim2=2))).max() < 1e-4
-    assert (matrices * (u @ vh)).sum(dim=(1, 2)).min() > 0
+    u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+    in_their_basis = u.mT @ newton_schulz(matrices) @ vh.mT
+    singular_values = in_their_basis.diagonal(dim1=1, dim2=2)
+    assert (in_their_basis - torch.diag_embed(singular_values)).abs().max() < 1e-4
+    assert singular_values.min() > 0.6
+    assert singular_values.max() < 1.25
 
 
-def test_zero_gradient_moves_nothing():
+def test_zero_gradient_changes_nothing():
     assert newton_schulz(torch.zeros(2, 4, 3)).abs().max() == 0
     weight = nn.Parameter(of_norm_one_row(random(4, 3)))
     weight.grad = torch.zeros(4, 3)
@@ -49,8 +45,8 @@ def of_norm_one_row(weight):
 
 
 @pytest.mark.parametrize("shape", [(8, 24), (24, 8)])
-def test_step_equals_torchs_muon_but_for_the_norm(shape):
-    """Theirs computes in bf16, and so does ours here."""
+def test_step_equals_torch_muon_except_for_the_norm(shape):
+    """Both compute in bf16."""
     start = of_norm_one_row(random(*shape))
     ours, theirs = (nn.Parameter(start.clone()) for _ in range(2))
     mine = Muon([ours], lr=0.02, momentum=0.9, dtype=torch.bfloat16)
@@ -66,20 +62,9 @@ def test_step_equals_torchs_muon_but_for_the_norm(shape):
     assert (ours - theirs).norm() < 0.02 * moved  # both round to bf16, in their own order
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_kernels_of_any_memory_layout_are_moved_alike(memory_format):
-    kernel = nn.Parameter(random(6, 4, 3, 3).to(memory_format=memory_format))
-    matrix = nn.Parameter(random(6, 4, 3, 3).flatten(1))
-    for weight, shape in ((kernel, (6, 4, 3, 3)), (matrix, (6, 36))):
-        weight.grad = random(6, 4, 3, 3, seed=1).reshape(shape)
-        Muon([weight], lr=0.1).step()
-    assert torch.allclose(kernel.flatten(1), matrix, atol=1e-5)
-    assert not torch.allclose(kernel, random(6, 4, 3, 3))
-
-
 @pytest.mark.parametrize("shape", [(6, 4, 3, 3), (64, 3, 3, 3)])
 def test_size_of_a_step_and_of_the_weights(shape):
-    """lr is the relative size of a step, for wide and for high weights; the norm is sqrt(rows)."""
+    """lr is the relative size of a step; the norm of the weights is sqrt(rows)."""
     weight = nn.Parameter(of_norm_one_row(random(*shape)))
     start = weight.detach().clone()
     weight.grad = random(*shape, seed=1)
@@ -89,23 +74,17 @@ def test_size_of_a_step_and_of_the_weights(shape):
     assert weight.norm().item() == pytest.approx(shape[0] ** 0.5, rel=1e-5)
 
 
-def test_vectors_are_refused():
-    with pytest.raises(ValueError, match="rows and columns"):
-        Muon([nn.Parameter(torch.zeros(3))])
-
-
 def gradients(model, images, seed):
     scores, logits = model(images * (1 + seed))
     model.zero_grad()
     (scores.sum() + logits.square().sum()).backward()
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_a_saved_optimizer_goes_on_exactly(images, bf16):
+def test_resumed_optimizer_is_bit_identical(images):
     def make():
         torch.manual_seed(0)
         model = Discriminator(width=4)
-        return model, make_optimizer("muon", model, 1e-3, 0.02, weight_decay=0.1, bf16=bf16)
+        return model, make_optimizer("muon", model, 1e-3, 0.02, weight_decay=0.1)
 
     whole, whole_optimizer = make()
     for seed in range(4):
@@ -128,7 +107,7 @@ def test_a_saved_optimizer_goes_on_exactly(images, bf16):
 @pytest.mark.parametrize(
     ("network", "kernels", "rest"), [(Discriminator, 8, 28), (Generator, 7, 27)]
 )
-def test_every_weight_has_one_optimizer(network, kernels, rest):
+def test_each_weight_has_one_optimizer(network, kernels, rest):
     model = network(width=4)
     groups = make_optimizer("muon", model, 1e-3, 0.02).param_groups
     assert [len(group["params"]) for group in groups] == [kernels, rest]
@@ -136,35 +115,11 @@ def test_every_weight_has_one_optimizer(network, kernels, rest):
     assert {id(w) for g in groups for w in g["params"]} == {id(w) for w in model.parameters()}
 
 
-@pytest.mark.parametrize("kind", ["adam", "muon"])
-def test_rates_are_scaled_from_where_they_began(kind):
-    optimizer = make_optimizer(kind, Discriminator(width=4), 1e-3, 0.02)
-    for factor in (0.5, 0.1):
-        set_learning_rates(optimizer, factor)
-    expected = [1e-4] if kind == "adam" else [2e-3, 1e-4]
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("kind", "which"), [("muon", 0), ("muon", 1), ("adam", 0)])
-def test_a_moment_of_another_shape_is_refused(images, kind, which):
-    """Fused Adam would read past its end."""
-    model = Discriminator(width=4)
-    optimizer = make_optimizer(kind, model, 1e-3, 0.02)
-    gradients(model, images, 0)
-    optimizer.step()
-    state = optimizer.state_dict()
-    make_optimizer(kind, model, 1e-3, 0.02).load_state_dict(state)
-    moments = state["states"][which][0]
-    moments[list(moments)[-1]] = torch.zeros(2, 2)
-    with pytest.raises(ValueError, match="fit"):
-        make_optimizer(kind, model, 1e-3, 0.02).load_state_dict(state)
-
-
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-def test_guard_takes_no_step_after_a_bad_one(images, device):
+def test_guard_prevents_all_steps_after_a_bad_one(images, device):
     model = Discriminator(width=4).to(device)
     images = images.to(device)
     optimizer = make_optimizer("muon", model, 1e-3, 0.02)
@@ -177,12 +132,14 @@ def test_guard_takes_no_step_after_a_bad_one(images, device):
         if number == 3:
             good = {name: value.clone() for name, value in model.state_dict().items()}
             state = [b["momentum_buffer"].clone() for b in optimizer.optimizers[0].state.values()]
-    assert guard.bad_step() == 4
+    # Where a GPU computes, only every 50th step reads the result.
+    guard.every = 50
+    assert [guard.bad_step(step) for step in (7, 50, None)] == [0, 4, 4]
     assert_equal(good, dict(model.state_dict()))
     assert_equal(state, [b["momentum_buffer"] for b in optimizer.optimizers[0].state.values()])
 
 
-def test_rates_kept_on_the_device_follow_the_schedule_and_take_the_same_steps(images):
+def test_learning_rates_on_the_device_give_the_same_steps(images):
     results = []
     for on_device in (False, True):
         torch.manual_seed(0)
@@ -197,56 +154,7 @@ def test_rates_kept_on_the_device_follow_the_schedule_and_take_the_same_steps(im
             optimizer.step()
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         assert rates == pytest.approx([0.02 / 3, 1e-3 / 3])
-        if on_device:  # a recorded step reads the rates where they were
+        if on_device:  # a captured step reads the same tensors
             assert all(g["lr"] is p for g, p in zip(optimizer.param_groups, places, strict=True))
         results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
-
-
-def test_a_state_loads_into_rates_kept_on_the_device(images):
-    def trained(on_device, state=None):
-        torch.manual_seed(0)
-        model = Discriminator(width=4)
-        optimizer = make_optimizer("muon", model, 1e-3, 0.02)
-        if on_device:
-            keep_learning_rates_on(torch.device("cpu"), optimizer)
-        if state is not None:
-            optimizer.load_state_dict(copy.deepcopy(state))
-        gradients(model, images, 1)
-        optimizer.step()
-        return model, optimizer
-
-    _, optimizer = trained(on_device=False)
-    saved = copy.deepcopy(optimizer.state_dict())
-    ends = []
-    for on_device in (False, True):
-        model, optimizer = trained(on_device, saved)
-        assert isinstance(optimizer.param_groups[1]["lr"], torch.Tensor) == on_device
-        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-        assert_equal(optimizer.state_dict()["states"][1][0]["step"], torch.tensor(2.0))
-    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["adam", "muon"])
-def test_restored_moments_have_the_memory_layout_of_their_weights(images, kind):
-    """Fused Adam ignores strides."""
-    results = []
-    for contiguous in (False, True):
-        torch.manual_seed(0)
-        model = accelerate(Discriminator(width=4))
-        optimizer = make_optimizer(kind, model, 1e-3, 0.02)
-        gradients(model, images, 1)
-        optimizer.step()
-        state = optimizer.state_dict()
-        if contiguous:
-            state = {
-                "states": [
-                    {i: {n: t.contiguous() for n, t in m.items()} for i, m in moments.items()}
-                    for moments in state["states"]
-                ]
-            }
-        optimizer.load_state_dict(state)
-        gradients(model, images, 2)
-        optimizer.step()
-        results.append(dict(model.state_dict()))
-    assert_equal(*results)

@@ -1,16 +1,16 @@
-"""The learning rates that the steps of both trainings take, and that their logs tell."""
+"""The learning rates of the steps and of the logs of both trainings."""
 
 import pytest
 
 import train_discriminator
 import train_gan
-from compare import kernel_rate, records
+from compare import records
 from processes import SMALL
 from steps import rates_taken
 
 
-def test_the_gans_rates_fall_to_zero_in_a_straight_line(run_main, refused, tmp_path):
-    """Both optimizers take step n of 10 with the share 1 - (n - 1) / 10, the resumed ones too."""
+def test_linear_schedule_of_the_gan(run_main, refused, tmp_path):
+    """Both optimizers take step n of 10 with the factor 1 - (n - 1) / 10, also after a resume."""
     flags = [*SMALL, "--recipe", "classic", "--schedule", "linear", "--log_every_steps", 1]
     flags += ["--output_dir", tmp_path / "run", "--epochs"]
     with rates_taken() as taken:
@@ -23,28 +23,12 @@ def test_the_gans_rates_fall_to_zero_in_a_straight_line(run_main, refused, tmp_p
     assert "epochs was 2, now 3" in refused(train_gan, *flags, 3)  # the rates depend on them
 
 
-def test_kernels_and_other_weights_have_rates_of_their_own(run_main, tmp_path):
-    flags = ["--epochs", 1, "--log_every_steps", 1, "--muon_lr", 0.1, "--lr", 0.01]
-    with rates_taken() as taken:
-        run_main(train_gan, *SMALL, *flags, "--output_dir", tmp_path / "run")
-    falling = [1 - step / 5 for step in range(5)]
-    steps = [taken[i : i + 4] for i in range(0, len(taken), 4)]  # of four optimizers each
-    assert len(steps) == 5
-    for of_step, share in zip(steps, falling, strict=True):
-        rates = sorted(rate for rates in of_step for rate in rates)
-        assert rates == pytest.approx([0.01 * share, 0.01 * share, 0.1 * share, 0.1 * share])
-    lines = records(tmp_path / "run")
-    assert [kernel_rate(line) for line in lines] == pytest.approx([0.1 * f for f in falling])
-    if "muon_lr" in lines[0]:
-        assert [line["lr"] for line in lines] == pytest.approx([0.01 * f for f in falling])
-
-
-def test_the_classifiers_rate_rises_and_falls(run_main, tmp_path):
+def test_triangular_schedule_of_the_classifier(run_main, tmp_path):
     flags = ["--epochs", 2, "--log_every_steps", 1, "--warmup", "0.2", "--muon_lr", "0.1"]
     with rates_taken() as taken:
         run_main(train_discriminator, *SMALL, *flags, "--output_dir", tmp_path / "run")
     shares = [0.25, 0.75] + [(10 - step - 0.5) / 8 for step in range(2, 10)]
-    rates = [kernel_rate(line) for line in records(tmp_path / "run")]
+    rates = [line["muon_lr"] for line in records(tmp_path / "run")]
     assert rates == pytest.approx([0.1 * share for share in shares])
     of_all = [rate * share for share in shares for rate in (0.1, 1.5e-3)]  # muon's, adamw's
     assert [rate for rates in taken for rate in rates] == pytest.approx(of_all)

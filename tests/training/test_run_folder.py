@@ -2,8 +2,6 @@ import contextlib
 import errno
 import json
 import os
-import resource
-import signal
 
 import pytest
 import torch
@@ -22,10 +20,10 @@ def start():
     """Open and begin a run, after closing the one before."""
     opened = []
 
-    def call(path, total_steps=100, **changes):
+    def call(path, total_steps=100, resume="auto", **changes):
         for folder in opened:
             folder.close()
-        folder = RunFolder(path, SETTINGS | changes, may_change=("epochs",))
+        folder = RunFolder(path, SETTINGS | changes, ("epochs",), resume)
         opened.append(folder)
         state, _ = folder.open(total_steps)
         folder.begin(state["step"] if state else 0, "a device")
@@ -36,43 +34,33 @@ def start():
         folder.close()
 
 
-def read_config(folder):
-    return json.loads((folder / "config.json").read_text())
-
-
-def test_config_holds_settings_and_environment_and_what_a_resumed_run_changed(start, tmp_path):
+def test_config_has_settings_environment_and_changes_of_resumed_runs(start, tmp_path):
     path = tmp_path / "a" / "run"
     start(path).save_state(7, {})
-    config = read_config(path)
+    config = json.loads((path / "config.json").read_text())
     assert config["settings"] == SETTINGS
     assert config["device"] == "a device"
     assert config["versions"]["torch"] == torch.__version__
     assert config["git_commit"]
     start(path, epochs=5)
-    after = read_config(path)
+    after = json.loads((path / "config.json").read_text())
     (resumed,) = after.pop("resumed")
     assert after == config
     assert resumed["after_step"] == 7
     assert resumed["changed"] == {"epochs": 5}
 
 
-def test_other_settings_are_refused_and_named(start, tmp_path):
+def test_changed_settings_are_refused_by_name(start, tmp_path):
     start(tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(UserError, match=r"other settings \(lr was 0.1, now 0.2\); .*--output_dir"):
         start(tmp_path, lr=0.2, epochs=3)
     assert (tmp_path / "config.json").read_bytes() == before
     with pytest.raises(UserError, match="already holds a run"):
-        RunFolder(tmp_path, SETTINGS, resume="never")
+        start(tmp_path, resume="never")
 
 
-def test_a_folder_that_cannot_be_written(start, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
-        start(tmp_path / "file" / "run")
-
-
-def test_one_run_one_writer(start, tmp_path):
+def test_a_folder_has_one_writer(start, tmp_path):
     first, second = start(tmp_path), RunFolder(tmp_path, SETTINGS)
     with pytest.raises(UserError, match=rf"in use by process {os.getpid()} on "):
         second.open(total_steps=100)
@@ -81,14 +69,14 @@ def test_one_run_one_writer(start, tmp_path):
     second.close()
 
 
-def test_the_log_is_rewound_to_the_checkpoint(start, tmp_path):
+def test_log_is_rewound_to_the_checkpoint(start, tmp_path):
     folder = start(tmp_path)
     for step in (10, 20, 30):
         folder.log({"step": step, "loss": 1 / step})
         if step == 20:
             folder.save_state(20, {})
     with open(folder.metrics_path, "a") as file:
-        file.write('{"step": 40, "lo')  # the process died here
+        file.write('{"step": 40, "lo')  # the process was killed here
     assert [record["step"] for record in folder.records()] == [10, 20, 30]
     folder = start(tmp_path)
     folder.log({"step": 30, "loss": 5})
@@ -96,7 +84,7 @@ def test_the_log_is_rewound_to_the_checkpoint(start, tmp_path):
     assert folder.records()[-1]["loss"] == 5
 
 
-def test_a_write_that_fails_is_reported_and_tried_again(start, tmp_path, capsys, monkeypatch):
+def test_failed_writes_are_reported_and_retried(start, tmp_path, capsys, monkeypatch):
     folder = start(tmp_path)
     older = folder.save_state(1, {})
     folder.log({"step": 1})
@@ -113,34 +101,16 @@ def test_a_write_that_fails_is_reported_and_tried_again(start, tmp_path, capsys,
     for name in ("the checkpoint", "metrics.jsonl", "samples/001.png"):
         assert f"could not write {name}: No space left" in warnings
     assert checkpoint.list_checkpoints(folder.checkpoints) == [older]
-    with pytest.raises(cli.Stopped, match="No space left") as caught:
+    with pytest.raises(cli.Stopped, match="No space left"):
         folder.raise_if_anything_failed()
-    assert caught.value.exit_code == cli.SAVE_FAILED
     folder.log({"step": 3})  # the line that failed comes first
     assert [record["step"] for record in folder.records()] == [1, 2, 3]
     folder.save_state(3, {})
     folder.write("samples/001.png", b"")
-    folder.raise_if_anything_failed()  # nothing is missing any more
+    folder.raise_if_anything_failed()  # nothing is missing
 
 
-def test_a_line_that_was_cut_short_leaves_no_half_line(start, tmp_path, capsys):
-    """As on a full disk: here by the limit of a file's size."""
-    folder = start(tmp_path)
-    folder.log({"step": 1})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
-        folder.log({"step": 2})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert "could not write metrics.jsonl" in capsys.readouterr().err
-    folder.log({"step": 3})
-    assert [record["step"] for record in folder.records()] == [1, 2, 3]
-
-
-def test_a_corrupt_newest_checkpoint_does_not_count_as_one_of_the_two(start, tmp_path):
+def test_a_corrupt_newest_checkpoint_is_removed(start, tmp_path):
     folder = start(tmp_path)
     folder.save_state(5, {})
     folder.save_state(10, {}).write_bytes(b"corrupt")
@@ -152,26 +122,17 @@ def test_a_corrupt_newest_checkpoint_does_not_count_as_one_of_the_two(start, tmp
 
 
 def test_temporary_files_of_killed_writes_are_removed(start, tmp_path):
-    stale = (".curves.png.01234567.tmp", "checkpoints/.step_000000005.pt.89abcdef.tmp")
-    others = (".notes.tmp", "thesis/.curves.png.01234567.tmp", ".report.html.01234567.tmp")
-    for name in (*stale, *others):
+    temporary = (".curves.png.01234567.tmp", "checkpoints/.step_000000005.pt.89abcdef.tmp")
+    others = (".notes.tmp", "thesis/.curves.png.01234567.tmp")
+    for name in (*temporary, *others):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"half")
+        (tmp_path / name).touch()
     start(tmp_path)
-    assert [name for name in (*stale, *others) if (tmp_path / name).exists()] == list(others)
-
-
-@pytest.mark.parametrize("name", ["summary.json", "generator.safetensors"])
-def test_results_without_checkpoints_are_not_written_over(start, tmp_path, name):
-    (tmp_path / name).write_text('{"step": 5}')
-    with pytest.raises(UserError, match="give another --output_dir"):
-        start(tmp_path)
-    assert (tmp_path / name).read_text() == '{"step": 5}'
-    assert not (tmp_path / "config.json").exists()
+    assert [n for n in (*temporary, *others) if (tmp_path / n).exists()] == list(others)
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "*.pt"])
-def test_the_summary_stays_until_a_newer_checkpoint_is_written(start, tmp_path, name):
+def test_summary_is_kept_until_a_newer_checkpoint_is_written(start, tmp_path, name):
     folder = start(tmp_path)
     folder.save_state(5, {})
     folder.write("summary.json", b'{"step": 5}')
@@ -187,27 +148,17 @@ def test_the_summary_stays_until_a_newer_checkpoint_is_written(start, tmp_path, 
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_ranks_that_are_no_writers_write_nothing(tmp_path):
-    folder = RunFolder(tmp_path / "run", SETTINGS, writer=False)
-    folder.log({"step": 1})
-    folder.write("summary.json", b"{}")
-    assert folder.save_state(1, {}) is None
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_state_of_another_format_is_refused_unless_the_run_is_finished(start, tmp_path):
+def test_another_checkpoint_format_is_refused_unless_the_run_is_finished(start, tmp_path):
     folder = start(tmp_path)
     checkpoint.save_checkpoint(folder.checkpoints, 3, {"step": 3, "format": 0})
     with pytest.raises(UserError, match="another version of this program"):
         start(tmp_path)
     folder.write("summary.json", b'{"step": 3}')
     start(tmp_path, total_steps=3)
-    with pytest.raises(UserError, match="another version of this program"):
-        start(tmp_path)
 
 
-def test_a_run_that_lacks_a_flag_did_what_its_default_does(start, tmp_path):
-    start(tmp_path)  # its settings lack gp_batch_shrink
+def test_settings_added_later_have_the_value_of_older_runs(start, tmp_path):
+    start(tmp_path)
     start(tmp_path, gp_batch_shrink=1)
     with pytest.raises(UserError, match="gp_batch_shrink was 1, now 2"):
         start(tmp_path, gp_batch_shrink=2)
@@ -217,14 +168,11 @@ def test_a_run_that_lacks_a_flag_did_what_its_default_does(start, tmp_path):
     ("before", "resumes"),
     [
         ({"gp_every": 1}, True),
-        ({"gp_every": 4}, False),
-        ({"normalise": True, "optimizer": "muon"}, True),
         ({"normalise": False, "optimizer": "adam"}, True),
         ({"normalise": False, "optimizer": "muon"}, False),
     ],
 )
-def test_a_setting_that_no_longer_exists(start, tmp_path, before, resumes):
-    """A run that had it resumes if this version does the same, else the setting is named."""
+def test_deleted_settings_are_refused_if_they_had_an_effect(start, tmp_path, before, resumes):
     start(tmp_path, **before)
     now = {name: value for name, value in before.items() if name == "optimizer"}
     if resumes:
@@ -235,7 +183,7 @@ def test_a_setting_that_no_longer_exists(start, tmp_path, before, resumes):
         start(tmp_path, **now)
 
 
-def test_a_run_of_before_flags_were_renamed_goes_on_in_the_new_names(start, tmp_path):
+def test_runs_with_renamed_settings_resume(start, tmp_path):
     old = {"hole": 8, "kernel_lr": 0.02, "schedule": "triangle"}
     new = {"cutout": 8, "muon_lr": 0.02, "schedule": "triangular"}
     start(tmp_path, **old).log({"step": 0, "kernel_lr": 0.1})
@@ -246,50 +194,7 @@ def test_a_run_of_before_flags_were_renamed_goes_on_in_the_new_names(start, tmp_
         start(tmp_path, **new | {"cutout": 4})
 
 
-def test_a_checkpoint_of_format_1_is_read_in_the_present_layout(start, tmp_path):
-    """It has LayerNorm's parameters, and their moments, as (h, w, channels)."""
-    weight, kernel = torch.randn(4, 4, 2), torch.randn(2, 3, 3, 3)
-    folder = start(tmp_path)
-    state = {"parts": {"model": {"norm": weight, "conv": kernel}, "moments": [{0: weight}]}}
-    checkpoint.save_checkpoint(folder.checkpoints, 3, state | {"step": 3, "format": 1})
-    folder.close()
-    folder = RunFolder(tmp_path, SETTINGS)
-    state, _ = folder.open(5)
-    folder.close()
-    model, moments = state["parts"]["model"], state["parts"]["moments"]
-    assert torch.equal(model["norm"], weight.permute(2, 0, 1))
-    assert torch.equal(moments[0][0], weight.permute(2, 0, 1))
-    assert torch.equal(model["conv"], kernel)
-
-
-@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[1]", "no JSON"])
-def test_the_config_of_another_program_is_refused(start, tmp_path, content):
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(UserError, match="not of this program"):
-        start(tmp_path)
-    assert (tmp_path / "config.json").read_text() == content
-
-
-def test_a_run_that_began_meanwhile_is_not_resumed(start, tmp_path):
-    late = RunFolder(tmp_path, SETTINGS | {"width": 9})
-    start(tmp_path).close()
-    with pytest.raises(UserError, match="has just begun a run"):
-        late.open(100)
-    late.close()
-
-
-def test_the_log_may_be_removed_or_shortened_during_a_run(start, tmp_path):
-    folder = start(tmp_path)
-    log = tmp_path / "metrics.jsonl"
-    for damage in (log.unlink, lambda: log.write_text("")):
-        folder.log({"step": 1})
-        damage()
-        folder.log({"step": 2})
-        assert folder.records() == [{"step": 2}]
-    assert not folder.failed
-
-
-@pytest.mark.parametrize("name", ["metrics.jsonl", "generator.safetensors", "samples/001.png"])
+@pytest.mark.parametrize("name", ["summary.json", "samples/001.png"])
 def test_a_new_run_overwrites_nothing(start, tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"precious")

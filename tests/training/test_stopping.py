@@ -2,13 +2,11 @@ import os
 import signal
 import time
 
-import torch
-
 from inside_cnn.engine import cli
 from inside_cnn.training import stopping
 
 
-def test_signals_set_a_flag_and_a_second_interrupt_ends_at_once(monkeypatch):
+def test_signals_set_a_flag_and_a_second_sigint_exits(monkeypatch):
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
     before = signal.getsignal(signal.SIGTERM)
@@ -43,46 +41,14 @@ def test_exit_code_and_message_of_a_stopped_run(tmp_path):
     assert "the gradient" in str(stopping.diverged(20, {"loss": 1.0}, tmp_path))
 
 
-def test_clock(monkeypatch):
+def test_timer(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    clock, never = stopping.Clock(2, 5), stopping.Clock()
-    assert not clock.save_due()
-    now[0] += 120
-    assert clock.save_due()
-    assert not clock.time_up()
-    clock.saved()
-    assert not clock.save_due()
-    now[0] += 180
-    assert clock.time_up()
-    assert not never.save_due()
-    assert not never.time_up()
-
-
-def test_curves_are_due_soon_and_then_every_30_seconds(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    clock, due = stopping.Clock(), []
-    for _ in range(71):
-        if clock.curves_due():
-            due.append(now[0] - 100)
-            clock.curves_plotted()
+    timer, never = stopping.Timer(2), stopping.Timer(None)
+    for _ in range(2):
+        now[0] += 119
+        assert not timer.is_due()
         now[0] += 1
-    assert due == [10, 40, 70]
-
-
-def test_guard_looks_seldom_and_still_takes_no_step_after_a_bad_one():
-    """As on a GPU: the flag is read every 50 steps, the steps in between are not taken."""
-    weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)
-    guard = stopping.FiniteGuard(torch.device("cpu"))
-    guard.every = 50
-    for step in range(1, 60):
-        weight.grad = torch.full((3,), float("inf") if step == 4 else 1.0)
-        guard.take_step(optimizer, torch.tensor(0.0), step)
-        if step == 3:
-            good = weight.detach().clone()
-        assert guard.bad_step(step) == (4 if step == 50 else 0)
-    assert torch.equal(weight, good)
-    assert guard.bad_step() == 4
-    assert optimizer.state[weight]["step"] == 3
+        assert timer.is_due()
+        timer.reset()
+    assert not never.is_due()

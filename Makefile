@@ -109,7 +109,7 @@ $(FULL)/visualized: $(FULL)/published
 		--discriminator_with_G $(RESULTS)/gan --output_dir $(FULL)/visualization
 	touch $@
 
-# docs/training.md, "The ladder of controls". $(1): the arm, $(2): the seed.
+# docs/training.md, "Control networks". $(1): the arm, $(2): the seed.
 LADDER := results/ladder
 LADDER_OUTPUT := output/ladder
 PENALTY := --gp_batch_shrink 2

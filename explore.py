@@ -18,7 +18,7 @@ import webbrowser
 
 from inside_cnn.core.device import keep_freed_memory, pick_device, pick_precision
 from inside_cnn.core.errors import UserError
-from inside_cnn.data.pictures import MAX_BYTES
+from inside_cnn.data.pictures import MAX_UPLOAD_BYTES
 from inside_cnn.engine import cli
 from inside_cnn.explorer import guard
 from inside_cnn.explorer.session import load_session
@@ -113,7 +113,7 @@ def launch(page, theme, css, host, port):
             server_port=port,
             share=False,
             quiet=True,
-            max_file_size=MAX_BYTES,
+            max_file_size=MAX_UPLOAD_BYTES,
             app_kwargs={"middleware": [(guard.Guard, (), {"host": host})]},
             css=css,
             theme=theme,

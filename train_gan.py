@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import torch
 
-from data_tools import shown_classes, words_of_shown
 from discriminator import Discriminator
 from generator import Generator, sample_latents
 from inside_cnn.core.device import Stream
 from inside_cnn.core.errors import UserError
+from inside_cnn.data.dataset import displayed_classes, displayed_note
 from inside_cnn.engine import cli
 from inside_cnn.engine.plots import image_grid
 from inside_cnn.engine.weights import check_classes, digest, find_weights, load_model
@@ -355,13 +355,13 @@ def save_samples(run, ema, dataset):
     """Write ten samples of each displayed class by the generator's average, of the same latents."""
     count = len(dataset.class_names)
     title = f"{dataset.name}, epoch {run.step / run.steps_per_epoch:.4g}, {ema.name} generator"
-    names = [dataset.class_names[k] for k in shown_classes(count)]
-    labels = torch.tensor(shown_classes(count), device=run.device).repeat(10)
+    names = [dataset.class_names[k] for k in displayed_classes(count)]
+    labels = torch.tensor(displayed_classes(count), device=run.device).repeat(10)
     latents = sample_latents(labels, ema.model.latent_dim, run.stream(Stream.PREVIEW), count)
 
     def picture():
-        images = sampling.draw(ema.model, latents, precision=run.precision)
-        return image_grid(images, names, title + words_of_shown(count))
+        images = sampling.generate(ema.model, latents, precision=run.precision)
+        return image_grid(images, names, title + displayed_note(count))
 
     run.write_once(f"samples/{run.epoch:03d}.png", picture)
 
@@ -377,8 +377,6 @@ def train(args):
         if args.latent_dim < (least := num_classes + LEAST_NOISE):
             needed = f"with {num_classes} classes at least {least}"
             raise UserError(f"--latent_dim {args.latent_dim}: {needed}")
-        if differ := train_set.uneven_classes():
-            print(f"{differ}; the generator is asked for all of them alike")
         if args.evaluate_every:
             reference = test_set if args.hold_out else train_set
             scorer = run.ranks.together(lambda: make_scorer(run, args, reference))

@@ -171,7 +171,7 @@ def load_images(args, networks, device):
         check_classes(network.path, network.metadata, test)
     test = test.first(args.limit_test)
     for network in without_start:
-        network.set_start(test.facts())
+        network.set_start(test.metadata())
     return train.first(args.limit_test).to(device), test.to(device)
 
 
@@ -201,7 +201,7 @@ def score_sets(network, train_set, test_set):
         classes = len(test_set.class_names)
         labels = sampling.sample_labels(count, range(classes))
         latents = sampling.latents_of(labels, generator.latent_dim, 0, num_classes=classes)
-        sets["samples"] = sampling.draw(generator, latents).to(test_set.images.device)
+        sets["samples"] = sampling.generate(generator, latents).to(test_set.images.device)
     return sets | critic_score.baseline_sets(sets["test images"])
 
 

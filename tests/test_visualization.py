@@ -240,9 +240,9 @@ def test_unusable_arguments_are_refused_before_anything_is_written(refused, two_
 def described(seed):
     """Metadata as the trainings write it, with another mean image for each seed."""
     _, test_set = data_tools.load_shapes()
-    facts = test_set.facts()
+    metadata = test_set.metadata()
     mean = torch.full((3, 32, 32), 100 + seed, dtype=torch.uint8)
-    return facts | {"mean_image": base64.b64encode(mean.numpy().tobytes()).decode()}
+    return metadata | {"mean_image": base64.b64encode(mean.numpy().tobytes()).decode()}
 
 
 @pytest.fixture

@@ -7,24 +7,21 @@ import os
 import pickle
 import shutil
 import tarfile
-import time
 import warnings
-from http.client import HTTPException
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from inside_cnn.core.errors import UserError
 from inside_cnn.data.dataset import DataMissing, Dataset
+from inside_cnn.data.download import download as download_file
 
 CIFAR10_FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
 URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-MD5 = {  # of the official files, by Krizhevsky
+MD5 = {  # of the official files
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
     "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
@@ -44,23 +41,19 @@ CIFAR10_CLASSES = (
     "ship",
     "truck",
 )
-DOWNLOAD_STALL_SECONDS = 20
-DOWNLOAD_MIN_BYTES = 200_000  # in that time; a slower download is given up
-# No file is unpacked outside the folder. Python before 3.10.12 has no such filter.
-FILTER = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-WORK_FOLDER = ".cifar10-download"  # in data_dir; an archive is downloaded and unpacked here
-REMEDY = "give --data_dir, or take --dataset shapes"
+WORK_FOLDER = ".cifar10-download"  # in data_dir; the archive is downloaded and unpacked here
+REMEDY = "use --data_dir or --dataset shapes"
 
 
 def load_cifar10(data_dir, download=True):
-    """The 50,000 training and 10,000 test images as (train, test), after checking every file's MD5.
+    """The 50,000 training and 10,000 test images as (train, test), with every file's MD5 checked.
 
     An archive cifar-10-python.tar.gz in data_dir is unpacked; with `download`, a missing one is
-    downloaded first. Raises DataMissing if there is none, UserError for files that are corrupt.
+    downloaded first. Raises DataMissing if there is none, UserError for corrupt files.
     """
     folder = Path(data_dir) / CIFAR10_FOLDER
     if not folder.is_dir():
-        _obtain(Path(data_dir), download)
+        _prepare(Path(data_dir), download)
     source = f"CIFAR-10 from {folder} (every file has its official MD5)"
     parts = ([name for name in MD5 if name.startswith(part)] for part in ("data_", "test_"))
     return tuple(
@@ -75,7 +68,7 @@ def _read_batches(folder, names):
     for name in names:
         content = _read(folder / name)
         with warnings.catch_warnings():
-            # The official pickles spell a dtype flag as 0; NumPy >= 2.4 wants False.
+            # The official pickles store a dtype flag as 0; NumPy >= 2.4 expects False.
             warnings.simplefilter("ignore")
             batch = pickle.loads(content, encoding="latin1")
         images.append(batch["data"].reshape(-1, 3, 32, 32))
@@ -84,10 +77,8 @@ def _read_batches(folder, names):
 
 
 def _read(path):
-    """The bytes of an official file. The bytes that are unpickled are those that were checked."""
+    """The content of an official file. The checked bytes are the ones that are unpickled."""
     remedy = f"delete {path.parent} and run again to download it again"
-    if not path.is_file():
-        raise UserError(f"there is no file {path}; {remedy}")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -97,69 +88,34 @@ def _read(path):
     return content
 
 
-def _obtain(data_dir, download):
-    """Make data_dir/cifar-10-batches-py from the archive, complete or not at all.
+def _prepare(data_dir, download):
+    """Create data_dir/cifar-10-batches-py from the archive, completely or not at all.
 
-    The work is done in a folder of its own, and the result is renamed. One process works at a time:
-    on NFS only a lock of a file that is open for writing is visible to other nodes.
+    The lock lets one process work at a time. On NFS, other nodes only see the lock of a file that
+    is open for writing.
     """
-    archive, work = data_dir / ARCHIVE, data_dir / WORK_FOLDER
+    folder, archive, work = (data_dir / name for name in (CIFAR10_FOLDER, ARCHIVE, WORK_FOLDER))
     missing = f"no CIFAR-10 in {data_dir.absolute()} (neither {CIFAR10_FOLDER} nor {ARCHIVE})"
     if not archive.is_file() and not download:
         raise DataMissing(f"{missing}; {REMEDY}")
     try:
         work.mkdir(parents=True, exist_ok=True)
         with open(work / ".lock", "a") as lock:
-            _wait_for(lock, data_dir)
-            if (data_dir / CIFAR10_FOLDER).is_dir():  # another process has made it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.is_dir():  # another process created it
                 return
             try:
                 if not archive.is_file():
                     archive = work / ARCHIVE
-                    _download(archive)
+                    print(f"downloading CIFAR-10 to {data_dir.absolute()}", flush=True)
+                    download_file(URL, archive, CIFAR10_SHA256)
                 _unpack(archive, work)
-                os.replace(work / CIFAR10_FOLDER, data_dir / CIFAR10_FOLDER)
+                os.replace(work / CIFAR10_FOLDER, folder)
             finally:
                 (work / ARCHIVE).unlink(missing_ok=True)
                 shutil.rmtree(work / CIFAR10_FOLDER, ignore_errors=True)
-    except (OSError, HTTPException) as error:
-        raise DataMissing(f"{missing}, and it cannot be put there: {error}; {REMEDY}") from None
-
-
-def _wait_for(lock, data_dir):
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"waiting for another process that puts CIFAR-10 into {data_dir}", flush=True)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-
-
-def _download(path):
-    """Download the archive. Raises OSError if no download begins, UserError if it breaks off."""
-    print(f"downloading CIFAR-10 to {path.parent.parent.absolute()}", flush=True)
-    request = Request(URL, headers={"User-Agent": "inside-a-cnn"})
-    with urlopen(request, timeout=DOWNLOAD_STALL_SECONDS) as response, open(path, "wb") as file:
-        try:
-            _copy(response, file)
-        except (OSError, HTTPException) as error:
-            raise UserError(f"the download of {URL} failed: {error}; {REMEDY}") from None
-
-
-def _copy(response, file):
-    """Copy a response to a file. Raises OSError if it is too slow or incomplete."""
-    start, received = time.monotonic(), 0
-    size = int(response.headers.get("Content-Length", 0))
-    with tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-        while chunk := response.read1(2**16):
-            file.write(chunk)
-            bar.update(len(chunk))
-            received += len(chunk)
-            if time.monotonic() - start > DOWNLOAD_STALL_SECONDS:
-                if received < DOWNLOAD_MIN_BYTES:
-                    raise OSError(f"{received:,} bytes came in {DOWNLOAD_STALL_SECONDS} s")
-                start, received = time.monotonic(), 0
-    if file.tell() < size:
-        raise OSError(f"it ended after {file.tell():,} of {size:,} bytes")
+    except OSError as error:
+        raise DataMissing(f"{missing}, and it cannot be created: {error}; {REMEDY}") from None
 
 
 def _unpack(archive, folder):
@@ -168,8 +124,10 @@ def _unpack(archive, folder):
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != CIFAR10_SHA256:
         raise UserError(
-            f"{archive} is not the official archive (its SHA-256 is {sha256}); download it again, "
-            f"or {REMEDY}"
+            f"{archive} is not the official archive (its SHA-256 is {sha256}); delete it and run "
+            f"again to download it, or {REMEDY}"
         )
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        tar.extractall(folder, **FILTER)
+        # Nothing is unpacked outside the folder. Python before 3.10.12 has no such filter.
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(folder)

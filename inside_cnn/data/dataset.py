@@ -1,34 +1,35 @@
-"""A set of labelled images in memory, and what can be wrong with it."""
+"""A labeled image dataset in memory."""
 
+import os
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from inside_cnn.core.errors import UserError
 from inside_cnn.data.pixels import encode_mean_image
 
+DATASETS = ("auto", "cifar10", "shapes", "folder")
+DEFAULT_DATA_DIR = os.environ.get("CIFAR10_DIR") or "data"
+MAX_COLUMNS = 10  # of a figure with one column per class
+
 
 class DataMissing(UserError):
-    """The data set is not on the disk, and could not be downloaded."""
+    """The dataset is not on the disk and could not be downloaded."""
 
 
-MOST_COLUMNS = 10  # of a picture with a column for each class
+def displayed_classes(count):
+    """Classes that a figure with one column per class displays: all, or ten evenly spaced ones."""
+    return np.linspace(0, count - 1, min(count, MAX_COLUMNS)).round().astype(int).tolist()
 
 
-def shown_classes(count):
-    """The classes that a picture with columns shows: all, or ten of more, evenly chosen: a list."""
-    if count <= MOST_COLUMNS:
-        return list(range(count))
-    return [round(i * (count - 1) / (MOST_COLUMNS - 1)) for i in range(MOST_COLUMNS)]
-
-
-def words_of_shown(count, shown=MOST_COLUMNS):
-    """What the title of a picture adds where it does not show all classes."""
-    return f" ({shown} of {count} classes)" if shown < count else ""
+def displayed_note(count, displayed=MAX_COLUMNS):
+    """Addition to the title of a figure that omits classes: " (10 of 64 classes)", or ""."""
+    return f" ({displayed} of {count} classes)" if displayed < count else ""
 
 
 def are_names(value):
-    """Whether a value out of weights, which may be anything, is a list of printable names."""
+    """Whether a metadata value, which may be anything, is a list of printable names."""
     return isinstance(value, list) and all(isinstance(n, str) and n.isprintable() for n in value)
 
 
@@ -36,8 +37,8 @@ def are_names(value):
 class Dataset:
     """Images and their labels.
 
-    images: uint8 (n, 3, 32, 32); labels: int64 (n,); source: where they came from, in words;
-    digest: by which one's own images are known again, empty for sets that never change.
+    images: uint8 (n, 3, 32, 32); labels: int64 (n,); source: description of their origin; digest:
+    SHA-256 of a user's own images, empty for a dataset that never changes.
     """
 
     name: str
@@ -53,57 +54,52 @@ class Dataset:
     def to(self, device):
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
+    def select(self, rows):
+        """The images of an index: a slice, a mask or indices."""
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
+
     def first(self, count):
-        """The first `count` images; None or a count past the end takes all."""
-        return replace(self, images=self.images[:count], labels=self.labels[:count])
+        """The first `count` images; all of them for None or a larger count."""
+        return self.select(slice(count))
 
     def hold_out(self, count):
-        """(the other images, the last `count` / classes images of each class), in their order.
+        """(remaining images, the last `count` / classes images of each class), in their order.
 
-        Raises UserError if count is no multiple of the number of classes, or a class has no more
-        images than that.
+        Raises UserError if count is not a multiple of the number of classes, or if it would take
+        all images of a class.
         """
-        per_class, remainder = divmod(count, len(self.class_names))
+        num_classes = len(self.class_names)
+        per_class, remainder = divmod(count, num_classes)
         if remainder:
-            classes = len(self.class_names)
-            raise UserError(f"--hold_out {count} is not a multiple of the {classes} classes")
+            raise UserError(f"--hold_out {count} is not a multiple of the {num_classes} classes")
         held_out = torch.zeros(len(self), dtype=torch.bool)
-        for k, name in enumerate(self.class_names):
-            own = torch.nonzero(self.labels == k)[:, 0]
-            if len(own) <= per_class:
+        for label, name in enumerate(self.class_names):
+            indices = torch.nonzero(self.labels == label)[:, 0]
+            if len(indices) <= per_class:
                 raise UserError(f"--hold_out {count} takes all images of the class {name}")
-            held_out[own[len(own) - per_class :]] = True
-        masks = ~held_out, held_out
-        return tuple(replace(self, images=self.images[m], labels=self.labels[m]) for m in masks)
+            held_out[indices[len(indices) - per_class :]] = True
+        return self.select(~held_out), self.select(held_out)
 
     def columns(self, rows=10):
-        """The first `rows` images of each class shown, a class in each column.
+        """The first `rows` images of each displayed class, one column per class.
 
-        Of the classes that have an image, the shown_classes; as many rows as every one can fill.
-        Returns indices (rows * columns,), row by row, the columns' names, and what a title adds
-        where they are not all: " (10 of 64 classes)".
+        Classes without images are omitted; the number of rows falls to what every class can fill.
+        Returns the indices (rows * columns,), row by row, the names of the columns, and the
+        displayed_note for the title.
         """
         present = self.labels.unique().tolist()
-        shown = [present[k] for k in shown_classes(len(present))]
-        first = [torch.nonzero(self.labels == k)[:rows, 0] for k in shown]
+        displayed = [present[k] for k in displayed_classes(len(present))]
+        first = [torch.nonzero(self.labels == k)[:rows, 0] for k in displayed]
         rows = min(map(len, first))
         indices = torch.stack([column[:rows] for column in first], 1).flatten()
-        names = [self.class_names[k] for k in shown]
-        return indices, names, words_of_shown(len(self.class_names), len(shown))
+        names = [self.class_names[k] for k in displayed]
+        return indices, names, displayed_note(len(self.class_names), len(displayed))
 
-    def uneven_classes(self, times=3):
-        """In words, by how much the classes differ in size, where one is over `times` another."""
-        sizes = self.labels.bincount(minlength=len(self.class_names)).tolist()
-        pairs = list(zip(sizes, self.class_names, strict=True))
-        (least, rare), (most, common) = min(pairs), max(pairs)
-        if most <= times * least:
-            return ""
-        return f"classes differ in size, from {least} images ({rare}) to {most} ({common})"
+    def metadata(self):
+        """Metadata of the dataset for exported weights, as plain values.
 
-    def facts(self):
-        """What exported weights tell of the set that they were made with, as plain values.
-
-        mean_image: of the first 128 images, where maximizations start; for `pixels.mean_image`.
+        mean_image: of the first 128 images, the start of activation maximization; `mean_image`
+        decodes it.
         """
         names = list(self.class_names)
         return {

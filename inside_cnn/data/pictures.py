@@ -8,41 +8,37 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from inside_cnn.core.errors import UserError
 
+SIZE = 32
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-MAX_BYTES = 10_000_000
-MAX_PIXELS = 40_000_000
+MAX_BYTES, MAX_UPLOAD_BYTES = 200_000_000, 10_000_000  # of a file
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 
 
-def read_picture(data, size=32, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS):
-    """The bytes of a picture file -> uint8 (3, size, size).
+def read_picture(data):
+    """The bytes of a picture file -> uint8 (3, 32, 32).
 
     EXIF rotation is applied, transparency becomes white; gray, palettes, 16 bits and CMYK become
-    RGB; of an animation the first frame. The short side is scaled to `size`, with antialiasing, and
-    the center is cropped. A large JPEG is decoded at a fraction of its size, at least four times
-    `size`. Raises UserError for what is not a valid picture of FORMATS, or larger than max_bytes or
-    max_pixels.
+    RGB; an animation gives its first frame. The short side is scaled with antialiasing and the
+    center is cropped. A large JPEG is decoded at reduced size, at least four times the result.
+    Raises UserError for anything but a valid picture of FORMATS with at most MAX_PIXELS.
     """
-    if len(data) > max_bytes:
-        raise UserError(f"the file is larger than {max_bytes // 1_000_000} MB")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > max_pixels:
-            raise Image.DecompressionBombError
-        image.draft(None, (4 * size, 4 * size))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"more than {MAX_PIXELS // 1_000_000} megapixels")
+        image.draft(None, (4 * SIZE, 4 * SIZE))
         image = as_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise UserError(f"the file is not a picture (of {', '.join(FORMATS)})") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(f"more than {max_pixels // 1_000_000} megapixels") from None
     except Exception as error:  # Pillow raises almost anything for a crafted file
-        raise UserError(f"the picture is corrupt: {error or type(error).__name__}") from None
-    square = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+        raise UserError(f"the picture cannot be decoded: {error or type(error).__name__}") from None
+    square = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
 
 def as_rgb(image):
-    """A Pillow image of any mode as RGB. What is transparent becomes white."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # 16 bits, mostly
+    """A Pillow image of any mode as RGB. Transparent pixels become white."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # mostly 16 bits
         levels = np.asarray(image, dtype=np.float32)
         scale = 1 if levels.max(initial=0) <= 255 and image.mode == "F" else 256
         return Image.fromarray((levels / scale).clip(0, 255).astype(np.uint8)).convert("RGB")

@@ -1,11 +1,9 @@
-"""Pixels as uint8 and in [-1, 1]; mean images as text, for what exported weights tell."""
+"""Pixels as uint8 and in [-1, 1]; mean images as text for the metadata of exported weights."""
 
 import base64
 
 import numpy as np
 import torch
-
-MEAN_SHAPE = (1, 3, 32, 32)
 
 
 def to_signed(images):
@@ -19,17 +17,17 @@ def to_uint8(images):
 
 
 def encode_mean_image(images):
-    """The mean of uint8 images (b, 3, 32, 32), rounded, its bytes in base64."""
+    """The rounded mean of uint8 images (b, 3, 32, 32) as base64 text."""
     mean = images.float().mean(0).round().to(torch.uint8)
     return base64.b64encode(mean.cpu().numpy().tobytes()).decode()
 
 
-def mean_image(facts):
-    """The uint8 (1, 3, 32, 32) out of what Dataset.facts gave; None where there is none."""
+def mean_image(metadata):
+    """The mean image in the metadata of weights, uint8 (1, 3, 32, 32); None if it is not valid."""
     try:
-        data = base64.b64decode(facts.get("mean_image"), validate=True)
+        data = base64.b64decode(metadata.get("mean_image"), validate=True)
     except (TypeError, ValueError):
         return None
-    if len(data) != np.prod(MEAN_SHAPE):
+    if len(data) != 3 * 32 * 32:
         return None
-    return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(MEAN_SHAPE).copy())
+    return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(1, 3, 32, 32).copy())

@@ -7,9 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from data_tools import DATASETS, DEFAULT_DATA_DIR, MAX_CLASSES
 from inside_cnn.core.device import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP
 from inside_cnn.core.errors import UserError
+from inside_cnn.data.dataset import DATASETS, DEFAULT_DATA_DIR
+from inside_cnn.data.folder import MAX_CLASSES
 
 DIVERGED, SAVE_FAILED = 3, 4  # exit codes
 

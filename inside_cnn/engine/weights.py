@@ -11,11 +11,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
-from data_tools import are_names
 from discriminator import Discriminator
 from generator import Generator
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import parse_json, write_atomically
+from inside_cnn.data.dataset import are_names
 from inside_cnn.layers.accelerate import accelerate
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"  # the published runs

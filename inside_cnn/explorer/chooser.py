@@ -4,7 +4,7 @@ import gradio as gr
 import torch
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.data.pictures import MAX_BYTES, read_picture
+from inside_cnn.data.pictures import MAX_UPLOAD_BYTES, read_picture
 from inside_cnn.explorer import pieces
 from inside_cnn.explorer.drawing import Drawing, draw
 from inside_cnn.explorer.events import QUICK
@@ -27,7 +27,7 @@ class Chooser:
         self.label = gr.Dropdown(choices, value=0, label=self.source())
         self.grid = gr.HTML(js_on_load=pieces.CHOOSE, apply_default_css=False)
         self.upload = gr.UploadButton(
-            f"your own image (at most {MAX_BYTES // 1_000_000} MB)",
+            f"your own image (at most {MAX_UPLOAD_BYTES // 1_000_000} MB)",
             type="binary",
             file_types=["image"],
             size="sm",

@@ -62,7 +62,7 @@ class Drawing:
         if self.way == 0:
             return latent
         other = sampling.latent_of(self.other_label, self.other_number, dim, self.seed, classes)
-        return sampling.between(latent, other, self.way, classes)
+        return sampling.interpolate(latent, other, self.way, classes)
 
     def sixteen(self, along_the_way):
         """The drawings of a grid: the numbers from this one on, or the way in equal steps.
@@ -79,4 +79,4 @@ def draw(session, drawings):
     """uint8 (n, 3, 32, 32) on the CPU."""
     classes = len(session.class_names)
     latents = [drawing.latent(session.generator, classes) for drawing in drawings]
-    return sampling.draw(session.generator, torch.cat(latents))
+    return sampling.generate(session.generator, torch.cat(latents))

@@ -105,7 +105,7 @@ def load_session(given, device, data_dir=None, precision="fp32", dataset="auto")
         check_classes(path, metadata, images)
     for network in networks:
         if network.start is None and images is not None:
-            network.set_start(images.facts())
+            network.set_start(images.metadata())
         if network.start is None:  # neither metadata nor images: gray
             network.start = torch.zeros(1, 3, *2 * [network.image_size], device=device)
     names = common_class_names(told)
@@ -166,5 +166,5 @@ def draw_images(generator, class_names):
     latents = sampling.latents_of(
         labels, generator.latent_dim, seed=0, num_classes=len(class_names)
     )
-    images = sampling.draw(generator, latents)
+    images = sampling.generate(generator, latents)
     return Dataset("drawn", images, labels, tuple(class_names), "drawn by the generator")

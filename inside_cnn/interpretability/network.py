@@ -9,10 +9,12 @@ from functools import cached_property
 
 import torch
 
-from data_tools import are_names, mean_image, to_signed
+from data_tools import to_signed
 from discriminator import IMAGE_SIZE, NUM_LAYERS, Discriminator
 from inside_cnn.core.device import autocast
 from inside_cnn.core.errors import UserError
+from inside_cnn.data.dataset import are_names
+from inside_cnn.data.pixels import mean_image
 from inside_cnn.engine.weights import class_names_of, digest, find_weights, is_published, load_model
 
 WEIGHTS = "discriminator.safetensors"

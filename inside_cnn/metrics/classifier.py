@@ -1,4 +1,4 @@
-"""A discriminator's class head on a whole set: predictions, loss, accuracy."""
+"""The class head of a discriminator on a dataset: predictions, loss, accuracy."""
 
 import torch
 import torch.nn.functional as F
@@ -20,20 +20,20 @@ def predict(discriminator, images, precision="fp32", batch_size=500):
 
 
 def evaluate(discriminator, dataset, precision, ranks=None):
-    """Loss, accuracy and accuracy per class (in %) on a set, every image counted once.
+    """Loss, accuracy and accuracy per class (in %) on a Dataset.
 
-    `per_class_accuracy` leaves out classes without an image. With `ranks`, each predicts its share
-    of the images, and all return the metrics of the whole set.
+    `per_class_accuracy` omits classes without images. With `ranks`, each rank predicts its shard of
+    the images, and all return the metrics of the complete dataset.
     """
-    share = ranks.shard if ranks else lambda rows: rows
-    labels = share(dataset.labels)
-    logits = predict(discriminator, share(dataset.images), precision)
+    shard = ranks.shard if ranks else lambda rows: rows
+    labels = shard(dataset.labels)
+    logits = predict(discriminator, shard(dataset.images), precision)
     losses = F.cross_entropy(logits, labels, reduction="none")
     correct = (logits.argmax(1) == labels).float()
     num_classes = len(dataset.class_names)
     sums = torch.stack(
         [torch.bincount(labels, w, minlength=num_classes) for w in (None, correct, losses)]
-    ).double()  # images, correct ones and losses of each class
+    ).double()  # images, correct predictions and losses of each class
     images, correct, losses = (ranks.all_reduce(sums) if ranks else sums).cpu()
     accuracies = (100 * correct / images.clamp_min(1)).tolist()
     rows = zip(dataset.class_names, images.tolist(), accuracies, strict=True)

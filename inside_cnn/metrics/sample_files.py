@@ -1,4 +1,4 @@
-"""Samples of a generator as files: PNGs by class, one array, or a picture with all of them."""
+"""Samples of a generator as files: PNGs by class, one array, or a grid."""
 
 import io
 import re
@@ -6,77 +6,63 @@ import re
 import numpy as np
 from PIL import Image
 
-from data_tools import shown_classes, words_of_shown
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
+from inside_cnn.data.dataset import MAX_COLUMNS, displayed_classes, displayed_note
 from inside_cnn.engine.plots import save_image_grid
-from inside_cnn.engine.weights import class_names_of
-from inside_cnn.metrics import sampling
+from inside_cnn.metrics.sampling import sample_labels
 
-MAX_GRID = 1000  # images that a grid can show
+MAX_GRID = 1000  # images of a grid
 
 
-def draw_samples(args, model, labels, num_classes, precision, title):
-    """uint8 (n, 3, 32, 32) of these classes, int64 (n,), of `num_classes` that there are.
+def write_samples(args, names, sample, folder):
+    """Write --sample images in --format; returns their path.
 
-    args: of evaluate_gan.py.
+    names: of the generator's classes; sample: function of (labels int64 (n,), title) that returns
+    uint8 (n, 3, 32, 32). Raises UserError for an unknown class, too large a grid, and a folder that
+    already holds samples; OSError.
     """
-    latents = sampling.latents_of(
-        labels, model.latent_dim, args.seed, num_classes=num_classes, truncation=args.truncation
-    )
-    return sampling.draw(model, latents, args.batch_size, precision, title)
-
-
-def sample_only(args, model, metadata, precision, folder):
-    """Write --sample images of a generator, as evaluate_gan.py's flags ask. Returns their path.
-
-    Raises UserError for an unknown class or too large a grid, and for a folder that already holds
-    samples; OSError.
-    """
-    names = class_names_of(metadata)
     count = len(names)
-    classes = args.labels or (shown_classes(count) if args.format == "grid" else range(count))
+    classes = args.labels or (displayed_classes(count) if args.format == "grid" else range(count))
     if max(classes) >= count:
         raise UserError(f"--labels {max(classes)}: the classes are 0 to {count - 1}")
     if args.format == "grid" and args.sample > MAX_GRID:
-        raise UserError(f"a grid shows at most {MAX_GRID} images; take --format png or npz")
+        raise UserError(f"a grid shows at most {MAX_GRID} images; use --format png or npz")
     # samples.png belongs to the scores
     path = folder / {"png": "samples", "npz": "samples.npz", "grid": "sample_grid.png"}[args.format]
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path} is not empty; give another --output_dir")
-    labels = sampling.sample_labels(args.sample, classes)
-    images = draw_samples(args, model, labels, count, precision, "samples")
+    labels = sample_labels(args.sample, classes)
+    images = sample(labels, "samples")
     if args.format == "png":
         write_pngs(images, labels, names, path)
     elif args.format == "npz":
         write_npz(images, labels, path)
+    elif 1 < len(classes) <= MAX_COLUMNS:  # one column per class
+        note = "" if args.labels else displayed_note(count).strip()
+        save_image_grid(images, path, [names[k] for k in classes], note)
     else:
-        in_columns = 1 < len(classes) <= 10  # a column for each class
-        column_names = [names[k] for k in classes] if in_columns else ()
         title = ", ".join(names[k] for k in dict.fromkeys(classes))
-        if in_columns:
-            title = "" if args.labels else words_of_shown(count).strip()
-        save_image_grid(images, path, column_names, title)
+        save_image_grid(images, path, title=title)
     print(f"{len(images):,} samples: {path}")
     return path
 
 
 def write_pngs(images, labels, class_names, folder):
-    """One PNG per image, in a folder per class: folder/3_cat/000017.png, named by its index.
+    """One PNG per image in one folder per class: folder/3_cat/000017.png, named by its index.
 
     images: uint8 (n, 3, h, w); labels: int64 (n,).
     """
     safe_names = (re.sub(r"[^\w-]", "_", name) for name in class_names)
     folders = [folder / f"{k}_{name}" for k, name in enumerate(safe_names)]
-    for label in labels.unique().tolist():
-        folders[label].mkdir(parents=True)
     for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        folders[label].mkdir(parents=True, exist_ok=True)
         pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
         pixels.save(folders[label] / f"{index:06d}.png")
 
 
 def write_npz(images, labels, path):
-    """arr_0: uint8 (n, 32, 32, 3); arr_1: int64 (n,): as in OpenAI's guided-diffusion."""
+    """arr_0: uint8 (n, 32, 32, 3); arr_1: int64 (n,): the format of OpenAI's guided-diffusion."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, images.permute(0, 2, 3, 1).numpy(), labels.numpy())
     write_atomically(path, buffer.getvalue())

@@ -1,46 +1,41 @@
-"""Images out of a trained generator, each a function of the seed and of its index alone."""
-
-import math
+"""Samples of a trained generator, each a function of the seed and its index only."""
 
 import torch
 import torch.nn.functional as F
 
-from data_tools import shown_classes, to_uint8, words_of_shown
+from data_tools import to_uint8
 from generator import sample_latents
 from inside_cnn.core.device import Stream, autocast, random_stream
 from inside_cnn.core.progress import with_progress
-from inside_cnn.engine.plots import save_image_grid, shortened
 
-BLOCK = 1000  # samples whose latents are drawn together
+BLOCK = 1000  # latents that are sampled together
 
 
 def sample_labels(count, classes=range(10)):
     """The classes in turn: int64 (count,)."""
     classes = torch.as_tensor(list(classes))
-    return classes.repeat(math.ceil(count / len(classes)))[:count]
+    return classes[torch.arange(count) % len(classes)]
 
 
 def latents_of(labels, latent_dim, seed, purpose=Stream.LATENTS, num_classes=10, truncation=None):
-    """The latent of each sample, int64 (n,) -> (n, latent_dim) on the CPU.
+    """The latents of samples with labels int64 (n,), float32 (n, latent_dim) on the CPU.
 
-    Sample i has the same noise whatever n, and whatever the classes of the others. truncation: as
-    `truncated` takes it.
+    The noise of sample i depends neither on n nor on the labels. truncation: as in `truncated`.
     """
     blocks = []
     for block_index, block in enumerate(labels.split(BLOCK)):
         stream = random_stream("cpu", seed, purpose, block_index)
-        whole = torch.cat([block, block.new_zeros(BLOCK - len(block))])
-        blocks.append(sample_latents(whole, latent_dim, stream, num_classes)[: len(block)])
+        padded = F.pad(block, (0, BLOCK - len(block)))
+        blocks.append(sample_latents(padded, latent_dim, stream, num_classes)[: len(block)])
     return truncated(torch.cat(blocks), truncation, num_classes)
 
 
 def truncated(latents, limit, num_classes=10):
-    """Latents whose normal noise is squeezed to a normal distribution cut at -limit and limit.
+    """Latents whose noise is mapped to a normal distribution truncated to [-limit, limit].
 
-    Every value keeps its rank: less variety, and each sample still known by its noise; the code of
-    the class stays. limit: above 0; None leaves all as it is. Source: the truncation trick of Brock
-    et al. 2019, Large Scale GAN Training for High Fidelity Natural Image Synthesis, which draws
-    anew what lies outside.
+    The mapping is monotonic, and the class code stays. limit: above 0, or None for no truncation.
+    Source: the truncation trick of Brock et al. 2019, Large Scale GAN Training for High Fidelity
+    Natural Image Synthesis, which resamples values outside the limits instead.
     """
     if limit is None:
         return latents
@@ -54,7 +49,7 @@ def truncated(latents, limit, num_classes=10):
 def latent_of(label, number, latent_dim, seed, num_classes=10):
     """The latent (1, latent_dim) of image `number` of a class.
 
-    It is that of sample `number * num_classes + label` where the classes come in turn.
+    It is the latent of sample `number * num_classes + label` when the classes are in turn.
     """
     block, row = divmod(number * num_classes + label, BLOCK)
     stream = random_stream("cpu", seed, Stream.LATENTS, block)
@@ -63,78 +58,35 @@ def latent_of(label, number, latent_dim, seed, num_classes=10):
 
 
 @torch.no_grad()
-def draw(generator, latents, batch_size=500, precision="fp32", title=""):
+def generate(generator, latents, batch_size=500, precision="fp32", title=""):
     """latents (n, latent_dim) -> uint8 (n, 3, 32, 32) on the CPU; the generator in eval mode.
 
-    On the CPU in float32 the images are the same, to the last bit, for any batch_size. With a title
-    there is a progress bar.
+    On the CPU in float32 the images are bit-identical for any batch_size. A title adds a progress
+    bar.
     """
     device = next(generator.parameters()).device
     training = generator.training
     generator.eval()
     images = []
     for batch in with_progress(latents.split(batch_size), title, batch_size):
-        # One latent alone would go through other kernels, which round otherwise.
+        # A batch of one would use other kernels, with other rounding.
         padded = batch if len(batch) > 1 else batch.repeat(2, 1)
         with autocast(device, precision):
-            drawn = generator(padded.to(device))[: len(batch)]
-        images.append(to_uint8(drawn).cpu())
+            generated = generator(padded.to(device))[: len(batch)]
+        images.append(to_uint8(generated).cpu())
     generator.train(training)
     return torch.cat(images)
 
 
-def walks(latent_dim, seed, classes=range(10), columns=10, num_classes=10, truncation=None):
-    """Latents of two kinds of walks, each (rows * columns, latent_dim), a row for each of classes.
-
-    Within a class: the row leads from one latent of the class to another. Between classes: the row
-    holds one noise, and its code moves from its class to the next. truncation: of the ends.
-    """
-    stream = random_stream("cpu", seed, Stream.WALKS)
-    classes = torch.as_tensor(list(classes))
-    start, end = (
-        truncated(sample_latents(classes, latent_dim, stream, num_classes), truncation, num_classes)
-        for _ in range(2)
-    )
-    renamed = start.clone()
-    renamed[:, :num_classes] = F.one_hot((classes + 1) % num_classes, num_classes)
-    steps = torch.linspace(0, 1, columns)
-    return tuple(
-        torch.stack([between(start, goal, t, num_classes) for t in steps], 1).flatten(0, 1)
-        for goal in (end, renamed)
-    )
-
-
-def between(start, end, t, num_classes=10):
-    """Latents at t in [0, 1] of the way: the noise along the arc, the code of the class in a line.
-
-    start, end: (n, latent_dim).
-    """
+def interpolate(start, end, t, num_classes=10):
+    """Latents (n, latent_dim) at t in [0, 1]: the noise along the arc, the class code linearly."""
     code = torch.lerp(start[:, :num_classes], end[:, :num_classes], t)
     return torch.cat([code, slerp(start[:, num_classes:], end[:, num_classes:], t)], 1)
 
 
 def slerp(a, b, t):
-    """Points at t in [0, 1] on the arcs from a to b, (n, d): the length stays about the same."""
+    """Points at t in [0, 1] on the arcs from a to b, (n, d): the norm stays about the same."""
     angle = F.cosine_similarity(a, b, dim=1).clamp(-1, 1).acos()[:, None]
     weights = torch.sin((1 - t) * angle), torch.sin(t * angle)
     arc = (weights[0] * a + weights[1] * b) / torch.sin(angle).clamp_min(1e-6)
-    return torch.where(angle < 1e-3, torch.lerp(a, b, t), arc)  # nearly parallel: a line will do
-
-
-def save_walks(generator, seed, precision, class_names, folder, truncation=None):
-    """Draw both kinds of `walks`: walk_within_classes.png and walk_between_classes.png.
-
-    class_names: of all classes that the generator knows, of which the shown_classes get a row.
-    """
-    count = len(class_names)
-    shown, some = shown_classes(count), words_of_shown(count)
-    pictures = {
-        "walk_within_classes.png": ("from one latent of a class to another", ""),
-        "walk_between_classes.png": ("one noise in each row, from its class to the next one", " →"),
-    }
-    of_both = walks(generator.latent_dim, seed, shown, num_classes=count, truncation=truncation)
-    for latents, (file, (title, arrow)) in zip(of_both, pictures.items(), strict=True):
-        captions = [""] * len(latents)
-        captions[::10] = [shortened(class_names[k]) + arrow for k in shown]
-        images = draw(generator, latents, precision=precision)
-        save_image_grid(images, folder / file, title=title + some, captions=captions)
+    return torch.where(angle < 1e-3, torch.lerp(a, b, t), arc)  # linear if nearly parallel

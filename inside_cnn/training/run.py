@@ -107,7 +107,7 @@ class TrainingRun:
         self.folder = ranks.together(
             lambda: RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
         )
-        self._metadata = {"recipe": args.recipe, "hold_out": args.hold_out, **test_set.facts()}
+        self._metadata = {"recipe": args.recipe, "hold_out": args.hold_out, **test_set.metadata()}
         print(f"data: {train_set.source}")
         print(
             f"run: {self.folder.path}, recipe {args.recipe}, {self.total_steps} steps, "

@@ -1,4 +1,4 @@
-"""A folder of one's own images, and what is told of it."""
+"""A folder of the user's own pictures."""
 
 import pytest
 from PIL import Image
@@ -6,13 +6,13 @@ from PIL import Image
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """put(path, level): a grey picture below the folder of one's own images; the folder itself.
+    """The folder, with methods that add gray pictures of a given level.
 
-    The current folder is an empty one: the cache goes below it.
+    The working directory is temporary: the cache is written below it.
     """
     monkeypatch.chdir(tmp_path)
 
-    class Mine:
+    class PictureFolder:
         folder = tmp_path / "mine"
 
         def put(self, path, level=0):
@@ -26,4 +26,4 @@ def mine(tmp_path, monkeypatch):
                 for number in range(count):
                     self.put(f"{part}{name}/{number}.png", 100 * label + number)
 
-    return Mine()
+    return PictureFolder()

@@ -1,66 +1,57 @@
 import itertools
+import json
 
 import pytest
 import torch
 
+import data_tools
 from inside_cnn.core.errors import UserError
-from inside_cnn.data.dataset import Dataset, shown_classes, words_of_shown
+from inside_cnn.data.dataset import Dataset, displayed_classes, displayed_note
+from inside_cnn.data.pixels import mean_image
 
 
 def of_labels(labels, classes):
     labels = torch.tensor(labels)
     images = torch.zeros(len(labels), 3, 32, 32, dtype=torch.uint8)
-    return Dataset("some", images, labels, tuple(f"c{k}" for k in range(classes)), "by hand")
-
-
-def test_columns_by_hand():
-    """The first images of each class, row by row, whatever the order of the set."""
-    some = of_labels([2, 0, 1, 1, 0, 2, 2, 0], 3)
-    indices, names, words = some.columns(1)
-    assert (indices.tolist(), names, words) == ([1, 2, 0], ["c0", "c1", "c2"], "")
-    # Three rows are asked for, but class 1 has two images.
-    assert some.columns(3)[0].tolist() == [1, 2, 0, 4, 3, 5]
-
-
-def test_a_class_without_an_image_has_no_column():
-    assert of_labels([2, 0, 2], 3).columns(1)[1:] == (["c0", "c2"], " (2 of 3 classes)")
-
-
-def test_ten_classes_of_many_are_shown():
-    many = of_labels(list(range(64)) * 2, 64)
-    indices, names, words = many.columns(2)
-    assert names == [f"c{k}" for k in (0, 7, 14, 21, 28, 35, 42, 49, 56, 63)]
-    assert many.labels[indices].tolist() == 2 * [0, 7, 14, 21, 28, 35, 42, 49, 56, 63]
-    assert words == words_of_shown(64) == " (10 of 64 classes)"
-
-
-@pytest.mark.parametrize("count", range(2, 65))
-def test_the_classes_shown_are_spread_from_the_first_to_the_last(count):
-    shown = shown_classes(count)
-    assert len(shown) == min(count, 10)
-    assert (shown[0], shown[-1]) == (0, count - 1)
-    gaps = {b - a for a, b in itertools.pairwise(shown)}
-    assert max(gaps) - min(gaps) <= 1
-    assert bool(words_of_shown(count)) == (count > 10)
+    images[:, 0, 0, 0] = torch.arange(len(labels))
+    return Dataset("made up", images, labels, tuple(f"c{k}" for k in range(classes)), "by hand")
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "classes", "rows", "expected"),
     [
-        ([0, 1, 0, 1, 2, 2], ""),
-        ([0, 0, 0, 1, 2, 2], ""),
-        ([0, 0, 0, 0, 1, 2], "classes differ in size, from 1 images (c1) to 4 (c0)"),
-        ([0, 1], "classes differ in size, from 0 images (c2) to 1 (c1)"),
+        ([2, 0, 1, 1, 0, 2, 2, 0], 3, 1, ([1, 2, 0], ["c0", "c1", "c2"], "")),
+        # Class 1 has two images only.
+        ([2, 0, 1, 1, 0, 2, 2, 0], 3, 3, ([1, 2, 0, 4, 3, 5], ["c0", "c1", "c2"], "")),
+        # Class 1 has no images.
+        ([2, 0, 2], 3, 1, ([1, 0], ["c0", "c2"], " (2 of 3 classes)")),
     ],
 )
-def test_classes_of_uneven_sizes_are_told(labels, told):
-    assert of_labels(labels, 3).uneven_classes() == told
+def test_columns_by_hand(labels, classes, rows, expected):
+    indices, names, note = of_labels(labels, classes).columns(rows)
+    assert (indices.tolist(), names, note) == expected
+
+
+def test_columns_of_many_classes():
+    many = of_labels(list(range(64)) * 2, 64)
+    indices, names, note = many.columns(2)
+    assert names == [f"c{k}" for k in (0, 7, 14, 21, 28, 35, 42, 49, 56, 63)]
+    assert many.labels[indices].tolist() == 2 * [0, 7, 14, 21, 28, 35, 42, 49, 56, 63]
+    assert note == displayed_note(64) == " (10 of 64 classes)"
+
+
+def test_displayed_classes_are_evenly_spaced():
+    for count in range(2, 65):
+        displayed = displayed_classes(count)
+        assert len(displayed) == min(count, 10)
+        assert (displayed[0], displayed[-1]) == (0, count - 1)
+        gaps = {b - a for a, b in itertools.pairwise(displayed)}
+        assert max(gaps) - min(gaps) <= 1
+        assert bool(displayed_note(count)) == (count > 10)
 
 
 def test_hold_out_takes_the_last_images_of_each_class():
-    some = of_labels([0, 1, 1, 0, 1, 0, 0], 2)
-    some.images[:, 0, 0, 0] = torch.arange(7)
-    rest, held_out = some.hold_out(4)
+    rest, held_out = of_labels([0, 1, 1, 0, 1, 0, 0], 2).hold_out(4)
     assert rest.images[:, 0, 0, 0].tolist() == [0, 1, 3]
     assert held_out.images[:, 0, 0, 0].tolist() == [2, 4, 5, 6]
     assert held_out.labels.tolist() == [1, 1, 0, 0]
@@ -70,3 +61,27 @@ def test_hold_out_takes_the_last_images_of_each_class():
 def test_hold_out_leaves_images_of_every_class(count, message):
     with pytest.raises(UserError, match=message):
         of_labels([0, 1, 1, 0, 1, 0, 0], 2).hold_out(count)
+
+
+def test_metadata_holds_the_mean_image():
+    train, _ = data_tools.load_shapes()
+    metadata = json.loads(json.dumps(train.metadata()))
+    assert metadata["dataset"] == "shapes"
+    assert metadata["class_names"] == list(train.class_names)
+    mean = mean_image(metadata)
+    assert mean.dtype == torch.uint8
+    assert mean.shape == (1, 3, 32, 32)
+    assert (mean[0].double() - train.images[:128].double().mean(0)).abs().max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("text", [None, 7, "not base64", "AAAA"])
+def test_invalid_mean_image(text):
+    assert mean_image({"mean_image": text}) is None
+
+
+def test_uint8_round_trip():
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    signed = data_tools.to_signed(levels)
+    assert signed.min() == -1
+    assert signed.max() == 1
+    assert torch.equal(data_tools.to_uint8(signed), levels)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.data.pictures import MAX_BYTES, read_picture
+from inside_cnn.data.pictures import read_picture
 from own_images import huge_png
 
 
@@ -22,11 +22,11 @@ def noise(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def plain(mode, colour, size=(40, 40)):
-    return Image.new(mode, size, colour)
+def plain(mode, color, size=(40, 40)):
+    return Image.new(mode, size, color)
 
 
-def test_a_picture_of_the_size_is_taken_pixel_for_pixel():
+def test_32x32_picture_is_unchanged():
     pixels = noise(32, 32, 3)
     image = read_picture(written(Image.fromarray(pixels)))
     assert image.dtype == torch.uint8
@@ -34,7 +34,7 @@ def test_a_picture_of_the_size_is_taken_pixel_for_pixel():
 
 
 @pytest.mark.parametrize(
-    ("image", "colour"),
+    ("image", "color"),
     [
         (plain("L", 100), (100, 100, 100)),
         (plain("P", 0), (0, 0, 0)),
@@ -49,20 +49,20 @@ def test_a_picture_of_the_size_is_taken_pixel_for_pixel():
     ],
     ids=lambda value: f"{value.mode} {value.size}" if isinstance(value, Image.Image) else "",
 )
-def test_every_mode_and_size_is_made_rgb_of_the_size(image, colour):
+def test_every_mode_and_size_becomes_32x32_rgb(image, color):
     kind = "TIFF" if image.mode == "CMYK" else "PNG"
     read = read_picture(written(image, kind))
     assert read.shape == (3, 32, 32)
-    assert read.flatten(1).unique(dim=1).flatten().tolist() == list(colour)
+    assert read.flatten(1).unique(dim=1).flatten().tolist() == list(color)
 
 
-def test_the_middle_is_cut_out():
+def test_center_crop():
     pixels = np.zeros((32, 96, 3), np.uint8)
     pixels[:, 32:64] = 200
     assert read_picture(written(Image.fromarray(pixels))).unique().tolist() == [200]
 
 
-def test_exif_turns_it_upright():
+def test_exif_rotation_is_applied():
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[:16] = 255
     exif = Image.Exif()
@@ -72,8 +72,8 @@ def test_exif_turns_it_upright():
     assert read[:, 16:].min() == 255
 
 
-def test_of_an_animation_the_first_frame():
-    frames = [plain("RGB", colour) for colour in ("red", "lime", "blue")]
+def test_first_frame_of_an_animation():
+    frames = [plain("RGB", color) for color in ("red", "lime", "blue")]
     data = written(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert read_picture(data).flatten(1)[:, 0].tolist() == [255, 0, 0]
 
@@ -89,15 +89,13 @@ def archive():
     ("data", "message"),
     [
         (b"", "not a picture"),
-        (b"just words, no picture", "not a picture"),
+        (b"plain text", "not a picture"),
         (archive(), "not a picture"),
-        (written(Image.fromarray(noise(64, 64, 3)))[:3000], "corrupt"),
-        (huge_png(20_000, 20_000), "megapixels"),
-        (huge_png(8000, 5001), "more than 40 megapixels"),
-        (b"\x89PNG" + bytes(MAX_BYTES), "larger than 10 MB"),
+        (written(Image.fromarray(noise(64, 64, 3)))[:3000], "cannot be decoded"),
+        (huge_png(20_000, 20_000), "exceeds limit"),
     ],
-    ids=["empty", "text", "zip", "cut off", "bomb", "large", "heavy"],
+    ids=["empty", "text", "zip", "truncated", "bomb"],
 )
-def test_what_is_not_a_picture(data, message):
+def test_invalid_pictures(data, message):
     with pytest.raises(UserError, match=message):
         read_picture(data)

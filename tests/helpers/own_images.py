@@ -1,13 +1,13 @@
-"""Pictures in folders, as a user has them."""
+"""Folders of pictures, as a user has them."""
 
 import struct
 import zlib
 
 from PIL import Image
 
-from inside_cnn.data.shapes import CLASS_NAMES, draw_shapes
+from inside_cnn.data.shapes import CLASS_NAMES, generate_shapes
 
-# With spaces, dots, other alphabets, a sign that matplotlib reads, and more letters than fit.
+# With spaces, dots, other alphabets, a sign that matplotlib parses, and more letters than fit.
 SEVEN = (
     "disc",
     "a ring",
@@ -48,14 +48,14 @@ def write_pictures(folder, images, labels, names):
 
 
 def write_set(folder, train, test, names):
-    """folder/train and folder/test of two Datasets, their classes named anew."""
+    """folder/train and folder/test of two Datasets, with these class names."""
     for part, dataset in (("train", train), ("test", test)):
         write_pictures(folder / part, dataset.images, dataset.labels, names)
 
 
 def write_seven_classes(folder, of_each=60, seed=0):
-    """Shapes in five formats and six sizes; one an animation, one CMYK, and one damaged."""
-    images, labels = draw_shapes(len(CLASS_NAMES) * of_each, seed)
+    """Shapes in five formats and six sizes; one an animation, one CMYK, and one corrupt."""
+    images, labels = generate_shapes(len(CLASS_NAMES) * of_each, seed)
     for label, name in enumerate(SEVEN):
         (folder / name).mkdir(parents=True)
         for number, image in enumerate(images[labels == label]):
@@ -67,8 +67,8 @@ def write_seven_classes(folder, of_each=60, seed=0):
                 picture = picture.convert("CMYK")
             elif mode == "P":
                 picture = picture.quantize()
-            if width != height:  # the middle is what is cut out again
-                picture = cut(picture, width, height)
+            if width != height:  # the center is what is cropped again
+                picture = padded(picture, width, height)
             if (label, number) == (2, 3):
                 options = {"save_all": True, "append_images": [picture.rotate(90)]}
             path = folder / name / f"no. {number}.{suffix}"
@@ -77,8 +77,8 @@ def write_seven_classes(folder, of_each=60, seed=0):
                 path.write_bytes(path.read_bytes()[:-40])
 
 
-def cut(picture, width, height):
-    """A picture of that size with the whole of a square one in its middle."""
+def padded(picture, width, height):
+    """A picture of that size with a square one at its center."""
     short = min(width, height)
     square = picture.resize((short, short))
     wide = Image.new(picture.mode, (width, height))

@@ -8,7 +8,7 @@ import data_tools
 import train_discriminator
 import train_gan
 from compare import assert_equal, records
-from inside_cnn.data import shapes
+from inside_cnn.data import pixels, shapes
 from inside_cnn.engine.weights import (
     BEFORE_ROUNDING,
     digest,
@@ -54,7 +54,7 @@ def test_a_classifier(run_main, classifier, tmp_path):
     assert metadata["test_images"] == len(test_set) == 2000
     assert metadata["test_accuracy"] == metrics["test_accuracy"]
     assert metadata["test_loss"] == pytest.approx(metrics["test_loss"])
-    assert data_tools.mean_image(metadata).shape == (1, 3, 32, 32)
+    assert pixels.mean_image(metadata).shape == (1, 3, 32, 32)
 
     # Nothing of the last time stays.
     (target / "samples").mkdir()

@@ -68,7 +68,7 @@ def test_samples_show_the_class_that_was_asked_for(run_main, data_dir, tmp_path)
 
     generator, metadata = load_model(tmp_path / "run" / "generator.safetensors")
     labels = sampling.sample_labels(1000)
-    samples = sampling.draw(generator, sampling.latents_of(labels, generator.latent_dim, 0))
+    samples = sampling.generate(generator, sampling.latents_of(labels, generator.latent_dim, 0))
     share, _ = scores.class_consistency(
         templates.classes_of(samples), labels, metadata["class_names"]
     )

@@ -1,4 +1,4 @@
-"""Images of known quality, whose scores stand beside those of samples."""
+"""Baselines: images of known quality whose scores are compared with those of samples."""
 
 import torch
 import torch.nn.functional as F
@@ -9,20 +9,20 @@ from generator import Generator
 from inside_cnn.core.device import Stream, random_stream
 from inside_cnn.metrics.sampling import latents_of
 
-NOISE_LEVELS = 8  # standard deviation of the noise, in levels of 0 to 255
+NOISE_STD = 8  # in pixel levels of 0 to 255
 
 
 def noisy(images, seed):
-    """uint8 images plus normal noise of NOISE_LEVELS levels, rounded and clamped."""
+    """uint8 images plus normal noise of NOISE_STD levels, rounded and clamped."""
     stream = random_stream("cpu", seed, Stream.NOISY_IMAGES)
-    noise = NOISE_LEVELS * torch.randn(images.shape, generator=stream)
+    noise = NOISE_STD * torch.randn(images.shape, generator=stream)
     return (images + noise).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def altered(images, seed):
-    """{name: uint8 copies that a test for copies has to detect}, of training images (n, 3, h, w).
+def altered_copies(images, seed):
+    """{name: altered training images, uint8 (n, 3, h, w)} that a test for copies must detect.
 
-    A shifted image is filled up by reflection; the blur is a 3x3 Gaussian of sigma 1 pixel.
+    A shift reflects the image at its edge; the blur is a 3x3 Gaussian of sigma 1 pixel.
     """
 
     def shifted(images, pixels):
@@ -39,17 +39,17 @@ def altered(images, seed):
 
 
 def untrained_like(generator, labels, seed, num_classes=10):
-    """A generator of the same sizes, untrained, with the BatchNorm statistics of 500 latents.
+    """An untrained generator of the same sizes, with the BatchNorm statistics of 500 latents.
 
-    labels: int64 (n,), of which the first 500 are taken.
+    labels: int64 (n,), of which the first 500 are used.
     """
     torch.manual_seed(seed)
-    untrained = Generator(generator.width, generator.latent_dim)
-    untrained.to(next(generator.parameters()).device)
+    device = next(generator.parameters()).device
+    untrained = Generator(generator.width, generator.latent_dim).to(device)
     for module in untrained.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = 1.0  # the statistics of the one batch below
     latents = latents_of(labels[:500], generator.latent_dim, seed, num_classes=num_classes)
     with torch.no_grad():
-        untrained(latents.to(next(untrained.parameters()).device))
+        untrained(latents.to(device))
     return untrained.eval()

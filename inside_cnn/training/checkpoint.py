@@ -71,3 +71,14 @@ def load_latest(folder):
     if paths:
         raise UserError(f"no checkpoint in {folder} is valid; delete the folder to restart")
     return None
+
+
+def from_format_1(state):
+    """A state whose LayerNorm parameters, and their moments, were stored as (h, w, channels)."""
+    if isinstance(state, torch.Tensor):
+        return state.movedim(-1, 0) if state.ndim == 3 else state
+    if isinstance(state, dict):
+        return {key: from_format_1(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [from_format_1(value) for value in state]
+    return state

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from inside_cnn.core.device import launched
 from inside_cnn.core.errors import UserError
 
-TIMEOUT = datetime.timedelta(minutes=30)  # rank 0 may download the images in this time
+TIMEOUT = datetime.timedelta(hours=6)  # others wait while rank 0 downloads or decodes images
 
 
 @contextlib.contextmanager
@@ -58,7 +58,7 @@ class Ranks:
         """Send the tensors of the training with NCCL if they are on GPUs."""
         if self.world > 1 and device.type == "cuda":
             with _communication():
-                self._device_group = dist.new_group(backend="nccl", timeout=TIMEOUT)
+                self._device_group = dist.new_group(backend="nccl")
 
     def __enter__(self):
         return self

@@ -115,8 +115,19 @@ class Combined:
         return {"states": [optimizer.state_dict()["state"] for optimizer in self.optimizers]}
 
     def load_state_dict(self, state):
+        """Copies the moments, in the memory layout of their weights: fused Adam ignores strides."""
         for optimizer, moments in zip(self.optimizers, state["states"], strict=True):
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            copies = {
+                index: {
+                    name: value.clone()
+                    if name == "step"
+                    else torch.empty_like(weights[index]).copy_(value)
+                    for name, value in of_weight.items()
+                }
+                for index, of_weight in moments.items()
+            }
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": copies})
 
 
 def make_optimizer(

@@ -14,6 +14,7 @@ from inside_cnn.engine.cli import SAVE_FAILED, Stopped
 from inside_cnn.engine.older_versions import ADDED, renamed, without_deleted
 from inside_cnn.training.checkpoint import (
     checkpoint_step,
+    from_format_1,
     list_checkpoints,
     load_latest,
     save_checkpoint,
@@ -71,6 +72,8 @@ class RunFolder:
             )
         if summary is not None and summary["step"] == state["step"] >= total_steps:
             return state, summary
+        if state is not None and state.get("format") == 1:
+            state = from_format_1(state) | {"format": FORMAT}
         if state is not None and state.get("format") != FORMAT:
             raise UserError(
                 f"another version of this program wrote the checkpoint in {self.checkpoints} and "
@@ -83,6 +86,8 @@ class RunFolder:
             raise UserError(
                 f"{self.path} already holds a run; give another --output_dir, or --resume auto"
             )
+        if "settings" not in self.config:
+            raise UserError(f"{self.path} belongs to another program; give another --output_dir")
         self.config["settings"] = renamed(self.config["settings"])
         before = {name: ADDED[name] for name in self.settings.keys() & ADDED.keys()}
         before |= without_deleted(self.config["settings"])

@@ -5,6 +5,7 @@ from torch import nn
 from compare import assert_equal
 from discriminator import Discriminator
 from generator import Generator
+from inside_cnn.layers.accelerate import accelerate
 from inside_cnn.training import stopping
 from inside_cnn.training.optimizers import (
     Muon,
@@ -158,3 +159,28 @@ def test_learning_rates_on_the_device_give_the_same_steps(images):
             assert all(g["lr"] is p for g, p in zip(optimizer.param_groups, places, strict=True))
         results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["adam", "muon"])
+def test_restored_moments_have_the_memory_layout_of_their_weights(images, kind):
+    """Fused Adam ignores strides."""
+    results = []
+    for contiguous in (False, True):
+        torch.manual_seed(0)
+        model = accelerate(Discriminator(width=4))
+        optimizer = make_optimizer(kind, model, 1e-3, 0.02)
+        gradients(model, images, 1)
+        optimizer.step()
+        state = optimizer.state_dict()
+        if contiguous:
+            state = {
+                "states": [
+                    {i: {n: t.contiguous() for n, t in m.items()} for i, m in moments.items()}
+                    for moments in state["states"]
+                ]
+            }
+        optimizer.load_state_dict(state)
+        gradients(model, images, 2)
+        optimizer.step()
+        results.append(dict(model.state_dict()))
+    assert_equal(*results)

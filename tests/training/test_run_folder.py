@@ -183,6 +183,22 @@ def test_deleted_settings_are_refused_if_they_had_an_effect(start, tmp_path, bef
         start(tmp_path, **now)
 
 
+def test_checkpoints_of_format_1_are_converted(start, tmp_path):
+    """It has LayerNorm's parameters, and their moments, as (h, w, channels)."""
+    weight, kernel = torch.randn(4, 4, 2), torch.randn(2, 3, 3, 3)
+    folder = start(tmp_path)
+    state = {"parts": {"model": {"norm": weight, "conv": kernel}, "moments": [{0: weight}]}}
+    checkpoint.save_checkpoint(folder.checkpoints, 3, state | {"step": 3, "format": 1})
+    folder.close()
+    folder = RunFolder(tmp_path, SETTINGS)
+    state, _ = folder.open(5)
+    folder.close()
+    model, moments = state["parts"]["model"], state["parts"]["moments"]
+    assert torch.equal(model["norm"], weight.permute(2, 0, 1))
+    assert torch.equal(moments[0][0], weight.permute(2, 0, 1))
+    assert torch.equal(model["conv"], kernel)
+
+
 def test_runs_with_renamed_settings_resume(start, tmp_path):
     old = {"hole": 8, "kernel_lr": 0.02, "schedule": "triangle"}
     new = {"cutout": 8, "muon_lr": 0.02, "schedule": "triangular"}
@@ -202,3 +218,10 @@ def test_a_new_run_overwrites_nothing(start, tmp_path, name):
         start(tmp_path)
     assert (tmp_path / name).read_bytes() == b"precious"
     assert not (tmp_path / "config.json").exists()
+
+
+def test_a_folder_of_another_program_is_refused(start, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match="another program"):
+        start(tmp_path)
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "bert"}'

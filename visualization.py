@@ -37,7 +37,7 @@ SECTIONS = {  # flag: help
     "perturb_images": "adversarial perturbation",
     "max_classification_output": "images that maximize the output of a class",
     "compare_layers": "all layers: linear probes, selective features, CKA",
-    "attribution": "Grad-CAM",
+    "attribution": "Grad-CAM and integrated gradients",
     "frequency": "input gradients and accuracy under noise, by spatial frequency",
     "calibration": "calibration error of the class probabilities",
     "critic_score": "the critic's score of test images, samples, noise, blurred images and others",

@@ -1,4 +1,4 @@
-"""Attribution of a class logit to the image: Grad-CAM.
+"""Attribution of a class logit to the image: Grad-CAM and integrated gradients.
 
 The head takes the maximum of each map, so only one position of each map contributes to the logit: a
 bright region need not have contributed.
@@ -6,6 +6,7 @@ bright region need not have contributed.
 
 import torch
 import torch.nn.functional as F
+from matplotlib import colormaps
 
 from data_tools import to_signed, to_uint8
 from inside_cnn.engine.plots import save_image_grid
@@ -13,6 +14,7 @@ from inside_cnn.interpretability.adversarial_figures import prediction_captions
 from inside_cnn.layers.double_backward import input_gradient
 
 LAYER = 8  # of Grad-CAM
+BLUR = 9  # pixels, side of the mean filter that makes the baseline
 
 
 def grad_cam(network, images, classes, layer=LAYER):
@@ -34,8 +36,25 @@ def grad_cam(network, images, classes, layer=LAYER):
     return regions.squeeze(1)
 
 
+def integrated_gradients(network, images, classes, baseline, steps=64):
+    """Contribution of each pixel to the rise of the class logit from a baseline to the image.
+
+    (image - baseline) times the mean gradient at `steps` midpoints of the line between them. The
+    sum over an image approximates the rise. The baseline should not be flat: LayerNorm scales the
+    faintest contrast up, so nearly all of the rise would be in the first step.
+    images, baseline: (b, 3, 32, 32) in [-1, 1]; classes: int64 (b,) -> float32 (b, 3, 32, 32).
+    Source: Sundararajan et al. 2017, Axiomatic Attribution for Deep Networks.
+    """
+    total = torch.zeros_like(images)
+    for step in range(steps):
+        points = torch.lerp(baseline, images, (step + 0.5) / steps).requires_grad_()
+        logits = network.logits(points)
+        total += input_gradient(logits.gather(1, classes[:, None]).sum(), points)
+    return (images - baseline) * total / steps
+
+
 def attribution_section(network, test_set, folder):
-    """One image of each class with Grad-CAM of the predicted class.
+    """One image of each class, Grad-CAM and integrated gradients of the predicted class.
 
     Writes attribution_NETWORK.png to `folder`; returns the predicted classes.
     """
@@ -47,13 +66,19 @@ def attribution_section(network, test_set, folder):
     regions = grad_cam(network, images, predicted)[:, None]
     share = regions / regions.amax((2, 3), keepdim=True).clamp_min(1e-12)
     overlay = (images + 1) * (0.2 + 0.8 * share) - 1
-    captions = prediction_captions(probabilities, test_set.class_names) + [""] * len(rows)
+    # A blurred baseline, since a flat one is not an image to LayerNorm.
+    baseline = F.avg_pool2d(F.pad(images, [BLUR // 2] * 4, mode="reflect"), BLUR, stride=1)
+    pixels = integrated_gradients(network, images, predicted, baseline).abs().sum(1)
+    limit = pixels.flatten(1).quantile(0.99, dim=1)[:, None, None]
+    heat = torch.from_numpy(colormaps["hot"]((pixels / limit).cpu().numpy())[..., :3])
+    heat = heat.float().permute(0, 3, 1, 2).to(images.device) * 2 - 1
+    captions = prediction_captions(probabilities, test_set.class_names) + [""] * (2 * len(rows))
     path = folder / f"attribution_{network.slug}.png"
     title = (
         f"Trained {network.name}: test images and predictions; regions that support the prediction "
-        f"(Grad-CAM, layer {LAYER}){note}"
+        f"(Grad-CAM, layer {LAYER}); pixels that matter (integrated gradients){note}"
     )
-    grid = to_uint8(torch.cat([images, overlay]))
+    grid = to_uint8(torch.cat([images, overlay, heat]))
     save_image_grid(grid, path, columns, title, captions, scale=4)
     print(f"  {path}")
     return {"named": [test_set.class_names[k] for k in predicted.tolist()]}

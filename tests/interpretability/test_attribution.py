@@ -1,9 +1,9 @@
 import pytest
 import torch
-from captum.attr import LayerGradCam
+from captum.attr import IntegratedGradients, LayerGradCam
 
 from discriminator import Discriminator
-from inside_cnn.interpretability.attribution import grad_cam
+from inside_cnn.interpretability.attribution import grad_cam, integrated_gradients
 from networks import as_network
 
 
@@ -37,3 +37,14 @@ def test_grad_cam_marks_the_region_of_the_feature_that_the_class_uses():
     regions = grad_cam(as_network(network), image, torch.tensor([3]), layer=7)[0]
     assert regions[20:28, 4:12].min() > 3 * regions[4:12].max()
     assert grad_cam(as_network(network), image, torch.tensor([5]), layer=7).abs().max() == 0
+
+
+def test_integrated_gradients_agree_with_captum(images):
+    torch.manual_seed(0)
+    network = as_network(Discriminator(width=12).requires_grad_(False))
+    classes, baseline = torch.arange(8), images.roll(1, 0)
+    ours = integrated_gradients(network, images, classes, baseline, steps=16)
+    theirs = IntegratedGradients(network.logits).attribute(
+        images, baselines=baseline, target=classes, n_steps=16, method="riemann_middle"
+    )
+    assert torch.allclose(ours, theirs.float(), rtol=1e-3, atol=1e-5)

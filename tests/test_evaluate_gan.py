@@ -211,7 +211,8 @@ def test_truncation(evaluate, weights):
     assert plain["scores"]["test images"] == truncated["scores"]["test images"]
 
     places = dict.fromkeys(("baseline", "gan", "visualization"), weights / "nothing")
-    page = contents_of({**places, "evaluation": weights / "evaluation"})  # of the report
+    places |= {"gan": weights / "run", "evaluation": weights / "evaluation"}
+    page = contents_of(places)  # of the report
     assert "samples" not in dict(page["scores"]["rows"])
     assert "samples, truncation 0.5" in dict(page["scores"]["rows"])
     assert "class consistency of samples, truncation 0.5" in dict(page["cards"])

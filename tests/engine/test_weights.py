@@ -115,7 +115,6 @@ WITH_LAYOUT = METADATA | {"layout": LAYOUT}
         (lambda t: t["critic_head.bias"].fill_(1e38), WITH_LAYOUT, "huge"),
         (lambda t: None, WITH_LAYOUT | {"width": "__import__('os')"}, "impossible sizes"),
         (lambda t: None, WITH_LAYOUT | {"kind": "[]"}, "not exported"),
-        (lambda t: None, WITH_LAYOUT | {"class_names": '["cat", "dog"]'}, "2 class names for 10"),
         (lambda t: None, WITH_LAYOUT | {"kind": "[" * 10_000}, "not exported"),
         (lambda t: recast(t, torch.int8), WITH_LAYOUT, "do not fit"),
         (lambda t: recast(t, torch.complex64), WITH_LAYOUT, "do not fit"),
@@ -276,10 +275,10 @@ def test_common_class_names(networks, expected):
             common_class_names(metadata)
 
 
-@pytest.mark.parametrize("names", [7, [], [1] * 10, ["a\nb"] * 10])
+@pytest.mark.parametrize("names", [7, [], [1] * 10, ["a\nb"] * 10, ["cat", "dog"]])
 def test_invalid_class_names_are_ignored(tmp_path, names):
-    export_model(Generator(2), tmp_path / "g.safetensors", {"class_names": names})
-    _, metadata = load_model(tmp_path / "g.safetensors")
+    export_model(Discriminator(2), tmp_path / "d.safetensors", {"class_names": names})
+    _, metadata = load_model(tmp_path / "d.safetensors")
     assert class_names_of(metadata) == list("0123456789")
 
 

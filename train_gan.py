@@ -364,14 +364,12 @@ def save_samples(run, ema, dataset):
     run.save_image(f"samples/{run.epoch:03d}.png", grid)
 
 
-def check_data(args, train_set):
-    """Raises UserError if the latents are too short for the classes; warns of uneven classes."""
+def check_latents(args, train_set):
+    """Raises UserError if the latents are too short for the classes."""
     num_classes = len(train_set.class_names)
     if args.latent_dim < (least := num_classes + MIN_NOISE):
         needed = f"with {num_classes} classes at least {least}"
         raise UserError(f"--latent_dim {args.latent_dim}: {needed}")
-    if uneven := train_set.uneven_classes():
-        print(f"{uneven}; the generator samples all classes equally often")
 
 
 def train(args):
@@ -381,7 +379,7 @@ def train(args):
     """
     with TrainingRun(args, "train_gan.py", panels.GAN) as run:
         train_set, test_set = run.load_data(drop_last=True)
-        check_data(args, train_set)
+        check_latents(args, train_set)
         reference = test_set if args.hold_out else train_set
         scorer = run.ranks.together(lambda: make_scorer(run, args, reference))
         fixed_generator = run.ranks.together(lambda: load_fixed_generator(args, train_set))

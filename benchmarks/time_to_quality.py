@@ -75,12 +75,12 @@ class TimedRun(TrainingRun):
         return batch
 
     def advance(self, *args, **options):
-        super().advance(*args, **options)
+        record = super().advance(*args, **options)
         if self.step > UNTIMED_STEPS:
             self.cpu_seconds += time.process_time() - self.step_start
-
-    def log(self, record):
-        super().log(record | {"images": self.images, "cpu_seconds": round(self.cpu_seconds, 2)})
+        if record:
+            record |= {"images": self.images, "cpu_seconds": round(self.cpu_seconds, 2)}
+        return record
 
 
 def train(args, flags, steps, points, seed=0, scored=True):

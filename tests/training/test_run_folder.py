@@ -9,6 +9,7 @@ import torch
 from faults import no_room_for
 from inside_cnn.core.errors import UserError
 from inside_cnn.engine import cli
+from inside_cnn.engine.older_versions import RENAMED
 from inside_cnn.training import checkpoint
 from inside_cnn.training.run_folder import RunFolder
 
@@ -200,8 +201,8 @@ def test_checkpoints_of_format_1_are_converted(start, tmp_path):
 
 
 def test_runs_with_renamed_settings_resume(start, tmp_path):
-    old = {"hole": 8, "kernel_lr": 0.02, "schedule": "triangle"}
     new = {"cutout": 8, "muon_lr": 0.02, "schedule": "triangular"}
+    old = {name: new[now] for name, now in RENAMED.items()} | {"schedule": "triangle"}
     start(tmp_path, **old).log({"step": 0, "kernel_lr": 0.1})
     folder = start(tmp_path, **new)
     assert folder.records() == [{"step": 0, "muon_lr": 0.1}]

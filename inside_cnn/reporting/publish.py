@@ -3,12 +3,11 @@
     python -m inside_cnn.reporting.publish output/baseline results/baseline
 
 A discriminator is evaluated in float32 before and after rounding to 8 bits; the metadata of the
-published file has the accuracy after rounding. A folder that was published before is replaced.
+published file has the accuracy after rounding. A run that was published there before is replaced.
 Paths of this machine are removed.
 """
 
 import json
-import shutil
 from pathlib import Path
 
 from data_tools import load_dataset
@@ -85,13 +84,16 @@ def run(args):
         for name in NETWORKS
         if (source / name).is_file() and "weights" not in args.skip
     }
+    samples = [f"samples/{path.name}" for path in target.glob("samples/*.png")]
+    stale = {*NETWORKS, "curves.png", *samples} - {*files, *weights} if was_published else ()
     with writing_to(target):
-        shutil.rmtree(target)
         for name, content in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target / name, content)
         for name, (network, metadata) in weights.items():
             export_model(network, target / name, metadata, in_8_bits=True)
+        for name in stale:
+            (target / name).unlink(missing_ok=True)
     print(f"published: {target}")
 
 

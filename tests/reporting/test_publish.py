@@ -49,11 +49,12 @@ def test_published_classifier(run_main, classifier, tmp_path):
     assert metadata["test_loss"] == pytest.approx(metrics["test_loss"])
     assert pixels.mean_image(metadata).shape == (1, 3, 32, 32)
 
-    # Publishing again replaces the folder.
+    # Publishing again replaces the run, and no other file.
     (target / "samples").mkdir()
     (target / "samples/007.png").touch()
+    (target / "notes.txt").touch()
     assert run_main(publish, classifier, target, "--skip", "weights", "curves")[0] == 0
-    assert names_in(target) == LOGS
+    assert names_in(target) == {*LOGS, "notes.txt"}
 
 
 def test_published_gan_with_sample_grids(run_main, tmp_path):

@@ -127,7 +127,7 @@ def shipped(args, where):
     def max_features():
         start = torch.zeros(min(100, args.width), 3, 32, 32, device=where)
         d.eval().requires_grad_(False)  # as in visualization.py
-        maximize(feature_objective(Network("", d, precision=run.precision), LAYER), start, 2)
+        maximize(feature_objective(Network("", d, precision=run.precision), LAYER), start, steps=2)
         d.train().requires_grad_(True)
 
     return {

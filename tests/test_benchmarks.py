@@ -98,5 +98,5 @@ def test_the_figures_of_the_recipes_are_those_of_the_trials():
     page = re.sub(r"<!-- table.*?end of table -->", "", page, flags=re.DOTALL)
     cells = re.findall(r"^\|[^|]+\| ([\d./; ]+) \|", page, re.MULTILINE)
     figures = [figure for cell in cells for figure in cell.split("; ")]
-    assert len(figures) > 70
+    assert len(figures) > 60
     assert set(figures) <= formatted_figures()

@@ -23,10 +23,14 @@ def empty_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["$x^$", "a\ud800b", "猫"])
-def test_odd_class_names(run_main, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "dataset"),
+    [("$x^$", "folder"), ("猫", "folder"), ("a\ud800b", "shapes")],  # the last is no valid text
+)
+def test_odd_class_names(run_main, tmp_path, name, dataset):
     _, test = data_tools.load_shapes()
-    metadata = test.metadata() | {"class_names": [f"{name}{k}" for k in range(10)]}
+    names = [f"{name}{k}" for k in range(10)]
+    metadata = test.metadata() | {"class_names": names, "dataset": dataset}
     export_model(Discriminator(width=4), tmp_path / "d.safetensors", metadata)
     flags = ["--discriminator_with_G", tmp_path / "d.safetensors"]
     code, _, err = run_main(visualization, *QUICK, "--max_classification_output", *flags)

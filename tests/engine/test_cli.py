@@ -46,9 +46,9 @@ def test_recipe_sets_the_flags_that_were_not_given():
         (train_discriminator, "--recipe classic --muon_lr 0.1", "--optimizer muon"),
         (train_discriminator, "--optimizer adam --weight_decay 0.1", "--optimizer muon"),
         (train_discriminator, "--lr_drop_epochs 3", "--schedule drops"),
-        (train_discriminator, "--muon_lr 0", "would not move"),
+        (train_discriminator, "--muon_lr 0", "--muon_lr above 0"),
         (train_gan, "--recipe classic --momentum 0.5", "muon"),
-        (train_gan, "--recipe classic --g_optimizer muon", "would not move"),
+        (train_gan, "--recipe classic --g_optimizer muon", "--muon_lr above 0"),
         (train_gan, "--judge results/baseline", "--evaluate_every"),
     ],
 )

@@ -53,5 +53,5 @@ def test_published_accuracy_is_reproduced(path, cifar10_dir, images, tolerance):
     metrics = evaluate(model, test_set.first(images), "fp32")
     assert metrics["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=tolerance)
     summary = json.loads((path.parent / "summary.json").read_text())
-    rounding = 0.5 if "ladder" in path.parts else 0.1  # small networks lose more in 8 bits
+    rounding = 0.3 if "ladder" in path.parts else 0.1  # small networks lose more in 8 bits
     assert summary["test_accuracy"] == pytest.approx(metadata["test_accuracy"], abs=rounding)

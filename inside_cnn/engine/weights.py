@@ -59,11 +59,12 @@ def export_bytes(model, metadata, in_8_bits=False):
 def to_8_bits(state):
     """Quantize every tensor of at least two dimensions in {name: tensor} to int8 and scales.
 
+    The heads stay exact: they are small, and rounding them changes predictions most directly.
     weight[i] is approximately NAME[i] (int8, -127 to 127) times NAME.scale[i] (float32).
     """
     rounded = {}
     for name, tensor in state.items():
-        if tensor.ndim < 2:
+        if tensor.ndim < 2 or "_head." in name:
             rounded[name] = tensor
             continue
         rows = tensor.float().flatten(1)

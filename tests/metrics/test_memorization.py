@@ -19,12 +19,27 @@ def moved(images, down, right):
     return padded[:, :, 4 - down : 36 - down, 4 - right : 36 - right]
 
 
-def test_new_images_are_not_detected(tmp_path, shapes):
-    """About 1 % are closer than 1 % of other new images. Altered training images are detected."""
+def sets_of(samples, shapes, path):
     train, test = shapes
+    images = samples, test.images[1000:1500], train.images
+    return memorization.memorization_metrics(*images, seed=0, path=path)["sets"]
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [lambda images: images.flip(3), lambda images: moved(images, 4, -3)],
+    ids=["mirrored", "shifted"],
+)
+def test_a_generator_of_moved_training_images_is_detected(tmp_path, shapes, copy):
+    row = sets_of(copy(shapes[0].images), shapes, tmp_path / "distances.png")["samples"]
+    assert row["detected"] == 100
+    assert row["interval"][0] > 96
+    assert row["percentile_50"] < 0.1
+
+
+def test_new_images_are_not_detected(tmp_path, shapes):
     path = tmp_path / "distances.png"
-    images = test.images[:500], test.images[1000:1500], train.images
-    sets = memorization.memorization_metrics(*images, seed=0, path=path)["sets"]
+    sets = sets_of(shapes[1].images[:500], shapes, path)
     assert path.exists()
     assert sets["samples"]["detected"] < 3.5
     assert sets["test images"]["detected"] == 1

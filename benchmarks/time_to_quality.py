@@ -5,9 +5,8 @@
 
 The budget is the CPU time in which the default recipe trains on --images. A step of the recipe and
 a step with --flags are timed in turn. The trial takes as many steps as fit into the budget, and its
-learning rates fall to zero at the last one. At four evenly spaced steps it is tested, and scored by
-the published classifier; each adds a line to --output. Every seed has a process with one thread.
-A change that is not a flag yet is tried on a git branch that adds one; each line names its commit.
+learning rates fall to zero at the last one. At four evenly spaced steps it is evaluated with the
+published classifier, which adds a line to --output. Every seed has a process with one thread.
 """
 
 import contextlib
@@ -41,15 +40,16 @@ SETTING = ("flags", "variant", "commit", "share", "budget_images")  # older line
 
 
 def parse_args(argv=None):
-    at_least = cli.at_least
-    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser, at_least = cli.Parser(__doc__.split("\n\n")[0]), cli.at_least
     add = parser.add_argument
     add("--width", type=at_least(1), default=32, help="channels of both networks")
     add("--images", type=at_least(1), default=280_000, help="images the recipe has time for")
     add("--seeds", type=at_least(0), nargs="+", default=[0], help="runs, side by side")
     add("--flags", type=shlex.split, default=[], help="of train_gan.py, as one argument")
     add("--output", type=Path, default="output/trials.jsonl", help="file to append to")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    train_gan.parse_args(args.flags)  # an error in them ends the program here
+    return args
 
 
 class TimedRun(TrainingRun):
@@ -127,13 +127,13 @@ def print_summary(path):
         setting = str({name: record[name] for name in SETTING if name in record})
         trials.setdefault(setting, {})[record["seed"]] = record  # the last line of a seed counts
     for setting, seeds in trials.items():
-        records = seeds.values()
-        means = {name: round(statistics.mean(r[name] for r in records), 2) for name in FIGURES}
+        means = {n: round(statistics.mean(r[n] for r in seeds.values()), 2) for n in FIGURES}
         print(setting, "seeds", sorted(seeds), means)
 
 
 def run(args):
     """Train every seed for as long as the budget lasts. Raises UserError."""
+    args.output.touch()
     torch.set_num_threads(1)
     of_seed = partial(train_seed, args, steps_in_budget(args))
     one_thread = get_context("spawn"), torch.set_num_threads, (1,)

@@ -91,6 +91,7 @@ def test_the_last_line_of_each_seed_counts(scored, tmp_path, monkeypatch, capsys
     [
         (["--flags", "it's"], "--flags"),
         (["--images", 0], "--images"),
+        (["--output", "nowhere/trials.jsonl"], "cannot use nowhere/trials.jsonl"),
         (["--flags=--gen_train 0"], "--gen_train"),
     ],
 )

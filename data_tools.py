@@ -58,7 +58,7 @@ def epoch_order(count, seed, epoch):
 def parse_args(argv=None):
     from inside_cnn.engine.cli import Parser
 
-    parser = Parser(__doc__.split("\n\n")[0])
+    parser = Parser(__doc__)
     parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="dataset")
     parser.add_argument(
         "--data_dir",

@@ -105,6 +105,9 @@ class RunFolder:
             if before.get(name) != self.settings.get(name)
         ]
         if differences:
+            pillow, now = self.config["versions"].get("pillow"), environment()["versions"]["pillow"]
+            if before.get("data_sha256") and pillow not in (None, now):
+                differences.append(f"Pillow, which decodes the pictures, was {pillow}, now {now}")
             raise UserError(
                 f"{self.path} belongs to a run with other settings ({'; '.join(differences)}); "
                 "give the same settings to resume it, or another --output_dir"

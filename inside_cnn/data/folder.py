@@ -88,6 +88,8 @@ def find_pictures(folder):
     if other_names and other_names != [names]:
         different = ", ".join(sorted(set(names) ^ set(*other_names)))
         raise UserError(f"{folder}: only one of train and test holds the classes {different}")
+    if (folder / "dataset.json").is_file():  # of StyleGAN
+        print(f"note: {folder / 'dataset.json'} is not read: the folders are the classes")
     pictures = []
     for root_part, root in roots.items():
         for label, name in enumerate(names):

@@ -73,7 +73,7 @@ def find_pictures(folder):
     top = subfolders(folder)
     if set(PARTS) <= top.keys():
         roots = {part: folder / part for part in PARTS}
-        for name in top.keys() - set(PARTS):
+        for name in sorted(top.keys() - set(PARTS)):
             print(f"note: {folder / name} is not used, only train and test are")
     else:
         check_part_names(folder, top)

@@ -21,6 +21,10 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_EXPLORE := $(VENV)/.installed-explore
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+NEW_ENOUGH := import sys; sys.version_info < (3, 10) and \
+	sys.exit("Python 3.10 or newer is required: make PYTHON=python3.12")
+# A venv whose Python was removed is installed again.
+$(shell $(VENV)/bin/python -c pass 2> /dev/null || rm -f $(VENV)/.installed*)
 DEMO := output/demo
 HALF_OF_CORES = $(shell echo $$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)))
 FULL := output/full
@@ -34,20 +38,29 @@ SHELL := /bin/bash
 # With this PATH the commands below are those that a user types in the active venv.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
+ifndef DEMO_HALVES
 .NOTPARALLEL:
-.PHONY: demo full ladder rehearsal settings test lint explore data bench tables install
+endif
+.PHONY: demo demo_published demo_classifier demo_gan full ladder rehearsal settings test lint explore data bench tables install
 
 # The GAN trains in parallel with the rest, each with half of the cores, since small networks gain
 # little from more threads. The pipes disable the progress bars, which would share one terminal.
-demo: $(INSTALLED)
-	set -o pipefail; export OMP_NUM_THREADS=$(HALF_OF_CORES); \
-	((python visualization.py --discriminator_without_G results/baseline \
+demo_%: export OMP_NUM_THREADS = $(HALF_OF_CORES)
+demo_published:
+	set -o pipefail; python visualization.py --discriminator_without_G results/baseline \
 		--discriminator_with_G results/gan --max_classification_output --steps 100 \
-		--output_dir $(DEMO)/published && \
-	python train_discriminator.py --dataset auto --width 32 --epochs 4 --cutout 0 \
-		--limit_train 20000 --output_dir $(DEMO)/baseline) 2>&1 | cat) & \
-	python train_gan.py --dataset auto --width 32 --batch_size 64 --epochs 5 \
-		--ema_decay 0.99 --limit_train 20000 --output_dir $(DEMO)/gan 2>&1 | cat && wait $$!
+		--output_dir $(DEMO)/published 2>&1 | cat
+
+demo_classifier: demo_published
+	set -o pipefail; python train_discriminator.py --dataset auto --width 32 --epochs 4 \
+		--cutout 0 --limit_train 20000 --output_dir $(DEMO)/baseline 2>&1 | cat
+
+demo_gan:
+	set -o pipefail; python train_gan.py --dataset auto --width 32 --batch_size 64 --epochs 5 \
+		--ema_decay 0.99 --limit_train 20000 --output_dir $(DEMO)/gan 2>&1 | cat
+
+demo: $(INSTALLED)
+	$(MAKE) --jobs=2 DEMO_HALVES=yes demo_gan demo_classifier
 	python visualization.py --discriminator_without_G $(DEMO)/baseline \
 		--discriminator_with_G $(DEMO)/gan --study_images 200 \
 		--output_dir $(DEMO)/visualization
@@ -161,7 +174,9 @@ tables: $(INSTALLED)
 install: $(INSTALLED)
 
 $(INSTALLED): requirements.txt
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -c 'import pip; $(NEW_ENOUGH)' 2> /dev/null || { \
+		$(PYTHON) -c '$(NEW_ENOUGH)' && \
+		$(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV); }
 	$(PIP_INSTALL) -r requirements.txt
 	touch $@
 

@@ -15,7 +15,8 @@ export MASTER_ADDR MASTER_PORT
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" # srun does not inherit sbatch's
 
 # shellcheck disable=SC2016 # the tasks' own variables
-srun bash -c '
+# Without --kill-on-bad-exit=0 Slurm may kill the tasks that still save.
+srun --kill-on-bad-exit=0 bash -c '
     export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
     exec python "$@"' task "$@"
 code=$?

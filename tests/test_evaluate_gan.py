@@ -184,7 +184,7 @@ def test_inception_by_both_protocols(evaluate, weights, monkeypatch):
     monkeypatch.setattr(inception, "Inception", FirstPixels)
     limits = ["--samples", 20, "--limit_train", 24, "--limit_test", 20]
     out = evaluate("--inception", "weights.pth", *limits)
-    note = FirstPixels("").note
+    note = " (not the standard FID network)"
     assert f"samples against training images{note}: " in out
     entry = result_of(weights)["inception"]
     assert entry["precision"] == "fp32"

@@ -24,13 +24,18 @@ SCRIPTS = {
     "report.py": report,
 }
 # Logs its arguments and creates the files that make needs. STOP is a script that ends early with
-# exit code 0, as after --max_minutes; FAIL is part of the arguments of a command that fails.
+# exit code 0, as after --max_minutes; FAIL and SLOW are parts of the arguments of a command that
+# fails or takes a second.
 FAKE_PYTHON = f"""#!{sys.executable}
-import os, sys
+import os, sys, time
 from pathlib import Path
+if sys.argv[1] == "-c":
+    sys.exit()
 script, *flags = [argument for argument in sys.argv[1:] if argument != "-m"]
 with open(os.environ["CALLS"], "a") as calls:
     print(script, *flags, sep="\\t", file=calls)
+if os.environ.get("SLOW", "nothing") in " ".join(sys.argv):
+    time.sleep(1)
 if os.environ.get("FAIL", "nothing") in " ".join(sys.argv):
     sys.exit(1)
 if script != os.environ.get("STOP") and "--output_dir" in flags:
@@ -160,8 +165,31 @@ def test_ladder_trains_every_arm_after_its_fixed_generator(make, tmp_path):
 
 @pytest.mark.parametrize("fail", ["published", "train_discriminator.py", "train_gan.py", "nothing"])
 def test_demo_stops_if_a_part_fails(make, fail):
-    """Also if a part fails that runs in parallel with the GAN."""
-    code, calls, _ = make("demo", FAIL=fail)
+    """Also if a part fails that runs in parallel with the GAN. No other training starts then."""
+    code, calls, _ = make("demo", FAIL=fail, SLOW="published")
     assert code != 0  # the fake python makes no figures to list
     assert ("report.py" in names(calls)) == (fail == "nothing")
-    assert {args.dataset for name, args in calls if name.startswith("train")} == {"auto"}
+    trainings = {name: args.dataset for name, args in calls if name.startswith("train")}
+    assert set(trainings.values()) == {"auto"}
+    assert ("train_discriminator.py" in trainings) == (fail not in ("published", "train_gan.py"))
+
+
+@pytest.mark.parametrize("broken", ["dangling", "without pip"])
+def test_a_broken_environment_is_created_again(tmp_path, broken):
+    """As without Debian's python3-venv, or after an upgrade of the system's Python."""
+    venv, log, python = tmp_path / "venv", tmp_path / "calls", tmp_path / "python3"
+    (venv / "bin").mkdir(parents=True)
+    for name in ("pyvenv.cfg", ".installed"):
+        (venv / name).touch()
+    if broken == "dangling":
+        (venv / "bin/python").symlink_to(tmp_path / "absent")
+    else:
+        (venv / ".installed").unlink()
+        (venv / "bin/python").write_text('#!/bin/sh\n[ "$2" = pass ]\n')
+        (venv / "bin/python").chmod(0o755)
+    python.write_text(f'#!/bin/sh\necho "$@" >> {log}\n[ "$1" = -c ]\n')
+    python.chmod(0o755)
+    flags = [f"VENV={venv}", f"PYTHON={python}"]
+    done = subprocess.run(["make", "install", *flags], cwd=ROOT, capture_output=True)
+    assert done.returncode == 2
+    assert log.read_text().splitlines()[-1] == f"-m venv --clear {venv}"

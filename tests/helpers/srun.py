@@ -1,4 +1,4 @@
-"""Stands in for Slurm's srun: srun.py COMMAND..., as SLURM_NTASKS tasks on this machine.
+"""Stands in for Slurm's srun: srun.py OPTION COMMAND..., as SLURM_NTASKS tasks on this machine.
 
 With SIGNAL_AT, a file, every task and its children get SIGUSR1 once that file is there, as Slurm
 sends it before the time limit. Ends with the highest exit code of all, as srun does.
@@ -26,10 +26,11 @@ def descendants(pid):
 
 def main():
     assert os.environ["SRUN_CPUS_PER_TASK"] == os.environ["SLURM_CPUS_PER_TASK"]
+    assert sys.argv[1] == "--kill-on-bad-exit=0"  # or Slurm kills tasks that still save
     tasks = []
     for number in range(int(os.environ["SLURM_NTASKS"])):
         place = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
-        tasks.append(subprocess.Popen(sys.argv[1:], env=os.environ | place))
+        tasks.append(subprocess.Popen(sys.argv[2:], env=os.environ | place))
     mark = os.environ.get("SIGNAL_AT")
     end = time.monotonic() + LONGEST
     while any(task.poll() is None for task in tasks) and time.monotonic() < end:

@@ -46,7 +46,7 @@ from inside_cnn.metrics.scores import (
 
 def parse_args(argv=None):
     at_least = cli.at_least
-    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__)
     group = parser.add_argument_group("networks")
     group.add_argument(
         "--generator",

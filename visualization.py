@@ -60,7 +60,7 @@ def parse_layer(text):
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__)
     group = parser.add_argument_group("sections (none of them given: all)")
     for name, what in SECTIONS.items():
         group.add_argument(f"--{name}", type=cli.switch, nargs="?", const=True, help=what)

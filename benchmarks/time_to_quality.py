@@ -40,7 +40,7 @@ SETTING = ("flags", "variant", "commit", "share", "budget_images")  # older line
 
 
 def parse_args(argv=None):
-    parser, at_least = cli.Parser(__doc__.split("\n\n")[0]), cli.at_least
+    parser, at_least = cli.Parser(__doc__), cli.at_least
     add = parser.add_argument
     add("--width", type=at_least(1), default=32, help="channels of both networks")
     add("--images", type=at_least(1), default=280_000, help="images the recipe has time for")

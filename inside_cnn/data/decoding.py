@@ -20,7 +20,7 @@ from inside_cnn.data.pictures import MAX_BYTES, read_picture
 
 PARTS = ("train", "test")
 CACHE = Path("output/image_cache")  # not in the folder of the pictures, which may be read-only
-FORMAT = 2  # version of the cached files
+FORMAT = 3  # version of the cached files
 
 
 class Picture(NamedTuple):

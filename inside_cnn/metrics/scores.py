@@ -100,10 +100,9 @@ class Judge:
         features, classes = [], []
         for batch in with_progress(images.split(batch_size), title, batch_size):
             with autocast(self.device, self.precision):
-                batch = to_signed(batch.to(self.device))
-                maps = self.model.features(batch, NUM_LAYERS)
-                pooled, (_, logits) = self.model.pool(maps), self.model.head(maps)
-            features.append(pooled.double().cpu())
+                maps = self.model.features(to_signed(batch.to(self.device)), NUM_LAYERS)
+            _, logits = self.model.head(maps.float())  # in bfloat16 logits often are equal
+            features.append(self.model.pool(maps).double().cpu())
             classes.append(logits.argmax(1).cpu())
         return torch.cat(features), torch.cat(classes)
 

@@ -33,7 +33,7 @@ PRIVATE = ("data_dir", "output_dir", "judge", "fixed_generator")  # paths of thi
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run")
     parser.add_argument("target", metavar="FOLDER", help="folder to create or replace")
     parser.add_argument(

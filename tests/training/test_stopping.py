@@ -21,6 +21,21 @@ def test_signals_set_a_flag_and_a_second_sigint_exits(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_signals_that_are_ignored_stay_ignored():
+    """As SIGHUP under nohup. By default SIGHUP, of a closed terminal, stops the run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping.StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.received == 0
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with stopping.StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.received == signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_exit_code_and_message_of_a_stopped_run(tmp_path):
     by_signal = stopping.stopped(signal.SIGTERM, 7, "the checkpoint")
     assert by_signal.exit_code == 143

@@ -249,7 +249,7 @@ def run(args):
             machine[f"{name}_peak_memory_bytes"] = memory
     print(json.dumps(machine, indent=2))
     if args.json:
-        args.json.write_text(json.dumps(table | {"machine": machine}, indent=2) + "\n")
+        args.json.write_bytes(json.dumps(table | {"machine": machine}, indent=2).encode() + b"\n")
 
 
 def main(argv=None):

@@ -133,8 +133,8 @@ def test_pictures_are_not_mistaken_for_cifar10(tmp_path, parts):
 
 
 def test_the_folder_of_the_batches_itself(small_cifar10):
-    expected, _ = data_tools.load_dataset("cifar10", small_cifar10)
-    train, _ = data_tools.load_dataset("cifar10", small_cifar10 / cifar10.CIFAR10_FOLDER)
+    expected, _ = data_tools.load_dataset("cifar10", small_cifar10.parent)
+    train, _ = data_tools.load_dataset("cifar10", small_cifar10)
     assert torch.equal(train.images, expected.images)
 
 

@@ -73,7 +73,7 @@ def find_pictures(folder):
     top = subfolders(folder)
     if set(PARTS) <= top.keys():
         roots = {part: folder / part for part in PARTS}
-        for name in top.keys() - set(PARTS):
+        for name in sorted(top.keys() - set(PARTS)):
             print(f"note: {folder / name} is not used, only train and test are")
     else:
         check_part_names(folder, top)
@@ -88,6 +88,8 @@ def find_pictures(folder):
     if other_names and other_names != [names]:
         different = ", ".join(sorted(set(names) ^ set(*other_names)))
         raise UserError(f"{folder}: only one of train and test holds the classes {different}")
+    if (folder / "dataset.json").is_file():  # of StyleGAN
+        print(f"note: {folder / 'dataset.json'} is not read: the folders are the classes")
     pictures = []
     for root_part, root in roots.items():
         for label, name in enumerate(names):

@@ -274,7 +274,7 @@ def _run(run, args):
             line = "".join(c if c.isprintable() else "?" for c in str(text))
             print(f"error: {line}", file=sys.stderr)
         return 2
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         is_cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
         if not (is_cpu or isinstance(error, torch.OutOfMemoryError)):
             raise

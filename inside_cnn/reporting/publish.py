@@ -69,12 +69,12 @@ def run(args):
     names = [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
     names += [] if "curves" in args.skip else ["curves.png"]
     files = {name: (source / name).read_bytes() for name in names}
-    log = (source / "metrics.jsonl").read_text()
+    log = (source / "metrics.jsonl").read_bytes()
     records = [renamed(json.loads(line)) for line in log.splitlines()]
     files["metrics.jsonl"] = "".join(json.dumps(r) + "\n" for r in records).encode()
-    summary = renamed(json.loads((source / "summary.json").read_text()))
+    summary = renamed(json.loads((source / "summary.json").read_bytes()))
     files["summary.json"] = json.dumps(summary, indent=2).encode()
-    config = json.loads((source / "config.json").read_text())
+    config = json.loads((source / "config.json").read_bytes())
     config["settings"] = published(config["settings"])
     for resumed in config.get("resumed", []):
         resumed["changed"] = published(resumed["changed"])

@@ -54,8 +54,11 @@ def test_folders_train_and_test(mine, capsys):
     mine.fill("a", "b", count=5, part="train/")
     mine.fill("a", "b", count=2, part="test/")
     mine.put("val/c/1.png")
+    (mine.folder / "dataset.json").touch()
     train, test = load_folder(mine.folder)
-    assert f"{mine.folder / 'val'} is not used" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"{mine.folder / 'val'} is not used" in out
+    assert f"{mine.folder / 'dataset.json'} is not read" in out
     assert sorted(levels(train)) == [0, 1, 2, 3, 4, 100, 101, 102, 103, 104]
     assert sorted(levels(test)) == [0, 1, 100, 101]
     assert "10 + 4 pictures of 2 classes" in train.source

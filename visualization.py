@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_tools import DATASETS, DataMissing, load_dataset
+from data_tools import DATASETS, load_dataset
 from discriminator import NUM_LAYERS
 from inside_cnn.core.device import keep_freed_memory, pick_device, pick_precision
 from inside_cnn.core.errors import UserError
@@ -142,36 +142,27 @@ def choose_sections(parser, args):
 
 
 def load_images(args, networks, device):
-    """(train, test) of the data set the networks were trained on; None, None if it is missing.
+    """(train, test) of the networks' data set; None, None if no requested section needs images.
 
-    Raises UserError if a requested section needs images that are missing, if the data set cannot be
-    used, or if a network has other classes.
+    Raises UserError if the data set is missing or cannot be used, or if a network has other
+    classes.
     """
+    needed = any(getattr(args, name) for name in SECTIONS if name not in NEED_NO_IMAGES)
+    needed |= bool(args.max_features) and args.method == "robust"
+    if not needed and all(network.start is not None for network in networks):
+        return None, None
     names = {str(network.metadata.get("dataset")) for network in networks}
     if args.dataset == "auto" and not (len(names) == 1 and names <= set(DATASETS)):
         listed = ", ".join(sorted(names))
         raise UserError(f"the weights name the data sets {listed}; give one by --dataset")
     name = names.pop() if args.dataset == "auto" else args.dataset
-    needed = [s for s in SECTIONS if s not in NEED_NO_IMAGES and getattr(args, s)]
-    if args.max_features and args.method == "robust":
-        needed.append("max_features")
-    without_start = [network for network in networks if network.start is None]
-    try:
-        train, test = load_dataset(name, args.data_dir, download=bool(needed or without_start))
-    except DataMissing as reason:
-        if without_start or (needed and not args.all_sections) or args.dataset == "folder":
-            raise
-        if needed:
-            print(f"skipped without test images: {', '.join(needed)} ({reason})")
-        for section in needed:
-            setattr(args, section, None)
-        return None, None
+    train, test = load_dataset(name, args.data_dir)
     print(f"data: {test.source}")
+    test = test.first(args.limit_test)
     for network in networks:
         check_classes(network.path, network.metadata, test)
-    test = test.first(args.limit_test)
-    for network in without_start:
-        network.set_start(test.metadata())
+        if network.start is None:
+            network.set_start(test.metadata())
     return train.first(args.limit_test).to(device), test.to(device)
 
 
@@ -182,7 +173,6 @@ def animation(args, networks, path):
     frames.sort(key=lambda frame: int(frame.stem))  # by epoch, also from 1000 on
     if len(frames) >= 2:
         save_animation(frames, path)
-        print(f"  {path}")
     elif args.all_sections:
         print("no animation: fewer than two sample grids")
     else:
@@ -192,18 +182,16 @@ def animation(args, networks, path):
 def score_sets(network, train_set, test_set):
     """{name: uint8 images} for the critic's score; with samples if its generator is beside it."""
     count = critic_score.IMAGES
-    sets = {
-        "test images": test_set.images[:count],
-        "training images": train_set.images[:count],
-    }
+    test_images = test_set.images[:count]
+    sets = {"test images": test_images, "training images": train_set.images[:count]}
     path = Path(network.path).with_name("generator.safetensors")
     if path.is_file():
-        generator, _ = load_model(path, test_set.images.device, kind="generator")
+        generator, _ = load_model(path, test_images.device, kind="generator")
         classes = len(test_set.class_names)
         labels = sampling.sample_labels(count, range(classes))
         latents = sampling.latents_of(labels, generator.latent_dim, 0, num_classes=classes)
-        sets["samples"] = sampling.generate(generator, latents).to(test_set.images.device)
-    return sets | critic_score.baseline_sets(sets["test images"])
+        sets["samples"] = sampling.generate(generator, latents).to(test_images.device)
+    return sets | critic_score.baseline_sets(test_images)
 
 
 def make_figures(args, networks, sets, folder, summary):
@@ -262,7 +250,7 @@ def make_figures(args, networks, sets, folder, summary):
 
 
 def run(args):
-    """Make the requested figures; returns the content of summary.json. Raises UserError."""
+    """Make the requested figures. Raises UserError."""
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
     keep_freed_memory()
@@ -276,8 +264,7 @@ def run(args):
     with writing_to(folder):
         summary = open_summary(folder / "summary.json", networks)
         make_figures(args, networks, sets, folder, summary)
-    print(f"figures: {folder / 'summary.json'}")
-    return summary
+    print(f"figures and summary.json: {folder}")
 
 
 def main(argv=None):

@@ -31,7 +31,11 @@ from discriminator import Discriminator
 from generator import Generator
 from inside_cnn.core import device
 from inside_cnn.engine import cli
-from inside_cnn.interpretability.activation_maximization import feature_objective, maximize
+from inside_cnn.interpretability.activation_maximization import (
+    ascent,
+    feature_objective,
+    last_of,
+)
 from inside_cnn.interpretability.network import Network
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.training import panels
@@ -127,7 +131,9 @@ def shipped(args, where):
     def max_features():
         start = torch.zeros(min(100, args.width), 3, 32, 32, device=where)
         d.eval().requires_grad_(False)  # as in visualization.py
-        maximize(feature_objective(Network("", d, precision=run.precision), LAYER), start, steps=2)
+        network = Network("", d, precision=run.precision)
+        objective = feature_objective(network, LAYER, torch.arange(len(start)))
+        last_of(ascent(objective, start, steps=2))
         d.train().requires_grad_(True)
 
     return {

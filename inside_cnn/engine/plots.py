@@ -67,8 +67,7 @@ def save_curves(records, path, panels):
 def curves_figure(records, panels):
     """Learning curves by epoch, one panel for each title; None if there is nothing to plot.
 
-    panels: {title: {field of the records: name in the legend}}. A record may lack a field. Panels
-    without any value are left out.
+    panels: {title: {field of the records: name in the legend}}. Panels without values are omitted.
     """
     lines = {}
     for title, fields in panels.items():
@@ -138,17 +137,13 @@ def save_animation(frames, path):
     """PNG files of one size -> an animated GIF that loops and pauses at its last frame.
 
     At most 40 frames, evenly spaced, of at most 640 pixels width.
-    Raises OSError or ValueError if a frame cannot be read.
     """
-    palette, images = None, []
-    for frame in reversed(evenly_chosen(frames, 40)):
-        with Image.open(frame) as image:
-            image = image.convert("RGB")
-        if palette is None:  # of the last frame, which has the most colors, for all frames
-            size = (min(640, image.width), round(image.height * min(1, 640 / image.width)))
-            palette = image.resize(size).quantize(256, method=Image.Quantize.MEDIANCUT)
-        image = image.resize(size, Image.Resampling.LANCZOS)
-        images.insert(0, image.quantize(palette=palette, dither=Image.Dither.NONE))
+    images = [Image.open(frame).convert("RGB") for frame in evenly_chosen(frames, 40)]
+    last = images[-1]  # has the most colors
+    size = (min(640, last.width), round(last.height * min(1, 640 / last.width)))
+    palette = last.resize(size).quantize(256, method=Image.Quantize.MEDIANCUT)
+    images = [image.resize(size, Image.Resampling.LANCZOS) for image in images]
+    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     options = {"append_images": images[1:], "loop": 0, "optimize": True}
     options["duration"] = [300] * (len(images) - 1) + [2000]  # milliseconds
     buffer = io.BytesIO()
@@ -157,6 +152,7 @@ def save_animation(frames, path):
 
 
 BOX_COLOR = (255, 40, 160)
+BOX_LINE = 2  # pixels
 TITLE_PIXELS = 15
 
 
@@ -177,8 +173,8 @@ def image_grid(
 
     images: uint8 (n, 3, h, w); column_names: text above each column; columns: default: the number
     of names, or 10; captions: text below each image, one or two lines, n or none; boxes: (top,
-    left, bottom, right) in image pixels of a frame in each image, or None; n or none. gap: pixels
-    between images.
+    left, bottom, right) in image pixels of a frame in each image, n or none; gap: pixels between
+    images.
     """
     columns = columns or len(column_names) or 10
     images = images.cpu().numpy().transpose(0, 2, 3, 1)
@@ -196,8 +192,8 @@ def image_grid(
         row, column = divmod(index, columns)
         x, y = gap + column * pitch_x, top + row * pitch_y
         scaled = image.repeat(scale, 0).repeat(scale, 1)
-        if index < len(boxes) and boxes[index] is not None:
-            _frame(scaled, *(scale * edge for edge in boxes[index]))
+        if boxes:
+            scaled = _framed(scaled, *(scale * edge for edge in boxes[index]))
         canvas[y : y + side, x : x + side] = scaled
         places.append((x + side / 2, y + side))
     figure = Figure(figsize=(width / _DPI, height / _DPI))
@@ -230,7 +226,9 @@ def wrapped(title, width):
     return lines
 
 
-def _frame(image, top, left, bottom, right, thickness=2):
-    inner = image[top + thickness : bottom - thickness, left + thickness : right - thickness].copy()
-    image[top:bottom, left:right] = BOX_COLOR
-    image[top + thickness : bottom - thickness, left + thickness : right - thickness] = inner
+def _framed(image, top, left, bottom, right):
+    framed = image.copy()
+    framed[top:bottom, left:right] = BOX_COLOR
+    inside = slice(top + BOX_LINE, bottom - BOX_LINE), slice(left + BOX_LINE, right - BOX_LINE)
+    framed[inside] = image[inside]
+    return framed

@@ -28,16 +28,15 @@ def wilson_interval(successes, n):
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def paired_bootstrap(a, b, resamples=2000, seed=0):
+def paired_bootstrap(a, b):
     """(mean of a - mean of b, low, high), the 95 % percentile interval over resampled images.
 
-    a, b: (n,), numbers or bool; a[i] and b[i] belong to the same image, and images are resampled
-    with both values. Needs 16 n resamples bytes of memory.
+    a, b: (n,), numbers or bool; a[i] and b[i] belong to the same image.
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap.
     """
     differences = a.double().cpu() - b.double().cpu()
-    generator = torch.Generator().manual_seed(seed)
-    indices = torch.randint(len(differences), (resamples, len(differences)), generator=generator)
+    generator = torch.Generator().manual_seed(0)
+    indices = torch.randint(len(differences), (2000, len(differences)), generator=generator)
     means = differences[indices].mean(1)
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return differences.mean().item(), low, high
@@ -47,7 +46,7 @@ def paired_differences(values_of):
     """Differences between all pairs of networks in percentage points, with bootstrap intervals.
 
     values_of: {network: {measure: (n,)}} on the same images -> {network: {other: {measure:
-    [difference, low, high]}}}, the network minus the other. Prints them for up to three networks.
+    [difference, low, high]}}}, the network minus the other. Prints those of up to three networks.
     """
     differences = {name: {} for name in values_of}
     for one, other in itertools.combinations(values_of, 2):

@@ -8,7 +8,6 @@ from discriminator import MAP_SIZES
 from inside_cnn.interpretability.activation_maximization import (
     VIEWS,
     ascent,
-    best_of,
     class_objective,
     feature_objective,
     robust_ascent,
@@ -65,11 +64,8 @@ def climb(network, goal, method, precision="fp32", steps=STEPS):
         return
     kind = "class" if goal.layer is None else "feature"
     views = VIEWS if goal.layer is None else views_of(goal.layer, goal.positions)
-    images = None
     options = {"steps": steps, "views": views, "device": network.start.device}
-    for images in robust_ascent(objective, 1, **options, **ROBUST[kind]):
-        yield images
-    yield best_of(objective, images, 1, None if ROBUST[kind]["settle"] else views)
+    yield from robust_ascent(objective, 1, **options, **ROBUST[kind])
 
 
 def goals_of_both(session, name, goal):

@@ -2,10 +2,10 @@
 
 An objective maps images (b, 3, 32, 32) in [-1, 1] to values (b,). It treats each image separately.
 
-`maximize` is gradient ascent on the pixels. It finds patterns without meaning: a shift by one pixel
-removes their effect. `maximize_robustly` evaluates every step on another random view of the image,
-with noise. It optimizes the Fourier spectrum, in which smooth and fine patterns change equally
-fast, and penalizes fine patterns more and more.
+`ascent` is gradient ascent on the pixels. It finds patterns without meaning: a shift by one pixel
+removes their effect. `robust_ascent` evaluates every step on another random view of the image, with
+noise. It optimizes the Fourier spectrum, in which smooth and fine patterns change equally fast, and
+penalizes fine patterns more and more.
 Source: Olah et al. 2017, Feature Visualization.
 """
 
@@ -20,22 +20,20 @@ from discriminator import IMAGE_SIZE
 from inside_cnn.core.progress import with_progress
 from inside_cnn.layers.double_backward import input_gradient
 
+COLORS = ((1.0, 1.0, 1.0), (0.6, 0.0, -0.6), (0.3, -0.6, 0.3))  # gray, red-blue, purple-green
 HELD_OUT_VIEWS = 16  # of each image
 NO_SMOOTHING = 0.25  # share of the steps, at the beginning, without total variation
 
 # ------------------------------------------------------------------------------ objectives
 
 
-def class_objective(network, classes=None):
-    """Image i's value is its logit of class classes[i % n], by default of class i % num_classes."""
+def class_objective(network, classes):
+    """Image i's value is its logit of class classes[i % n]."""
     return lambda images: _select(network.logits(images), classes)
 
 
-def feature_objective(network, layer, features=None):
-    """Image i's value is the largest activation of feature features[i % n] over its map.
-
-    features: int64 (n,), by default all features of the layer.
-    """
+def feature_objective(network, layer, features):
+    """Image i's value is the largest activation of feature features[i % n] over its map."""
     return lambda images: _select(
         network.pool(network.activations(images, layer)).float(), features
     )
@@ -44,7 +42,6 @@ def feature_objective(network, layer, features=None):
 def unit_objective(network, layer, features, positions):
     """Image i's value is one unit of the layer: feature i % n at its position of the map.
 
-    LayerNorm has a scale for each position, so a feature is another unit at each position.
     features: int64 (n,); positions: int64 (n, 2), row and column.
     """
 
@@ -57,15 +54,18 @@ def unit_objective(network, layer, features, positions):
     return values
 
 
-def _select(table, columns=None):
-    """Row i's value in column columns[i % n], by default i % width: (b, width) -> (b,)."""
+def _select(table, columns):
+    """Row i's value in column columns[i % n]: (b, width) -> (b,)."""
     rows = torch.arange(len(table), device=table.device)
-    if columns is None:
-        columns = torch.arange(table.shape[1])
     return table[rows, columns.to(table.device)[rows % len(columns)]]
 
 
 # ------------------------------------------------------------------------------ plain ascent
+
+
+def last_of(steps):
+    """The last value of a generator: the result of an ascent."""
+    return deque(steps, maxlen=1).pop()
 
 
 def ascent(objective, images, steps=200, lr=0.1, decay=0.001, title=""):
@@ -82,51 +82,30 @@ def ascent(objective, images, steps=200, lr=0.1, decay=0.001, title=""):
     yield images
 
 
-def last_of(steps):
-    """The last images of an ascent."""
-    return deque(steps, maxlen=1).pop()
-
-
-def maximize(objective, images, **options):
-    """The last images of `ascent` with these options."""
-    return last_of(ascent(objective, images, **options))
-
-
 # ------------------------------------------------------------------------------ robust ascent
 
 
-class Spectra(torch.nn.Module):
-    """A batch of images as Fourier spectra of brightness and two color differences.
+def from_spectra(spectra):
+    """Images from Fourier spectra of COLORS: (b, 3, 32, 17, 2) -> (b, 3, 32, 32) in [-1, 1].
 
-    The call returns images (count, 3, 32, 32) in [-1, 1]. `generator` samples the initial spectra;
-    their images are nearly gray. Amplitudes are divided by their frequency, as photographs have a
-    spectrum of 1/f.
+    The last axis holds real and imaginary parts. Amplitudes are divided by their frequency, as
+    photographs have a spectrum of 1/f.
     """
-
-    COLORS = ((1.0, 1.0, 1.0), (0.6, 0.0, -0.6), (0.3, -0.6, 0.3))  # gray, red-blue, purple-green
-
-    def __init__(self, count, generator=None, device="cpu"):
-        super().__init__()
-        shape = (count, 3, IMAGE_SIZE, IMAGE_SIZE // 2 + 1, 2)
-        start = torch.randn(shape, generator=generator, device=device)
-        self.spectrum = torch.nn.Parameter(0.1 * start)
-        vertical, horizontal = torch.fft.fftfreq(IMAGE_SIZE), torch.fft.rfftfreq(IMAGE_SIZE)
-        frequency = (vertical[:, None] ** 2 + horizontal**2).sqrt().clamp_min(1 / IMAGE_SIZE)
-        self.register_buffer("scale", (1 / (IMAGE_SIZE * frequency)).to(device)[:, :, None])
-        self.register_buffer("colors", torch.tensor(self.COLORS, device=device))
-
-    def forward(self):
-        spectrum = torch.view_as_complex((self.spectrum * self.scale).contiguous())
-        planes = torch.fft.irfft2(spectrum, s=(IMAGE_SIZE, IMAGE_SIZE), norm="ortho")
-        return torch.tanh(torch.einsum("npij,pc->ncij", planes, self.colors))
+    vertical, horizontal = torch.fft.fftfreq(IMAGE_SIZE), torch.fft.rfftfreq(IMAGE_SIZE)
+    frequency = (vertical[:, None] ** 2 + horizontal**2).sqrt().clamp_min(1 / IMAGE_SIZE)
+    scale = (1 / (IMAGE_SIZE * frequency)).to(spectra.device)[:, :, None]
+    spectrum = torch.view_as_complex((spectra * scale).contiguous())
+    planes = torch.fft.irfft2(spectrum, s=(IMAGE_SIZE, IMAGE_SIZE), norm="ortho")
+    colors = torch.tensor(COLORS, device=spectra.device)
+    return torch.tanh(torch.einsum("npij,pc->ncij", planes, colors))
 
 
 class Views(NamedTuple):
     """The ranges of random views; each value is uniform in [-range, range].
 
-    translation: in pixels, along each axis; rotation: in degrees; scale: as a share of the size;
-    noise: standard deviation of the normal noise, of values in [-1, 1]; centers: (n, 2), x and y in
-    [-1, 1], the center of rotation and scaling of image i % n; None: the middle.
+    translation: pixels, along each axis; rotation: degrees; scale: share of the size; noise:
+    standard deviation, of values in [-1, 1]; centers: (n, 2), x and y in [-1, 1], the center of
+    rotation and scaling of image i % n; None: the middle.
     """
 
     translation: float = 5.0
@@ -134,10 +113,6 @@ class Views(NamedTuple):
     scale: float = 0.25
     noise: float = 0.08  # without it, a classifier's class appears as fine lines
     centers: torch.Tensor | None = None
-
-    def shrunk(self, factor):
-        """Views whose ranges are multiplied by a factor."""
-        return Views(*(factor * value for value in self[:4]), self.centers)
 
 
 VIEWS = Views()
@@ -182,12 +157,6 @@ def held_out(objective, images, views=VIEWS):
     return torch.stack(values).mean(0)
 
 
-def maximize_robustly(objective, count, *, views=VIEWS, settle=0.0, **options):
-    """The `best_of` the last images of `robust_ascent`: (count, 3, 32, 32) in [-1, 1]."""
-    images = last_of(robust_ascent(objective, count, views=views, settle=settle, **options))
-    return best_of(objective, images, count, None if settle else views)
-
-
 def robust_ascent(
     objective,
     count,
@@ -208,30 +177,26 @@ def robust_ascent(
     settle: the share of the steps, at the end, in which the views shrink to the image itself, so
     that the image maximizes the objective itself and not only its mean over views.
     Yields images (restarts * count, 3, 32, 32) in [-1, 1] before each step and after the last one.
+    At the end, the image of each objective's best restart, (count, 3, 32, 32): by the value over
+    `held_out` views or, with `settle`, of the image itself.
     """
     stream = torch.Generator(device).manual_seed(0)
-    spectra = Spectra(restarts * count, stream, device)
-    optimizer = torch.optim.Adam(spectra.parameters(), 0.05, fused=True)
+    shape = (restarts * count, 3, IMAGE_SIZE, IMAGE_SIZE // 2 + 1, 2)
+    spectra = 0.1 * torch.randn(shape, generator=stream, device=device)  # images are nearly gray
+    optimizer = torch.optim.Adam([spectra.requires_grad_()], 0.05, fused=True)
     for step in with_progress(range(steps), title, restarts * count):
-        images = spectra()
+        images = from_spectra(spectra)
         yield images.detach()
         weight = smoothness * max(0, step / steps - NO_SMOOTHING) / (1 - NO_SMOOTHING)
         shrink = min(1.0, (steps - step) / (settle * steps)) if settle else 1.0
-        view = random_view(images, views.shrunk(shrink), stream)
+        ranges = Views(*(shrink * value for value in views[:4]), views.centers)
+        view = random_view(images, ranges, stream)
         loss = -objective(view) + weight * total_variation(images)
-        (spectra.spectrum.grad,) = torch.autograd.grad(loss.sum(), spectra.spectrum)
+        (spectra.grad,) = torch.autograd.grad(loss.sum(), spectra)
         optimizer.step()
-    yield spectra().detach()
-
-
-def best_of(objective, images, count, views=VIEWS):
-    """For each of the `count` objectives the image of the restart with the highest value.
-
-    images: (restarts * count, 3, 32, 32). The value is the mean over `held_out` views or, with
-    views=None, that of the image itself.
-    """
+    images = from_spectra(spectra).detach()
+    yield images
     with torch.no_grad():
-        values = objective(images) if views is None else held_out(objective, images, views)
-    best = values.view(-1, count).argmax(0)
-    numbers = torch.arange(count, device=images.device)
-    return images.view(-1, count, *images.shape[1:])[best, numbers]
+        values = objective(images) if settle else held_out(objective, images, views)
+    rows = count * values.view(-1, count).argmax(0) + torch.arange(count, device=images.device)
+    yield images[rows]

@@ -31,21 +31,18 @@ def labeled_batches(images, labels, title=""):
 def loss_gradient(network, levels, classes, margin=False, rivals=None):
     """Gradient of the loss of `classes` with respect to the pixels, and the class logits.
 
-    A step along the gradient leads away from the classes. The loss is the cross-entropy; with
-    `margin`, the rival's logit minus that of the class, whose gradient does not vanish where the
-    network is confident.
+    The loss is the cross-entropy; with `margin`, the rival's logit minus that of the class, whose
+    gradient does not vanish where the network is confident.
     levels: (b, 3, 32, 32) in [0, 255]; classes: int64 (b,); rivals: int64 (b,), by default the
     class with the largest other logit. Returns float32 (b, 3, 32, 32) and (b, num_classes).
-    Source of the margin: Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural
-    Networks.
+    Source: Carlini and Wagner 2017, Towards Evaluating the Robustness of Neural Networks.
     """
     levels = levels.detach().requires_grad_()
     logits = network.logits(levels / 127.5 - 1)
     if margin:
         if rivals is None:
             rivals = logits.scatter(1, classes[:, None], -torch.inf).argmax(1)
-        logits_of_two = logits.gather(1, torch.stack([rivals, classes], dim=1))
-        loss = (logits_of_two[:, 0] - logits_of_two[:, 1]).sum()
+        loss = (logits.gather(1, rivals[:, None]) - logits.gather(1, classes[:, None])).sum()
     else:
         loss = F.cross_entropy(logits, classes, reduction="sum")
     return input_gradient(loss, levels), logits.detach()
@@ -97,8 +94,8 @@ def projected_gradient(
     leaves the batch once it is fooled: its class is not predicted or, if `targeted`, it is. This is
     decided in float32; predictions in bfloat16 only select candidates.
     images: uint8 (b, 3, 32, 32); classes: int64 (b,), to leave or to reach; epsilon: in levels;
-    rivals: as in loss_gradient; generator: of the random start. Returns float32 levels in [0, 255]
-    and float32 (b,), the gradient evaluations until each image was fooled, or inf.
+    rivals: as in loss_gradient. Returns float32 levels in [0, 255] and float32 (b,), the gradient
+    evaluations until each image was fooled, or inf.
     Sources: Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks;
     decreasing steps: Croce and Hein 2020, Reliable Evaluation of Adversarial Robustness.
     """
@@ -121,11 +118,10 @@ def projected_gradient(
         if network.precision != "fp32" and fooled.any():
             fooled[fooled.clone()] = is_fooled(predict(exact, current[fooled]), active[fooled])
         evaluations[active[fooled]] = index + 1
-        going_on = ~fooled if stop_early else torch.ones_like(fooled)
-        active = active[going_on]
-        step = 2 * epsilon * (1 - index / steps) * gradient[going_on].sign()
-        moved = current[going_on] - step if targeted else current[going_on] + step
-        levels[active] = moved.clamp(low[active], high[active])
+        moving = ~fooled if stop_early else torch.ones_like(fooled)
+        active = active[moving]
+        step = (-2 if targeted else 2) * epsilon * (1 - index / steps) * gradient[moving].sign()
+        levels[active] = (current[moving] + step).clamp(low[active], high[active])
     if len(active):
         fooled = active[is_fooled(predict(exact, levels[active]), active)]
         evaluations[fooled] = evaluations[fooled].clamp_max(steps)
@@ -137,8 +133,8 @@ def full_attack(network, images, labels, epsilon, generator=None):
 
     The first start uses the margin to the largest other logit, the next TARGETS starts the margins
     of the most likely other classes, and the last RESTARTS - 1 are as the first.
-    images: uint8 (b, 3, 32, 32); labels: int64 (b,); epsilon: in levels. Returns the values of
-    projected_gradient; the evaluations of an image that is misclassified without attack are 0.
+    Arguments and values as in projected_gradient; the evaluations of an image that is misclassified
+    without attack are 0.
     """
     levels = images.float()
     logits = predict(network.at("fp32"), levels)
@@ -162,7 +158,7 @@ def perturb(network, images, classes, epsilon, attack, targeted=False):
 
     images: uint8 (b, 3, 32, 32); classes: int64 (b,); epsilon: in levels; attack: `noise`, which
     ignores the classes, `step`, or `pgd` of 20 steps. Deterministic. Returns float32 levels in
-    [0, 255]. Raises ValueError for another attack.
+    [0, 255].
     """
     stream = random_stream(images.device, 0, Stream.PERTURB)
     if attack == "noise":
@@ -170,23 +166,20 @@ def perturb(network, images, classes, epsilon, attack, targeted=False):
     if attack == "step":
         gradient, _ = loss_gradient(network, images.float(), classes)
         return signed_step(images, gradient, epsilon, targeted)
-    if attack == "pgd":
-        options = {"targeted": targeted, "steps": 20, "generator": stream}
-        return projected_gradient(network, images, classes, epsilon, **options)[0]
-    raise ValueError(f"attack must be noise, step or pgd, not {attack!r}")
+    options = {"targeted": targeted, "steps": 20, "generator": stream}
+    return projected_gradient(network, images, classes, epsilon, **options)[0]
 
 
 def study(network, images, labels, epsilons, full_epsilon, title=""):
     """Every attack at every epsilon.
 
+    Gradients are in the network's precision, predictions in float32, since bfloat16 rounds small
+    perturbations away. `step_targeted` aims at the class after the label. At a larger epsilon PGD
+    continues only with the images that it did not fool at smaller ones.
     images: uint8 (n, 3, 32, 32); labels: int64 (n,); epsilons: e levels, ascending, above 0;
     full_epsilon: the one at which `pgd` is the full attack; at the others it has one start.
     Returns {attack: int64 (e, n)}, the predicted classes; the images of `pgd`, float32
-    (e, n, 3, 32, 32); and float32 (n,), the gradient evaluations until the full attack fooled the
-    network, 0 without any attack, inf never.
-    `step_targeted` aims at the class after the label. Gradients are in the network's precision,
-    predictions in float32, since bfloat16 rounds small perturbations away. At a larger epsilon PGD
-    continues only with the images that it did not fool at smaller ones.
+    (e, n, 3, 32, 32); and float32 (n,), the evaluations of the full attack.
     """
     parts = []
     for index, batch in enumerate(labeled_batches(images, labels)):
@@ -203,10 +196,8 @@ def _study_batch(network, images, labels, epsilons, full_epsilon, index, title):
     def predict_classes(levels):
         return predict(network.at("fp32"), levels).argmax(1)
 
-    stream, noise_stream = (  # by the batch, so that all networks see the same noise
-        random_stream(images.device, 0, purpose, index)
-        for purpose in (Stream.STUDY, Stream.STUDY_NOISE)
-    )
+    stream = random_stream(images.device, 0, Stream.STUDY, index)
+    noise_stream = random_stream(images.device, 0, Stream.STUDY_NOISE, index)
     levels = images.float()
     away, logits = loss_gradient(network, levels, labels)  # at every epsilon the same direction
     toward, _ = loss_gradient(network, levels, (labels + 1) % logits.shape[1])

@@ -10,35 +10,23 @@ import torch
 from data_tools import to_uint8
 from inside_cnn.engine.plots import save_charts, save_image_grid, shortened
 from inside_cnn.engine.statistics import paired_differences, percent, percent_interval
-from inside_cnn.interpretability.adversarial import (
-    BUDGET,
-    RESTARTS,
-    STEPS,
-    TARGETS,
-    labeled_batches,
-    loss_gradient,
-    predict,
-    signed_step,
-    study,
-)
+from inside_cnn.interpretability import adversarial
+from inside_cnn.interpretability.adversarial import predict
 from inside_cnn.interpretability.network import line_styles
 
 ROWS_SHOWN = 5  # images of each class in the perturbation grids
 EPSILONS = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]  # of the study, in levels of 0 to 255
 FULL_EPSILON = 4.0  # at which it runs the full attack
-ATTACK = f"{STEPS} steps; at {FULL_EPSILON:g}/255 with {RESTARTS} starts and {TARGETS} targets"
-CHARTS = {  # title: field of the metrics without attack, field under attack
-    "random noise: accuracy": ("accuracy_clean", "noise_accuracy"),
-    "one signed step: accuracy": ("accuracy_clean", "step_accuracy"),
-    "PGD: upper bound on the robust accuracy": ("accuracy_clean", "pgd_accuracy"),
-    "random noise: the next class is predicted": (
-        "predicted_next_class_clean",
-        "noise_predicted_next_class",
-    ),
-    "one signed step toward the next class": (
-        "predicted_next_class_clean",
-        "step_targeted_predicted_next_class",
-    ),
+ATTACK = (
+    f"{adversarial.STEPS} steps; at {FULL_EPSILON:g}/255 with {adversarial.RESTARTS} starts and "
+    f"{adversarial.TARGETS} targets"
+)
+CHARTS = {  # title: attack, measure
+    "random noise: accuracy": ("noise", "accuracy"),
+    "one signed step: accuracy": ("step", "accuracy"),
+    "PGD: upper bound on the robust accuracy": ("pgd", "accuracy"),
+    "random noise: the next class is predicted": ("noise", "predicted_next_class"),
+    "one signed step toward the next class": ("step_targeted", "predicted_next_class"),
 }
 
 
@@ -57,9 +45,9 @@ def one_step(network, test_set, epsilon, folder, suffix=""):
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
     targets = (labels + 1) % len(names)
     parts = []
-    for batch, classes in labeled_batches(images, targets, f"perturb, {network.name}"):
-        gradient, logits = loss_gradient(network, batch.float(), classes)
-        moved = signed_step(batch, gradient, epsilon, targeted=True)
+    for batch, classes in adversarial.labeled_batches(images, targets, f"perturb, {network.name}"):
+        gradient, logits = adversarial.loss_gradient(network, batch.float(), classes)
+        moved = adversarial.signed_step(batch, gradient, epsilon, targeted=True)
         after = predict(network, moved).softmax(1)
         parts.append((moved.round().byte(), gradient, logits.softmax(1), after))
     changed, gradients, before, after = map(torch.cat, zip(*parts, strict=True))
@@ -91,7 +79,6 @@ def one_step(network, test_set, epsilon, folder, suffix=""):
         path = folder / f"{file}{suffix}.png"
         title = f"{title}; columns by true class{note} ({network.title})"
         save_image_grid(grid, path, columns, title, captions, scale=4)
-        print(f"  {path}")
     return metrics
 
 
@@ -116,13 +103,13 @@ def _study_of(network, test_set, folder):
     """(metrics, {attack: bool (n,), whether each image is correct, for the paired differences})."""
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
     targets = (labels + 1) % len(names)
-    predicted, pgd_levels, evaluations = study(
+    predicted, pgd_levels, evaluations = adversarial.study(
         network, images, labels, EPSILONS, FULL_EPSILON, f"attacks, {network.name}"
     )
     exact = network.at("fp32")
     clean = predict(exact, images).argmax(1)
     withstood = evaluations.isinf()
-    gradients = list(range(0, BUDGET + 1, 10))
+    gradients = list(range(0, adversarial.BUDGET + 1, 10))
     metrics = {
         "images": len(labels),
         "epsilons": EPSILONS,
@@ -145,11 +132,10 @@ def _study_of(network, test_set, folder):
         metrics[f"{attack}_predicted_next_class"] = [percent(row == targets) for row in rows]
     print(
         f"{network.name}, accuracy in % on the first {len(labels)} test images: "
-        f"{metrics['accuracy_clean']:.2f}"
+        f"{metrics['accuracy_clean']:.2f}; under attack of {EPSILONS}/255:"
     )
     for attack in ("noise", "step", "pgd"):
-        accuracies = "".join(f"{a:7.2f}" for a in metrics[f"{attack}_accuracy"])
-        print(f"  {attack:<5} of {', '.join(f'{e:g}' for e in EPSILONS)}/255: {accuracies}")
+        print(f"  {attack:<5}" + "".join(f"{a:7.2f}" for a in metrics[f"{attack}_accuracy"]))
 
     rows, columns, note = test_set.columns(1)
     for epsilon, levels in zip((0.0, *EPSILONS), (images.float(), *pgd_levels), strict=True):
@@ -170,22 +156,20 @@ def _plot_study(metrics_of, folder):
 
     The accuracy over the number of gradients is flat where the full attack has converged.
     """
-    y = f"% of {next(iter(metrics_of.values()))['images']} test images"
-    styles, charts = line_styles(metrics_of), {}
-    for title, (clean, field) in CHARTS.items():
-        lines = {
-            name: ([0.0, *metrics["epsilons"]], [metrics[clean], *metrics[field]], styles[name])
-            for name, metrics in metrics_of.items()
-        }
+    common = {"y": f"% of {next(iter(metrics_of.values()))['images']} test images", "height": 100}
+    styles, charts, lines = line_styles(metrics_of), {}, {}
+    for title, (attack, measure) in CHARTS.items():
+        of_attack = {}
+        for name, of in metrics_of.items():
+            ys = [of[f"{measure}_clean"], *of[f"{attack}_{measure}"]]
+            of_attack[name] = ([0.0, *EPSILONS], ys, styles[name])
         x = "epsilon, the largest change of a pixel, / 255"
-        charts[title] = {"x": x, "y": y, "height": 100, "lines": lines}
+        charts[title] = common | {"x": x, "lines": of_attack}
     save_charts(charts, folder / "robustness.png", columns=3)
-    lines = {}
     for name, metrics in metrics_of.items():
         full = metrics["full_attack"]
         style = styles[name] | {"marker": None}
         lines[name] = (full["gradients_per_image"], full["accuracy_after"], style)
-    chart = {"x": "gradient evaluations for each image", "y": y, "height": 100, "lines": lines}
+    chart = common | {"x": "gradient evaluations for each image", "lines": lines}
     title = f"Upper bound on the robust accuracy at {FULL_EPSILON:g}/255"
     save_charts({title: chart}, folder / "attack_convergence.png")
-    print(f"  {folder / 'robustness.png'}\n  {folder / 'attack_convergence.png'}")

@@ -20,8 +20,8 @@ BLUR = 9  # pixels, side of the mean filter that makes the baseline
 def grad_cam(network, images, classes, layer=LAYER):
     """Which regions of a layer's map increase the class logit.
 
-    The sum of the maps of all features, weighted by the mean gradient of the class logit with
-    respect to each map, negative sums set to 0, enlarged bilinearly to the image.
+    The maps of all features, weighted by the mean gradient of the class logit with respect to each,
+    summed, negative sums set to 0, enlarged bilinearly to the image.
     images: (b, 3, 32, 32) in [-1, 1]; classes: int64 (b,) -> float32 (b, 32, 32), at least 0.
     Source: Selvaraju et al. 2017, Grad-CAM.
     """
@@ -39,9 +39,7 @@ def grad_cam(network, images, classes, layer=LAYER):
 def integrated_gradients(network, images, classes, baseline, steps=64):
     """Contribution of each pixel to the rise of the class logit from a baseline to the image.
 
-    (image - baseline) times the mean gradient at `steps` midpoints of the line between them. The
-    sum over an image approximates the rise. The baseline should not be flat: LayerNorm scales the
-    faintest contrast up, so nearly all of the rise would be in the first step.
+    (image - baseline) times the mean gradient at `steps` midpoints of the line between them.
     images, baseline: (b, 3, 32, 32) in [-1, 1]; classes: int64 (b,) -> float32 (b, 3, 32, 32).
     Source: Sundararajan et al. 2017, Axiomatic Attribution for Deep Networks.
     """
@@ -66,7 +64,8 @@ def attribution_section(network, test_set, folder):
     regions = grad_cam(network, images, predicted)[:, None]
     share = regions / regions.amax((2, 3), keepdim=True).clamp_min(1e-12)
     overlay = (images + 1) * (0.2 + 0.8 * share) - 1
-    # A blurred baseline, since a flat one is not an image to LayerNorm.
+    # A blurred baseline. LayerNorm scales the faintest contrast up, so from a flat one nearly all
+    # of the rise would be in the first step.
     baseline = F.avg_pool2d(F.pad(images, [BLUR // 2] * 4, mode="reflect"), BLUR, stride=1)
     pixels = integrated_gradients(network, images, predicted, baseline).abs().sum(1)
     limit = pixels.flatten(1).quantile(0.99, dim=1)[:, None, None]
@@ -80,5 +79,4 @@ def attribution_section(network, test_set, folder):
     )
     grid = to_uint8(torch.cat([images, overlay, heat]))
     save_image_grid(grid, path, columns, title, captions, scale=4)
-    print(f"  {path}")
     return {"named": [test_set.class_names[k] for k in predicted.tolist()]}

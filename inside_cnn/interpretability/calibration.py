@@ -52,5 +52,4 @@ def calibration_section(networks, test_set, folder):
     title = "Reliability of the class probabilities"
     chart = {"x": "confidence, %", "y": "accuracy, %", "height": 100, "lines": lines}
     save_charts({title: chart}, folder / "calibration.png")
-    print(f"  {folder / 'calibration.png'}")
     return metrics_of

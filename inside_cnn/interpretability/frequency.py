@@ -39,35 +39,32 @@ def band_energy(images):
     return energy / energy.sum(1, keepdim=True).clamp_min(1e-30)
 
 
-def band_noise(count, band, rms, generator=None, device="cpu"):
-    """Normal noise with the frequencies of one band only: float32 (count, 3, 32, 32).
+def band_noise(count, band, generator):
+    """Normal noise with the frequencies of one band, 0 to 4: float32 (count, 3, 32, 32).
 
-    band: 0 to 4; rms: root mean square of each image's noise.
+    The root mean square of each image's noise is NOISE_RMS.
     Source: Yin et al. 2019, A Fourier Perspective on Model Robustness in Computer Vision.
     """
     shape = (count, 3, IMAGE_SIZE, IMAGE_SIZE)
-    noise = torch.randn(shape, generator=generator, device=device)
-    noise = torch.fft.ifft2(torch.fft.fft2(noise) * in_bands()[band].to(device)).real
-    return rms * noise / noise.square().mean((1, 2, 3), keepdim=True).sqrt()
+    noise = torch.randn(shape, generator=generator, device=generator.device)
+    noise = torch.fft.ifft2(torch.fft.fft2(noise) * in_bands()[band].to(noise.device)).real
+    return NOISE_RMS * noise / noise.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
 def frequency_study(network, test_set):
-    """The gradient's energy in each band, and the predictions without and with noise of each band.
+    """The energy of the class margin's gradient in each band, and predictions under noise.
 
-    The gradient is of the class margin: the label's logit minus the largest other one.
     The gradient is in the network's precision, predictions are in float32. Returns float32 (n, 5)
-    and bool (6, n): whether the prediction is correct, first without noise, then under noise of
-    NOISE_RMS in each band.
+    and bool (6, n): whether the prediction is correct, first without noise, then under noise in
+    each band.
     """
     energies, correct = [], []
-    device, title = test_set.images.device, f"frequency, {network.name}"
-    batches = labeled_batches(test_set.images, test_set.labels, title)
+    batches = labeled_batches(test_set.images, test_set.labels, f"frequency, {network.name}")
     for index, (batch, classes) in enumerate(batches):
         gradient, _ = loss_gradient(network, batch.float(), classes, margin=True)
         energies.append(band_energy(gradient).cpu())
-        stream = random_stream(device, 0, Stream.NOISE_IN_BANDS, index)
-        bands = range(len(BANDS) - 1)
-        noises = [band_noise(len(batch), k, NOISE_RMS, stream, device) for k in bands]
+        stream = random_stream(batch.device, 0, Stream.NOISE_IN_BANDS, index)
+        noises = [band_noise(len(batch), band, stream) for band in range(len(BANDS) - 1)]
         variants = [batch.float(), *((batch + noise).clamp(0, 255) for noise in noises)]
         predicted = [predict(network.at("fp32"), variant).argmax(1) for variant in variants]
         correct.append(torch.stack([classes == k for k in predicted]).cpu())
@@ -81,14 +78,19 @@ def frequency_section(networks, test_set, folder):
     Writes frequency.png to `folder`.
     """
     test_set = test_set.first(IMAGES)
-    metrics_of, losses_of = {}, {}
+    metrics_of, losses_of, accuracies = {}, {}, {}
     bands = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(BANDS)]
+    means = [radial_frequencies()[band].mean().item() for band in in_bands()]
+    white = percentages(in_bands().float().mean((1, 2)))
+    energies = {"white noise": (means, white, {"color": "0.6", "linestyle": ":"})}
+    styles = line_styles([network.name for network in networks])
     for network in networks:
-        energies, (clean, *noisy) = frequency_study(network, test_set)
-        metrics_of[network.name] = {
+        name = network.name
+        energy, (clean, *noisy) = frequency_study(network, test_set)
+        metrics_of[name] = metrics = {
             "bands": list(BANDS),
-            "white_energy": percentages(in_bands().float().mean((1, 2))),
-            "gradient_energy": percentages(energies.mean(0)),
+            "white_energy": white,
+            "gradient_energy": percentages(energy.mean(0)),
             "noise_rms": NOISE_RMS,
             "accuracy": percent(clean),
             "interval": percent_interval(clean),
@@ -96,39 +98,25 @@ def frequency_section(networks, test_set, folder):
             "interval_under_noise": [percent_interval(of_band) for of_band in noisy],
             "images": len(test_set),
         }
-        losses_of[network.name] = {
+        losses_of[name] = {
             f"accuracy lost under noise of {band} cycles per pixel": clean.double() - under.double()
             for band, under in zip(bands, noisy, strict=True)
         }
         for key in ("gradient_energy", "accuracy", "accuracy_under_noise"):
-            print(f"{network.name}, {key} in %, bands {BANDS}: {metrics_of[network.name][key]}")
+            print(f"{name}, {key} in %, bands {BANDS}: {metrics[key]}")
+        energies[name] = (means, metrics["gradient_energy"], styles[name])
+        points = [metrics["accuracy"], *metrics["accuracy_under_noise"]]
+        accuracies[name] = ([0.0, *means], points, styles[name])
     differences = paired_differences(losses_of)
     for name, metrics in metrics_of.items():
         metrics["differences"] = differences[name]
-    plot_frequency(metrics_of, folder / "frequency.png")
-    print(f"  {folder / 'frequency.png'}")
-    return metrics_of
-
-
-def plot_frequency(metrics_of, path):
-    """Energy and accuracy of each network at the mean frequency of each band."""
-    frequencies = radial_frequencies()
-    means = [frequencies[band].mean().item() for band in in_bands()]
-    styles = line_styles(metrics_of)
-    white = next(iter(metrics_of.values()))["white_energy"]
-    energies = {"white noise": (means, white, {"color": "0.6", "linestyle": ":"})}
-    energies |= {
-        name: (means, of["gradient_energy"], styles[name]) for name, of in metrics_of.items()
-    }
-    accuracies = {
-        name: ([0.0, *means], [of["accuracy"], *of["accuracy_under_noise"]], styles[name])
-        for name, of in metrics_of.items()
-    }
     x = "frequency, cycles per pixel"
     gradient = {"x": x, "y": "share of its energy, %", "height": 50, "lines": energies}
     noise = {"x": x, "y": "accuracy, %", "height": 100, "lines": accuracies}
     noise_title = f"Noise in one band, rms {NOISE_RMS:g}/255 (at 0: without)"
-    save_charts({"Gradient of the class margin": gradient, noise_title: noise}, path)
+    charts = {"Gradient of the class margin": gradient, noise_title: noise}
+    save_charts(charts, folder / "frequency.png")
+    return metrics_of
 
 
 def percentages(shares):

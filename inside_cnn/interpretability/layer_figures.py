@@ -6,13 +6,7 @@ from discriminator import MAP_SIZES
 from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_charts
 from inside_cnn.engine.statistics import percent
-from inside_cnn.interpretability.layer_probes import (
-    firing_rate,
-    linear_cka,
-    pooled_features,
-    probe_accuracy,
-    selective_features,
-)
+from inside_cnn.interpretability import layer_probes
 from inside_cnn.interpretability.network import Network, line_styles
 from inside_cnn.interpretability.receptive_field import geometry
 
@@ -37,20 +31,20 @@ def layer_section(networks, test_set, folder):
     test_set = test_set.first(IMAGES)
     metrics_of, features_of = {}, {}
     for network in networks:
-        features = pooled_features(network, test_set.images, title=f"layers, {network.name}")
+        title = f"layers, {network.name}"
+        features = layer_probes.pooled_features(network, test_set.images, title)
         features_of[network.name] = list(features.values())
         metrics_of[network.name] = measures(features, test_set, f"probes, {network.name}")
     for one, other in itertools.combinations(features_of, 2):
         pairs = list(zip(features_of[one], features_of[other], strict=True))
         for key, standardize in (("cka", False), ("cka_standardized", True)):
-            similarity = [round(linear_cka(a, b, standardize), 4) for a, b in pairs]
+            similarity = [round(layer_probes.linear_cka(a, b, standardize), 4) for a, b in pairs]
             metrics_of[one][key][other] = metrics_of[other][key][one] = similarity
     for network in networks:
         print(f"layers 1 to 8, {network.title}, {len(test_set)} test images:")
         for key in (key for key in CHARTS if not key.startswith("cka")):
             print(f"  {key:<22} " + "".join(f"{v:7.2f}" for v in metrics_of[network.name][key]))
     plot(metrics_of, folder / "layers.png")
-    print(f"  {folder / 'layers.png'}")
     return metrics_of
 
 
@@ -61,16 +55,16 @@ def measures(features_of, test_set, title):
     metrics = {"cka": {}, "cka_standardized": {}}
     for layer in with_progress(list(features_of), title, 1):
         features = features_of[layer]
-        rate = firing_rate(features)
+        rate = layer_probes.firing_rate(features)
         values = {
             "receptive_field": geometry(layer)[0],
             "map_size": MAP_SIZES[layer - 1],
-            "probe_accuracy": probe_accuracy(
+            "probe_accuracy": layer_probes.probe_accuracy(
                 features[:half], labels[:half], features[half:], labels[half:], classes
             ),
             "fires_below_1_percent": percent(rate < 0.01),
             "fires_below_10_percent": percent(rate < 0.1),
-            "selective_share": percent(selective_features(features, labels, classes)),
+            "selective_share": percent(layer_probes.selective_features(features, labels, classes)),
         }
         for key, value in values.items():
             metrics.setdefault(key, []).append(round(value, 2))

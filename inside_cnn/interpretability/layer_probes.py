@@ -1,7 +1,7 @@
 """Linear probes, firing rates, class selectivity and similarity of layers.
 
-All measures use pooled features: the maximum of each feature over its map, (n, width). A feature
-fires on an image if this maximum is above 0.
+All measures use pooled features: the maximum of each feature over its map, (n, width), for n
+images. A feature fires on an image if this maximum is above 0.
 """
 
 import torch
@@ -19,10 +19,10 @@ MAX_CORRELATION = 0.5  # of `distinct` features
 
 
 @torch.no_grad()
-def pooled_features(network, images, batch_size=500, title=""):
+def pooled_features(network, images, title=""):
     """uint8 (n, 3, 32, 32) -> {layer: float32 (n, width)} on the CPU, computed in float32."""
     parts_of = {layer: [] for layer in network.layer_names}
-    for batch in with_progress(images.split(batch_size), title, batch_size):
+    for batch in with_progress(images.split(500), title, 500):
         for layer, maps in network.at("fp32").activations_of(to_signed(batch), parts_of):
             parts_of[layer].append(network.pool(maps).cpu())
     return {layer: torch.cat(parts) for layer, parts in parts_of.items()}
@@ -31,8 +31,8 @@ def pooled_features(network, images, batch_size=500, title=""):
 def fit_probe(features, labels, classes):
     """Weight (width, classes) and bias (classes,) of a multinomial logistic regression, float64.
 
-    features: float64 (n, width); labels: int64 (n,). Minimizes the mean cross-entropy plus
-    DECAY |weight|^2 by L-BFGS, from zero.
+    Minimizes the mean cross-entropy plus DECAY |weight|^2 by L-BFGS, from zero.
+    features: float64 (n, width); labels: int64 (n,).
     """
     weight = torch.zeros(features.shape[1], classes, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
@@ -48,7 +48,7 @@ def fit_probe(features, labels, classes):
     return weight.detach(), bias.detach()
 
 
-def probe_accuracy(features, labels, test_features, test_labels, classes=10):
+def probe_accuracy(features, labels, test_features, test_labels, classes):
     """Accuracy in % of a linear classifier on the test features.
 
     features: (n, width); labels: int64 (n,). Both sets are standardized by the mean and variance of
@@ -67,7 +67,7 @@ def firing_rate(features):
     return (features > 0).double().mean(0)
 
 
-def class_selectivity(features, labels, classes=10):
+def class_selectivity(features, labels, classes):
     """(a - b) / (a + b): a is a feature's mean over the images of a class, b over the others.
 
     (n, width), int64 (n,) -> float64 (classes, width): 1, fires for this class only; 0, no
@@ -81,33 +81,28 @@ def class_selectivity(features, labels, classes=10):
     return (inside - outside) / (inside + outside).clamp_min(1e-12)
 
 
-def selectivity(features, labels, classes=10):
-    """Each feature's largest class_selectivity: (n, width), int64 (n,) -> float64 (width,).
-
-    It is high by chance for a feature that fires on few images: see `selective_features`.
-    """
-    return class_selectivity(features, labels, classes).amax(0)
-
-
-def selective_features(features, labels, classes=10):
+def selective_features(features, labels, classes):
     """Which features respond to one class: (n, width), int64 (n,) -> bool (width,).
 
-    They fire on at least 1 % of the images, and their selectivity exceeds both 0.5 and the 99th
-    percentile of their own selectivity over 100 random orders of the labels.
+    They fire on at least 1 % of the images, and their selectivity, the largest of all classes,
+    exceeds both 0.5 and the 99th percentile of their own over 100 random orders of the labels. A
+    feature that fires on few images reaches 0.5 by chance.
     """
     stream = torch.Generator().manual_seed(0)
-    orders = (torch.randperm(len(labels), generator=stream) for _ in range(SHUFFLES))
-    null = torch.stack([selectivity(features, labels[order], classes) for order in orders])
-    measured = selectivity(features, labels, classes)
-    frequent = firing_rate(features) >= MIN_FIRING_RATE
-    return frequent & (measured > MIN_SELECTIVITY) & (measured > null.quantile(0.99, dim=0))
+    orders = [torch.randperm(len(labels), generator=stream) for _ in range(SHUFFLES)]
+    measured, *null = (
+        class_selectivity(features, order, classes).amax(0)
+        for order in (labels, *(labels[order] for order in orders))
+    )
+    frequent, limit = firing_rate(features) >= MIN_FIRING_RATE, torch.stack(null).quantile(0.99, 0)
+    return frequent & (measured > MIN_SELECTIVITY) & (measured > limit)
 
 
 def linear_cka(features, others, standardize=False):
     """Similarity of two sets of features of the same images, 0 to 1.
 
-    (n, p), (n, q) -> |Y^T X|^2 / (|X^T X| |Y^T Y|) for centered X and Y. Invariant to rotation and
-    scaling. Features of large variance dominate; with `standardize` every feature has variance 1.
+    (n, p), (n, q) -> |Y^T X|^2 / (|X^T X| |Y^T Y|) for centered X and Y. Features of large variance
+    dominate; with `standardize` every feature has variance 1.
     Source: Kornblith et al. 2019, Similarity of Neural Network Representations Revisited.
     """
     x, y = (f.double() - f.double().mean(0) for f in (features, others))
@@ -144,13 +139,12 @@ def stand_out(features):
 def distinct(features, measure, count):
     """At most `count` features with the largest measure, without correlated ones: int64.
 
-    A feature is left out if the absolute value of its correlation, over the images, with a feature
-    before it exceeds 0.5. features: (n, width); measure: (width,).
+    A feature is left out if the absolute value of its correlation with a feature before it exceeds
+    MAX_CORRELATION. features: (n, width); measure: (width,).
     """
-    rows = features.double()
-    rows = rows - rows.mean(0)
-    rows = rows / rows.norm(dim=0).clamp_min(1e-8)
-    correlated = (rows.T @ rows).abs() > MAX_CORRELATION
+    centered = features.double() - features.double().mean(0)
+    normalized = centered / centered.norm(dim=0).clamp_min(1e-8)
+    correlated = (normalized.T @ normalized).abs() > MAX_CORRELATION
     chosen = []
     for feature in measure.argsort(descending=True, stable=True).tolist():
         if len(chosen) < count and not correlated[feature, chosen].any():

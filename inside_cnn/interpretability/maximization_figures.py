@@ -12,22 +12,23 @@ from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_image_grid, shortened
 from inside_cnn.interpretability.activation_maximization import (
     VIEWS,
+    ascent,
     class_objective,
     feature_objective,
     held_out,
-    maximize,
-    maximize_robustly,
+    last_of,
+    robust_ascent,
     unit_objective,
 )
 from inside_cnn.interpretability.layer_probes import distinct, stand_out
-from inside_cnn.interpretability.receptive_field import at_border, box, centers, geometry
+from inside_cnn.interpretability.receptive_field import box, centers, geometry
 from inside_cnn.interpretability.top_images import peak_positions, strongest_units
 
 CLASSIC_FEATURES = 100  # of the classic method: the first ones of the layer
 FEATURES = 20  # of the robust method: those that stand out most, and as many random ones
 EXAMPLES = 4  # test images beside each feature
 MARGIN = 2  # pixels around the receptive field in the figure
-ROBUST = {  # of the robust method: options of maximize_robustly
+ROBUST = {  # of the robust method: options of robust_ascent
     "class": {"restarts": 4, "settle": 0.0, "smoothness": 10.0},
     "feature": {"restarts": 2, "settle": 0.25, "smoothness": 5.0},
 }
@@ -41,9 +42,9 @@ def maximized(how, objective, start, count, *, kind, views=VIEWS, title=""):
     """
     options = {"steps": how["steps"], "title": title}
     if how["method"] == "classic":
-        return maximize(objective, start.repeat(count, 1, 1, 1), **options)
+        return last_of(ascent(objective, start.repeat(count, 1, 1, 1), **options))
     options |= ROBUST[kind] | {"views": views, "device": start.device}
-    return maximize_robustly(objective, count, **options)
+    return last_of(robust_ascent(objective, count, **options))
 
 
 @torch.no_grad()
@@ -58,8 +59,8 @@ def class_section(network, how, folder):
 
     how: as in `maximized`. Writes max_class_NETWORK.png to `folder`.
     """
-    objective = class_objective(network)
     names, title = network.class_names, f"classes, {network.name}"
+    objective = class_objective(network, torch.arange(len(names)))
     images = maximized(how, objective, network.start, len(names), kind="class", title=title)
     values = [v.tolist() for v in values_of(objective, images, network.start)]
     with torch.no_grad():
@@ -76,7 +77,6 @@ def class_section(network, how, folder):
     title = f"Images that maximize a class logit, discriminator {network.title}"
     options = {"columns": 5 if len(names) <= 25 else 8, "scale": 6, "gap": 8}
     save_image_grid(to_uint8(images), path, title=title, captions=captions, **options)
-    print(f"  {path}")
     return metrics_of, images
 
 
@@ -109,14 +109,14 @@ class LayerUnits:
         """Metrics of the synthetic images of the chosen features, compared to the test images."""
         best = self.values.amax(0)[chosen]
         below = chosen[activations.cpu() <= best].tolist()
-        border = at_border(self.positions, self.layer)
-        map_positions = torch.cartesian_prod(*2 * [torch.arange(MAP_SIZES[self.layer - 1])])
+        side = MAP_SIZES[self.layer - 1]
+        at_border = ((self.positions == 0) | (self.positions == side - 1)).any(1).double()
         shares = {
-            "selected": border[selected],
-            "all": border,
-            "uniform": at_border(map_positions, self.layer),
+            "selected": at_border[selected].mean().item(),
+            "all": at_border.mean().item(),
+            "uniform": 1 - (1 - 2 / side) ** 2,
         }
-        shares = {name: round(100 * of.double().mean().item(), 1) for name, of in shares.items()}
+        shares = {name: round(100 * share, 1) for name, share in shares.items()}
         print(
             f"  layer {self.layer}: {len(chosen) - len(below)} of {len(chosen)} synthetic images "
             f"activate their feature more than every test image; {shares['all']} % of all features "
@@ -132,31 +132,27 @@ class LayerUnits:
         }
 
     def strip(self, feature, image, activation):
-        """Images (1 + EXAMPLES, 3, 32, 32), captions and boxes: one feature's row of a figure."""
-        part, part_box = visible_part(image[None], self.layer, self.positions[feature].tolist())
-        best = self.values[:, feature].argsort(descending=True, stable=True)[:EXAMPLES]
-        examples = self.test_set.images[best.to(self.test_set.images.device)].cpu()
+        """One feature's row of a figure: yields 1 + EXAMPLES images, each with caption and box."""
+        part, frame = visible_part(image[None], self.layer, self.positions[feature].tolist())
+        best = self.values[:, feature].argsort(descending=True, stable=True)[:EXAMPLES].tolist()
         largest = self.values[best[0], feature].item()
         ratio = f" ({activation / largest:.1f}×)" if largest > 0 else ""
-        captions, boxes = [f"feature {feature}\n{activation:.1f}{ratio}"], [part_box]
-        for example in best.tolist():
+        yield to_uint8(part[0]).cpu(), f"feature {feature}\n{activation:.1f}{ratio}", frame
+        for example in best:
             label = self.test_set.class_names[int(self.test_set.labels[example])]
-            captions.append(f"{shortened(label)}\n{self.values[example, feature]:.1f}")
+            caption = f"{shortened(label)}\n{self.values[example, feature]:.1f}"
             unit = int(self.rows[example, feature]), int(self.columns[example, feature])
-            boxes.append(box(self.layer, *unit))
-        return torch.cat([to_uint8(part).cpu(), examples]), captions, boxes
+            yield self.test_set.images[example].cpu(), caption, box(self.layer, *unit)
 
 
 def feature_section(network, layers, how, folder, test_set=None):
     """Images that maximize features of these layers; returns {layer: metrics}.
 
-    The classic method takes the first 100 features and maximizes the largest activation over the
-    map. The robust one takes the features that stand out most, without correlated ones, and as many
-    random ones. It maximizes each feature at the position where it peaks on test images. Its figure
-    shows the receptive field of this unit, beside the test images with the largest activations, in
-    which the receptive field of the strongest unit is framed.
-    how: as in `maximized`; only the robust method needs a test set. Writes
-    max_features_NETWORK_layerN.png to `folder`.
+    The classic method maximizes the largest activation over the map, of the first 100 features. The
+    robust one takes the features that stand out most and as many random ones. It maximizes each at
+    the position where it peaks on test images, and plots the receptive field of this unit beside
+    the test images with the largest activations.
+    how: as in `maximized`. Writes max_features_NETWORK_layerN.png to `folder`.
     """
     units = {}
     if how["method"] == "robust":
@@ -199,23 +195,29 @@ def _one_layer(network, layer, how, folder, units):
         "activation_moved": moved.tolist(),
         "activation_of_mean_image": of_start.tolist(),
     }
-    path = folder / f"max_features_{network.slug}_layer{layer}.png"
+    title = f"Layer {layer}, trained {network.name}: "
     if units is None:
         pairs = zip(chosen.tolist(), values.tolist(), strict=True)
         captions = [f"{feature}: {value:.1f}" for feature, value in pairs]
-        title = f"Layer {layer}, trained {network.name}: each image maximizes one feature"
-        save_image_grid(to_uint8(images), path, title=title, captions=captions)
+        cells, options = to_uint8(images), {"title": title + "each image maximizes one feature"}
     else:
         metrics |= units.compare(selected, chosen, values)
-        title = (
-            f"Layer {layer}, trained {network.name}: an image that maximizes a feature where it "
-            "peaks, and the test images that activate it most. Left: features that stand out "
-            "most, right: random others. In parentheses: ratio to the best test image"
+        columns = torch.arange(len(chosen)).view(2, -1)  # selected left, others right
+        rows = columns.T.flatten().tolist()
+        strips = (units.strip(int(chosen[i]), images[i], values[i].item()) for i in rows)
+        cells, captions, boxes = zip(*itertools.chain.from_iterable(strips), strict=True)
+        title += (
+            "an image that maximizes a feature where it peaks, and the test images that activate "
+            "it most. Left: features that stand out most, right: random others. In parentheses: "
+            "ratio to the best test image"
         )
-        plot_beside_examples(units, (selected, others), images, values.tolist(), path, title)
+        cells, options = torch.stack(cells), {"title": title, "boxes": boxes}
+        options |= {"columns": 2 * (1 + EXAMPLES), "scale": 3, "gap": 6}
+    path = folder / f"max_features_{network.slug}_layer{layer}.png"
+    save_image_grid(cells, path, captions=captions, **options)
     print(
         f"  layer {layer}: mean activation {values.mean():.3f}, over random views "
-        f"{moved.mean():.3f}, of the mean image {of_start.mean():.3f}; {path}"
+        f"{moved.mean():.3f}, of the mean image {of_start.mean():.3f}"
     )
     return metrics
 
@@ -236,18 +238,3 @@ def visible_part(images, layer, position):
     enlarged = F.interpolate(window, images.shape[2:], mode="bicubic", align_corners=False)
     edges = (top - row, left - column, bottom - row, right - column)
     return enlarged.clamp(-1, 1), tuple(round(size * edge / side) for edge in edges)
-
-
-def plot_beside_examples(units, columns, images, activations, path, title):
-    """Two columns of features; each feature has an image, its activation, and test images.
-
-    columns: two lists of n features; images: (2n, 3, 32, 32), activations: 2n, of both lists.
-    """
-    features = torch.cat(columns).tolist()
-    strips = list(map(units.strip, features, images, activations))
-    half = len(strips) // 2
-    rows = [strip for pair in zip(strips[:half], strips[half:], strict=True) for strip in pair]
-    cells, captions, boxes = zip(*rows, strict=True)
-    captions, boxes = (list(itertools.chain.from_iterable(part)) for part in (captions, boxes))
-    options = {"columns": 2 * (1 + EXAMPLES), "scale": 3, "gap": 6}
-    save_image_grid(torch.cat(cells), path, title=title, captions=captions, boxes=boxes, **options)

@@ -15,7 +15,6 @@ from data_tools import to_signed
 from discriminator import IMAGE_SIZE, NUM_LAYERS, Discriminator
 from inside_cnn.core.device import autocast
 from inside_cnn.core.errors import UserError
-from inside_cnn.data.dataset import are_names
 from inside_cnn.data.pixels import mean_image
 from inside_cnn.engine.weights import class_names_of, digest, find_weights, is_published, load_model
 
@@ -26,17 +25,13 @@ TRAININGS = {  # name: flag, folder of the run, script that makes it
 }
 
 
-def slug_of(name):
-    return re.sub(r"[^\w.-]", "_", name)
-
-
 @dataclasses.dataclass(eq=False)
 class Network:
     """A discriminator and its description. Images are (b, 3, 32, 32) in [-1, 1].
 
     name: `without G`, `with G`, or that of a control; path, metadata: of the weights; start: the
-    mean image (1, 3, 32, 32), where maximization starts; class_names: of the training set. The last
-    two are None if the metadata have none. precision: `fp32` or `bf16`, of every computation.
+    mean image (1, 3, 32, 32), where maximization starts, and class_names: of the training set, None
+    if the metadata have none; precision: `fp32` or `bf16`, of every computation.
     """
 
     name: str
@@ -62,9 +57,6 @@ class Network:
 
     def logits(self, images):
         return self.outputs(images)[1]
-
-    def score(self, images):
-        return self.outputs(images)[0]
 
     def activations(self, x, layer, start=0):
         """The output of a layer, (b, width, h, w), in the network's precision.
@@ -108,7 +100,7 @@ class Network:
     @property
     def slug(self):
         """The name as a part of file names."""
-        return slug_of(self.name)
+        return re.sub(r"[^\w.-]", "_", self.name)
 
     @property
     def is_control(self):
@@ -129,9 +121,9 @@ class Network:
         return {"weights": self.path, "sha256": self.digest, "width": self.width}
 
     def set_start(self, metadata):
-        """Set `start` and `class_names` from metadata of the training set, if they are valid."""
+        """Set `start` and `class_names` from metadata of the training set, if it has both."""
         mean, names = mean_image(metadata), metadata.get("class_names")
-        if mean is not None and are_names(names) and len(names) == self.model.num_classes:
+        if mean is not None and names is not None:
             self.start, self.class_names = to_signed(mean).to(self.device), names
 
 
@@ -156,7 +148,7 @@ def _find_networks(given, controls):
             print(f"no discriminator trained {name}: skipped (run {script})")
     for path in (find_weights(path, WEIGHTS) for path in controls):
         name = Path(os.path.abspath(path)).parent.name if path.name == WEIGHTS else path.stem
-        if slug_of(name) in map(slug_of, (*TRAININGS, *paths)):
+        if name in (*TRAININGS, *paths):
             raise UserError(f"two networks are named {name!r}; rename a folder or a file")
         paths[name] = path
     return paths
@@ -165,9 +157,8 @@ def _find_networks(given, controls):
 def load_networks(given, device, controls=(), precision="fp32"):
     """The Networks that exist, `without G` first, the controls last.
 
-    given: {name: path or None}, see `find_weights`; controls: paths of files or of runs' folders,
-    which name the networks. A published network that was not requested is skipped if one of the
-    user's own networks has other classes.
+    given: {name: path or None}, see `find_weights`; controls: paths of files or of runs' folders. A
+    published network that was not requested is skipped if the user's own one has other classes.
     Raises UserError if a requested network cannot be loaded, if two have the same name, or if none
     exists.
     """

@@ -2,16 +2,15 @@
 
 import torch
 
-from discriminator import IMAGE_SIZE, MAP_SIZES, STRIDES
+from discriminator import IMAGE_SIZE, STRIDES
 
 
 def geometry(layer):
     """(size, stride, first) of layer 1 to 8, in pixels.
 
     Unit i of a row sees `size` pixels from first + i * stride; pixels outside of the image are
-    padding. The kernels are 3x3 with padding 1: each layer adds 2 strides of the previous layer to
-    the size, and starts one such stride further left. The normalization of each layer adds a weak
-    dependence on the whole image, which is ignored.
+    padding. Each 3x3 kernel adds 2 strides of the previous layer to the size, and starts one such
+    stride further left. The weak dependence of LayerNorm on the whole image is ignored.
     """
     size, stride, first = 1, 1, 0
     for step in STRIDES[:layer]:
@@ -26,18 +25,9 @@ def box(layer, row, column):
     Bottom and right are exclusive; the box is clipped to the image.
     """
     size, stride, first = geometry(layer)
-
-    def span(index):
-        start = first + index * stride
-        return max(start, 0), min(start + size, IMAGE_SIZE)
-
-    (top, bottom), (left, right) = span(row), span(column)
-    return top, left, bottom, right
-
-
-def at_border(positions, layer):
-    """Whether units are at the border of their map: int64 (n, 2), row and column -> bool (n,)."""
-    return ((positions == 0) | (positions == MAP_SIZES[layer - 1] - 1)).any(1)
+    top, left = first + row * stride, first + column * stride
+    bottom, right = min(top + size, IMAGE_SIZE), min(left + size, IMAGE_SIZE)
+    return max(top, 0), max(left, 0), bottom, right
 
 
 def centers(positions, layer):

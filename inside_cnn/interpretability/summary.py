@@ -15,21 +15,19 @@ FIGURES = (  # all that visualization.py writes
 def open_summary(path, networks):
     """{name of the network: metrics}, with the metrics that an earlier command wrote.
 
-    If one of the networks now has other weights, all figures and metrics are removed first. The
-    figures go first, so that an interrupted removal is completed by the next command.
+    If one of the networks now has other weights, all figures and metrics are removed first.
     Raises UserError if the folder belongs to a training run.
     """
     if (path.parent / "config.json").exists():
         raise UserError(f"{path.parent} holds a training run; give another --output_dir")
-    before = json.loads(path.read_bytes()) if path.exists() else {}
-    descriptions = {network.name: network.description() for network in networks}
-    if any(not about.items() <= before.get(n, about).items() for n, about in descriptions.items()):
-        for figure in FIGURES:
+    summary = descriptions = {network.name: network.description() for network in networks}
+    if path.exists():
+        summary = descriptions | json.loads(path.read_bytes())
+    if any(not of.items() <= summary[name].items() for name, of in descriptions.items()):
+        for figure in FIGURES:  # before the metrics, in case the command is interrupted
             for file in path.parent.glob(f"{figure}.png"):
                 file.unlink()
-        before = {}
-    summary = {name: before.get(name, about) for name, about in descriptions.items()}
-    summary |= {name: metrics for name, metrics in before.items() if name not in summary}
+        summary = descriptions
     write_summary(path, summary)
     return summary
 

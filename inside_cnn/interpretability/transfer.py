@@ -21,14 +21,11 @@ def agreement(networks, images_of, labels):
 
     images_of: {source: float (n, 3, 32, 32) in [0, 255]}; labels: int64 (n,).
     """
-    return {
-        source: {
-            network.name: 100
-            * (predict(network, images).argmax(1) == labels).double().mean().item()
-            for network in networks
-        }
-        for source, images in images_of.items()
-    }
+    matrix = {}
+    for source, images in images_of.items():
+        correct = {n.name: predict(n, images).argmax(1) == labels for n in networks}
+        matrix[source] = {name: 100 * of.double().mean().item() for name, of in correct.items()}
+    return matrix
 
 
 def adversarial_images(network, images, labels):
@@ -66,12 +63,10 @@ def transfer_section(networks, test_set, folder, class_images):
     }
     names = [network.name for network in networks]
     plot_matrices(matrices, names, folder / "transfer.png")
-    print(f"  {folder / 'transfer.png'}")
     metrics_of = {name: {key: matrix[name] for key, matrix in matrices.items()} for name in names}
-    of_baselines = {source: matrices["adversarial_images"][source] for source in baselines}
     for name, metrics in metrics_of.items():
         metrics |= {"images": len(labels), "classes": len(classes)}
-        metrics["baselines"] = {source: of[name] for source, of in of_baselines.items()}
+        metrics["baselines"] = {k: matrices["adversarial_images"][k][name] for k in baselines}
     return metrics_of
 
 

@@ -35,13 +35,11 @@ def test_image_grid_with_texts(tmp_path):
 
 
 def test_boxes_are_framed(tmp_path):
-    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     path = tmp_path / "grid.png"
-    save_image_grid(images, path, columns=2, scale=4, boxes=[(2, 3, 10, 32), None])
+    save_image_grid(images, path, columns=1, scale=4, boxes=[(2, 3, 10, 32)])
     picture = (imread(path)[:, :, :3] * 255).round().astype(int)
-    first, second = picture[8:136, 4:132], picture[8:136, 136:264]
-    assert (second == 0).all()
-    framed = (first == BOX_COLOR).all(-1)
+    framed = (picture[8:136, 4:132] == BOX_COLOR).all(-1)
     rows, columns = framed.nonzero()
     assert (rows.min(), rows.max() + 1) == (8, 40)
     assert (columns.min(), columns.max() + 1) == (12, 128)

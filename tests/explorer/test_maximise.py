@@ -7,9 +7,10 @@ from inside_cnn.explorer.maximise import Goal, climb, goals_of_both
 from inside_cnn.explorer.session import Session
 from inside_cnn.interpretability.activation_maximization import (
     VIEWS,
+    ascent,
     class_objective,
-    maximize,
-    maximize_robustly,
+    last_of,
+    robust_ascent,
     unit_objective,
 )
 from inside_cnn.interpretability.maximization_figures import ROBUST, views_of
@@ -36,7 +37,7 @@ def test_the_last_image_is_that_of_the_pictures(network, goal):
         kind, restarts, views = "feature", 2, views_of(4, position)
         objective = unit_objective(network, 4, one, position)
     options = ROBUST[kind] | {"restarts": restarts}
-    expected = maximize_robustly(objective, 1, steps=6, views=views, **options)
+    expected = last_of(robust_ascent(objective, 1, steps=6, views=views, **options))
     assert torch.equal(best, expected)
     assert [len(images) for images in way] == [restarts] * 7
 
@@ -45,7 +46,7 @@ def test_the_classic_climb(network):
     way = list(climb(network, Goal(2), "classic", steps=20))
     assert torch.equal(way[0], network.start)
     objective = class_objective(network, classes=torch.tensor([2]))
-    assert torch.equal(way[-1], maximize(objective, network.start, steps=20))
+    assert torch.equal(way[-1], last_of(ascent(objective, network.start, steps=20)))
     assert objective(way[-1]) > objective(way[0])
 
 

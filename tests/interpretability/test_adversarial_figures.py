@@ -8,10 +8,9 @@ from inside_cnn.interpretability.adversarial_figures import one_step
 from networks import as_network
 
 
-@pytest.mark.parametrize("epsilon", [0, 16])
-def test_one_step_reports_the_accuracy_on_perturbed_images(tmp_path, epsilon, capsys):
+def test_one_step_reports_the_accuracy_on_perturbed_images(tmp_path, capsys):
     torch.manual_seed(0)
-    model = Discriminator(width=12).requires_grad_(False)
+    model, epsilon = Discriminator(width=12).requires_grad_(False), 16
     test_set = data_tools.load_shapes()[1].first(100)
     labels, targets = test_set.labels, (test_set.labels + 1) % 10
     x = data_tools.to_signed(test_set.images).requires_grad_()
@@ -28,8 +27,7 @@ def test_one_step_reports_the_accuracy_on_perturbed_images(tmp_path, epsilon, ca
         "accuracy_after": pytest.approx(int((after == labels).sum()), abs=1),
         "became_alternate_label": pytest.approx(int((after == targets).sum()), abs=1),
     }
-    if epsilon == 16:
-        assert metrics["became_alternate_label"] > int((before == targets).sum()) + 20
+    assert metrics["became_alternate_label"] > int((before == targets).sum()) + 20
     assert f"-> {metrics['accuracy_after']:.2f} % after {epsilon}/255" in capsys.readouterr().out
     files = {path.name for path in tmp_path.iterdir()}
     assert files == {"real_images_x.png", "gradient_image_x.png", "jittered_images_x.png"}

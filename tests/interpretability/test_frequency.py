@@ -38,11 +38,10 @@ def test_energy_of_stripes_is_in_one_band(cycles, band):
 
 
 @pytest.mark.parametrize("band", range(len(BANDS) - 1))
-def test_noise_has_one_band_and_the_given_rms(band):
-    noise = band_noise(20, band, 16.0, torch.Generator().manual_seed(0))
+def test_noise_has_one_band_and_an_rms_of_16(band):
+    noise = band_noise(20, band, torch.Generator().manual_seed(0))
     assert noise.square().mean((1, 2, 3)).sqrt().tolist() == pytest.approx([16.0] * 20, rel=1e-4)
     assert band_energy(noise)[:, band].min() > 0.999
-    assert noise[0].flatten().corrcoef().item() == pytest.approx(1)
     assert abs(torch.corrcoef(noise[:2].flatten(1))[0, 1].item()) < 0.5
 
 
@@ -69,7 +68,7 @@ class Finest(nn.Module):
 
 def test_networks_of_known_frequency(tmp_path):
     """Noise in the band that a network depends on changes its class, noise elsewhere does not."""
-    test_set = data_tools.load_shapes()[1].first(200)
+    test_set = data_tools.load_shapes()[1].first(100)
     networks = [as_network(LowPass(), "without G"), as_network(Finest(), "with G")]
     test_set.labels = (test_set.images[..., :16].float().mean((1, 2, 3)) < 127.5).long()
     low = frequency_section(networks, test_set, tmp_path)["without G"]

@@ -23,10 +23,11 @@ from inside_cnn.interpretability.receptive_field import box
 from networks import as_network
 
 
-@pytest.mark.parametrize("layer", [None, 2, 8])
+@pytest.mark.parametrize("layer", [None, 4])
 def test_robust_images_have_larger_values_over_held_out_views(trained, layer):
-    """With the default settings, for a class (no layer) and for the unit in the middle."""
-    kind, views, objective = "class", VIEWS, class_objective(as_network(trained))
+    """For a class (no layer) and for the unit in the middle."""
+    kind, views = "class", VIEWS
+    objective = class_objective(as_network(trained), torch.arange(10))
     if layer is not None:
         positions = torch.full((10, 2), MAP_SIZES[layer - 1] // 2)
         kind, views = "feature", views_of(layer, positions)
@@ -34,7 +35,7 @@ def test_robust_images_have_larger_values_over_held_out_views(trained, layer):
     start = torch.zeros(1, 3, 32, 32)
     values = []
     for method in ("robust", "classic"):
-        how = {"method": method, "steps": 60}
+        how = {"method": method, "steps": 40}
         images = maximized(how, objective, start, 10, kind=kind, views=views)
         assert images.abs().max() <= 1
         values.append(held_out(objective, images, views).mean())

@@ -9,19 +9,9 @@ def test_outputs_from_any_layer_are_bit_identical(trained, images, precision):
     network = as_network(trained).at(precision)
     scores, logits = network.outputs(images)
     assert scores.dtype == logits.dtype == torch.float32
-    assert torch.equal(network.score(images), scores)
     assert torch.equal(network.logits(images), logits)
     assert torch.equal(logits, as_network(trained).logits(images)) == (precision == "fp32")
     for layer in network.layer_names:
         again = network.from_activations(network.activations(images, layer), layer)
         assert torch.equal(again[0], scores), layer
         assert torch.equal(again[1], logits), layer
-
-
-def test_activations_of_several_layers_equal_those_of_each(trained, images):
-    network = as_network(trained)
-    for layer, maps in network.activations_of(images, [7, 2]):
-        assert torch.equal(maps, network.activations(images, layer))
-    assert [layer for layer, _ in network.activations_of(images, [7, 2, 7])] == [2, 7]
-    with pytest.raises(ValueError, match="1 to 8"):
-        network.activations(images, 9)

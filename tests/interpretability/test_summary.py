@@ -4,7 +4,7 @@ import visualization
 from discriminator import Discriminator
 from inside_cnn.engine.weights import export_model
 
-QUICK = ["--limit_test", "60", "--steps", "3", "--device", "cpu", "--precision", "fp32"]
+QUICK = ["--limit_test", "20", "--steps", "2", "--device", "cpu", "--method", "classic"]
 
 
 def test_other_weights_remove_the_figures_and_metrics_of_earlier_commands(run_main, two_runs):

@@ -3,13 +3,10 @@ import torch
 
 import data_tools
 from data_tools import to_signed
-from discriminator import Discriminator
-from inside_cnn.interpretability.receptive_field import box
 from inside_cnn.interpretability.top_images import (
     cached,
     digest_of,
     peak_positions,
-    strongest_units,
     top_images,
 )
 from networks import as_network
@@ -61,26 +58,6 @@ def test_digest_depends_on_every_pixel(images):
     other = images.clone()
     other[5, 1, 3, 3] ^= 1
     assert digest_of(images) == digest_of(images.clone()) != digest_of(other)
-
-
-def test_receptive_field_of_the_strongest_unit_contains_the_pattern():
-    """The image has one bright spot; all kernels are positive, so light activates every feature."""
-    torch.manual_seed(0)
-    network = Discriminator(width=4)
-    for block in network.blocks:
-        torch.nn.init.uniform_(block[0].weight, 0.5, 1)
-    spots = [(5, 20), (24, 9)]
-    images = torch.full((2, 3, 32, 32), 127, dtype=torch.uint8)
-    for image, (row, column) in zip(images, spots, strict=True):
-        image[:, row : row + 3, column : column + 3] = 255
-    units = strongest_units(as_network(network), [images], [1, 2, 3, 4])
-    for layer, (_, rows, columns) in units.items():
-        for index, (row, column) in enumerate(spots):
-            for feature in range(network.width):
-                place = int(rows[index, feature]), int(columns[index, feature])
-                top, left, bottom, right = box(layer, *place)
-                assert top <= row + 1 < bottom, layer
-                assert left <= column + 1 < right, layer
 
 
 def test_peak_is_the_most_frequent_position_of_the_strongest_images():

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_tools import DATASETS, load_dataset
+from data_tools import DATASETS, DataMissing, load_dataset
 from discriminator import NUM_LAYERS
 from inside_cnn.core.device import keep_freed_memory, pick_device, pick_precision
 from inside_cnn.core.errors import UserError
@@ -142,21 +142,32 @@ def choose_sections(parser, args):
 
 
 def load_images(args, networks, device):
-    """(train, test) of the networks' data set; None, None if no requested section needs images.
+    """(train, test) of the networks' data set; None, None if no section needs images.
 
+    Without the data set, sections that need it are skipped unless they were requested.
     Raises UserError if the data set is missing or cannot be used, or if a network has other
     classes.
     """
-    needed = any(getattr(args, name) for name in SECTIONS if name not in NEED_NO_IMAGES)
-    needed |= bool(args.max_features) and args.method == "robust"
-    if not needed and all(network.start is not None for network in networks):
+    needed = [name for name in SECTIONS if name not in NEED_NO_IMAGES and getattr(args, name)]
+    if args.max_features and args.method == "robust":
+        needed.append("max_features")
+    all_have_start = all(network.start is not None for network in networks)
+    if not needed and all_have_start:
         return None, None
     names = {str(network.metadata.get("dataset")) for network in networks}
     if args.dataset == "auto" and not (len(names) == 1 and names <= set(DATASETS)):
         listed = ", ".join(sorted(names))
         raise UserError(f"the weights name the data sets {listed}; give one by --dataset")
     name = names.pop() if args.dataset == "auto" else args.dataset
-    train, test = load_dataset(name, args.data_dir)
+    try:
+        train, test = load_dataset(name, args.data_dir)
+    except DataMissing as reason:
+        if not (args.all_sections and all_have_start):
+            raise
+        print(f"skipped without test images: {', '.join(needed)} ({reason})")
+        for section in needed:
+            setattr(args, section, None)
+        return None, None
     print(f"data: {test.source}")
     test = test.first(args.limit_test)
     for network in networks:

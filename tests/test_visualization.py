@@ -153,9 +153,9 @@ def test_controls_are_named_by_their_folder(run_main, refused, two_runs):
     assert list(summary) == ["without G", "with G", "seed 1"]
     assert run_main(*run)[0] == 0
     assert json.loads(path.read_text())["seed 1"] == summary["seed 1"]  # of an earlier command
-    (two_runs / "augmented" / WEIGHTS).rename(two_runs / "seed 1.safetensors")
-    twice = ["--control", two_runs / "seed 1", two_runs / "seed 1.safetensors"]
-    assert "two networks are named 'seed 1'" in refused(visualization, *QUICK, *twice)
+    (two_runs / "augmented" / WEIGHTS).rename(two_runs / "seed_1.safetensors")
+    twice = ["--control", two_runs / "seed 1", two_runs / "seed_1.safetensors"]
+    assert "two networks are named 'seed_1'" in refused(visualization, *QUICK, *twice)
     assert "no weights at" in refused(visualization, *QUICK, "--control", two_runs / "absent")
 
 
@@ -194,7 +194,7 @@ def test_animation_of_the_sample_grids(run_main, refused, two_runs):
     assert reds == pytest.approx([0, 90, 200], abs=12)
 
 
-def test_only_sections_that_need_images_need_the_data_set(
+def test_missing_data_skips_implied_sections_and_refuses_requested_ones(
     run_main, refused, published_pair, monkeypatch
 ):
     """Each network starts from the mean image in its own metadata."""
@@ -204,9 +204,13 @@ def test_only_sections_that_need_images_need_the_data_set(
 
     monkeypatch.setattr(visualization, "load_dataset", missing)
     assert "no data set" in refused(visualization, *QUICK, "--attribution")
-    flags = ["--max_classification_output", "--max_features", 1, "--method", "classic"]
-    code, out, _ = run_main(visualization, *QUICK, *flags)
+    code, out, _ = run_main(visualization, *QUICK)
     assert code == 0
+    assert "skipped without test images: perturb_images, compare_layers, attribution" in out
+    files = {path.name for path in Path("visualization").iterdir()}
+    assert files == {"summary.json", "max_class_without_G.png", "max_class_with_G.png"}
+    flags = ["--max_classification_output", "--max_features", 1, "--method", "classic"]
+    assert run_main(visualization, *QUICK, *flags)[0] == 0
     assert out.count("using the published") == 2
     summary = json.loads(Path("visualization/summary.json").read_text())
     assert summary["with G"]["weights"] == str(published_pair / "gan" / WEIGHTS)

@@ -25,6 +25,10 @@ TRAININGS = {  # name: flag, folder of the run, script that makes it
 }
 
 
+def slug_of(name):
+    return re.sub(r"[^\w.-]", "_", name)
+
+
 @dataclasses.dataclass(eq=False)
 class Network:
     """A discriminator and its description. Images are (b, 3, 32, 32) in [-1, 1].
@@ -57,6 +61,9 @@ class Network:
 
     def logits(self, images):
         return self.outputs(images)[1]
+
+    def score(self, images):
+        return self.outputs(images)[0]
 
     def activations(self, x, layer, start=0):
         """The output of a layer, (b, width, h, w), in the network's precision.
@@ -100,7 +107,7 @@ class Network:
     @property
     def slug(self):
         """The name as a part of file names."""
-        return re.sub(r"[^\w.-]", "_", self.name)
+        return slug_of(self.name)
 
     @property
     def is_control(self):
@@ -148,7 +155,7 @@ def _find_networks(given, controls):
             print(f"no discriminator trained {name}: skipped (run {script})")
     for path in (find_weights(path, WEIGHTS) for path in controls):
         name = Path(os.path.abspath(path)).parent.name if path.name == WEIGHTS else path.stem
-        if name in (*TRAININGS, *paths):
+        if slug_of(name) in map(slug_of, (*TRAININGS, *paths)):  # of the figures' names
             raise UserError(f"two networks are named {name!r}; rename a folder or a file")
         paths[name] = path
     return paths

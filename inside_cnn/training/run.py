@@ -171,7 +171,9 @@ class TrainingRun:
         if self._order is None or self._order[0] != epoch:
             order = epoch_order(self._images, self.args.seed, epoch).to(self.device)
             self._order = epoch, order
-        return self._order[1][index * self.args.batch_size : (index + 1) * self.args.batch_size]
+        batch = self._order[1][index * self.args.batch_size : (index + 1) * self.args.batch_size]
+        self._images_of_step = len(batch)
+        return batch
 
     def stream(self, *name):
         """The torch.Generator of that name on the device, see random_stream."""
@@ -201,13 +203,12 @@ class TrainingRun:
         metrics: {name: sum over `count` images or batches, a scalar on the device}. A record has
         their means, the learning rates, the speed and the memory. Raises Stopped after divergence.
         """
-        images = len(self.batch())
         for name, value in metrics.items():
             entry = torch.stack([value, torch.full_like(value, count)])
             self._totals[name] = self._totals[name] + entry if name in self._totals else entry
         self.step += 1
         self._stop_if_diverged(self.step)
-        self.progress.step(images)
+        self.progress.step(self._images_of_step)
         every = self.args.log_every_steps
         if not (self.epoch_ends or (every and self.step % every == 0)):
             return {}

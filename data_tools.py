@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from inside_cnn.core.errors import UserError
 from inside_cnn.core.output_folder import writing_to
-from inside_cnn.data.cifar10 import load_cifar10
+from inside_cnn.data.cifar10 import has_cifar10, load_cifar10
 from inside_cnn.data.dataset import DATASETS, DEFAULT_DATA_DIR, DataMissing, Dataset
-from inside_cnn.data.folder import load_folder
+from inside_cnn.data.folder import has_class_folders, load_folder
 from inside_cnn.data.pixels import to_signed, to_uint8
 from inside_cnn.data.shapes import load_shapes
 
@@ -23,8 +24,9 @@ __all__ = ["DataMissing", "Dataset", "load_dataset", "load_shapes", "to_signed",
 def load_dataset(name, data_dir=None, download=True):
     """(train, test) of a dataset by its name.
 
-    name: `cifar10`; `shapes`, which is built in; `auto`, CIFAR-10 if it exists or can be
-    downloaded, else the shapes; `folder`, the user's own images.
+    name: `cifar10`; `shapes`, which is built in; `folder`, the user's own images; `auto`: the
+    images in data_dir, or without data_dir CIFAR-10 if it exists or can be downloaded, else the
+    shapes.
     data_dir: the folder of cifar-10-batches-py, by default DEFAULT_DATA_DIR; required for `folder`.
     Raises UserError if the files are missing, corrupt or cannot be downloaded, ValueError for an
     unknown name.
@@ -33,9 +35,14 @@ def load_dataset(name, data_dir=None, download=True):
         raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, not {name!r}")
     if name == "shapes":
         return load_shapes()
+    if name == "folder" and not data_dir:
+        raise DataMissing("give --data_dir, the folder of your own images")
+    if name != "folder" and data_dir and not has_cifar10(data_dir):
+        own_images = has_class_folders(Path(data_dir))
+        if own_images and name == "cifar10":
+            raise UserError(f"{data_dir} holds pictures, not CIFAR-10; give --dataset folder")
+        name = "folder" if own_images else "cifar10"
     if name == "folder":
-        if not data_dir:
-            raise DataMissing("give --data_dir, the folder of your own images")
         return load_folder(data_dir)
     try:
         return load_cifar10(data_dir or DEFAULT_DATA_DIR, download)
@@ -58,7 +65,7 @@ def epoch_order(count, seed, epoch):
 def parse_args(argv=None):
     from inside_cnn.engine.cli import Parser
 
-    parser = Parser(__doc__.split("\n\n")[0])
+    parser = Parser(__doc__)
     parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="dataset")
     parser.add_argument(
         "--data_dir",

@@ -9,12 +9,11 @@ listed beside those of baselines: test images, noisy training images, an untrain
 evaluation.json and figures to evaluation/.
 """
 
+import importlib.metadata
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-
-from torch_fidelity import __version__ as fidelity_version
 
 from data_tools import DATASETS, load_dataset
 from inside_cnn.core.device import keep_freed_memory, peak_memory, pick_device, pick_precision
@@ -30,7 +29,7 @@ from inside_cnn.engine.weights import (
     find_weights,
     load_model,
 )
-from inside_cnn.metrics import inception, sampling
+from inside_cnn.metrics import sampling
 from inside_cnn.metrics.baselines import noisy, untrained_like
 from inside_cnn.metrics.memorization import memorization_metrics, save_nearest
 from inside_cnn.metrics.sample_files import write_samples
@@ -46,7 +45,7 @@ from inside_cnn.metrics.scores import (
 
 def parse_args(argv=None):
     at_least = cli.at_least
-    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__)
     group = parser.add_argument_group("networks")
     group.add_argument(
         "--generator",
@@ -144,7 +143,7 @@ def score(args, image_sets, train, judge, folder):
     print(f"distance to the nearest training image: {json.dumps(memorization, indent=2)}")
     return {
         "judge": {"path": str(judge.path), "width": judge.model.width, "test_accuracy": accuracy},
-        "arithmetic": f"torch-fidelity {fidelity_version}",
+        "arithmetic": f"torch-fidelity {importlib.metadata.version('torch-fidelity')}",
         "scores": table,
         "memorization": memorization,
     }
@@ -158,6 +157,8 @@ def load_inception(args, device):
     """(the Inception network or None, its entry in the scores)."""
     if args.inception is None:
         return None, {}
+    from inside_cnn.metrics import inception  # here: its import takes seconds
+
     try:
         network = inception.Inception(args.inception or inception.obtain_weights(), device)
     except inception.InceptionMissing as error:
@@ -235,7 +236,7 @@ def run(args):
         if network is not None:
             labels = sampling.sample_labels(max(len(train), len(test)), range(num_classes))
             images = sample(labels, "samples for Inception"), train.images, test.images
-            scores = inception.both_protocols(network, *images, args.seed)
+            scores = network.both_protocols(*images, args.seed)
             result["inception"] = network.metadata() | {"scores": scores}
             write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
     print(f"scores: {folder / 'evaluation.json'}; the figures are in the same folder")

@@ -29,7 +29,7 @@ FIRST_PORT, PORTS = 7860, 100  # where a free one is looked for
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__)
     group = parser.add_argument_group("networks")
     for which, (flag, run, _) in TRAININGS.items():
         group.add_argument(

@@ -24,7 +24,7 @@ FILES = {  # name in results/: the user's own file
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__)
     parser.add_argument("--output", default="report.html", metavar="FILE", help="the page")
     for name, file in FILES.items():
         default = f"(default: {file.parent}, or results/{name} if there is no {file})"

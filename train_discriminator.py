@@ -70,11 +70,11 @@ MUON_ONLY = ("muon_lr", "weight_decay")  # flags that have no effect with adam
 def parse_args(argv=None):
     at_least = cli.at_least
     rate, share = {"type": at_least(0, float)}, {"type": at_least(0, float, high=1)}
-    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__)
     flags = {
         "epochs": {"type": at_least(1), "help": "passes over the training images"},
         "batch_size": {"type": at_least(1), "help": "images per step"},
-        "width": {"type": at_least(1), "help": "channels of every layer"},
+        "width": {"type": cli.size, "help": "channels of every layer"},
         "optimizer": {
             "choices": ("adam", "muon"),
             "help": "muon: Muon for convolution kernels, AdamW for the rest",

@@ -86,11 +86,11 @@ def make_parser():
     at_least = cli.at_least
     weight, optimizer = {"type": at_least(0, float)}, {"choices": ("adam", "muon")}
     share = {"type": at_least(0, float, high=1)}
-    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__)
     flags = {
         "epochs": {"type": at_least(1), "help": "passes over the training images"},
         "batch_size": {"type": at_least(2), "help": "real images per step"},
-        "width": {"type": at_least(1), "help": "channels of both networks"},
+        "width": {"type": cli.size, "help": "channels of both networks"},
         "augmentation": {
             "choices": ("crop", "flip", "shift"),
             "help": "crop: resized crop, flip, color jitter of real images; flip: flip of real "
@@ -117,7 +117,7 @@ def make_parser():
     cli.add_device_arguments(parser)
     cli.add_run_arguments(parser, "output/gan")
     latent_help = f"length of a latent: at least the number of classes + {MIN_NOISE}"
-    parser.add_argument("--latent_dim", type=at_least(1), default=100, help=latent_help)
+    parser.add_argument("--latent_dim", type=cli.size, default=100, help=latent_help)
     group = parser.add_argument_group("controls")
     group.add_argument(
         "--critic",
@@ -219,13 +219,17 @@ def sample_fake_inputs(run, args, num_classes, stream, penalty=False):
     z = sample_latents(labels, args.latent_dim, stream, num_classes)
     alpha = torch.rand(size, 1, 1, 1, generator=stream, device=device) if penalty else None
     shifts = sample_shift(size, stream) if args.augmentation == "shift" else None
-    if penalty:  # the same number of pairs for each process, at least one
-        world = run.ranks.world
-        alpha = alpha[: math.ceil(size / (args.gp_batch_shrink * world)) * world]
+    if penalty:
+        alpha = alpha[: penalty_pairs(args)]
     return run.shard(FakeInputs(labels, z, shifts, alpha))
 
 
 # ------------------------------------------------------------------------------ updates
+
+
+def penalty_pairs(args):
+    """Pairs of images in the gradient penalty of a batch."""
+    return math.ceil(args.batch_size / args.gp_batch_shrink)
 
 
 class GAN:
@@ -257,6 +261,9 @@ class GAN:
     def update_discriminator(self, step, real, inputs):
         """One step of the discriminator. real: RealBatch; inputs: FakeInputs."""
         args, options = self.args, {"alpha": inputs.alpha, "gp_weight": self.args.gp_weight}
+        if inputs.alpha is not None:  # processes may have different numbers of pairs
+            share = len(inputs.alpha) * self.run.ranks.world / penalty_pairs(args)
+            options["gp_weight"] *= share
         with self.run.autocast():
             if args.critic in WITHOUT_FAKES:
                 loss, parts = real_images_loss(self.discriminator, *real, **options)
@@ -270,6 +277,8 @@ class GAN:
         self.discriminator.zero_grad(set_to_none=True)
         loss.backward()
         self.run.take_step(self.d_optimizer, self.discriminator, loss, step)
+        if inputs.alpha is not None:
+            parts |= {name: share * parts[name] for name in ("gradient_penalty", "gradient_norm")}
         return parts
 
     def update_generator(self, step, inputs):
@@ -357,15 +366,16 @@ def save_samples(run, ema, dataset):
     labels = torch.tensor(displayed_classes(count), device=run.device).repeat(10)
     latents = sample_latents(labels, ema.model.latent_dim, run.stream(Stream.PREVIEW), count)
 
-    def grid():
+    if run.ranks.main:
         images = sampling.generate(ema.model, latents, precision=run.precision)
-        return image_grid(images, names, title + displayed_note(count))
+        title += displayed_note(count)
+        run.save_image(f"samples/{run.epoch:03d}.png", lambda: image_grid(images, names, title))
 
-    run.save_image(f"samples/{run.epoch:03d}.png", grid)
 
-
-def check_latents(args, train_set):
-    """Raises UserError if the latents are too short for the classes."""
+def check_sizes(args, train_set, world):
+    """Raises UserError for latents too short for the classes, or a penalty on too few pairs."""
+    if args.critic != "none" and (pairs := penalty_pairs(args)) < world:
+        raise UserError(f"--gp_batch_shrink leaves {pairs} pairs for {world} processes")
     num_classes = len(train_set.class_names)
     if args.latent_dim < (least := num_classes + MIN_NOISE):
         needed = f"with {num_classes} classes at least {least}"
@@ -379,7 +389,7 @@ def train(args):
     """
     with TrainingRun(args, "train_gan.py", panels.GAN) as run:
         train_set, test_set = run.load_data(drop_last=True)
-        check_latents(args, train_set)
+        check_sizes(args, train_set, run.ranks.world)
         reference = test_set if args.hold_out else train_set
         scorer = run.ranks.together(lambda: make_scorer(run, args, reference))
         fixed_generator = run.ranks.together(lambda: load_fixed_generator(args, train_set))

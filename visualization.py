@@ -60,7 +60,7 @@ def parse_layer(text):
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__)
     group = parser.add_argument_group("sections (none of them given: all)")
     for name, what in SECTIONS.items():
         group.add_argument(f"--{name}", type=cli.switch, nargs="?", const=True, help=what)
@@ -178,7 +178,8 @@ def load_images(args, networks, device):
 def animation(args, networks, path):
     """An animation of the sample grids in the folder of the network trained with G."""
     folders = [Path(n.path).parent / "samples" for n in networks if n.name == "with G"]
-    frames = [frame for folder in folders for frame in sorted(folder.glob("[0-9]*.png"))]
+    frames = [frame for folder in folders for frame in folder.glob("[0-9]*.png")]
+    frames.sort(key=lambda frame: int(frame.stem))  # by epoch, also from 1000 on
     if len(frames) >= 2:
         save_animation(frames, path)
         print(f"  {path}")

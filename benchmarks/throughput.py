@@ -46,7 +46,7 @@ ADAM = {"lr": 1e-4, "betas": (0.0, 0.9)}
 
 def parse_args(argv=None):
     at_least = cli.at_least
-    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--width", type=at_least(1), default=196, help="channels of the networks")
     add("--batch_size", type=at_least(2), default=128, help="images per step")
@@ -243,7 +243,7 @@ def run(args):
             machine[f"{name}_peak_memory_bytes"] = memory
     print(json.dumps(machine, indent=2))
     if args.json:
-        args.json.write_text(json.dumps(table | {"machine": machine}, indent=2) + "\n")
+        args.json.write_bytes(json.dumps(table | {"machine": machine}, indent=2).encode() + b"\n")
 
 
 def main(argv=None):

@@ -40,7 +40,7 @@ SETTING = ("flags", "variant", "commit", "share", "budget_images")  # older line
 
 
 def parse_args(argv=None):
-    parser, at_least = cli.Parser(__doc__.split("\n\n")[0]), cli.at_least
+    parser, at_least = cli.Parser(__doc__), cli.at_least
     add = parser.add_argument
     add("--width", type=at_least(1), default=32, help="channels of both networks")
     add("--images", type=at_least(1), default=280_000, help="images the recipe has time for")
@@ -91,7 +91,7 @@ def train(args, flags, steps, points, seed=0, scored=True):
         own += ["--evaluate_every", 1, "--judge", RESULTS / "baseline"] if scored else []
         with contextlib.redirect_stdout(io.StringIO()):
             train_gan.train(train_gan.parse_args([*flags, *map(str, own)]))
-        log = (Path(folder) / "metrics.jsonl").read_text()
+        log = (Path(folder) / "metrics.jsonl").read_bytes()
     return [json.loads(line) for line in log.splitlines()]
 
 
@@ -113,7 +113,7 @@ def train_seed(args, steps, seed):
     flags = shlex.join(["--width", str(args.width), *args.flags])
     trial = {"trial": "time to quality", "script": "train_gan.py", "flags": flags, "seed": seed}
     trial |= {"budget_images": args.images, "steps": steps, "commit": git_commit(), "device": "CPU"}
-    with open(args.output, "a") as file:
+    with open(args.output, "a", encoding="utf-8") as file:
         for record in train(args, args.flags, steps, POINTS, seed):
             point = {name: record[name] for name in ("step", "images", "cpu_seconds", *FIGURES)}
             file.write(json.dumps(trial | point) + "\n")
@@ -122,7 +122,7 @@ def train_seed(args, steps, seed):
 def print_summary(path):
     """The last figures of each trial in the file, as means over its seeds."""
     trials = {}
-    for line in Path(path).read_text().splitlines():
+    for line in Path(path).read_bytes().splitlines():
         record = json.loads(line)
         setting = str({name: record[name] for name in SETTING if name in record})
         trials.setdefault(setting, {})[record["seed"]] = record  # the last line of a seed counts

@@ -1,6 +1,7 @@
 """Shared fixtures: images, small networks, CIFAR-10, calls of the scripts."""
 
 import os
+import signal
 from pathlib import Path
 
 import matplotlib
@@ -20,6 +21,7 @@ from inside_cnn.training.optimizers import make_optimizer
 from own_images import write_pictures
 
 matplotlib.use("Agg")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import data_tools
 from data_tools import DataMissing
 from inside_cnn.core.errors import UserError
 from inside_cnn.data import cifar10, download
+from own_images import write_pictures
 
 # ------------------------------------------------------------------------------ a small CIFAR-10
 
@@ -106,13 +107,35 @@ def test_missing_data_names_the_folder_and_the_remedy(tmp_path):
     assert not (tmp_path / "absent").exists()
 
 
-def test_auto_uses_the_shapes_without_cifar10(tmp_path):
+def test_auto_uses_the_shapes_without_cifar10(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
-    train, test = data_tools.load_dataset("auto", tmp_path / "file" / "data")
+    monkeypatch.setattr(data_tools, "DEFAULT_DATA_DIR", str(tmp_path / "file" / "data"))
+    train, test = data_tools.load_dataset("auto")
     assert train.name == test.name == "shapes"
     assert (len(train), len(test)) == (20_000, 2_000)
     assert "no CIFAR-10 in" in train.source
     assert "Not a directory" in train.source
+
+
+@pytest.mark.parametrize("parts", ["", "train/"])
+def test_pictures_are_not_mistaken_for_cifar10(tmp_path, parts):
+    """--data_dir without --dataset folder: nothing is downloaded between the pictures."""
+    images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
+    for part in {parts, parts and "test/"}:
+        write_pictures(tmp_path / part, images, torch.arange(20) % 2, ["a", "b"])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="not CIFAR-10; give --dataset folder"):
+        data_tools.load_dataset("cifar10", tmp_path)
+    assert data_tools.load_dataset("auto", tmp_path)[0].name == "folder"
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(DataMissing, match="no CIFAR-10"):
+        data_tools.load_dataset("auto", tmp_path / "a", download=False)
+
+
+def test_the_folder_of_the_batches_itself(small_cifar10):
+    expected, _ = data_tools.load_dataset("cifar10", small_cifar10.parent)
+    train, _ = data_tools.load_dataset("cifar10", small_cifar10)
+    assert torch.equal(train.images, expected.images)
 
 
 # ------------------------------------------------------------------------------ the archive

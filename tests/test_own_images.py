@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import PIL
 import pytest
 import torch
 
@@ -120,7 +121,7 @@ def test_training_without_data_is_refused(refused, tmp_path, monkeypatch, script
 # ------------------------------------------------------------------------------ runs
 
 
-def test_run_identifies_its_images(mine, run_main, refused, tmp_path):
+def test_run_identifies_its_images(mine, run_main, refused, tmp_path, monkeypatch):
     flags = [*mine(2), *MACHINE, "--width", 4, "--epochs", 1, "--batch_size", 24]
     assert run_main(train_discriminator, *flags)[0] == 0
     moved = tmp_path / "moved"
@@ -129,6 +130,8 @@ def test_run_identifies_its_images(mine, run_main, refused, tmp_path):
     assert "finished already" in run_main(train_discriminator, *flags)[1]
     (moved / "train/class 0/000000.png").unlink()
     assert "data_sha256 was" in refused(train_discriminator, *flags)
+    monkeypatch.setattr(PIL, "__version__", "99")
+    assert "Pillow, which decodes the pictures, was" in refused(train_discriminator, *flags)
 
 
 def test_short_latents_are_refused(mine, refused):

@@ -45,7 +45,8 @@ def pick_device(name):
         return torch.device("cpu")
     _, world, local = launched()
     if name == "cuda" and local is not None:
-        name = f"cuda:{local}"  # one GPU for each process
+        # One GPU for each process; Slurm may show each process its own GPU only.
+        name = f"cuda:{local % max(1, torch.cuda.device_count())}"
     elif name != "cuda" and world > 1:
         raise UserError(f"--device {name} puts all processes on one GPU; use --device cuda")
     match = re.fullmatch(r"cuda(?::(\d+))?", name)

@@ -12,7 +12,7 @@ PLAIN_LINE_SECONDS = 15  # between lines if stderr is not a terminal
 class Progress:
     """A tqdm bar in a terminal, a plain line every few seconds elsewhere.
 
-    total: number of steps of `unit_size` images each; columns: {field: format} of the record that
+    total: number of steps of mostly `unit_size` images; columns: {field: format} of the record that
     `report` prints; done: number of steps completed before.
     """
 
@@ -20,14 +20,16 @@ class Progress:
         self.title, self.total, self.unit_size, self.done = title, total, unit_size, done
         self.columns = columns or {}
         self.start, self.start_done = time.monotonic(), done
-        self.lap_start, self.lap_done = self.start, done
+        self.lap_start, self.lap_images = self.start, 0
         self.last_line = self.start
         self.bar = None
         if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
             self.bar = tqdm(desc=title, total=total, initial=done, leave=False, dynamic_ncols=True)
 
-    def step(self):
+    def step(self, images=None):
+        """Count a step of that many images, by default unit_size."""
         self.done += 1
+        self.lap_images += self.unit_size if images is None else images
         if self.bar is not None:
             self.bar.update()
         elif time.monotonic() - self.last_line >= PLAIN_LINE_SECONDS:
@@ -41,7 +43,7 @@ class Progress:
     def images_per_second(self):
         """Speed since the last start_lap, or since the start."""
         seconds = max(time.monotonic() - self.lap_start, 1e-9)
-        return (self.done - self.lap_done) * self.unit_size / seconds
+        return self.lap_images / seconds
 
     def time_left(self):
         """`05:30 left`, from the mean time of a step, including evaluation and figures."""
@@ -66,7 +68,7 @@ class Progress:
 
     def start_lap(self):
         """Measure the speed from now on. Call it after anything other than training."""
-        self.lap_start, self.lap_done = time.monotonic(), self.done
+        self.lap_start, self.lap_images = time.monotonic(), 0
 
     def close(self):
         if self.bar is not None:

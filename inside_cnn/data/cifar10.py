@@ -51,7 +51,7 @@ def load_cifar10(data_dir, download=True):
     An archive cifar-10-python.tar.gz in data_dir is unpacked; with `download`, a missing one is
     downloaded first. Raises DataMissing if there is none, UserError for corrupt files.
     """
-    folder = Path(data_dir) / CIFAR10_FOLDER
+    folder = cifar10_folder(data_dir)
     if not folder.is_dir():
         _prepare(Path(data_dir), download)
     source = f"CIFAR-10 from {folder} (every file has its official MD5)"
@@ -60,6 +60,18 @@ def load_cifar10(data_dir, download=True):
         Dataset("cifar10", *_read_batches(folder, names), CIFAR10_CLASSES, source)
         for names in parts
     )
+
+
+def cifar10_folder(data_dir):
+    """data_dir/cifar-10-batches-py, or data_dir if it is that folder itself."""
+    data_dir = Path(data_dir)
+    is_itself = any((data_dir / name).is_file() for name in MD5)
+    return data_dir if is_itself else data_dir / CIFAR10_FOLDER
+
+
+def has_cifar10(data_dir):
+    """Whether a folder holds CIFAR-10 or its archive."""
+    return cifar10_folder(data_dir).is_dir() or (Path(data_dir) / ARCHIVE).is_file()
 
 
 def _read_batches(folder, names):

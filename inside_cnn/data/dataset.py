@@ -10,7 +10,7 @@ from inside_cnn.core.errors import UserError
 from inside_cnn.data.pixels import encode_mean_image
 
 DATASETS = ("auto", "cifar10", "shapes", "folder")
-DEFAULT_DATA_DIR = os.environ.get("CIFAR10_DIR") or "data"
+DEFAULT_DATA_DIR = os.path.expanduser(os.environ.get("CIFAR10_DIR") or "data")
 MAX_COLUMNS = 10  # of a figure with one column per class
 
 

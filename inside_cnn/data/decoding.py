@@ -3,8 +3,8 @@
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from inside_cnn.data.pictures import MAX_BYTES, read_picture
 
 PARTS = ("train", "test")
 CACHE = Path("output/image_cache")  # not in the folder of the pictures, which may be read-only
-FORMAT = 2  # version of the cached files
+FORMAT = 3  # version of the cached files
 
 
 class Picture(NamedTuple):
@@ -70,8 +70,8 @@ def decode(pictures):
     progress = Progress("decoding", len(pictures), 1)
     images = torch.zeros(len(pictures), 3, 32, 32, dtype=torch.uint8)
     failed = {}
-    with ThreadPool(cpu_count()) as pool:  # Pillow releases the GIL while it decodes
-        for index, result in enumerate(pool.imap(read_image, pictures, chunksize=16)):
+    with ThreadPoolExecutor(cpu_count()) as pool:  # Pillow releases the GIL for large pictures
+        for index, result in enumerate(pool.map(read_image, pictures)):
             if isinstance(result, str):
                 failed[index] = result
             else:

@@ -5,6 +5,7 @@ The part and the position of a picture depend on a hash of its path relative to 
 a new picture moves no other, and the first N images of a dataset include all classes.
 """
 
+import contextlib
 import os
 import unicodedata
 from pathlib import Path
@@ -17,6 +18,10 @@ MIN_CLASSES, MAX_CLASSES = 2, 64
 TEST_SHARE = 10  # one picture in TEST_SHARE is for testing
 ENOUGH = 100  # pictures of a class; the chance that none of them is for testing is 1 in 40,000
 MAX_LISTED = 3  # ignored files that are listed by name
+# Folders of file systems and of network storage, which are no classes. Some hold thumbnails.
+SYSTEM_FOLDERS = ("@eaDir", "@Recycle", "@tmp", "#recycle", "__MACOSX", "lost+found")
+SYSTEM_FOLDERS += ("$RECYCLE.BIN", "System Volume Information")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
 
 def load_folder(folder):
@@ -34,6 +39,10 @@ def load_folder(folder):
         print(printable(f"ignored {pictures[index].path}: {reason}"))
     if len(failed) > MAX_LISTED:
         print(f"ignored {len(failed):,} files in total that are not valid pictures")
+    for part in PARTS:
+        flat = tensors[f"{part}_images"].flatten(1)
+        if count := int((flat.amax(1) == flat.amin(1)).sum()):
+            print(f"warning: {count:,} {part} pictures have a single color")
     check_class_sizes(class_names, tensors)
     counts = " + ".join(f"{len(tensors[f'{part}_labels']):,}" for part in PARTS)
     source = printable(f"{counts} pictures of {len(class_names)} classes in {folder}")
@@ -64,6 +73,8 @@ def find_pictures(folder):
     top = subfolders(folder)
     if set(PARTS) <= top.keys():
         roots = {part: folder / part for part in PARTS}
+        for name in sorted(top.keys() - set(PARTS)):
+            print(f"note: {folder / name} is not used, only train and test are")
     else:
         check_part_names(folder, top)
         roots = {"": folder}
@@ -77,11 +88,13 @@ def find_pictures(folder):
     if other_names and other_names != [names]:
         different = ", ".join(sorted(set(names) ^ set(*other_names)))
         raise UserError(f"{folder}: only one of train and test holds the classes {different}")
+    if (folder / "dataset.json").is_file():  # of StyleGAN
+        print(f"note: {folder / 'dataset.json'} is not read: the folders are the classes")
     pictures = []
     for root_part, root in roots.items():
         for label, name in enumerate(names):
             for path in files_below(root / classes[root_part][name]):
-                number = digest_of(unicodedata.normalize("NFC", os.path.relpath(path, root)))
+                number = digest_of(normalized(os.path.relpath(path, root)))
                 part = root_part or PARTS[int(number[-8:], 16) % TEST_SHARE == 0]
                 status = os.stat(path)
                 size, time = status.st_size, status.st_mtime_ns
@@ -90,15 +103,39 @@ def find_pictures(folder):
 
 
 def subfolders(folder):
-    """{class name: folder name}, sorted, without hidden folders."""
+    """{class name: folder name}, sorted, without hidden folders and those of the system."""
     with os.scandir(folder) as entries:
-        folders = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+        folders = [e.name for e in entries if e.is_dir() and is_visible(e.name)]
     return dict(sorted((printable(name), name) for name in folders))
 
 
+def is_visible(name):
+    return not name.startswith(".") and name not in SYSTEM_FOLDERS
+
+
+def has_class_folders(folder):
+    """Whether a folder looks like pictures for load_folder: pictures in at least two folders."""
+    roots = [folder / part for part in PARTS if (folder / part).is_dir()] or [folder]
+    with contextlib.suppress(OSError):
+        classes = [root / name for root in roots for name in subfolders(root).values()]
+        names = {path.name for path in classes if any(map(is_picture_name, os.listdir(path)))}
+        return len(names) >= MIN_CLASSES
+    return False
+
+
+def is_picture_name(name):
+    return name.lower().endswith(SUFFIXES)
+
+
+def normalized(name):
+    """The name of a file or folder as UTF-8 in the form NFC, the same in every locale."""
+    text = os.fsencode(name).decode("utf-8", "surrogateescape")
+    return unicodedata.normalize("NFC", text)
+
+
 def printable(text):
-    """A text on one line, in the Unicode form NFC, which is the same on every system."""
-    text = unicodedata.normalize("NFC", text)
+    """The name of a file or folder on one line."""
+    text = normalized(text)
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
@@ -116,6 +153,6 @@ def check_part_names(folder, top):
 def files_below(folder):
     """Paths of the regular files in a folder and below it; links are followed, hidden ones not."""
     for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = filter(is_visible, folders)
         paths = (os.path.join(root, name) for name in files if not name.startswith("."))
         yield from filter(os.path.isfile, paths)

@@ -17,9 +17,10 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 def read_picture(data):
     """The bytes of a picture file -> uint8 (3, 32, 32).
 
-    EXIF rotation is applied, transparency becomes white; gray, palettes, 16 bits and CMYK become
-    RGB; an animation gives its first frame. The short side is scaled with antialiasing and the
-    center is cropped. A large JPEG is decoded at reduced size, at least four times the result.
+    EXIF rotation is applied, transparency becomes white; gray, palettes, 12 and 16 bits, floats and
+    CMYK become RGB; an animation gives its first frame. The short side is scaled with antialiasing
+    and the center is cropped. A large JPEG is decoded at reduced size, at least four times the
+    result.
     Raises UserError for anything but a valid picture of FORMATS with at most MAX_PIXELS.
     """
     try:
@@ -40,8 +41,9 @@ def as_rgb(image):
     """A Pillow image of any mode as RGB. Transparent pixels become white."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # mostly 16 bits
         levels = np.asarray(image, dtype=np.float32)
-        scale = 1 if levels.max(initial=0) <= 255 and image.mode == "F" else 256
-        return Image.fromarray((levels / scale).clip(0, 255).astype(np.uint8)).convert("RGB")
+        # Of floats in [0, 1], of 8, 12 or 16 bits.
+        top = next((top for top in (1, 256, 4096) if levels.max(initial=0) <= top), 65536)
+        return Image.fromarray((levels * (256 / top)).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -7,12 +7,15 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 from inside_cnn.core.device import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP
 from inside_cnn.core.errors import UserError
 from inside_cnn.data.dataset import DATASETS, DEFAULT_DATA_DIR
 from inside_cnn.data.folder import MAX_CLASSES
 
 DIVERGED, SAVE_FAILED = 3, 4  # exit codes
+MAX_SIZE = 4096  # of width, latent_dim and num_classes
 
 # A resumed run may have other values of these flags; any other difference is refused.
 MAY_CHANGE = (
@@ -31,10 +34,24 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser with one-line errors, exit code 2, and defaults in its help."""
+    """An ArgumentParser with one-line errors, exit code 2, and defaults in its help.
 
-    def __init__(self, description):
+    doc: the docstring of the script, whose first paragraph is the description; None with -OO.
+    """
+
+    def __init__(self, doc):
+        description = (doc or "").partition("\n\n")[0]
         super().__init__(description=description, formatter_class=_Formatter)
+
+    def parse_args(self, argv=None):
+        """The arguments, with "~" at the start of a path expanded: the shell leaves --flag=~/a."""
+        args = super().parse_args(argv)
+        for name, value in vars(args).items():
+            if isinstance(value, str | Path):
+                setattr(args, name, type(value)(os.path.expanduser(value)))
+            elif isinstance(value, list):
+                value[:] = [os.path.expanduser(v) if isinstance(v, str) else v for v in value]
+        return args
 
     def error(self, message):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
@@ -60,6 +77,9 @@ def at_least(low, kind=int, high=math.inf):
         return value
 
     return parse
+
+
+size = at_least(1, high=MAX_SIZE + 1)  # an argparse type
 
 
 def switch(text):
@@ -223,8 +243,8 @@ class _Tolerant:
 def exit_code_of(run, args):
     """Call run(args) and return the exit code of the script.
 
-    A UserError, or an OSError on a path in `args`, becomes one line on stderr and exit code 2. Any
-    other exception is a bug and is raised. A print that fails does not end the run.
+    A UserError, an OSError on a path in `args`, or a lack of memory becomes one line on stderr and
+    exit code 2. Any other exception is a bug and is raised. A failing print does not end the run.
     """
     with open(os.devnull, "w") as null:
         streams = sys.stdout or null, sys.stderr or null  # None if closed at the start
@@ -253,6 +273,13 @@ def _run(run, args):
             text = f"cannot use {error.filename}: {error.strerror}" if is_os else error
             line = "".join(c if c.isprintable() else "?" for c in str(text))
             print(f"error: {line}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        is_cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        if not (is_cpu or isinstance(error, torch.OutOfMemoryError)):
+            raise
+        remedy = "; use a smaller --batch_size" if hasattr(args, "batch_size") else ""
+        print(f"error: out of memory on the {'CPU' if is_cpu else 'GPU'}{remedy}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

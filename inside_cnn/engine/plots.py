@@ -2,10 +2,14 @@
 
 import io
 import math
+import os
 import warnings
 
 import numpy as np
-from matplotlib import rcParams
+
+# Jupyter sets MPLBACKEND to a backend that may not be installed here: the import would fail.
+os.environ["MPLBACKEND"] = "agg"
+from matplotlib import rcdefaults, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
@@ -16,6 +20,7 @@ from PIL import Image
 from inside_cnn.core.files import is_number, write_atomically
 
 _DPI = 100
+rcdefaults()  # figures do not depend on the user's matplotlibrc
 rcParams["text.parse_math"] = False  # class names may contain "$"
 # Fonts for class names with letters that matplotlib's own font lacks, if they are installed.
 _FALLBACK_FONTS = (

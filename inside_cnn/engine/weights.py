@@ -16,6 +16,7 @@ from generator import Generator
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import parse_json, write_atomically
 from inside_cnn.data.dataset import are_names
+from inside_cnn.engine.cli import MAX_SIZE
 from inside_cnn.layers.accelerate import accelerate
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"  # the published runs
@@ -28,7 +29,6 @@ BEFORE_ROUNDING = "sha256_before_rounding"  # metadata of published weights: dig
 _SCALE = ".scale"  # suffix of the scales of 8-bit weights
 _FLOATS = ("F32", "F16", "BF16")
 _MAX_WEIGHT = 1e10  # keeps every layer's output finite in float32
-_MAX_SIZE = 4096  # of width, latent_dim and num_classes
 
 
 # ------------------------------------------------------------------------------ writing
@@ -91,10 +91,12 @@ def load_model(path, device="cpu", kind=None):
     """(network in eval mode, metadata dict) from an export.
 
     kind: `discriminator` or `generator` if only that is accepted.
-    Raises UserError if the file is missing, corrupt or of another kind, or if its weights do not
-    fit the network in its metadata or are not finite.
+    Raises UserError if the device does not exist, if the file is missing, corrupt or of another
+    kind, or if its weights do not fit the network in its metadata or are not finite.
     """
     path = Path(path)
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"no CUDA device for {device!r}: this machine or this PyTorch has none")
     if not path.is_file():
         raise UserError(f"no weights at {path}")
     try:
@@ -137,7 +139,7 @@ def _network_of(metadata, path, kind):
     # The latents of a generator encode the class. Exports of the first version lack the number.
     metadata.setdefault("num_classes", len(names) if names else 10)
     sizes = {name: metadata.get(name) for name in ("num_classes", *arguments)}
-    if not all(type(size) is int and 1 <= size <= _MAX_SIZE for size in sizes.values()):
+    if not all(type(size) is int and 1 <= size <= MAX_SIZE for size in sizes.values()):
         raise UserError(f"{path} has impossible sizes: {sizes}")
     classes = sizes["num_classes"]
     if names and len(names) != classes:

@@ -19,7 +19,7 @@ ABOUT = (
     "Two networks of the same eight layers, trained on the same images: a **classifier**, and the "
     "**critic** of a GAN. The page's address holds what you see: keep it, and you have it back."
 )
-CSS = (Path(__file__).parent / "page.css").read_text()
+CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
 def build(session, cache):

@@ -4,8 +4,10 @@ Nothing else in interpretability/ calls a discriminator or a part of it.
 """
 
 import dataclasses
+import os
 import re
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -153,7 +155,7 @@ def _find_networks(given, controls):
         else:
             print(f"no discriminator trained {name}: skipped (run {script})")
     for path in (find_weights(path, WEIGHTS) for path in controls):
-        name = path.resolve().parent.name if path.name == WEIGHTS else path.stem
+        name = Path(os.path.abspath(path)).parent.name if path.name == WEIGHTS else path.stem
         if slug_of(name) in map(slug_of, (*TRAININGS, *paths)):
             raise UserError(f"two networks are named {name!r}; rename a folder or a file")
         paths[name] = path

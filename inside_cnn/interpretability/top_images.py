@@ -61,8 +61,9 @@ class TopImages(NamedTuple):
 
 @torch.no_grad()
 def top_images(network, batches, count=8):
-    """The TopImages of a network; batches: as in `strongest_units`."""
+    """The TopImages of a network, at most `count`; batches: as in `strongest_units`."""
     units = strongest_units(network, batches, network.layer_names)
+    count = min(count, len(next(iter(units.values()))[0]))
     layers = []
     for values, rows, columns in units.values():
         best = values.topk(count, dim=0)

@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.transforms.functional import gaussian_blur
 
 from generator import Generator
 from inside_cnn.core.device import Stream, random_stream
@@ -24,6 +23,8 @@ def altered_copies(images, seed):
 
     A shift reflects the image at its edge; the blur is a 3x3 Gaussian of sigma 1 pixel.
     """
+
+    from torchvision.transforms.functional import gaussian_blur  # here: the import takes seconds
 
     def shifted(images, pixels):
         padded = F.pad(images.float(), [pixels, 0, pixels, 0], mode="reflect")

@@ -4,17 +4,23 @@ import torch
 import torch.nn.functional as F
 
 from data_tools import to_signed
+from discriminator import NUM_LAYERS
 from inside_cnn.core.device import autocast
 
 
 def predict(discriminator, images, precision="fp32", batch_size=500):
-    """uint8 (n, 3, 32, 32) on the model's device -> class logits, float32 (n, num_classes)."""
+    """uint8 (n, 3, 32, 32) on the model's device -> class logits, float32 (n, num_classes).
+
+    precision: of the blocks. The head is in float32, since logits in bfloat16 often are equal.
+    """
     training = discriminator.training
     discriminator.eval()
     logits = []
-    with torch.no_grad(), autocast(images.device, precision):
+    with torch.no_grad():
         for batch in images.split(batch_size):
-            logits.append(discriminator(to_signed(batch))[1].float())
+            with autocast(images.device, precision):
+                features = discriminator.features(to_signed(batch), NUM_LAYERS)
+            logits.append(discriminator.head(features.float())[1])
     discriminator.train(training)
     return torch.cat(logits)
 

@@ -29,6 +29,8 @@ from inside_cnn.data.download import download
 from inside_cnn.metrics.scores import distances, text_of
 
 HASH_PREFIX = URL_INCEPTION_V3.rpartition("-")[2].partition(".")[0]  # of the file's SHA-256
+# trunk_digest of the network that FID is defined on, for files in which it is stored otherwise.
+TRUNK_DIGEST = "c9ce7f36d5ee9536ecde7e5b5b679a59d152a85abff7981e0d6c0e5d706e3557"
 EXTRACTOR = "inception-v3-folded"
 CACHE = Path("output/features")
 BLOCK = 1000  # images whose features are in one file, of 8 MB
@@ -96,6 +98,8 @@ class Inception:
         self.last_layer = state["fc.weight"].float()
         self.has_last_layer = bool(self.last_layer.any())
         self.checksum = hashlib.sha256(content).hexdigest()
+        known = self.checksum.startswith(HASH_PREFIX) or trunk_digest(state) == TRUNK_DIGEST
+        self.note = "" if known else " (not the standard FID network)"
 
     def features(self, images, title):
         """uint8 (n, 3, h, w) -> float32 (n, 2048), the features of the last pooling layer.
@@ -152,24 +156,34 @@ class Inception:
             metadata["inception_score_left_out"] = "the weights lack the network's last layer"
         return metadata
 
+    def both_protocols(self, samples, train, test, seed=0):
+        """{comparison: scores} of uint8 samples, training and test images (n, 3, h, w).
 
-def both_protocols(inception, samples, train, test, seed=0):
-    """{comparison: scores} of uint8 samples, training and test images (n, 3, h, w).
+        As in the literature, equally many samples are compared with all training images and with
+        all test images. The baseline compares test images with training images. With another
+        network than that of the FID the names end with a note.
+        """
+        scores = {}
 
-    As in the literature, equally many samples are compared with all training images and with all
-    test images. The baseline compares test images with training images.
-    """
-    scores = {}
+        def compare(name, features, reference):
+            name += self.note
+            scores[name] = self.scores(features, reference, seed)
+            print(f"{name}: {text_of(scores[name])}", flush=True)
 
-    def compare(name, features, reference):
-        scores[name] = inception.scores(features, reference, seed)
-        print(f"{name}: {text_of(scores[name])}", flush=True)
+        test_features = self.features(test, "test images")
+        features = self.features(samples[: len(test)], "samples")
+        compare("samples against test images", features, test_features)
+        train_features = self.features(train, "training images")
+        compare("test images against training images", test_features, train_features)
+        features = self.features(samples[: len(train)], "samples")
+        compare("samples against training images", features, train_features)
+        return scores
 
-    test_features = inception.features(test, "test images")
-    features = inception.features(samples[: len(test)], "samples")
-    compare("samples against test images", features, test_features)
-    train_features = inception.features(train, "training images")
-    compare("test images against training images", test_features, train_features)
-    features = inception.features(samples[: len(train)], "samples")
-    compare("samples against training images", features, train_features)
-    return scores
+
+def trunk_digest(state):
+    """SHA-256 of the weights of a state_dict without the last layer, which FID does not use."""
+    sha256 = hashlib.sha256()
+    for name in sorted(state):
+        if not name.startswith("fc.") and not name.endswith("num_batches_tracked"):
+            sha256.update(name.encode() + state[name].contiguous().numpy().tobytes())
+    return sha256.hexdigest()

@@ -4,7 +4,6 @@ Distances, precision and recall are torch-fidelity's, which has no density and c
 """
 
 import torch
-from torch_fidelity import metric_fid, metric_kid, metric_prc
 
 from data_tools import to_signed
 from discriminator import NUM_LAYERS
@@ -30,6 +29,8 @@ def distances(samples, reference, seed=0):
     MMD with the kernel (x.y / d + 1)^3, mean and standard deviation over 100 random subsets of 1000
     rows of each side, or of all rows if there are fewer (Binkowski et al. 2018).
     """
+    from torch_fidelity import metric_fid, metric_kid  # here: the import takes seconds
+
     samples, reference = samples.double(), reference.double()
     statistics = map(metric_fid.fid_features_to_statistics, (samples, reference))
     frechet = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)
@@ -56,6 +57,8 @@ def manifold_scores(samples, reference):
     balls around a sample, over NEIGHBORS; coverage: fraction of balls with a sample; these reach to
     neighbor number NEIGHBORS (Naeem et al. 2020). At most MANIFOLD_IMAGES of each side are used.
     """
+    from torch_fidelity import metric_prc
+
     samples = samples[:MANIFOLD_IMAGES].double()
     reference = reference[:MANIFOLD_IMAGES].double()
     metrics = metric_prc.prc_features_to_metric(
@@ -100,10 +103,9 @@ class Judge:
         features, classes = [], []
         for batch in with_progress(images.split(batch_size), title, batch_size):
             with autocast(self.device, self.precision):
-                batch = to_signed(batch.to(self.device))
-                maps = self.model.features(batch, NUM_LAYERS)
-                pooled, (_, logits) = self.model.pool(maps), self.model.head(maps)
-            features.append(pooled.double().cpu())
+                maps = self.model.features(to_signed(batch.to(self.device)), NUM_LAYERS)
+            _, logits = self.model.head(maps.float())  # in bfloat16 logits often are equal
+            features.append(self.model.pool(maps).double().cpu())
             classes.append(logits.argmax(1).cpu())
         return torch.cat(features), torch.cat(classes)
 

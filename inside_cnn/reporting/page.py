@@ -66,13 +66,13 @@ def render(contents):
 
 def read_json(path):
     """The dict in a JSON file; empty if there is no file."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_bytes()) if path.is_file() else {}
 
 
 def read_run(folder, heading, script, plotted):
     """The summary and curves of a training; plotted: its training.panels.Panels."""
     log = folder / "metrics.jsonl"
-    lines = log.read_text().splitlines() if log.is_file() else []
+    lines = log.read_bytes().splitlines() if log.is_file() else []
     records = [renamed(r) for r in map(parse_json, lines) if r]  # the last line may be cut off
     curves = []
     for title, fields in plotted.curves.items():

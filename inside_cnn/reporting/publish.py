@@ -33,7 +33,7 @@ PRIVATE = ("data_dir", "output_dir", "judge", "fixed_generator")  # paths of thi
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__.split("\n\n")[0])
+    parser = cli.Parser(__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run")
     parser.add_argument("target", metavar="FOLDER", help="folder to create or replace")
     parser.add_argument(
@@ -69,12 +69,12 @@ def run(args):
     names = [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
     names += [] if "curves" in args.skip else ["curves.png"]
     files = {name: (source / name).read_bytes() for name in names}
-    log = (source / "metrics.jsonl").read_text()
+    log = (source / "metrics.jsonl").read_bytes()
     records = [renamed(json.loads(line)) for line in log.splitlines()]
     files["metrics.jsonl"] = "".join(json.dumps(r) + "\n" for r in records).encode()
-    summary = renamed(json.loads((source / "summary.json").read_text()))
+    summary = renamed(json.loads((source / "summary.json").read_bytes()))
     files["summary.json"] = json.dumps(summary, indent=2).encode()
-    config = json.loads((source / "config.json").read_text())
+    config = json.loads((source / "config.json").read_bytes())
     config["settings"] = published(config["settings"])
     for resumed in config.get("resumed", []):
         resumed["changed"] = published(resumed["changed"])

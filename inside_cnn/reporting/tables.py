@@ -48,11 +48,11 @@ RUNS = {  # folders in results/: title, flags of the script
 
 
 def read_json(path):
-    return json.loads(path.read_text())
+    return json.loads(path.read_bytes())
 
 
 def read_lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def markdown(headings, rows):
@@ -181,7 +181,7 @@ def update(root, check=False):
     """Write the tables of all documents unless `check`; returns the stale ones as text."""
     stale = []
     for document in sorted(path for pattern in DOCUMENTS for path in root.glob(pattern)):
-        text = document.read_text()
+        text = document.read_text(encoding="utf-8")
         for start, name, before, end in TABLE.findall(text):
             kind, *arguments = shlex.split(name)
             table = KINDS[kind](root / "results", *arguments) + "\n"

@@ -17,8 +17,10 @@ import torch.distributed as dist
 
 from inside_cnn.core.device import launched
 from inside_cnn.core.errors import UserError
+from inside_cnn.engine.cli import Stopped
 
-TIMEOUT = datetime.timedelta(hours=6)  # others wait while rank 0 downloads or decodes images
+# The ranks wait for each other while one of them downloads or decodes images.
+TIMEOUT = datetime.timedelta(days=7)
 
 
 @contextlib.contextmanager
@@ -47,10 +49,11 @@ class Ranks:
     def __init__(self):
         self.rank, self.world, _ = launched()
         self.main = self.rank == 0
-        self._device_group = None  # None: the default group
+        self._group = self._device_group = None  # for values; for tensors of the training
         if self.world > 1:
             with _communication("do not find each other by MASTER_ADDR and MASTER_PORT"):
-                dist.init_process_group("gloo", timeout=TIMEOUT)
+                dist.init_process_group("gloo")
+                self._group = self._device_group = dist.new_group(timeout=TIMEOUT)
             if not self.main:
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the script's end)
 
@@ -63,8 +66,11 @@ class Ranks:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         if self.world > 1:
+            failed = kind is not None and not issubclass(kind, Stopped)
+            if failed and self._device_group is not self._group:
+                self._device_group.abort()  # NCCL: a pending message would wait for a dead rank
             dist.destroy_process_group()
 
     def shard(self, batch):
@@ -109,7 +115,7 @@ class Ranks:
         made = [self.on_main(make)]
         if self.world > 1:
             with _communication():
-                dist.broadcast_object_list(made, 0)
+                dist.broadcast_object_list(made, 0, group=self._group)
         return made[0]
 
     def agree(self, *numbers):
@@ -118,7 +124,7 @@ class Ranks:
             return numbers
         tensor = torch.tensor(numbers)
         with _communication():
-            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+            dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group)
         return tuple(tensor.tolist())
 
     def stack(self, tensor):
@@ -136,7 +142,7 @@ class Ranks:
         gathered = [value] * self.world
         if self.world > 1:
             with _communication():
-                dist.all_gather_object(gathered, value)
+                dist.all_gather_object(gathered, value, group=self._group)
         return gathered
 
     # ---------------------------------------------------------------- tensors of the training

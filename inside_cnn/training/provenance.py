@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 
 
@@ -19,6 +20,7 @@ def git_commit():
 
 
 def environment():
-    """{"git_commit", "versions": of Python, PyTorch and NumPy}, for config.json."""
+    """{"git_commit", "versions": of Python, PyTorch, NumPy and Pillow}, for config.json."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    return {"git_commit": git_commit(), "versions": {**versions, "numpy": np.__version__}}
+    versions |= {"numpy": np.__version__, "pillow": PIL.__version__}
+    return {"git_commit": git_commit(), "versions": versions}

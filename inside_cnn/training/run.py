@@ -1,6 +1,7 @@
 """The mechanics of a training run, which a training script calls from its own loop."""
 
 import contextlib
+import functools
 import json
 import math
 import sys
@@ -26,7 +27,7 @@ from inside_cnn.engine.weights import export_bytes
 from inside_cnn.training.cuda_graph import CapturedStep
 from inside_cnn.training.distributed import Ranks, check_batches
 from inside_cnn.training.optimizers import Combined, keep_learning_rates_on
-from inside_cnn.training.run_folder import RunFolder
+from inside_cnn.training.run_folder import RunFolder, recorded_settings
 from inside_cnn.training.schedules import FALL_TO_ZERO
 from inside_cnn.training.stopping import FiniteGuard, StopSignal, Timer, diverged, stopped
 from inside_cnn.training.tensorboard import TensorBoard
@@ -54,16 +55,21 @@ class TrainingRun:
         self._order = None  # (epoch, the order of its images)
         with contextlib.ExitStack() as undo:
             self.ranks = undo.enter_context(Ranks())
-            self.ranks.together(self._pick_device)
+            recorded = self.ranks.from_main(lambda: recorded_settings(args.output_dir))
+            self.ranks.together(lambda: self._pick_device(recorded.get("precision")))
             self.ranks.use(self.device)
             self.compiled = pick_compile(args.compile, self.device)
             self.guard = FiniteGuard(self.device)
             keep_freed_memory()
             self._undo = undo.pop_all()
 
-    def _pick_device(self):
+    def _pick_device(self, precision_before):
+        """precision_before: of the run to resume, or None; --precision auto means the same."""
         self.device = pick_device(self.args.device)
         self.precision = pick_precision(self.args.precision, self.device)
+        if self.args.precision == "auto" and precision_before not in (None, self.precision):
+            self.precision = precision_before
+            print(f"--precision auto: {self.precision}, with which this run started")
         self._tensorboard = TensorBoard(self.args.tensorboard and self.ranks.main)
 
     def __enter__(self):
@@ -86,6 +92,10 @@ class TrainingRun:
         if args.hold_out:
             sets = ranks.together(lambda: sets[0].hold_out(args.hold_out))
             print(f"evaluated on {args.hold_out} held-out training images, not on the test set")
+        settings = vars(args) | {"script": self.script, "precision": self.precision}
+        for limit, part in zip(("limit_train", "limit_test"), sets, strict=True):
+            if settings[limit] and settings[limit] >= len(part):
+                settings[limit] = None
         train_set = sets[0].first(args.limit_train).to(self.device)
         test_set = sets[1].first(args.limit_test).to(self.device)
         count, batch_size = len(train_set), args.batch_size
@@ -96,11 +106,12 @@ class TrainingRun:
         self.scheduled_steps = args.epochs * self.steps_per_epoch
         self.total_steps = min(self.scheduled_steps, args.max_steps or sys.maxsize)
 
-        settings = vars(args) | {"script": self.script}
-        settings |= {"dataset": train_set.name, "precision": self.precision}  # what `auto` chose
+        settings["dataset"] = train_set.name  # what `auto` chose
         if train_set.digest:
             settings["data_sha256"] = train_set.digest
-        may_change = set(MAY_CHANGE) - ({"epochs"} if args.schedule in FALL_TO_ZERO else set())
+        may_change = {*MAY_CHANGE, "recipe"}  # the flags that a recipe sets are compared
+        if args.schedule in FALL_TO_ZERO:
+            may_change.remove("epochs")
         self.folder = RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
         self._metadata = {"recipe": args.recipe, "hold_out": args.hold_out, **test_set.metadata()}
         print(f"data: {train_set.source}")
@@ -190,12 +201,13 @@ class TrainingRun:
         metrics: {name: sum over `count` images or batches, a scalar on the device}. A record has
         their means, the learning rates, the speed and the memory. Raises Stopped after divergence.
         """
+        images = len(self.batch())
         for name, value in metrics.items():
             entry = torch.stack([value, torch.full_like(value, count)])
             self._totals[name] = self._totals[name] + entry if name in self._totals else entry
         self.step += 1
         self._stop_if_diverged(self.step)
-        self.progress.step()
+        self.progress.step(images)
         every = self.args.log_every_steps
         if not (self.epoch_ends or (every and self.step % every == 0)):
             return {}
@@ -253,8 +265,7 @@ class TrainingRun:
 
     def save_image(self, file, make):
         """Write the PNG that `make` returns into the run's folder, from rank 0."""
-        if self.ranks.main:
-            png = make()
+        if png := self.folder.attempt(file, make, Exception):  # a figure never ends a run
             self._tensorboard.add_image(png, self.step)
             self.folder.write(file, png)
 
@@ -316,4 +327,5 @@ class TrainingRun:
     def _plot_curves(self):
         self.curves_timer.reset()
         folder, path = self.folder, self.folder.path / "curves.png"
-        folder.attempt(path.name, lambda: save_curves(folder.records(), path, self.panels.curves))
+        plot = functools.partial(save_curves, folder.records(), path, self.panels.curves)
+        folder.attempt(path.name, plot, Exception)  # a figure never ends a run

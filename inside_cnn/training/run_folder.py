@@ -22,6 +22,7 @@ from inside_cnn.training.checkpoint import (
 from inside_cnn.training.provenance import environment
 
 FORMAT = 2  # of the state in a checkpoint
+SAVED = ("summary.json", "*.safetensors", "checkpoints/step_*.pt")
 # Patterns of the files that a run writes. A new run overwrites none of them.
 FILES = (
     *("metrics.jsonl", "summary.json", "curves.png", "samples/*.png"),
@@ -34,6 +35,7 @@ class RunFolder:
 
     settings: the run's arguments by name. A folder that already holds a run is resumed if its
     settings are the same, except for those named in `may_change`; never if `resume` is "never".
+    A run that saved nothing, as after a lack of memory, starts over with any settings.
     writer: False on the ranks that leave all writing to rank 0: there `attempt` does nothing.
     Nothing is written before `open`.
     """
@@ -58,11 +60,11 @@ class RunFolder:
         with writing_to(self.path):
             self._lock = lock(self.path)
         self.config = _read_json(self.path / "config.json")
-        if self.config is not None:
-            self._check_settings()
-        existing = [path for pattern in FILES for path in self.path.glob(pattern)]
+        existing = self._glob(FILES)
         if self.config is None and existing:
             raise UserError(f"{existing[0]} is not of this run; give another --output_dir")
+        if self.config is not None:
+            self._check_settings()
         state = load_latest(self.checkpoints)
         summary = _read_json(self.path / "summary.json")
         if state is None and summary is not None:
@@ -81,6 +83,9 @@ class RunFolder:
             )
         return state, None
 
+    def _glob(self, patterns):
+        return [path for pattern in patterns for path in self.path.glob(pattern)]
+
     def _check_settings(self):
         if self.resume == "never":
             raise UserError(
@@ -88,6 +93,9 @@ class RunFolder:
             )
         if "settings" not in self.config:
             raise UserError(f"{self.path} belongs to another program; give another --output_dir")
+        if not self._glob(SAVED):
+            self.config = None
+            return
         self.config["settings"] = renamed(self.config["settings"])
         before = {name: ADDED[name] for name in self.settings.keys() & ADDED.keys()}
         before |= without_deleted(self.config["settings"])
@@ -97,6 +105,9 @@ class RunFolder:
             if before.get(name) != self.settings.get(name)
         ]
         if differences:
+            pillow, now = self.config["versions"].get("pillow"), environment()["versions"]["pillow"]
+            if before.get("data_sha256") and pillow not in (None, now):
+                differences.append(f"Pillow, which decodes the pictures, was {pillow}, now {now}")
             raise UserError(
                 f"{self.path} belongs to a run with other settings ({'; '.join(differences)}); "
                 "give the same settings to resume it, or another --output_dir"
@@ -134,17 +145,18 @@ class RunFolder:
 
     # ------------------------------------------------------------------------------ writing
 
-    def attempt(self, what, action):
+    def attempt(self, what, action, errors=OSError):
         """action(), which writes `what`; a failure is reported and remembered, not raised.
 
-        Returns what the action returns, None if it failed or this rank is no writer.
+        errors: exceptions that count as a failure. Returns what the action returns, None if it
+        failed or this rank is no writer.
         """
         if not self.writer:
             return None
         try:
             result = action()
-        except OSError as error:
-            self.failed[what] = error.strerror or str(error)
+        except errors as error:
+            self.failed[what] = getattr(error, "strerror", None) or repr(error)
             print(f"warning: could not write {what}: {self.failed[what]}", file=sys.stderr)
             return None
         self.failed.pop(what, None)
@@ -218,6 +230,11 @@ def lock(folder):
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return file
+
+
+def recorded_settings(path):
+    """The settings of the run in a folder; {} if there is none."""
+    return renamed((_read_json(Path(path) / "config.json") or {}).get("settings", {}))
 
 
 def _read_json(path):

@@ -10,6 +10,8 @@ import torch
 from inside_cnn.engine.cli import DIVERGED, SAVE_FAILED, Stopped
 from inside_cnn.training.checkpoint import list_checkpoints
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
 
 def stopped(signal_number, step, saved):
     """The Stopped for a run that ends after `step`; signal_number: 0 if its time is up.
@@ -36,10 +38,11 @@ def diverged(step, metrics, checkpoints):
 
 
 class StopSignal:
-    """A flag for SIGTERM, SIGINT and SIGUSR1, which the training loop reads after each step.
+    """A flag for the SIGNALS, which the training loop reads after each step.
 
     received: the number of the last signal, 0 for none. The handler saves nothing, since it may
-    interrupt a save. A second SIGINT ends the process immediately.
+    interrupt a save. A second SIGINT ends the process immediately. Signals that the process
+    inherited as ignored, such as SIGHUP under nohup, stay ignored.
     """
 
     def __init__(self):
@@ -48,8 +51,9 @@ class StopSignal:
         self._before = {}
 
     def __enter__(self):
-        for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            self._before[signal_number] = signal.signal(signal_number, self._handle)
+        for signal_number in SIGNALS:
+            if signal.getsignal(signal_number) != signal.SIG_IGN:
+                self._before[signal_number] = signal.signal(signal_number, self._handle)
         return self
 
     def __exit__(self, *_):

@@ -64,14 +64,18 @@ def test_processes_do_not_share_a_gpu(monkeypatch):
         pick_device("cuda:99")
 
 
-@pytest.mark.parametrize(("local_rank", "count"), [(0, 0), (1, 1)])
-def test_missing_gpus_are_reported(monkeypatch, local_rank, count):
+@pytest.mark.parametrize(("local_rank", "count", "index"), [(0, 0, None), (1, 1, 0), (3, 4, 3)])
+def test_each_process_has_its_gpu(monkeypatch, local_rank, count, index):
+    """Slurm may show each process its own GPU only, as number 0."""
     environment = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": str(local_rank)}
     set_environment(monkeypatch, environment)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    message = f"cuda:{local_rank}, but this machine has {count} usable CUDA"
-    with pytest.raises(UserError, match=message):
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    if index is not None:
+        assert pick_device("cuda") == torch.device("cuda", index)
+        return
+    with pytest.raises(UserError, match="cuda:0, but this machine has 0 usable CUDA"):
         pick_device("cuda")
 
 
@@ -102,7 +106,7 @@ def test_freed_memory_is_reused():
     """A block of 64 MB causes no page faults once the heap is large enough; otherwise 15,625."""
 
     def page_faults():
-        for _ in range(3):
+        for _ in range(10):
             torch.ones(16_000_000)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 

@@ -14,6 +14,16 @@ def test_progress_prints_plain_lines_without_a_terminal(capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("title: 2/3, ")
 
 
+def test_speed_counts_the_images_of_a_smaller_batch(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    bar = Progress("title", total=4, unit_size=10)
+    bar.step()
+    bar.step(2)
+    now[0] = 3.0
+    assert bar.images_per_second() == 4
+
+
 def test_reports_have_aligned_columns(capsys):
     columns = {"loss": "loss {:.3f}", "score": "score {:6.1f} %"}
     bar = Progress("title", total=4, unit_size=10, columns=columns)

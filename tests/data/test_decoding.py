@@ -61,7 +61,7 @@ def test_a_folder_is_decoded_once(mine, capsys, monkeypatch):
     first = load_folder(mine.folder)
     assert "decoding 80 files" in capsys.readouterr().out
     second = load_folder(os.path.relpath(mine.folder))
-    assert capsys.readouterr().out == ""
+    assert "decoding" not in capsys.readouterr().out
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a.images, b.images)
         assert torch.equal(a.labels, b.labels)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.data.folder import load_folder
+from inside_cnn.data.folder import load_folder, normalized, printable
 
 
 def levels(dataset):
@@ -50,11 +50,15 @@ def test_a_new_picture_moves_no_other(mine):
     assert after[0].digest != before[0].digest
 
 
-def test_folders_train_and_test(mine):
+def test_folders_train_and_test(mine, capsys):
     mine.fill("a", "b", count=5, part="train/")
     mine.fill("a", "b", count=2, part="test/")
-    mine.put("notes/c/1.png")  # another folder is ignored
+    mine.put("val/c/1.png")
+    (mine.folder / "dataset.json").touch()
     train, test = load_folder(mine.folder)
+    out = capsys.readouterr().out
+    assert f"{mine.folder / 'val'} is not used" in out
+    assert f"{mine.folder / 'dataset.json'} is not read" in out
     assert sorted(levels(train)) == [0, 1, 2, 3, 4, 100, 101, 102, 103, 104]
     assert sorted(levels(test)) == [0, 1, 100, 101]
     assert "10 + 4 pictures of 2 classes" in train.source
@@ -101,6 +105,29 @@ def test_unprintable_class_name(mine):
         with open(os.fsencode(mine.folder) + b"/a\xff\n/%d.png" % number, "wb") as file:
             file.write((mine.folder / "z/0.png").read_bytes())
     assert load_folder(mine.folder)[0].class_names == ("a??", "z")
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN"])
+def test_folders_of_a_system_are_ignored(mine, name):
+    mine.fill("a", "b")
+    mine.put(f"{name}/a/1.png", 255)
+    mine.put(f"a/{name}/1.png/thumbnail.png", 255)
+    train, test = load_folder(mine.folder)
+    assert train.class_names == ("a", "b")
+    assert 255 not in levels(train) + levels(test)
+
+
+def test_names_are_utf8_in_every_locale(monkeypatch):
+    latin = "猫".encode().decode("latin-1")  # what Python reads from the disk with LC_ALL=en_US
+    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("latin-1"))
+    assert normalized(latin) == printable(latin) == "猫"
+
+
+def test_pictures_of_a_single_color_are_reported(mine, capsys):
+    mine.fill("a", "b")
+    load_folder(mine.folder)
+    out = capsys.readouterr().out
+    assert "train pictures have a single color" in out
 
 
 # ------------------------------------------------------------------------------ invalid folders

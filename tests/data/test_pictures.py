@@ -44,13 +44,17 @@ def test_32x32_picture_is_unchanged():
         (plain("RGBA", (0, 0, 0, 51)), (204, 204, 204)),
         (plain("LA", (0, 0)), (255, 255, 255)),
         (Image.fromarray(np.full((40, 40), 100 * 256, np.uint16)), (100, 100, 100)),
+        (Image.fromarray(np.full((40, 40), 100 * 16, np.uint16)), (100, 100, 100)),  # 12 bits
+        (Image.fromarray(np.full((40, 40), 100, np.uint16)), (100, 100, 100)),
+        (Image.fromarray(np.full((40, 40), 0.5, np.float32)), (128, 128, 128)),
+        (Image.fromarray(np.full((40, 40), 100, np.float32)), (100, 100, 100)),
         (plain("RGB", (10, 20, 30), (1, 1)), (10, 20, 30)),
         (plain("RGB", (10, 20, 30), (300, 20)), (10, 20, 30)),
     ],
     ids=lambda value: f"{value.mode} {value.size}" if isinstance(value, Image.Image) else "",
 )
 def test_every_mode_and_size_becomes_32x32_rgb(image, color):
-    kind = "TIFF" if image.mode == "CMYK" else "PNG"
+    kind = "TIFF" if image.mode in ("CMYK", "F") else "PNG"
     read = read_picture(written(image, kind))
     assert read.shape == (3, 32, 32)
     assert read.flatten(1).unique(dim=1).flatten().tolist() == list(color)

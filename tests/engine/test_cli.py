@@ -2,6 +2,7 @@ import argparse
 import sys
 
 import pytest
+import torch
 
 import train_discriminator
 import train_gan
@@ -67,6 +68,8 @@ def test_help_shows_no_default_of_none(script, capsys):
     [
         (train_discriminator, ["--dataset", "mnist"]),
         (train_discriminator, ["--width", "0"]),
+        (train_discriminator, ["--width", "4097"]),
+        (train_gan, ["--latent_dim", "4097"]),
         (train_discriminator, ["--precision", "fp16"]),
         (train_discriminator, ["--seed", str(2**63)]),
         (train_discriminator, ["--no_such_flag"]),
@@ -84,6 +87,20 @@ def test_invalid_values_are_reported_in_one_line(refused, script, flags):
     assert flags[0] in refused(script, *flags)
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    """The shell does not expand it in --output_dir=~/runs."""
+    monkeypatch.setenv("HOME", "/home/me")
+    args = train_gan.parse_args(["--output_dir=~/runs", "--data_dir", "a~b"])
+    assert (args.output_dir, args.data_dir) == ("/home/me/runs", "a~b")
+    args = visualization.parse_args(["--control", "~/a", "b"])
+    assert args.control == ["/home/me/a", "b"]
+
+
+def test_no_docstring_no_description():
+    """python -OO."""
+    assert "usage" in cli.Parser(None).format_help()
+
+
 def raises(error):
     def run(_):
         raise error
@@ -99,6 +116,18 @@ def raises(error):
         (raises(cli.Stopped(143, "stopped; saved")), 143, "stopped; saved\n", ""),
         (raises(UserError("no such device")), 2, "", "error: no such device\n"),
         (
+            raises(torch.OutOfMemoryError("CUDA out of memory")),
+            2,
+            "",
+            "error: out of memory on the GPU; use a smaller --batch_size\n",
+        ),
+        (
+            lambda _: torch.empty(2**60),
+            2,
+            "",
+            "error: out of memory on the CPU; use a smaller --batch_size\n",
+        ),
+        (
             raises(PermissionError(13, "Permission denied", "mine/a/1.png")),
             2,
             "",
@@ -107,7 +136,7 @@ def raises(error):
     ],
 )
 def test_exit_codes(capsys, run, code, out, err):
-    args = argparse.Namespace(data_dir="mine", epochs=3)
+    args = argparse.Namespace(data_dir="mine", batch_size=3)
     assert cli.exit_code_of(run, args) == code
     assert tuple(capsys.readouterr()) == (out, err)
 
@@ -121,7 +150,13 @@ def test_closed_streams_are_no_error(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("a bug"), OSError(28, "No space left"), FileNotFoundError(2, "", "mine2/a")]
+    "error",
+    [
+        KeyError("a bug"),
+        RuntimeError("a bug"),
+        OSError(28, "No space left"),
+        FileNotFoundError(2, "", "mine2/a"),
+    ],
 )
 def test_other_exceptions_are_raised(error):
     with pytest.raises(type(error)):

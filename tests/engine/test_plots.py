@@ -1,7 +1,11 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from matplotlib.image import imread
 
+import processes
 from inside_cnn.engine import plots
 from inside_cnn.engine.plots import BOX_COLOR, save_charts, save_curves, save_image_grid
 
@@ -102,3 +106,23 @@ def test_evenly_chosen_items_include_both_ends(count, expected):
 )
 def test_long_class_names_are_shortened(name, expected):
     assert plots.shortened(name) == expected
+
+
+def test_figures_do_not_depend_on_the_environment(tmp_path):
+    """A matplotlibrc, and MPLBACKEND as Jupyter sets it for the commands of a notebook."""
+    code = """
+import hashlib, torch
+from inside_cnn.engine.plots import image_grid
+images = torch.arange(4 * 3072).reshape(4, 3, 32, 32).to(torch.uint8)
+print(hashlib.sha256(image_grid(images, ["a", "b"], "title", list("abcd"))).hexdigest())
+"""
+    lines = ("savefig.bbox: tight", "image.origin: lower", "text.usetex: True", "text.color: white")
+    (tmp_path / "matplotlibrc").write_text("\n".join(lines))
+    own = {"MPLBACKEND": "module://not_installed.backend", "MATPLOTLIBRC": str(tmp_path)}
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+        ).stdout
+        for env in (processes.ENVIRONMENT, processes.ENVIRONMENT | own)
+    }
+    assert len(digests) == 1

@@ -12,6 +12,7 @@ from inside_cnn.training import panels
 from inside_cnn.training.run import TrainingRun
 
 FLAGS = ["--recipe", "classic", "--width", "4", "--device", "cpu", "--precision", "fp32"]
+FLAGS += ["--batch_size", "8", "--gp_batch_shrink", "3"]  # three pairs
 ERROR = "of rank 1"
 
 
@@ -34,10 +35,11 @@ def work(args):
         ranks.broadcast(discriminator, generator)  # in eval mode, fakes do not depend on the batch
         batch = [run.shard(t) for t in torch.load(sys.argv[1], weights_only=True)]
         metrics = update(gan, batch)
+        names = ("gradient_penalty", "gradient_norm", "critic_gap")
+        means = {name: ranks.all_reduce(metrics[name]) / ranks.world for name in names}
         if ranks.main:
             gradients = {name: p.grad for name, p in discriminator.named_parameters()}
-            loss = metrics["discriminator_loss"]
-            torch.save({"gradients": gradients, "loss": loss}, sys.argv[2])
+            torch.save({"gradients": gradients, "means": means}, sys.argv[2])
         assert ranks.agree(ranks.rank, 5 - ranks.rank) == (ranks.world - 1, 5)
         assert ranks.main_first(lambda: ranks.rank) == ranks.rank
         assert ranks.from_main(lambda: {"from": ranks.rank}) == {"from": 0}

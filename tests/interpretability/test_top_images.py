@@ -39,6 +39,11 @@ def test_top_images_of_features(trained, images, top, layer):
             assert maps[index, feature, row, column].item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_fewer_images_than_requested(trained, images):
+    top = top_images(as_network(trained), images[:6].split(4), count=8)
+    assert top.values.shape[1] == top.of_classes.shape[0] == 6
+
+
 def test_top_images_of_classes(trained, images, top):
     logits = trained(to_signed(images))[1]
     ours = logits.gather(0, top.of_classes)

@@ -47,3 +47,9 @@ def test_predictions_are_independent_of_the_batch_size(model, test_set):
     assert expected.shape == (203, 10)
     assert torch.allclose(predict(model, test_set.images, batch_size=50), expected, atol=1e-5)
     assert model.training
+
+
+def test_the_head_is_in_float32(model, test_set):
+    logits = predict(model, test_set.images, "bf16")
+    assert (logits != logits.bfloat16().float()).any()
+    assert torch.allclose(logits, predict(model, test_set.images), atol=0.05)

@@ -94,6 +94,16 @@ def test_no_inception_score_without_the_last_layer(weights, network, images, tmp
     assert "inception_score" not in trunk.scores(features, features)
 
 
+def test_another_network_is_not_the_standard_one(weights, network, tmp_path, monkeypatch):
+    """Torchvision's Inception has the same layout. The last layer does not matter."""
+    assert network.note == " (not the standard FID network)"
+    state = torch.load(weights, weights_only=True)
+    monkeypatch.setattr(inception, "TRUNK_DIGEST", inception.trunk_digest(state))
+    del state["fc.weight"], state["fc.bias"]
+    torch.save(state, tmp_path / "trunk.pth")
+    assert inception.Inception(tmp_path / "trunk.pth").note == ""
+
+
 def test_cached_features_belong_to_images_and_weights(weights, images, tmp_path, cache):
     network = inception.Inception(weights)
     features = network.features(images[:4], "images")

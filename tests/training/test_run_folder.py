@@ -52,13 +52,24 @@ def test_config_has_settings_environment_and_changes_of_resumed_runs(start, tmp_
 
 
 def test_changed_settings_are_refused_by_name(start, tmp_path):
-    start(tmp_path)
+    start(tmp_path).save_state(1, {})
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(UserError, match=r"other settings \(lr was 0.1, now 0.2\); .*--output_dir"):
         start(tmp_path, lr=0.2, epochs=3)
     assert (tmp_path / "config.json").read_bytes() == before
     with pytest.raises(UserError, match="already holds a run"):
         start(tmp_path, resume="never")
+
+
+def test_a_run_that_saved_nothing_starts_over(start, tmp_path):
+    """As after a lack of memory, with a smaller batch."""
+    start(tmp_path).log({"step": 1})
+    start(tmp_path, lr=0.2)
+    assert json.loads((tmp_path / "config.json").read_text())["settings"] == SETTINGS | {"lr": 0.2}
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+    (tmp_path / "discriminator.safetensors").touch()
+    with pytest.raises(UserError, match=r"lr was 0.2, now 0.1"):
+        start(tmp_path)
 
 
 def test_log_is_rewound_to_the_checkpoint(start, tmp_path):
@@ -150,7 +161,7 @@ def test_another_checkpoint_format_is_refused_unless_the_run_is_finished(start, 
 
 
 def test_settings_added_later_have_the_value_of_older_runs(start, tmp_path):
-    start(tmp_path)
+    start(tmp_path).save_state(1, {})
     start(tmp_path, gp_batch_shrink=1)
     with pytest.raises(UserError, match="gp_batch_shrink was 1, now 2"):
         start(tmp_path, gp_batch_shrink=2)
@@ -158,9 +169,9 @@ def test_settings_added_later_have_the_value_of_older_runs(start, tmp_path):
 
 def test_deleted_settings_are_refused_if_they_had_an_effect(start, tmp_path):
     without_effect, with_effect = tmp_path / "a", tmp_path / "b"
-    start(without_effect, gp_every=1, normalise=False, optimizer="adam")
+    start(without_effect, gp_every=1, normalise=False, optimizer="adam").save_state(1, {})
     start(without_effect, optimizer="adam")
-    start(with_effect, normalise=False, optimizer="muon")
+    start(with_effect, normalise=False, optimizer="muon").save_state(1, {})
     with pytest.raises(UserError, match="normalise was False, now None"):
         start(with_effect, optimizer="muon")
 
@@ -184,9 +195,11 @@ def test_checkpoints_of_format_1_are_converted(start, tmp_path):
 def test_runs_with_renamed_settings_resume(start, tmp_path):
     new = {"cutout": 8, "muon_lr": 0.02, "schedule": "triangular"}
     old = {name: new[now] for name, now in RENAMED.items()} | {"schedule": "triangle"}
-    start(tmp_path, **old).log({"step": 0, "kernel_lr": 0.1})
+    folder = start(tmp_path, **old)
+    folder.log({"step": 1, "kernel_lr": 0.1})
+    folder.save_state(1, {})
     folder = start(tmp_path, **new)
-    assert folder.records() == [{"step": 0, "muon_lr": 0.1}]
+    assert folder.records() == [{"step": 1, "muon_lr": 0.1}]
     assert json.loads((tmp_path / "config.json").read_text())["settings"] == SETTINGS | new
     with pytest.raises(UserError, match="cutout was 8, now 4"):
         start(tmp_path, **new | {"cutout": 4})

@@ -20,6 +20,21 @@ def test_signals_set_a_flag_and_a_second_sigint_exits(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_signals_that_are_ignored_stay_ignored():
+    """As SIGHUP under nohup. By default SIGHUP, of a closed terminal, stops the run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping.StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.received == 0
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with stopping.StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.received == signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_signal_without_a_checkpoint_keeps_its_exit_code():
     unsaved = stopping.stopped(signal.SIGUSR1, 7, None)
     assert unsaved.exit_code == 128 + signal.SIGUSR1

@@ -1,6 +1,7 @@
 """Shared fixtures: images, small networks, CIFAR-10, calls of the scripts."""
 
 import os
+import signal
 from pathlib import Path
 
 import matplotlib
@@ -8,13 +9,19 @@ import pytest
 import torch
 
 import data_tools
+import quick_plots
+import train_gan
 from discriminator import Discriminator
 from inside_cnn.data import cifar10
-from inside_cnn.engine import weights
+from inside_cnn.data.shapes import CLASS_NAMES, generate_shapes
+from inside_cnn.engine import plots, weights
 from inside_cnn.layers.accelerate import accelerate
+from inside_cnn.training import run
 from inside_cnn.training.optimizers import make_optimizer
+from own_images import write_pictures
 
 matplotlib.use("Agg")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
 
 @pytest.fixture
@@ -69,6 +76,32 @@ def published(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("results")
     monkeypatch.setattr(weights, "RESULTS", folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_matplotlib(monkeypatch):
+    """In trainings; a test that sees their figures asks for matplotlib_plots."""
+    quick_plots.use(monkeypatch.setattr)
+
+
+@pytest.fixture
+def matplotlib_plots(no_matplotlib, monkeypatch):
+    """Trainings plot as users see it."""
+    monkeypatch.setattr(run, "save_curves", plots.save_curves)
+    monkeypatch.setattr(train_gan, "image_grid", plots.image_grid)
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory):
+    """Flags of a dataset of 80 + 41 images that a new process loads in no time.
+
+    The shapes take seconds.
+    """
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed, (part, count) in enumerate((("train", 80), ("test", 41))):
+        images, labels = map(torch.from_numpy, generate_shapes(count, seed))
+        write_pictures(folder / part, images, labels, CLASS_NAMES)
+    return ["--dataset", "folder", "--data_dir", str(folder)]
 
 
 @pytest.fixture

@@ -19,23 +19,6 @@ def test_shapes_of_outputs_and_features(images):
         assert MAP_SIZES[layer - 1] == size
 
 
-def test_heads_of_pooled_features_equal_forward(images):
-    model = Discriminator(width=6)
-    pooled = model.features(images, 8).amax((2, 3))
-    scores, class_logits = model(images)
-    assert torch.equal(model.critic_head(pooled)[:, 0], scores)
-    assert torch.equal(model.class_head(pooled), class_logits)
-
-
-def test_features_do_not_compute_later_layers(images):
-    model = Discriminator(width=6)
-    computed = []
-    for index, layers in enumerate(model.blocks):
-        layers.register_forward_hook(lambda *_, i=index: computed.append(i + 1))
-    model.features(images, 3)
-    assert computed == [1, 2, 3]
-
-
 def test_invalid_layer_and_image_shape(images):
     for layer in (0, 9):
         with pytest.raises(ValueError, match="1 to 8"):
@@ -57,11 +40,3 @@ def test_block_computed_by_hand():
     root = 3.5**0.5
     expected = [0.01 * (1 - 4 / root), 0.01 * (1 - 2 / root), 1.0, 1 + 6 / root]
     assert out.flatten().tolist() == pytest.approx(expected, rel=1e-4)
-
-
-def test_images_are_independent(images):
-    model = Discriminator(width=4)
-    together = model(images)
-    alone = [model(images[i : i + 1]) for i in range(len(images))]
-    for part in (0, 1):
-        assert torch.allclose(together[part], torch.cat([one[part] for one in alone]), atol=1e-5)

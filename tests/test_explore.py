@@ -18,19 +18,12 @@ def test_without_weights(refused, here):
     assert "train_discriminator.py" in refused(explore, "--no_browser")
 
 
-def test_a_taken_port(refused, two_runs):
-    with socket.socket() as other:
-        other.bind((explore.LOCAL, 0))
-        other.listen()
-        port = other.getsockname()[1]
-        assert f"port {port}" in refused(explore, "--port", port)
-
-
-def test_the_next_free_port(monkeypatch):
+def test_a_taken_port(refused, two_runs, monkeypatch):
     with socket.socket() as other:
         other.bind((explore.LOCAL, 0))
         other.listen()
         taken = other.getsockname()[1]
+        assert f"port {taken}" in refused(explore, "--port", taken)
         monkeypatch.setattr(explore, "FIRST_PORT", taken)
         assert taken < explore.free_port(explore.LOCAL, None) < taken + explore.PORTS
 

@@ -4,6 +4,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import data_tools
@@ -16,12 +17,8 @@ from inside_cnn.training import panels
 from inside_cnn.training.augmentation import move, sample_shift
 from inside_cnn.training.distributed import Ranks
 from inside_cnn.training.run import TrainingRun
+from processes import SMALL
 from steps import at_pass
-
-SMALL = [
-    *("--dataset", "shapes", "--limit_train", 80, "--limit_test", 40, "--width", 4),
-    *("--batch_size", 16, "--device", "cpu", "--precision", "fp32"),
-]
 
 # ------------------------------------------------------------------------------ updates
 
@@ -173,7 +170,7 @@ def small_run(run_main, tmp_path):
     return lambda *flags: run_main(train_gan, *SMALL, "--output_dir", tmp_path / "run", *flags)
 
 
-def test_files_of_a_run(small_run, tmp_path):
+def test_files_of_a_run(small_run, matplotlib_plots, tmp_path):
     code, out, _ = small_run("--epochs", 2)
     assert code == 0
     folder = tmp_path / "run"
@@ -185,6 +182,10 @@ def test_files_of_a_run(small_run, tmp_path):
     assert sorted(p.name for p in (folder / "samples").iterdir()) == [
         f"{epoch:03d}.png" for epoch in range(3)
     ]
+    with Image.open(folder / "curves.png") as curves:
+        assert curves.width > 500
+    with Image.open(folder / "samples/002.png") as grid:
+        assert grid.width == 10 * 100 + 4  # each pixel is 3x3, with gaps of 4
     lines = records(folder)
     assert [line["step"] for line in lines] == [5, 10]
     logged = {
@@ -211,19 +212,13 @@ def test_files_of_a_run(small_run, tmp_path):
 
 
 def test_gen_train_without_average(small_run, tmp_path):
-    flags = ["--epochs", 1, "--ema_decay", 0, "--gen_train", 2, "--log_every_steps", 1]
+    flags = ["--max_steps", 4, "--ema_decay", 0, "--gen_train", 2, "--log_every_steps", 1]
     with at_pass(Generator, {3: lambda: pytest.fail("a third generator step")}):
         assert small_run(*flags)[0] == 0
     folder = tmp_path / "run"
-    of_generator = ["generator_loss" in line for line in records(folder)]
-    assert of_generator == [False, True, False, True, False]
-    assert all("discriminator_loss" in line for line in records(folder))
+    lines = records(folder)
+    assert ["generator_loss" in line for line in lines] == [False, True, False, True]
+    assert ["test_accuracy" in line for line in lines] == [False, False, False, True]
+    assert all("discriminator_loss" in line for line in lines)
     assert not (folder / "generator_raw.safetensors").exists()
     assert load_model(folder / "generator.safetensors")[1]["weights"] == "raw"
-
-
-def test_log_every_steps_and_max_steps(small_run, tmp_path):
-    small_run("--epochs", 1, "--max_steps", 4, "--log_every_steps", 3)
-    lines = records(tmp_path / "run")
-    assert [line["step"] for line in lines] == [3, 4]
-    assert ["test_accuracy" in line for line in lines] == [False, True]

@@ -4,7 +4,6 @@ import sys
 import pytest
 import torch
 
-import data_tools
 import train_discriminator
 import train_gan
 import visualization
@@ -12,16 +11,10 @@ from inside_cnn.core.errors import UserError
 from inside_cnn.engine import cli
 
 
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [(int, "0"), (int, "2.5"), (int, "many"), (int, ""), (float, "nan"), (float, "inf")],
-)
-def test_numbers_out_of_range_are_refused(kind, text):
+@pytest.mark.parametrize("text", ["0", "2.5", "many", "", "nan", "inf"])
+def test_ranges_of_numbers(text):
     with pytest.raises(argparse.ArgumentTypeError):
-        cli.at_least(1, kind)(text)
-
-
-def test_numbers_in_range():
+        cli.at_least(1)(text)
     assert cli.at_least(1)("1") == 1
     assert cli.at_least(0, float, high=1)("1e-4") == 1e-4
     with pytest.raises(argparse.ArgumentTypeError, match="below 1"):
@@ -74,15 +67,12 @@ def test_help_shows_no_default_of_none(script, capsys):
     ("script", "flags"),
     [
         (train_discriminator, ["--dataset", "mnist"]),
-        (train_discriminator, ["--epochs", "0"]),
         (train_discriminator, ["--width", "0"]),
         (train_discriminator, ["--width", "4097"]),
         (train_gan, ["--latent_dim", "4097"]),
-        (train_discriminator, ["--lr", "-1"]),
         (train_discriminator, ["--precision", "fp16"]),
         (train_discriminator, ["--seed", str(2**63)]),
         (train_discriminator, ["--no_such_flag"]),
-        (data_tools, ["--dataset", "mnist"]),
         (train_gan, ["--batch_size", "1"]),
         (train_gan, ["--ema_decay", "1"]),
         (train_gan, ["--gp_weight", "nan"]),

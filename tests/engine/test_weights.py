@@ -79,16 +79,6 @@ def test_exports_of_the_older_layout(tmp_path, images, in_8_bits, width):
         torch.testing.assert_close(tensor, expected, rtol=0, atol=0.02 if in_8_bits else 0)
 
 
-def test_generator_round_trip_keeps_batch_norm_statistics(tmp_path):
-    model = Generator(width=3)
-    latents = sample_latents(torch.arange(8))
-    model(latents)  # moves the running statistics
-    path = tmp_path / "g.safetensors"
-    export_model(model, path, {})
-    loaded, _ = load_model(path)
-    torch.testing.assert_close(loaded(latents), model.eval()(latents))
-
-
 @pytest.fixture
 def exported(tmp_path):
     path = tmp_path / "d.safetensors"
@@ -172,6 +162,7 @@ def test_huge_tensors_are_refused_before_memory_is_allocated(tmp_path):
 def test_weights_in_8_bits_are_within_half_a_level(tmp_path):
     torch.manual_seed(0)
     model = Generator(width=12)
+    model(sample_latents(torch.arange(8)))  # moves BatchNorm's running averages
     with torch.no_grad():
         model.to_rgb.weight[1] = 0  # a row without a scale
     path = tmp_path / "small.safetensors"

@@ -1,12 +1,12 @@
 """Training processes: start, wait, kill."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 from inside_cnn.training import checkpoint
 
@@ -20,19 +20,23 @@ EVERY_STEP = ["--save_every_minutes", "0"]  # is saved, so that many kills inter
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
     "PYTHONUNBUFFERED": "1",
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests/helpers"))),
 }
 
 
-def start(script, flags, ranks=1, of_rank_1=()):
-    """A running process for each rank; started directly, since torchrun hides exit codes."""
+@contextlib.contextmanager
+def started(script, flags, ranks=1):
+    """A running process for each rank, all killed at the end of the context.
+
+    Started directly, since torchrun hides exit codes.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
+    processes = [
         subprocess.Popen(
-            [sys.executable, *map(str, (script, *flags, *(of_rank_1 if rank else ())))],
+            [sys.executable, *map(str, (script, *flags))],
             cwd=ROOT,
             env=ENVIRONMENT | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
@@ -41,22 +45,26 @@ def start(script, flags, ranks=1, of_rank_1=()):
         )
         for rank in range(ranks)
     ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.communicate()
 
 
 def ends(processes, timeout=180):
     """(exit codes, stdout of all, stderr of all). All have ten seconds after the first to end."""
-    try:
-        wait_until(lambda: any(process.poll() is not None for process in processes), timeout)
-        written = [process.communicate(timeout=10) for process in processes]
-    finally:
-        kill(processes)
+    wait_until(lambda: any(process.poll() is not None for process in processes), timeout)
+    written = [process.communicate(timeout=10) for process in processes]
     return [process.returncode for process in processes], *map("".join, zip(*written, strict=True))
 
 
 def run(script, flags, ranks=1):
-    """The finished run: .returncode, not 0 if any is not; .stdout and .stderr of all ranks."""
-    codes, out, err = ends(start(script, flags, ranks))
-    return SimpleNamespace(returncode=max(codes, key=abs), stdout=out, stderr=err)
+    """What `ends` returns, of a whole run."""
+    with started(script, flags, ranks) as processes:
+        return ends(processes)
 
 
 def wait_for_step(processes, folder, step):
@@ -75,31 +83,3 @@ def wait_until(condition, timeout=120):
     while not condition():
         assert time.monotonic() < end, "timeout"
         time.sleep(0.005)
-
-
-def kill(processes):
-    """SIGKILL to all; returns when they have ended."""
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.wait()
-        process.stdout.close()
-        process.stderr.close()
-
-
-def train_through_kills(script, flags, folder, kills, rng, ranks=1):
-    """Start, SIGKILL at a random moment after some more steps, and so on; then run to the end.
-
-    The flags must ask for a checkpoint at every step. Returns the newest saved step at each kill.
-    """
-    steps = []
-    for _ in range(kills):
-        processes = start(script, flags, ranks)
-        wait_for_step(processes, folder, newest_step(folder) + 1 + rng.randrange(3))
-        time.sleep(rng.uniform(0, 0.05))  # a step and its save take about as long
-        assert all(process.poll() is None for process in processes)
-        kill(processes)
-        steps.append(newest_step(folder))
-    done = run(script, flags, ranks)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return steps

@@ -1,4 +1,4 @@
-"""One rank of two: the discriminator's gradients of its shard of one batch."""
+"""One rank of two: the discriminator's gradients of its shard of one batch, then an error."""
 
 import os
 import sys
@@ -6,11 +6,14 @@ import sys
 import torch
 
 import train_gan
+from inside_cnn.core.errors import UserError
+from inside_cnn.engine import cli
 from inside_cnn.training import panels
 from inside_cnn.training.run import TrainingRun
 
 FLAGS = ["--recipe", "classic", "--width", "4", "--device", "cpu", "--precision", "fp32"]
 FLAGS += ["--batch_size", "8", "--gp_batch_shrink", "3"]  # three pairs
+ERROR = "of rank 1"
 
 
 def update(gan, batch):
@@ -20,10 +23,12 @@ def update(gan, batch):
     return gan.update_discriminator(torch.tensor(1), train_gan.RealBatch(real, labels), inputs)
 
 
-def main():
-    torch.set_num_threads(1)
-    # Different weights on every rank, so that broadcast is tested.
-    args = train_gan.parse_args([*FLAGS, "--seed", os.environ["RANK"]])
+def fail():
+    if os.environ["RANK"] == "1":
+        raise UserError(ERROR)
+
+
+def work(args):
     with TrainingRun(args, "train_gan.py", panels.GAN) as run:
         ranks, gan = run.ranks, train_gan.GAN(run, args)
         discriminator, generator = gan.discriminator, gan.generator.eval()
@@ -38,7 +43,10 @@ def main():
         assert ranks.agree(ranks.rank, 5 - ranks.rank) == (ranks.world - 1, 5)
         assert ranks.main_first(lambda: ranks.rank) == ranks.rank
         assert ranks.from_main(lambda: {"from": ranks.rank}) == {"from": 0}
+        ranks.together(fail)
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    # Different weights on every rank, so that broadcast is tested.
+    sys.exit(cli.exit_code_of(work, train_gan.parse_args([*FLAGS, "--seed", os.environ["RANK"]])))

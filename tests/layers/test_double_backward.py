@@ -95,28 +95,17 @@ INPUT_ONLY, WEIGHTS_ONLY, ALL = (True, False, False), (False, True, True), (True
 
 @DEVICES
 @pytest.mark.parametrize("name", LAYERS)
-def test_input_gradient_does_not_compute_weight_gradients(name, device):
+def test_only_requested_gradients_are_computed(name, device):
     """On CUDA autograd runs the pass in its own thread."""
     make, layer, _ = LAYERS[name]
     x, w, b = make(device=device)
     with RequestedGradients() as requested:
         for create_graph in (True, False):
             double_backward.input_gradient(layer(x, w, b).square().sum(), x, create_graph)
-    assert requested.calls == [INPUT_ONLY] * 2
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_weight_gradients_are_available_after_input_gradient(name):
-    make, layer, _ = LAYERS[name]
-    x, w, b = make()
-    total = layer(x, w, b).square().sum()
-    expected = torch.autograd.grad(total, (x, w, b), retain_graph=True)
-    double_backward.input_gradient(total, x, create_graph=True)
-    unused = torch.ones((), requires_grad=True)
-    with pytest.raises(RuntimeError):
-        double_backward.input_gradient(total, unused)
-    for ours, theirs in zip(torch.autograd.grad(total, (x, w, b)), expected, strict=True):
-        assert torch.equal(ours, theirs)
+        layer(x, w, b).sum().backward()
+        layer(x, w.detach(), b.detach()).sum().backward()
+        layer(x.detach(), w, b).sum().backward()
+    assert requested.calls == [INPUT_ONLY, INPUT_ONLY, ALL, INPUT_ONLY, WEIGHTS_ONLY]
 
 
 def test_third_derivative_of_layer_norm_is_refused():
@@ -125,28 +114,6 @@ def test_third_derivative_of_layer_norm_is_refused():
     (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(NotImplementedError, match="third derivative"):
         torch.autograd.grad(g.square().sum(), w, create_graph=True)
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_gradients_of_frozen_tensors_are_not_computed(name):
-    make, layer, _ = LAYERS[name]
-    x, w, b = make()
-    with RequestedGradients() as requested:
-        layer(x, w, b).sum().backward()
-        layer(x, w.detach(), b.detach()).sum().backward()
-        layer(x.detach(), w, b).sum().backward()
-    assert requested.calls == [ALL, INPUT_ONLY, WEIGHTS_ONLY]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_layer_norm_in_16_bit(dtype):
-    inputs = norm_inputs(dtype=dtype)
-    ours = penalty_gradients(double_backward.layer_norm, inputs, double_backward.input_gradient)
-    exact = [t.detach().double().requires_grad_() for t in inputs]
-    exact = penalty_gradients(native_norm, exact, plain_gradient)
-    for a, b in zip(ours, exact, strict=True):
-        assert a.dtype == dtype
-        assert relative_error(a, b) < 0.05
 
 
 def test_chunks_of_images_equal_the_whole_batch():
@@ -193,11 +160,6 @@ def test_padded_rows_have_no_second_derivative_through_the_weights(uncompiled):
         total = norm_of_padded_rows(x, weight, bias, 8).square().sum()
         with pytest.raises(NotImplementedError, match="input_gradient"):
             torch.autograd.grad(total, parameter, create_graph=True)
-
-
-def test_padding_needs_compilation():
-    with pytest.raises(ValueError, match="compiled"):
-        double_backward.layer_norm(torch.ones(2, 8), torch.ones(8), torch.ones(8), count=6)
 
 
 NO_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")

@@ -6,7 +6,6 @@ from torchvision.transforms import functional as tvf
 import data_tools
 from inside_cnn.training.augmentation import (
     Augmentation,
-    alternating_flips,
     augment,
     move,
     sample_augmentation,
@@ -109,15 +108,6 @@ def test_shift_against_torchvision(cutout):
     for index, image in enumerate(images):
         expected = torchvision_shift(image, *(field[index].item() for field in params), cutout)
         assert (ours[index] - expected).abs().max() < 1e-6
-
-
-def test_alternating_flips():
-    first, second, third = (
-        alternating_flips(20_000, epoch, torch.Generator().manual_seed(3)) for epoch in range(3)
-    )
-    assert abs(first.float().mean() - 0.5) < 0.02
-    assert torch.equal(second, ~first)
-    assert torch.equal(third, first)
 
 
 def test_move_of_floats_is_differentiable():

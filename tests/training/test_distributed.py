@@ -11,22 +11,26 @@ import train_discriminator
 import train_gan
 from compare import assert_same_run, records
 from generator import sample_latents
+from inside_cnn.core.errors import UserError
 from inside_cnn.training import panels
+from inside_cnn.training.distributed import check_batches
 from inside_cnn.training.run import TrainingRun
-from processes import EVERY_STEP, SMALL, ends, run, start
+from processes import EVERY_STEP, SMALL, run, started
 
 slow = pytest.mark.slow
 
 
 def test_gradients_of_two_ranks_equal_those_of_one(tmp_path, images):
+    """And the error of one rank ends both and is printed once."""
     labels, fake_labels = torch.arange(8), torch.arange(8).flip(0)
     z = sample_latents(fake_labels, generator=torch.Generator().manual_seed(0))
     alpha = torch.rand(3, 1, 1, 1, generator=torch.Generator().manual_seed(1))  # two and one
     batch = [images, labels, z, fake_labels, alpha]
     torch.save(batch, tmp_path / "batch.pt")
     files = [tmp_path / "batch.pt", tmp_path / "of_two.pt"]
-    done = run("tests/helpers/rank_worker.py", files, ranks=2)
-    assert done.returncode == 0, done.stderr
+    codes, _, err = run("tests/helpers/rank_worker.py", files, ranks=2)
+    assert codes == [2, 2], err
+    assert err.count("error: ") == err.count(f"error: {rank_worker.ERROR}\n") == 1
     of_two = torch.load(tmp_path / "of_two.pt", weights_only=True)
 
     args = train_gan.parse_args(rank_worker.FLAGS)
@@ -49,20 +53,36 @@ def test_missing_address_of_rank_0_is_refused(refused, monkeypatch, tmp_path):
     assert "MASTER_ADDR" in refused(train_gan, *SMALL, "--output_dir", tmp_path / "run")
 
 
+def test_batches_that_cannot_be_shared_are_refused():
+    for images, batch_size, drop_last in ((80, 15, True), (80, 2, True), (81, 16, False)):
+        check_batches(images, batch_size, 1, drop_last)
+        with pytest.raises(UserError, match=r"the 2 processes|there are processes"):
+            check_batches(images, batch_size, 2, drop_last)
+
+
 # ------------------------------------------------------------------------------ resume
 
+SIGNAL_TO_RANK_1 = """
+import contextlib, discriminator, os, quick_plots, signal, steps, sys, train_discriminator
+quick_plots.use()
+stop = steps.signal_at_pass(discriminator.Discriminator, 4, signal.SIGTERM)
+with stop if os.environ["RANK"] == "1" else contextlib.nullcontext():
+    sys.exit(train_discriminator.main(sys.argv[1:]))
+"""
 
-def test_two_ranks_resume_a_run_of_one(run_main, tmp_path):
-    """In mid-epoch, with an uneven last batch and test set."""
-    flags = [*SMALL, "--epochs", 2, "--batch_size", 32, "--limit_test", 41]
+
+def test_resume_with_two_ranks_until_a_signal_to_one(run_main, small_folder, tmp_path):
+    """In mid-epoch, with an uneven last batch and test set. At last, one rank resumes the run."""
+    flags = [*SMALL, *small_folder, "--epochs", 2, "--batch_size", 32, "--limit_test", 41]
     flags += ["--flip", "alternating", "--output_dir"]
     assert run_main(train_discriminator, *flags, tmp_path / "whole")[0] == 0
-    code, out, _ = run_main(train_discriminator, *flags, tmp_path / "run", "--max_minutes", 0)
-    assert code == 0
-    assert "time is up after step 1" in out
-    done = run("train_discriminator.py", [*flags, tmp_path / "run"], ranks=2)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("resumed after step 1\n") == 1
+    parts = [*flags, tmp_path / "run"]
+    assert run_main(train_discriminator, *parts, "--max_minutes", 0)[0] == 0
+    codes, out, err = run("-c", [SIGNAL_TO_RANK_1, *parts], ranks=2)
+    assert codes == [143, 143], err
+    assert out.count("resumed after step 1\n") == 1
+    assert out.count("stopped by SIGTERM after step 5") == 1
+    assert "resumed after step 5\n" in run_main(train_discriminator, *parts)[1]
     pairs = zip(records(tmp_path / "whole"), records(tmp_path / "run"), strict=True)
     for one, two in pairs:  # the discriminator has no BatchNorm
         assert one == pytest.approx(two, rel=1e-3)
@@ -75,10 +95,11 @@ def test_resume_of_two_ranks_is_bit_identical(tmp_path, script):
     more = ["--epochs", 2] + (["--gen_train", 2] if script == "train_gan.py" else [])
 
     def train(folder, *flags, ranks=2):
-        done = run(script, [*SMALL, *more, "--output_dir", tmp_path / folder, *flags], ranks)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count("data: ") == 1  # rank 0 alone prints
-        return done.stdout
+        flags = [*SMALL, *more, "--output_dir", tmp_path / folder, *flags]
+        codes, out, err = run(script, flags, ranks)
+        assert codes == [0] * ranks, out + err
+        assert out.count("data: ") == 1  # rank 0 alone prints
+        return out
 
     train("whole", "--max_steps", 5)
     assert "time is up after step 1" in train("parts", "--max_steps", 5, "--max_minutes", 0)
@@ -95,59 +116,21 @@ def test_resume_of_two_ranks_is_bit_identical(tmp_path, script):
 def test_time_is_up_fifty_times(tmp_path):
     flags = [*SMALL, "--max_minutes", 0, "--limit_test", 10, "--output_dir"]
     for attempt in range(50):
-        flags_of_run = [*flags, tmp_path / str(attempt)]
-        codes, out, err = ends(start("train_discriminator.py", flags_of_run, ranks=2))
+        codes, out, err = run("train_discriminator.py", [*flags, tmp_path / str(attempt)], ranks=2)
         assert codes == [0, 0], (attempt, err)
         assert out.count("time is up after step 1;") == 1
         assert "terminate called" not in err
 
 
-def running(folder):
-    """Two processes of a long run, after their first save."""
-    flags = [*SMALL, *EVERY_STEP, "--epochs", 200, "--output_dir", folder]
-    pair = start("train_gan.py", flags, ranks=2)
-    processes.wait_for_step(pair, folder, 1)
-    return pair
-
-
-def test_a_signal_to_one_rank_stops_both(tmp_path):
-    pair = running(tmp_path / "run")
-    pair[1].terminate()
-    codes, out, err = ends(pair)
-    assert codes == [143, 143], err
-    assert out.count("stopped by SIGTERM after step") == 1
-
-
 @slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_ends_the_other(tmp_path, victim):
-    pair = running(tmp_path / "run")
-    pair[victim].kill()
-    codes, _, err = ends(pair)
+    flags = [*SMALL, *EVERY_STEP, "--epochs", 200, "--output_dir", tmp_path]
+    with started("train_gan.py", flags, ranks=2) as pair:
+        processes.wait_for_step(pair, tmp_path, 1)
+        pair[victim].kill()
+        codes, _, err = processes.ends(pair)
     assert codes[victim] == -signal.SIGKILL
     assert codes[1 - victim] == 2, err
     assert err.count("error: the processes of this run lost each other") == 1
     assert "Traceback" not in err
-
-
-@slow
-def test_divergence(tmp_path):
-    flags = [*SMALL, "--epochs", 30, "--lr", "1e36", "--output_dir", tmp_path / "run"]
-    codes, out, err = ends(start("train_discriminator.py", flags, ranks=2))
-    assert codes == [3, 3], err
-    assert out.count("diverged at step") == 1
-
-
-@pytest.mark.parametrize(
-    ("flags", "of_rank_1", "message"),
-    [
-        ([], ["--device", "cuda:99"], "--device cuda:99 puts all processes on one GPU"),
-        pytest.param(["--batch_size", 15], [], "not give each of the 2 processes", marks=slow),
-    ],
-)
-def test_an_error_is_printed_once(tmp_path, flags, of_rank_1, message):
-    flags = [*SMALL, *flags, "--output_dir", tmp_path / "run"]
-    codes, _, err = ends(start("train_gan.py", flags, 2, of_rank_1))
-    assert codes == [2, 2], err
-    assert err.count("error: ") == err.count(message) == 1
-    assert not (tmp_path / "run").exists()

@@ -1,9 +1,6 @@
-import copy
-
 import pytest
 import torch
 
-from compare import assert_equal
 from generator import Generator
 from inside_cnn.training.ema import EMA
 
@@ -28,14 +25,3 @@ def test_average_by_hand():
     ema.update(network, updates(1000))  # d = 0.5
     assert ema.model.state_dict()["to_rgb.bias"].tolist() == pytest.approx([0.95] * 3)
     assert not ema.model.training
-
-
-def test_without_decay_the_average_is_the_network():
-    network = Generator(width=2)
-    ema = EMA(network, decay=0.0)
-    assert ema.model is network
-    assert ema.name == "raw"
-    before = copy.deepcopy(network.state_dict())
-    ema.update(network, updates(0))
-    ema.load_state_dict(ema.state_dict())
-    assert_equal(dict(network.state_dict()), dict(before))

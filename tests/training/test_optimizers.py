@@ -45,64 +45,29 @@ def of_norm_one_row(weight):
     return weight * (len(weight) ** 0.5 / weight.norm())
 
 
-@pytest.mark.parametrize("shape", [(8, 24), (24, 8)])
+@pytest.mark.parametrize("shape", [(8, 6, 2, 2), (24, 2, 2, 2)])
 def test_step_equals_torch_muon_except_for_the_norm(shape):
-    """Both compute in bf16."""
+    """Both round to bf16, in their own order; torch takes matrices only."""
     start = of_norm_one_row(random(*shape))
-    ours, theirs = (nn.Parameter(start.clone()) for _ in range(2))
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.flatten(1).clone())
     mine = Muon([ours], lr=0.02, momentum=0.9, dtype=torch.bfloat16)
     reference = torch.optim.Muon([theirs], lr=0.02, momentum=0.9, weight_decay=0.0, nesterov=True)
     for seed in range(1, 5):
-        ours.grad = theirs.grad = random(*shape, seed=seed)
+        ours.grad = random(*shape, seed=seed)
+        theirs.grad = ours.grad.flatten(1)
         mine.step()
         reference.step()
         with torch.no_grad():
             theirs.copy_(of_norm_one_row(theirs))
     moved = (ours - start).norm()
     assert moved > 0.1
-    assert (ours - theirs).norm() < 0.02 * moved  # both round to bf16, in their own order
-
-
-@pytest.mark.parametrize("shape", [(6, 4, 3, 3), (64, 3, 3, 3)])
-def test_size_of_a_step_and_of_the_weights(shape):
-    """lr is the relative size of a step; the norm of the weights is sqrt(rows)."""
-    weight = nn.Parameter(of_norm_one_row(random(*shape)))
-    start = weight.detach().clone()
-    weight.grad = random(*shape, seed=1)
-    Muon([weight], lr=0.01).step()
-    step = (weight - start).norm() / shape[0] ** 0.5
-    assert 0.006 < step < 0.0125
-    assert weight.norm().item() == pytest.approx(shape[0] ** 0.5, rel=1e-5)
+    assert (ours.flatten(1) - theirs).norm() < 0.02 * moved
 
 
 def gradients(model, images, seed):
     scores, logits = model(images * (1 + seed))
     model.zero_grad()
     (scores.sum() + logits.square().sum()).backward()
-
-
-def test_resumed_optimizer_is_bit_identical(images):
-    def make():
-        torch.manual_seed(0)
-        model = Discriminator(width=4)
-        return model, make_optimizer("muon", model, 1e-3, 0.02, weight_decay=0.1)
-
-    whole, whole_optimizer = make()
-    for seed in range(4):
-        gradients(whole, images, seed)
-        whole_optimizer.step()
-    parts, optimizer = make()
-    for seed in range(2):
-        gradients(parts, images, seed)
-        optimizer.step()
-    resumed, resumed_optimizer = make()
-    resumed.load_state_dict(parts.state_dict())
-    resumed_optimizer.load_state_dict(optimizer.state_dict())
-    for seed in range(2, 4):
-        gradients(resumed, images, seed)
-        resumed_optimizer.step()
-    assert_equal(whole.state_dict(), resumed.state_dict())
-    assert_equal(whole_optimizer.state_dict(), resumed_optimizer.state_dict())
 
 
 @pytest.mark.parametrize(

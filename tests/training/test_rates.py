@@ -5,6 +5,7 @@ import pytest
 import train_discriminator
 import train_gan
 from compare import records
+from inside_cnn.training.schedules import drops, triangular
 from processes import SMALL
 from steps import rates_taken
 
@@ -32,3 +33,9 @@ def test_triangular_schedule_of_the_classifier(run_main, tmp_path):
     assert rates == pytest.approx([0.1 * share for share in shares])
     of_all = [rate * share for share in shares for rate in (0.1, 1.5e-3)]  # muon's, adamw's
     assert [rate for rates in taken for rate in rates] == pytest.approx(of_all)
+
+
+def test_drops_and_a_triangle_without_warmup():
+    factors = [drops(epoch, [50, 75]) for epoch in (0, 49, 50, 74, 75, 99)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert triangular(0, 4, 0.0) == pytest.approx(0.875)

@@ -30,54 +30,33 @@ def train(run_main, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "recipe", "precision"),
+    ("script", "recipe", "precision", "signal_number", "step"),
     [
-        (train_gan, "muon", "fp32"),
-        (train_gan, "classic", "bf16"),
-        pytest.param(train_gan, "muon", "bf16", marks=pytest.mark.slow),
-        (train_discriminator, "muon", "bf16"),
+        # Every second step has one of the generator: after step 5, the next one is step 6.
+        (train_gan, "brief", "fp32", signal.SIGTERM, 6),
+        (train_gan, "classic", "bf16", signal.SIGINT, 7),
+        (train_discriminator, "muon", "bf16", signal.SIGUSR1, 7),
+        pytest.param(train_gan, "muon", "bf16", signal.SIGTERM, 7, marks=pytest.mark.slow),
     ],
 )
-def test_resume_is_bit_identical(train, tmp_path, script, recipe, precision):
+def test_resume_is_bit_identical(train, tmp_path, script, recipe, precision, signal_number, step):
+    """After a stop at the end of an epoch and a signal in the second one."""
     flags = ["--recipe", recipe, "--epochs", 2, "--precision", precision, "--batch_size", 16]
     assert train(script, "whole", *flags)[0] == 0
     assert train(script, "parts", *flags, "--max_steps", 5)[0] == 0
-    code, out, _ = train(script, "parts", *flags)
-    assert code == 0
-    assert "resumed after step 5" in out
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
-
-
-@pytest.mark.parametrize(
-    ("script", "signal_number"),
-    [
-        (train_gan, signal.SIGTERM),
-        (train_discriminator, signal.SIGUSR1),
-        (train_discriminator, signal.SIGINT),
-    ],
-)
-def test_resume_after_a_signal_in_mid_epoch(train, tmp_path, script, signal_number):
-    train(script, "whole", "--epochs", 2)
     handler = signal.getsignal(signal_number)
-    with signal_at_pass(ONE_PASS_PER_STEP[script], 7, signal_number):
-        code, out, _ = train(script, "parts", "--epochs", 2)
+    passes = 1 if recipe == "brief" else step - 5
+    with signal_at_pass(ONE_PASS_PER_STEP[script], passes, signal_number):
+        code, out, _ = train(script, "parts", *flags)
     assert code == 128 + signal_number
     assert signal.getsignal(signal_number) == handler
-    assert f"stopped by {signal_number.name} after step 7" in out
-    assert "step_000000007.pt" in out
+    assert "resumed after step 5" in out
+    assert f"stopped by {signal_number.name} after step {step}" in out
+    assert f"step_{step:09d}.pt" in out
     assert not (tmp_path / "parts" / "summary.json").exists()
-    code, out, _ = train(script, "parts", "--epochs", 2)
+    code, out, _ = train(script, "parts", *flags)
     assert code == 0
-    assert "resumed after step 7" in out
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
-
-
-def test_resume_between_generator_steps(train, tmp_path):
-    """Five steps an epoch, every second one with a generator step."""
-    flags = ["--epochs", 2, "--recipe", "brief"]
-    train(train_gan, "whole", *flags)
-    for more in (["--max_steps", 5], []):
-        train(train_gan, "parts", *flags, *more)
+    assert f"resumed after step {step}" in out
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 

@@ -12,7 +12,7 @@ from inside_cnn.training import checkpoint
 from processes import SMALL
 from steps import at_pass
 
-EPOCHS, STEPS = 5, 5  # and steps in an epoch
+EPOCHS, STEPS = 3, 5  # and steps in an epoch
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def watched_run(run_main, tmp_path):
     ("script", "kind"), [(train_gan, Generator), (train_discriminator, Discriminator)]
 )
 def test_saving_every_second_epoch_gives_the_same_run(watched_run, script, kind):
-    """Saves and exports after epochs 2, 4 and the last."""
+    """Saves and exports after epochs 2 and 3, the last."""
     folder, seen = watched_run(script, kind, "--save_every_epochs", 2)
     for epoch, (steps, exports) in seen.items():
         saved = [e for e in range(1, epoch + 1) if e % 2 == 0 or e == EPOCHS]
-        assert steps == {STEPS * e for e in saved[-2:]}
+        assert steps == {STEPS * e for e in saved}
         names = {"discriminator.safetensors"}
         if script is train_gan:
             names |= {"generator.safetensors", "generator_raw.safetensors"}

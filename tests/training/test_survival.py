@@ -3,8 +3,8 @@
 import os
 import random
 import re
-import subprocess
-import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import torch
@@ -29,26 +29,31 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def test_killed_inside_a_save(run_main, one_thread, tmp_path):
-    """SIGKILL between writing the temporary file and renaming it."""
-    flags = [*SMALL, *EVERY_STEP, "--epochs", "2", "--output_dir"]
+KILLED_IN_SAVE = """
+import os, quick_plots, sys, time, train_gan
+quick_plots.use()
+replace = os.replace
+def wait(a, b):
+    if "step_000000007" in str(b):
+        print("inside", flush=True)
+        time.sleep(300)
+    replace(a, b)
+os.replace = wait
+train_gan.main(sys.argv[1:])
+"""
+
+
+def test_killed_inside_a_save(run_main, one_thread, small_folder, tmp_path):
+    """SIGKILL between writing the temporary file and renaming it. Until then, no other process may
+    write into the folder."""
+    flags = [*SMALL, *small_folder, *EVERY_STEP, "--epochs", "2", "--output_dir"]
     assert run_main(train_gan, *flags, tmp_path / "whole")[0] == 0
-    mark = tmp_path / "inside"
-    program = (
-        "import os, sys, time, train_gan\n"
-        "replace = os.replace\n"
-        "def wait(a, b):\n"
-        "    if 'step_000000007' in str(b):\n"
-        f"        open({str(mark)!r}, 'w').close()\n"
-        "        time.sleep(60)\n"
-        "    replace(a, b)\n"
-        "os.replace = wait\n"
-        "train_gan.main(sys.argv[1:])\n"
-    )
     parts = tmp_path / "parts"
-    (process,) = processes.start("-c", [program, *flags, parts])
-    processes.wait_until(lambda: mark.exists() or process.poll() is not None)
-    processes.kill([process])
+    with processes.started("-c", [KILLED_IN_SAVE, *flags, parts]) as (process,):
+        assert "inside\n" in process.stdout
+        code, _, err = run_main(train_gan, *flags, parts)
+        assert code == 2
+        assert f"in use by process {process.pid} on " in err
     temporary, *complete = sorted(path.name for path in (parts / "checkpoints").iterdir())
     assert re.fullmatch(r"\.step_000000007\.pt\..+\.tmp", temporary)
     assert complete == ["step_000000005.pt", "step_000000006.pt"]
@@ -70,47 +75,29 @@ def test_killed_inside_a_save(run_main, one_thread, tmp_path):
 def test_killed_52_times(tmp_path, script, ranks, kills, epochs):
     """Each run equals an uninterrupted one."""
     flags = [*SMALL, *EVERY_STEP, "--epochs", epochs, "--output_dir"]
-    done = processes.run(script, [*flags, tmp_path / "whole"], ranks)
-    assert done.returncode == 0, done.stdout + done.stderr
-    parts, rng = tmp_path / "parts", random.Random(ranks)
-    steps = processes.train_through_kills(script, [*flags, parts], parts, kills, rng, ranks)
+    codes, out, err = processes.run(script, [*flags, tmp_path / "whole"], ranks)
+    assert codes == [0] * ranks, out + err
+    parts, rng, steps = tmp_path / "parts", random.Random(ranks), []
+    for _ in range(kills):
+        with processes.started(script, [*flags, parts], ranks) as running:
+            step = processes.newest_step(parts) + 1 + rng.randrange(3)
+            processes.wait_for_step(running, parts, step)
+            time.sleep(rng.uniform(0, 0.05))  # a step and its save take about as long
+            assert all(process.poll() is None for process in running)
+        steps.append(processes.newest_step(parts))
+    codes, out, err = processes.run(script, [*flags, parts], ranks)
+    assert codes == [0] * ranks, out + err
     assert steps == sorted(steps)
     assert len(set(steps)) == kills  # each process saved a later step
     assert_same_run(tmp_path / "whole", parts)
 
 
-def test_a_second_process_is_refused_until_a_signal_ends_the_first(run_main, tmp_path):
-    run = tmp_path / "run"
-    flags = [*SMALL, *EVERY_STEP, "--epochs", "200", "--output_dir", run]
-    (process,) = running = processes.start("train_gan.py", flags)
-    processes.wait_for_step(running, run, 1)
-    code, _, err = run_main(train_gan, *flags)
-    assert code == 2
-    assert f"in use by process {process.pid} on " in err
-    process.terminate()
-    codes, out, err = processes.ends(running)
-    assert codes == [143], err
-    step = int(re.search(r"stopped by SIGTERM after step (\d+)", out)[1])
-    assert processes.newest_step(run) == step
-    code, out, _ = run_main(train_gan, *flags, "--max_minutes", "0")
-    assert code == 0
-    assert f"time is up after step {step + 1}; the same command resumes" in out
-
-
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_a_full_stdout_does_not_end_the_run(tmp_path):
-    flags = [*SMALL, "--max_steps", "1", "--output_dir", tmp_path / "run"]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "train_discriminator.py", *map(str, flags)],
-            cwd=processes.ROOT,
-            env=processes.ENVIRONMENT,
-            stdout=full,
-            stderr=full,
-            timeout=120,
-        )
-    assert done.returncode == 0
-    assert (tmp_path / "run" / "summary.json").exists()
+    flags = [*SMALL, "--max_steps", "1", "--output_dir", str(tmp_path)]
+    with open("/dev/full", "w") as full, redirect_stdout(full), redirect_stderr(full):
+        assert train_discriminator.main(flags) == 0
+    assert (tmp_path / "summary.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ INSTALLED_EXPLORE := $(VENV)/.installed-explore
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 NEW_ENOUGH := import sys; sys.version_info < (3, 10) and \
 	sys.exit("Python 3.10 or newer is required: make PYTHON=python3.12")
-# A venv whose Python was removed is installed again.
+# A venv whose Python was removed is created again.
+CLEAR := $(if $(wildcard $(VENV)/pyvenv.cfg $(VENV)/.installed),--clear)
 $(shell $(VENV)/bin/python -c pass 2> /dev/null || rm -f $(VENV)/.installed*)
 DEMO := output/demo
 HALF_OF_CORES = $(shell echo $$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)))
@@ -176,7 +177,7 @@ install: $(INSTALLED)
 $(INSTALLED): requirements.txt
 	@$(VENV)/bin/python -c 'import pip; $(NEW_ENOUGH)' 2> /dev/null || { \
 		$(PYTHON) -c '$(NEW_ENOUGH)' && \
-		$(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV); }
+		$(PYTHON) -m venv $(CLEAR) $(VENV); }
 	$(PIP_INSTALL) -r requirements.txt
 	touch $@
 

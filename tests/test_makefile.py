@@ -179,12 +179,11 @@ def test_a_broken_environment_is_created_again(tmp_path, broken):
     """As without Debian's python3-venv, or after an upgrade of the system's Python."""
     venv, log, python = tmp_path / "venv", tmp_path / "calls", tmp_path / "python3"
     (venv / "bin").mkdir(parents=True)
-    for name in ("pyvenv.cfg", ".installed"):
-        (venv / name).touch()
     if broken == "dangling":
+        (venv / ".installed").touch()
         (venv / "bin/python").symlink_to(tmp_path / "absent")
     else:
-        (venv / ".installed").unlink()
+        (venv / "pyvenv.cfg").touch()
         (venv / "bin/python").write_text('#!/bin/sh\n[ "$2" = pass ]\n')
         (venv / "bin/python").chmod(0o755)
     python.write_text(f'#!/bin/sh\necho "$@" >> {log}\n[ "$1" = -c ]\n')

@@ -10,6 +10,7 @@
 # make explore an interactive page on this machine
 # make data    download and verify CIFAR-10, plot a preview
 # make bench   speed against the plain recipe and the machine's limit
+# make tutorial  run docs/tutorial.md as a notebook, docs/tutorial.ipynb
 # make tables  update the tables in README.md, docs/ and benchmarks/ from results/
 #
 # Packages are installed in .venv or VENV=FOLDER. Those of requirements-dev.txt and
@@ -42,7 +43,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 ifndef DEMO_HALVES
 .NOTPARALLEL:
 endif
-.PHONY: demo demo_published demo_classifier demo_gan full ladder rehearsal settings test lint explore data bench tables install
+.PHONY: demo demo_published demo_classifier demo_gan full ladder rehearsal settings test lint explore data bench tables tutorial install
 
 # The GAN trains in parallel with the rest, each with half of the cores, since small networks gain
 # little from more threads. The pipes disable the progress bars, which would share one terminal.
@@ -171,6 +172,11 @@ bench: $(INSTALLED)
 
 tables: $(INSTALLED)
 	python -m inside_cnn.reporting.tables
+
+tutorial: $(INSTALLED_DEV)
+	jupytext --quiet --to ipynb --update --set-kernel python3 docs/tutorial.md
+	jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
+		--coalesce-streams docs/tutorial.ipynb
 
 install: $(INSTALLED)
 

@@ -1,0 +1,75 @@
+"""docs/tutorial.md runs, and docs/tutorial.ipynb is the same page with the outputs."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE, NOTEBOOK = ROOT / "docs/tutorial.md", ROOT / "docs/tutorial.ipynb"
+MAX_BYTES = 1_500_000
+ANSWER = re.compile(
+    r"^\*\*\d\.\*\* .+?<details><summary>Answer</summary>(.+?)</details>", re.MULTILINE | re.DOTALL
+)
+CODE = re.compile(r"^```py\n(.*?)^```", re.MULTILINE | re.DOTALL)
+OUTPUT = re.compile(r"(?:^|  )# (.*)$", re.MULTILINE)  # comments of the answers
+
+
+def cells(notebook):
+    return [(cell.cell_type, cell.source) for cell in notebook.cells]
+
+
+def output(code, namespace):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, namespace)
+    return printed.getvalue()
+
+
+def split_numbers(text):
+    """(text between the numbers, numbers)"""
+    parts = re.split(r"(\d+(?:\.\d+)?)", " ".join(text.split()))
+    return parts[::2], [float(number) for number in parts[1::2]]
+
+
+def test_notebook_is_fresh():
+    """After a change of the page or of code that it quotes: make tutorial."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert cells(notebook) == cells(jupytext.read(PAGE))
+    assert NOTEBOOK.stat().st_size <= MAX_BYTES
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    assert {out.output_type for out in outputs} == {"stream", "display_data"}
+    assert {out.name for out in outputs if out.output_type == "stream"} == {"stdout"}
+    assert str(Path.home()) not in NOTEBOOK.read_text()
+
+
+def test_eight_exercises_have_answers():
+    answers = ANSWER.findall(PAGE.read_text())
+    assert len(answers) == 8
+    assert all(len(answer.split()) > 20 for answer in answers)
+
+
+def test_page_and_answers_run(monkeypatch):
+    """The page and then its answers; quoted code is the same as in the notebook."""
+    monkeypatch.chdir(ROOT)
+    namespace, quotes = {"__name__": "tutorial"}, 0
+    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
+        if cell.cell_type != "code":
+            continue
+        printed = output(cell.source, namespace)
+        if cell.source.rpartition("\n\n")[2].startswith("quote("):
+            quotes += 1
+            assert printed == cell.outputs[0].text
+    assert quotes >= 8
+
+    answers = CODE.findall(PAGE.read_text())
+    assert len(answers) >= 4
+    for code in answers:
+        words, numbers = split_numbers("\n".join(OUTPUT.findall(code)))
+        printed_words, printed_numbers = split_numbers(output(code, namespace))
+        assert printed_words == words
+        assert printed_numbers == pytest.approx(numbers, rel=0.3)

@@ -1,6 +1,5 @@
 """CIFAR-10: read from the disk or downloaded. Every file is checked before it is used."""
 
-import fcntl
 import hashlib
 import io
 import os
@@ -106,6 +105,8 @@ def _prepare(data_dir, download):
     The lock lets one process work at a time. On NFS, other nodes only see the lock of a file that
     is open for writing.
     """
+    import fcntl  # here: Windows has none
+
     folder, archive, work = (data_dir / name for name in (CIFAR10_FOLDER, ARCHIVE, WORK_FOLDER))
     missing = f"no CIFAR-10 in {data_dir.absolute()} (neither {CIFAR10_FOLDER} nor {ARCHIVE})"
     if not archive.is_file() and not download:

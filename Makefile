@@ -26,6 +26,18 @@ NEW_ENOUGH := import sys; sys.version_info < (3, 10) and \
 # A venv whose Python was removed is created again.
 CLEAR := $(if $(wildcard $(VENV)/pyvenv.cfg $(VENV)/.installed),--clear)
 $(shell $(VENV)/bin/python -c pass 2> /dev/null || rm -f $(VENV)/.installed*)
+# The CPU build of PyTorch takes 0.2 GB, the CUDA build 2.5. The CPU build is tried first on Linux
+# without an NVIDIA driver, unless a batch system may start jobs on nodes with GPUs.
+GPU_OR_BATCH := $(wildcard /proc/driver/nvidia) $(shell command -v sbatch qsub bsub)
+ifeq ($(shell uname)$(strip $(GPU_OR_BATCH)),Linux)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+endif
+TORCH := $(shell grep -E '^torch(vision)?>' requirements.txt | sed "s/.*/'&'/")
+# Another build replaces the installed one.
+ifneq ($(filter command environment,$(origin TORCH_INDEX)),)
+FORCE := --force-reinstall
+$(shell rm -f $(VENV)/.installed*)
+endif
 DEMO := output/demo
 HALF_OF_CORES = $(shell echo $$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)))
 FULL := output/full
@@ -178,6 +190,10 @@ $(INSTALLED): requirements.txt
 	@$(VENV)/bin/python -c 'import pip; $(NEW_ENOUGH)' 2> /dev/null || { \
 		$(PYTHON) -c '$(NEW_ENOUGH)' && \
 		$(PYTHON) -m venv $(CLEAR) $(VENV); }
+	@test -z '$(TORCH_INDEX)' || { $(PIP_INSTALL) $(FORCE) --index-url $(TORCH_INDEX) --timeout 5 \
+		--retries 0 $(TORCH) 2> /dev/null && echo "PyTorch from $(TORCH_INDEX). For the CUDA build:" \
+		"make install TORCH_INDEX=https://pypi.org/simple"; } \
+		|| echo "PyTorch: default build, since $(TORCH_INDEX) cannot be used"
 	$(PIP_INSTALL) -r requirements.txt
 	touch $@
 

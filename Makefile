@@ -9,24 +9,33 @@
 # make lint    style
 # make explore an interactive page on this machine
 # make data    download and verify CIFAR-10, plot a preview
-# make bench   speed against the plain recipe and the machine's limit
+# make bench   speed against a plain implementation
 # make tutorial  run docs/tutorial.md as a notebook, docs/tutorial.ipynb
 # make tables  update the tables in README.md, docs/ and benchmarks/ from results/
 #
-# Packages are installed in .venv or VENV=FOLDER. Those of requirements-dev.txt and
-# requirements-explore.txt are installed by the first target that needs them.
+# Packages are installed in .venv or VENV=FOLDER by the first target that needs them.
 
 VENV ?= .venv
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
-INSTALLED_DEV := $(VENV)/.installed-dev
-INSTALLED_EXPLORE := $(VENV)/.installed-explore
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 NEW_ENOUGH := import sys; sys.version_info < (3, 10) and \
 	sys.exit("Python 3.10 or newer is required: make PYTHON=python3.12")
 # A venv whose Python was removed is created again.
 CLEAR := $(if $(wildcard $(VENV)/pyvenv.cfg $(VENV)/.installed),--clear)
 $(shell $(VENV)/bin/python -c pass 2> /dev/null || rm -f $(VENV)/.installed*)
+# The CPU build of PyTorch takes 0.2 GB, the CUDA build 2.5. The CPU build is tried first on Linux
+# without an NVIDIA driver, unless a batch system may start jobs on nodes with GPUs.
+GPU_OR_BATCH := $(wildcard /proc/driver/nvidia) $(shell command -v sbatch qsub bsub)
+ifeq ($(shell uname)$(strip $(GPU_OR_BATCH)),Linux)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+endif
+TORCH := $(shell grep -E '^torch(vision)?>' requirements.txt | sed "s/.*/'&'/")
+# Another build replaces the installed one.
+ifneq ($(filter command environment,$(origin TORCH_INDEX)),)
+FORCE := --force-reinstall
+$(shell rm -f $(VENV)/.installed*)
+endif
 DEMO := output/demo
 HALF_OF_CORES = $(shell echo $$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)))
 FULL := output/full
@@ -76,6 +85,8 @@ demo: $(INSTALLED)
 	@echo "or all on one page: $(DEMO)/report.html"
 
 # Each finished stage has a file. A stopped training has no summary.json.
+CHECK_FINISHED = test -f $(1)/summary.json || \
+	{ echo "the training was stopped: the same command resumes it" >&2; exit 1; }
 SETTINGS = GAN_EPOCHS=$(GAN_EPOCHS) TRAIN_FLAGS=$(TRAIN_FLAGS)
 SAMPLE_EPOCHS = $(shell for n in 0 1 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n; done) $(GAN_EPOCHS)
 PUBLISHED := summary.json layers.png robustness.png attack_convergence.png jittered_images_with_G.png \
@@ -101,13 +112,13 @@ settings:
 
 $(FULL)/baseline/summary.json: | $(INSTALLED) settings
 	python train_discriminator.py --dataset cifar10 $(TRAIN_FLAGS) --output_dir $(FULL)/baseline
-	@test -f $@ || { echo "the training was stopped: the same command resumes it" >&2; exit 1; }
+	@$(call CHECK_FINISHED,$(FULL)/baseline)
 
 $(FULL)/gan/summary.json: | $(FULL)/baseline/summary.json
 	python train_gan.py --dataset cifar10 $(TRAIN_FLAGS) --epochs $(GAN_EPOCHS) \
 		--evaluate_every 20 --save_every_epochs 10 \
 		--judge $(FULL)/baseline --output_dir $(FULL)/gan
-	@test -f $@ || { echo "the training was stopped: the same command resumes it" >&2; exit 1; }
+	@$(call CHECK_FINISHED,$(FULL)/gan)
 
 $(FULL)/published: $(FULL)/baseline/summary.json $(FULL)/gan/summary.json
 	python -m inside_cnn.reporting.publish $(FULL)/baseline $(RESULTS)/baseline
@@ -142,9 +153,8 @@ $(LADDER)/$(1)_$(2)/summary.json: | $(INSTALLED) \
 	python train_gan.py --dataset cifar10 --width 64 --batch_size 64 $(FLAGS_OF_$(1)) \
 		$(if $(filter trained,$(1)),--fixed_generator $(LADDER)/full_$(2)) \
 		--seed $(2) --output_dir $(LADDER_OUTPUT)/$(1)_$(2) $(TRAIN_FLAGS)
-	@test -f $(LADDER_OUTPUT)/$(1)_$(2)/summary.json || \
-		{ echo "the training was stopped: the same command resumes it" >&2; exit 1; }
-	python -m inside_cnn.reporting.publish $(LADDER_OUTPUT)/$(1)_$(2) $(LADDER)/$(1)_$(2) --skip curves
+	@$$(call CHECK_FINISHED,$(LADDER_OUTPUT)/$(1)_$(2))
+	python -m inside_cnn.reporting.publish $(LADDER_OUTPUT)/$(1)_$(2) $(LADDER)/$(1)_$(2) --skip_curves
 endef
 $(foreach arm,full none none_early,$(foreach seed,0 1 2,$(eval $(call LADDER_RUN,$(arm),$(seed)))))
 $(foreach arm,penalty frozen trained,$(foreach seed,0 1,$(eval $(call LADDER_RUN,$(arm),$(seed)))))
@@ -154,14 +164,14 @@ rehearsal:
 		TRAIN_FLAGS="--width 12 --limit_train 1280" SCORES=
 
 # Two processes with one thread each: most tests use one core.
-test: $(INSTALLED_DEV)
+test: $(INSTALLED)-dev
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
-lint: $(INSTALLED_DEV)
+lint: $(INSTALLED)-dev
 	ruff check .
 	ruff format --check .
 
-explore: $(INSTALLED_EXPLORE)
+explore: $(INSTALLED)-explore
 	python explore.py
 
 data: $(INSTALLED)
@@ -173,10 +183,11 @@ bench: $(INSTALLED)
 tables: $(INSTALLED)
 	python -m inside_cnn.reporting.tables
 
-tutorial: $(INSTALLED_DEV)
+tutorial: $(INSTALLED)-dev
 	jupytext --quiet --to ipynb --update --set-kernel python3 docs/tutorial.md
 	jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
-		--coalesce-streams docs/tutorial.ipynb
+		docs/tutorial.ipynb
+	jupyter nbconvert --to notebook --inplace --coalesce-streams docs/tutorial.ipynb
 
 install: $(INSTALLED)
 
@@ -184,13 +195,13 @@ $(INSTALLED): requirements.txt
 	@$(VENV)/bin/python -c 'import pip; $(NEW_ENOUGH)' 2> /dev/null || { \
 		$(PYTHON) -c '$(NEW_ENOUGH)' && \
 		$(PYTHON) -m venv $(CLEAR) $(VENV); }
+	@test -z '$(TORCH_INDEX)' || { $(PIP_INSTALL) $(FORCE) --index-url $(TORCH_INDEX) --timeout 5 \
+		--retries 0 $(TORCH) 2> /dev/null && echo "PyTorch from $(TORCH_INDEX). For the CUDA build:" \
+		"make install TORCH_INDEX=https://pypi.org/simple"; } \
+		|| echo "PyTorch: default build, since $(TORCH_INDEX) cannot be used"
 	$(PIP_INSTALL) -r requirements.txt
 	touch $@
 
-$(INSTALLED_EXPLORE): requirements-explore.txt $(INSTALLED)
-	$(PIP_INSTALL) -r requirements-explore.txt
-	touch $@
-
-$(INSTALLED_DEV): requirements-dev.txt requirements-explore.txt $(INSTALLED)
-	$(PIP_INSTALL) -r requirements-dev.txt
+$(INSTALLED)-%: requirements-%.txt requirements-explore.txt $(INSTALLED)
+	$(PIP_INSTALL) -r $<
 	touch $@

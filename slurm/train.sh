@@ -6,6 +6,9 @@
 set -u
 STOPPED_BY_USR1=138
 
+# A job that was given a GPU does not train on the CPU, unless the user names a device.
+case " $* " in *" --device"*) ;; *) set -- "$@" --device cuda ;; esac
+
 export PATH="$PWD/.venv/bin:$PATH" # of `make install`
 
 # The address at which the processes of several GPUs or nodes connect.

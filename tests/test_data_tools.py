@@ -1,5 +1,8 @@
+import contextlib
 import fcntl
 import hashlib
+import http.server
+import io
 import os
 import pickle
 import socket
@@ -47,7 +50,7 @@ def small_archive(small_cifar10, tmp_path, monkeypatch):
         tar.add(small_cifar10, arcname=cifar10.CIFAR10_FOLDER)
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
     monkeypatch.setattr(cifar10, "CIFAR10_SHA256", sha256)
-    monkeypatch.setattr(cifar10, "URL", archive.as_uri())
+    monkeypatch.setattr(cifar10, "URLS", [archive.as_uri()])
     return archive
 
 
@@ -174,11 +177,90 @@ def test_other_content_of_a_download_is_refused(small_archive, tmp_path):
 def test_stalled_download_times_out(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "STALL_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(cifar10, "URL", f"http://127.0.0.1:{server.getsockname()[1]}/a")
+        monkeypatch.setattr(cifar10, "URLS", [f"http://127.0.0.1:{server.getsockname()[1]}/a"])
         with pytest.raises(DataMissing, match="timed out"):
             data_tools.load_dataset("cifar10", tmp_path, download=True)
     assert_only(tmp_path)
-    assert socket.getdefaulttimeout() is None
+
+
+@pytest.fixture
+def mirror():
+    """mirror(content, pause=0, chunk=...): the URL of a local server, which pauses after chunks."""
+    servers = []
+
+    def start(content, pause=0, chunk=10_000):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                with contextlib.suppress(OSError):  # the client left
+                    for first in range(0, len(content), chunk):
+                        self.wfile.write(content[first : first + chunk])
+                        time.sleep(pause)
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/file"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+CONTENT = bytes(range(256)) * 400
+
+
+@pytest.mark.parametrize("order", ["slow wrong dead good", "good", "wrong slow", "slow dead"])
+def test_mirrors_are_tried_in_order(mirror, tmp_path, monkeypatch, capsys, order):
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.1)
+    urls = {
+        "slow": mirror(CONTENT, pause=0.04),
+        "wrong": mirror(CONTENT[::-1]),
+        "dead": "http://127.0.0.1:9/file",
+        "good": mirror(CONTENT),
+    }
+    path = tmp_path / "file"
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    download.download([urls[name] for name in order.split()], path, digest)
+    assert path.read_bytes() == CONTENT
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    left = f"{urls['slow']} is slow; trying the next" in capsys.readouterr().out
+    assert left == (order in ("slow wrong dead good", "slow dead"))
+
+
+def test_failed_mirrors_are_all_named(mirror, tmp_path):
+    urls = ["http://127.0.0.1:9/file", mirror(CONTENT)]
+    with pytest.raises(OSError, match=rf"{urls[0]}: .*refused.*; {urls[1]}: invalid hash"):
+        download.download(urls, tmp_path / "file", "0" * 64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_binary_archive(small_cifar10, tmp_path, monkeypatch):
+    train, test = data_tools.load_dataset("cifar10", small_cifar10.parent)
+    target = tmp_path / "target"
+    target.mkdir()
+    labels = torch.cat([train.labels, test.labels]).numpy().astype(np.uint8)
+    pixels = torch.cat([train.images, test.images]).flatten(1).numpy()
+    records = np.concatenate([labels[:, None], pixels], 1)
+    with tarfile.open(target / cifar10.BINARY_ARCHIVE, "w:gz") as tar:
+        for number, name in enumerate(cifar10.MD5):
+            content = records[10 * number : 10 * number + 10].tobytes()
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    sha256 = hashlib.sha256((target / cifar10.BINARY_ARCHIVE).read_bytes()).hexdigest()
+    with pytest.raises(UserError, match="not the official archive"):
+        data_tools.load_dataset("cifar10", target)
+    monkeypatch.setattr(cifar10, "BINARY_SHA256", sha256)
+    for part, expected in zip(data_tools.load_dataset("auto", target), (train, test), strict=True):
+        assert torch.equal(part.images, expected.images)
+        assert torch.equal(part.labels, expected.labels)
 
 
 def test_archive_that_escapes_its_folder_is_not_unpacked(small_archive, tmp_path):
@@ -205,8 +287,8 @@ def test_two_processes_download_once(small_archive, tmp_path, monkeypatch):
             assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
             lock(descriptor, operation)
 
-    def slow_download(url, path, sha256):
-        fetched.append(url)
+    def slow_download(urls, path, sha256):
+        fetched.append(urls)
         started.set()
         assert proceed.wait(60)
         path.write_bytes(small_archive.read_bytes())
@@ -244,7 +326,7 @@ def test_main_prints_class_sizes_and_writes_a_preview(run_main, tmp_path):
 
 
 def test_main_without_data(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/none")
+    monkeypatch.setattr(cifar10, "URLS", ["http://127.0.0.1:9/none"])
     assert "--dataset shapes" in refused(data_tools, "--data_dir", tmp_path)
 
 

@@ -16,6 +16,7 @@ LAYERS = [  # lowest first
     {"training", "interpretability", "metrics"},
     {"reporting", "explorer"},
     {"train_discriminator", "train_gan", "visualization", "evaluate_gan", "report", "explore"},
+    {"hubconf"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 FILES = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.py"), *PACKAGE.rglob("*.py")))

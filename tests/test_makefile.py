@@ -192,3 +192,29 @@ def test_a_broken_environment_is_created_again(tmp_path, broken):
     done = subprocess.run(["make", "install", *flags], cwd=ROOT, capture_output=True)
     assert done.returncode == 2
     assert log.read_text().splitlines()[-1] == f"-m venv --clear {venv}"
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="a GPU: the CUDA build is right")
+@pytest.mark.parametrize(
+    ("flags", "batch_system", "first"),
+    [
+        ([], False, "--index-url https://download.pytorch.org/whl/cpu --timeout 5 --retries 0"),
+        ([], True, "-r requirements.txt"),
+        (["TORCH_INDEX=https://a/b"], True, "--force-reinstall --index-url https://a/b"),
+    ],
+)
+def test_the_cpu_build_is_installed_without_a_gpu(tmp_path, flags, batch_system, first):
+    venv, commands = tmp_path / "venv", tmp_path / "commands"
+    for path in (venv / "bin/python", commands / "sbatch"):
+        path.parent.mkdir(parents=True)
+        path.write_text(f'#!/bin/sh\n[ "$1" = -c ] || echo "$@" >> {tmp_path}/calls\n')
+        path.chmod(0o755)
+    path = f"{commands}:/usr/bin:/bin" if batch_system else "/usr/bin:/bin"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    run = ["make", "install", f"VENV={venv}", *flags]
+    done = subprocess.run(run, cwd=ROOT, env=environment | {"PATH": path}, capture_output=True)
+    assert done.returncode == 0
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert first in calls[0]
+    assert calls[0].endswith("torch>=2.10 torchvision>=0.25") == (len(calls) == 2)
+    assert calls[-1].endswith("-r requirements.txt")

@@ -111,7 +111,7 @@ def test_folder_holds_the_same_images_as_the_tensors(tmp_path, monkeypatch):
 @pytest.mark.parametrize("script", [train_discriminator, train_gan])
 def test_training_without_data_is_refused(refused, tmp_path, monkeypatch, script):
     """It does not train on the shapes instead."""
-    monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/none")
+    monkeypatch.setattr(cifar10, "URLS", ["http://127.0.0.1:9/none"])
     small = ["--width", 4, "--max_steps", 1, "--device", "cpu", "--output_dir", tmp_path / "run"]
     message = refused(script, "--data_dir", tmp_path / "data", *small)
     assert "use --data_dir or --dataset shapes" in message

@@ -88,6 +88,12 @@ def test_job_is_saved_requeued_and_resumed(submit, tmp_path, script, tasks):
     assert_same_run(tmp_path / "whole", parts)
 
 
+def test_jobs_never_train_on_the_cpu_by_themselves(submit, tmp_path):
+    (tmp_path / "commands" / "python").write_text('#!/bin/bash\necho "$@"\n')
+    assert "train_gan.py --epochs 3 --device cuda" in submit("train_gan", "--epochs", 3)[1]
+    assert "cuda" not in submit("train_gan", "--device=cpu")[1]
+
+
 def test_shellcheck():
     scripts = [*sorted((ROOT / "slurm").iterdir()), ROOT / ".ci" / "run"]
     shellcheck = Path(sys.executable).parent / "shellcheck"

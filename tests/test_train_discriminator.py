@@ -148,7 +148,7 @@ def test_bf16_step_agrees_with_fp32(make_update):
 )
 @pytest.mark.parametrize("script", [train_discriminator, train_gan])
 def test_bad_input_writes_nothing(refused, tmp_path, monkeypatch, script, flags, message):
-    monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/none")
+    monkeypatch.setattr(cifar10, "URLS", ["http://127.0.0.1:9/none"])
     flags = [str(flag).replace("{tmp}", str(tmp_path)) for flag in flags]
     (tmp_path / "file").touch()
     run = tmp_path / "run"

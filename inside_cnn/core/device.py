@@ -3,7 +3,6 @@
 import ctypes
 import os
 import re
-import resource
 import sys
 from enum import IntEnum
 
@@ -38,8 +37,12 @@ def launched():
 
 
 def pick_device(name):
-    """torch.device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises UserError."""
-    if name == "auto":
+    """torch.device for `auto`, `cpu`, `cuda` or `cuda:N`. Raises UserError.
+
+    `auto` is the CPU if PyTorch was not built for the GPU, which is then printed.
+    """
+    auto = name == "auto"
+    if auto:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         return torch.device("cpu")
@@ -59,8 +62,26 @@ def pick_device(name):
             f"--device {name}, but this machine has {count} usable CUDA device(s); "
             "use --device auto or --device cpu"
         )
+    if not has_kernels(index):
+        gpu = torch.cuda.get_device_name(index)
+        message = f"PyTorch {torch.__version__} was not built for this GPU, {gpu}"
+        if auto:
+            print(f"note: {message}; using the CPU")
+            return torch.device("cpu")
+        raise UserError(f"--device {name}: {message}; install another build, or use --device cpu")
     torch.cuda.set_device(index)
     return torch.device(name)
+
+
+def has_kernels(index):
+    """Whether the installed PyTorch has machine code, or PTX code to compile, for a GPU."""
+    major, minor = torch.cuda.get_device_capability(index)
+    for architecture in torch.cuda.get_arch_list():  # such as sm_90a or compute_120
+        kind, number = re.match(r"([a-z]+)_(\d+)", architecture).groups()
+        built_for = divmod(int(number), 10)
+        if built_for <= (major, minor) and (kind == "compute" or built_for[0] == major):
+            return True
+    return False
 
 
 def pick_precision(name, device):
@@ -97,6 +118,8 @@ def peak_memory(device):
     """Peak memory in bytes: GPU memory reserved by PyTorch, else RAM of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)  # CUDA graphs keep their memory
+    import resource  # here: Windows has none
+
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

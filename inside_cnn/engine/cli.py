@@ -246,6 +246,9 @@ def exit_code_of(run, args):
     A UserError, an OSError on a path in `args`, or a lack of memory becomes one line on stderr and
     exit code 2. Any other exception is a bug and is raised. A failing print does not end the run.
     """
+    if sys.platform == "win32":
+        print("error: on Windows, run this in WSL", file=sys.stderr)
+        return 2
     with open(os.devnull, "w") as null:
         streams = sys.stdout or null, sys.stderr or null  # None if closed at the start
         for stream in streams:

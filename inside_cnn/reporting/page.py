@@ -14,12 +14,10 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
-from inside_cnn.core.files import is_number, parse_json
-from inside_cnn.engine.older_versions import renamed
-from inside_cnn.engine.plots import curves_figure, evenly_chosen, png_of
+from inside_cnn.core.files import is_number
+from inside_cnn.engine.plots import evenly_chosen
 from inside_cnn.engine.weights import BEFORE_ROUNDING, digest, load_model
 from inside_cnn.reporting.tables import short, title_of
-from inside_cnn.training import panels
 
 ADVERSARIAL = "perturbed_with*_G_epsilon*.png"  # not of control networks
 MAX_FRAMES = 24  # epochs of the slider
@@ -31,21 +29,17 @@ def contents_of(folders):
     folders: {"baseline", "gan", "visualization", "evaluation": Path}.
     """
     folders = folders | dict.fromkeys(results_of_other_weights(folders), Path(os.devnull))
-    summary = read_json(folders["visualization"] / "summary.json")
     evaluation = read_json(folders["evaluation"] / "evaluation.json")
-    runs = [
-        read_run(folders["baseline"], "Classifier", "train_discriminator.py", panels.CLASSIFIER),
-        read_run(folders["gan"], "GAN", "train_gan.py", panels.GAN),
-    ]
+    limit = evaluation.get("truncation")
+    truncation = f", truncation {limit:g}" if limit else ""
     return {
-        "cards": cards(runs, summary, evaluation),
-        "runs": runs,
+        "cards": cards(folders, evaluation, truncation),
+        "truncation": truncation,
         "epochs": frames(folders["gan"] / "samples", "[0-9]*.png", "epoch {:g}", width=1050),
         "epsilons": frames(folders["visualization"], ADVERSARIAL, "{:g}/255", lossless=True),
-        "scores": table(evaluation.get("scores", {}), evaluation),
-        "inception": table(evaluation.get("inception", {}).get("scores", {}), evaluation),
-        "figures": functools.partial(pictures, folders["visualization"]),
-        "samples": functools.partial(pictures, folders["evaluation"]),
+        "scores": table(evaluation.get("scores", {})),
+        "inception": table(evaluation.get("inception", {}).get("scores", {})),
+        "pictures": {name: functools.partial(pictures, path) for name, path in folders.items()},
     }
 
 
@@ -69,24 +63,6 @@ def read_json(path):
     return json.loads(path.read_bytes()) if path.is_file() else {}
 
 
-def read_run(folder, heading, script, plotted):
-    """The summary and curves of a training; plotted: its training.panels.Panels."""
-    log = folder / "metrics.jsonl"
-    lines = log.read_bytes().splitlines() if log.is_file() else []
-    records = [renamed(r) for r in map(parse_json, lines) if r]  # the last line may be cut off
-    curves = []
-    for title, fields in plotted.curves.items():
-        if figure := curves_figure(records, {title: fields}):
-            png = io.BytesIO(png_of(figure, dpi=200))
-            curves.append(picture(png, f"Learning curve: {title}", lossless=True))
-    return {
-        "heading": heading,
-        "script": script,
-        "summary": read_json(folder / "summary.json"),
-        "curves": curves,
-    }
-
-
 def results_of_other_weights(folders):
     """Which of "visualization" and "evaluation" were not made with the weights of the runs."""
     summary = read_json(folders["visualization"] / "summary.json")
@@ -97,13 +73,11 @@ def results_of_other_weights(folders):
         ("visualization", "gan", "discriminator", summary.get("with G", {})),
         ("evaluation", "gan", "generator", evaluation),
     ):
-        if name in stale or "sha256" not in results:
-            continue
-        digests = set()
+        digests = {None}
         for path in folders[run].glob(f"{kind}*.safetensors"):
             network, metadata = load_model(path, kind=kind)
             digests |= {digest(network), metadata.get(BEFORE_ROUNDING)}
-        if results["sha256"] not in digests:
+        if name not in stale and results.get("sha256") not in digests:
             print(f"left out: {folders[name]} (not made with the {kind} of {folders[run]})")
             stale.add(name)
     return stale
@@ -147,31 +121,23 @@ def frames(folder, pattern, label, **options):
 # ------------------------------------------------------------------------------ numbers
 
 
-def cards(runs, summary, evaluation):
+def cards(folders, evaluation, truncation):
     """The key metrics that exist, [(title, value)]."""
     values = {}
-    networks = zip(("without G", "with G"), ("classifier", "critic"), runs, strict=True)
-    for network, name, run in networks:
-        values[f"test accuracy, {name}"] = run["summary"].get("test_accuracy")
+    summary = read_json(folders["visualization"] / "summary.json")
+    networks = (("baseline", "without G", "classifier"), ("gan", "with G", "critic"))
+    for run, network, name in networks:
+        accuracy = read_json(folders[run] / "summary.json").get("test_accuracy")
+        values[f"test accuracy, {name}"] = accuracy
         if step := summary.get(network, {}).get("perturbation"):
             values[f"accuracy after one step of {step['epsilon']}, {name}"] = step["accuracy_after"]
     samples = evaluation.get("scores", {}).get("samples", {})
-    title = name_of_samples("class consistency of samples", evaluation)
-    values[title] = samples.get("class_consistency")
+    values[f"class consistency of samples{truncation}"] = samples.get("class_consistency")
     return [(title, f"{value:.2f} %") for title, value in values.items() if value is not None]
 
 
-def name_of_samples(name, evaluation):
-    """The name of scored images; for samples of truncated latents, with the truncation."""
-    truncated = "samples" in name and "truncation" in evaluation
-    return f"{name}, truncation {evaluation['truncation']:g}" if truncated else name
-
-
-def table(scores, evaluation):
+def table(scores):
     """A table for the template from {name: {key: value}}, with a column for each number."""
     keys = dict.fromkeys(k for row in scores.values() for k, v in row.items() if is_number(v))
-    rows = [
-        (name_of_samples(name, evaluation), [short(row.get(key)) for key in keys])
-        for name, row in scores.items()
-    ]
+    rows = [(name, [short(row.get(key)) for key in keys]) for name, row in scores.items()]
     return {"columns": ["", *map(title_of, keys)], "rows": rows}

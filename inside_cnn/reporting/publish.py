@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 from data_tools import load_dataset
-from inside_cnn.core.device import DEVICE_HELP, pick_device, pick_precision
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
 from inside_cnn.core.output_folder import writing_to
@@ -44,22 +43,13 @@ def parse_args(argv=None):
         metavar="N",
         help="also copy the sample grids of these epochs",
     )
-    parser.add_argument(
-        "--skip",
-        nargs="+",
-        choices=("weights", "curves"),
-        default=[],
-        help="do not copy the weights or the plot of the curves",
-    )
+    parser.add_argument("--skip_curves", action="store_true", help="do not copy curves.png")
     parser.add_argument("--data_dir", help="folder of the training data")
-    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     return parser.parse_args(argv)
 
 
 def run(args):
     """Publish a run. Raises UserError; OSError, with nothing written, if a file is missing."""
-    device = pick_device(args.device)
-    pick_precision("fp32", device)
     source, target = Path(args.run), Path(args.target)
     if not (source / "summary.json").is_file():
         raise UserError(f"{source} is not the folder of a finished run")
@@ -67,7 +57,7 @@ def run(args):
     if target.exists() and not was_published:
         raise UserError(f"{target} exists and is not the folder of a published run")
     names = [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
-    names += [] if "curves" in args.skip else ["curves.png"]
+    names += [] if args.skip_curves else ["curves.png"]
     files = {name: (source / name).read_bytes() for name in names}
     log = (source / "metrics.jsonl").read_bytes()
     records = [renamed(json.loads(line)) for line in log.splitlines()]
@@ -79,11 +69,8 @@ def run(args):
     for resumed in config.get("resumed", []):
         resumed["changed"] = published(resumed["changed"])
     files["config.json"] = json.dumps(config, indent=2).encode() + b"\n"
-    weights = {
-        name: rounded(source / name, args.data_dir, device)
-        for name in NETWORKS
-        if (source / name).is_file() and "weights" not in args.skip
-    }
+    networks = [name for name in NETWORKS if (source / name).is_file()]
+    weights = {name: rounded(source / name, args.data_dir) for name in networks}
     samples = [f"samples/{path.name}" for path in target.glob("samples/*.png")]
     stale = {*NETWORKS, "curves.png", *samples} - {*files, *weights} if was_published else ()
     with writing_to(target):
@@ -102,9 +89,9 @@ def published(settings):
     return {name: v for name, v in renamed(settings).items() if name not in PRIVATE}
 
 
-def rounded(path, data_dir, device):
+def rounded(path, data_dir):
     """(the network with weights rounded to 8 bits, its metadata with the metrics of these)."""
-    model, metadata = load_model(path, device)
+    model, metadata = load_model(path)
     # Figures and scores record the digest of the weights before rounding.
     metadata.setdefault(BEFORE_ROUNDING, digest(model))
     if metadata["kind"] == "generator":
@@ -113,7 +100,6 @@ def rounded(path, data_dir, device):
     if held_out := metadata.get("hold_out"):
         _, test_set = train_set.hold_out(held_out)
     check_classes(path, metadata, test_set)
-    test_set = test_set.to(device)
     before = evaluate(model, test_set, "fp32")["test_accuracy"]
     model.load_state_dict(from_8_bits(to_8_bits(model.state_dict())))
     metrics = evaluate(model, test_set, "fp32")

@@ -1,6 +1,5 @@
 """A run's folder: its settings, its lock, its checkpoints, its log."""
 
-import fcntl
 import json
 import os
 import socket
@@ -217,6 +216,8 @@ def lock(folder):
 
     Raises UserError if another process holds it, OSError if the file system has no locks.
     """
+    import fcntl  # here: Windows has none
+
     file = open(folder / ".lock", "a+b", buffering=0)  # noqa: SIM115 (until the run's end)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

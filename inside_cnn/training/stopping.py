@@ -10,7 +10,7 @@ import torch
 from inside_cnn.engine.cli import DIVERGED, SAVE_FAILED, Stopped
 from inside_cnn.training.checkpoint import list_checkpoints
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+SIGNALS = [getattr(signal, f"SIG{name}", signal.SIGTERM) for name in ("TERM", "INT", "USR1", "HUP")]
 
 
 def stopped(signal_number, step, saved):

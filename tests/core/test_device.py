@@ -72,11 +72,40 @@ def test_each_process_has_its_gpu(monkeypatch, local_rank, count, index):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr("inside_cnn.core.device.has_kernels", lambda _: True)
     if index is not None:
         assert pick_device("cuda") == torch.device("cuda", index)
         return
     with pytest.raises(UserError, match="cuda:0, but this machine has 0 usable CUDA"):
         pick_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "expected"),
+    [
+        ((9, 0), ["sm_80", "sm_90a"], True),
+        ((8, 9), ["sm_80", "sm_90"], True),  # binary compatible within a major version
+        ((7, 0), ["sm_75", "sm_80"], False),
+        ((12, 0), ["sm_90"], False),
+        ((12, 0), ["sm_90", "compute_90"], True),  # compiled by the driver
+    ],
+)
+def test_gpus_without_kernels(monkeypatch, capsys, capability, architectures, expected):
+    set_environment(monkeypatch, {})
+    for name, value in {
+        "is_available": True,
+        "device_count": 1,
+        "get_device_capability": capability,
+        "get_arch_list": architectures,
+        "get_device_name": "Old GPU",
+        "set_device": None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    assert pick_device("auto").type == ("cuda" if expected else "cpu")
+    assert ("not built for this GPU, Old GPU; using the CPU" in capsys.readouterr().out) != expected
+    if not expected:
+        with pytest.raises(UserError, match=r"--device cuda: PyTorch .* Old GPU"):
+            pick_device("cuda")
 
 
 def test_auto_precision_follows_the_cpu(monkeypatch):

@@ -149,6 +149,12 @@ def test_closed_streams_are_no_error(monkeypatch):
     assert cli.exit_code_of(raises(UserError("no")), argparse.Namespace()) == 2
 
 
+def test_windows_is_refused_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert cli.exit_code_of(raises(KeyError("not called")), argparse.Namespace()) == 2
+    assert capsys.readouterr().err == "error: on Windows, run this in WSL\n"
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -12,9 +12,8 @@ from inside_cnn.engine.weights import BEFORE_ROUNDING, digest, from_8_bits, load
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.reporting import publish
 
-QUICK = ["--device", "cpu"]
 TINY = ["--dataset", "shapes", "--limit_train", 60, "--limit_test", 60, "--width", 4]
-SMALL = [*TINY, "--batch_size", 30, "--epochs", 1, *QUICK, "--precision", "fp32"]
+SMALL = [*TINY, "--batch_size", 30, "--epochs", 1, "--device", "cpu", "--precision", "fp32"]
 LOGS = {"config.json", "metrics.jsonl", "summary.json"}
 
 
@@ -31,7 +30,7 @@ def names_in(folder):
 
 def test_published_classifier(run_main, classifier, tmp_path):
     target = tmp_path / "target"
-    assert run_main(publish, classifier, target, *QUICK)[0] == 0
+    assert run_main(publish, classifier, target)[0] == 0
     assert names_in(target) == LOGS | {"curves.png", "discriminator.safetensors"}
     assert records(target) == records(classifier)
     assert str(tmp_path) not in (target / "config.json").read_text()
@@ -53,14 +52,14 @@ def test_published_classifier(run_main, classifier, tmp_path):
     (target / "samples").mkdir()
     (target / "samples/007.png").touch()
     (target / "notes.txt").touch()
-    assert run_main(publish, classifier, target, "--skip", "weights", "curves")[0] == 0
-    assert names_in(target) == {*LOGS, "notes.txt"}
+    assert run_main(publish, classifier, target, "--skip_curves")[0] == 0
+    assert names_in(target) == {*LOGS, "discriminator.safetensors", "notes.txt"}
 
 
 def test_published_gan_with_sample_grids(run_main, tmp_path):
     run, target = tmp_path / "run", tmp_path / "target"
     assert run_main(train_gan, *SMALL, "--output_dir", run)[0] == 0
-    assert run_main(publish, run, target, *QUICK, "--sample_epochs", 0, 1)[0] == 0
+    assert run_main(publish, run, target, "--sample_epochs", 0, 1)[0] == 0
     networks = {"discriminator.safetensors", "generator.safetensors"}
     grids = {"samples/000.png", "samples/001.png"}
     assert names_in(target) == LOGS | networks | grids | {"curves.png"}
@@ -73,28 +72,28 @@ def test_published_gan_with_sample_grids(run_main, tmp_path):
 def test_invalid_arguments_change_nothing(refused, classifier, tmp_path):
     target = tmp_path / "target"
     assert "not the folder of a finished run" in refused(publish, tmp_path / "nothing", target)
-    assert "007.png" in refused(publish, classifier, target, *QUICK, "--sample_epochs", 7)
+    assert "007.png" in refused(publish, classifier, target, "--sample_epochs", 7)
     (classifier / "curves.png").rename(tmp_path / "curves.png")
-    assert "curves.png" in refused(publish, classifier, target, *QUICK)
+    assert "curves.png" in refused(publish, classifier, target)
     assert not target.exists()
     (tmp_path / "curves.png").rename(classifier / "curves.png")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/weights.safetensors").write_text("precious")
     message = "not the folder of a published run"
-    assert message in refused(publish, classifier, tmp_path / "other", *QUICK)
+    assert message in refused(publish, classifier, tmp_path / "other")
     assert names_in(tmp_path / "other") == {"weights.safetensors"}
 
     # The arguments in the wrong order: a published folder first, the user's run second.
     shutil.copytree(classifier, target, ignore=shutil.ignore_patterns("checkpoints"))
     before = {path: path.read_bytes() for path in classifier.rglob("*") if path.is_file()}
-    assert message in refused(publish, target, classifier, *QUICK)
+    assert message in refused(publish, target, classifier)
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_held_out_images_are_the_test_set_of_their_run(run_main, tmp_path):
     flags = ["--hold_out", 100, "--output_dir", tmp_path / "run"]
     assert run_main(train_discriminator, *SMALL, *flags)[0] == 0
-    assert run_main(publish, tmp_path / "run", tmp_path / "target", *QUICK)[0] == 0
+    assert run_main(publish, tmp_path / "run", tmp_path / "target")[0] == 0
     model, metadata = load_model(tmp_path / "target" / "discriminator.safetensors")
     _, held_out = data_tools.load_shapes()[0].hold_out(100)
     assert metadata["test_loss"] == pytest.approx(evaluate(model, held_out, "fp32")["test_loss"])

@@ -1,0 +1,70 @@
+"""torch.hub, from a process that has other modules of the same names."""
+
+import re
+import subprocess
+import sys
+
+import torch
+
+import hubconf
+from inside_cnn.engine import weights
+from processes import ENVIRONMENT, ROOT
+
+CODE = """
+import sys, types
+foreign = {name: types.ModuleType(name) for name in
+           ("data_tools", "discriminator", "generator", "engine")}
+sys.modules.update(foreign)
+import torch
+repo = sys.argv[1]
+critic = torch.hub.load(repo, "critic", source="local")
+generator = torch.hub.load(repo, "generator", source="local")
+assert all(sys.modules[name] is module for name, module in foreign.items())
+latents = torch.zeros(1, 100)
+latents[0, 3] = 1
+print(critic(generator(latents))[1].argmax().item())
+"""
+
+
+def test_local_form_beside_foreign_modules(tmp_path):
+    environment = {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, ROOT],
+        cwd=tmp_path,
+        env=environment | {"TORCH_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1:] == ["3"], done.stderr
+
+
+def test_example_of_the_model_card(tmp_path, monkeypatch):
+    """results/README.md: torch.hub, captum, torch.func, ONNX."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "RESULTS", ROOT / "results")
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "results/README.md").read_text(), re.DOTALL
+    )
+    names = {}
+    exec(code.replace('"."', repr(str(ROOT))), names)
+    assert names["class_logits"].argmax(1).tolist() == [3, 5]
+    assert names["attributions"].shape == names["gradients"].shape == (2, 3, 32, 32)
+    assert (tmp_path / "classifier.onnx").is_file()
+
+
+def test_versions_agree():
+    (version,) = re.findall(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {version} (" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_networks_are_plain_and_equal_to_the_published_ones(images, monkeypatch):
+    monkeypatch.setattr(weights, "RESULTS", ROOT / "results")
+    model = hubconf.classifier()
+    assert {type(m).__module__.partition(".")[0] for m in model.modules()} == {
+        *("torch", "discriminator")
+    }
+    assert not model.training
+    expected, _ = weights.load_model(ROOT / "results/baseline/discriminator.safetensors")
+    torch.testing.assert_close(model(images)[1], expected(images)[1], rtol=1e-4, atol=1e-4)
+    assert hubconf.generator(pretrained=False).training

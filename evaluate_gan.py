@@ -78,7 +78,6 @@ def parse_args(argv=None):
         help="also IS, FID and KID with the standard Inception network, from this weights file or "
         "torch-fidelity's download. Slow without a GPU; continues after a stop",
     )
-    group.add_argument("--batch_size", type=at_least(1), default=500, help="images per batch")
     cli.add_data_arguments(parser)
     cli.add_device_arguments(parser)
     parser.add_argument("--output_dir", default="evaluation", help="folder for scores and figures")
@@ -119,7 +118,7 @@ def score(args, image_sets, train, judge, folder):
     """
 
     def features_and_classes(name, images):
-        return judge.features_and_classes(images, args.batch_size, f"judge, {name}")
+        return judge.features_and_classes(images, f"judge, {name}")
 
     reference, _ = features_and_classes("training images", train.images)
     outputs = {name: features_and_classes(name, part.images) for name, part in image_sets.items()}
@@ -198,7 +197,7 @@ def run(args):
 
     def sample(labels, title, generator=generator):
         latents = sampling.latents_of(labels, generator.latent_dim, args.seed, **options)
-        return sampling.generate(generator, latents, args.batch_size, precision, title)
+        return sampling.generate(generator, latents, precision, title)
 
     if args.sample:
         with writing_to(folder):

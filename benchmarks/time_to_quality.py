@@ -36,7 +36,6 @@ from inside_cnn.training.run import TrainingRun
 POINTS = 4  # evaluations of a run
 UNTIMED_STEPS, TIMED_STEPS, TURNS = 6, 24, 5  # 24 is a multiple of every usual --gen_train
 FIGURES = ("test_accuracy", "frechet_distance", "class_consistency")
-SETTING = ("flags", "variant", "commit", "share", "budget_images")  # older lines have all five
 
 
 def parse_args(argv=None):
@@ -109,7 +108,7 @@ def steps_in_budget(args):
 
 
 def train_seed(args, steps, seed):
-    """Train, and append a line to --output for each evaluation."""
+    """Train, and append a line to --output for each evaluation; returns the last one."""
     flags = shlex.join(["--width", str(args.width), *args.flags])
     trial = {"trial": "time to quality", "script": "train_gan.py", "flags": flags, "seed": seed}
     trial |= {"budget_images": args.images, "steps": steps, "commit": git_commit(), "device": "CPU"}
@@ -117,18 +116,7 @@ def train_seed(args, steps, seed):
         for record in train(args, args.flags, steps, POINTS, seed):
             point = {name: record[name] for name in ("step", "images", "cpu_seconds", *FIGURES)}
             file.write(json.dumps(trial | point) + "\n")
-
-
-def print_summary(path):
-    """The last figures of each trial in the file, as means over its seeds."""
-    trials = {}
-    for line in Path(path).read_bytes().splitlines():
-        record = json.loads(line)
-        setting = str({name: record[name] for name in SETTING if name in record})
-        trials.setdefault(setting, {})[record["seed"]] = record  # the last line of a seed counts
-    for setting, seeds in trials.items():
-        means = {n: round(statistics.mean(r[n] for r in seeds.values()), 2) for n in FIGURES}
-        print(setting, "seeds", sorted(seeds), means)
+    return point
 
 
 def run(args):
@@ -138,8 +126,8 @@ def run(args):
     of_seed = partial(train_seed, args, steps_in_budget(args))
     one_thread = get_context("spawn"), torch.set_num_threads, (1,)
     with ProcessPoolExecutor(len(args.seeds), *one_thread) as pool:
-        list(pool.map(of_seed, args.seeds))
-    print_summary(args.output)
+        last = list(pool.map(of_seed, args.seeds))
+    print({f"mean {name}": statistics.mean(point[name] for point in last) for name in FIGURES})
 
 
 def main(argv=None):

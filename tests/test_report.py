@@ -117,8 +117,13 @@ def test_images_decode_and_nothing_is_fetched(run_main, runs):
 
 
 def test_missing_parts_show_the_command_that_makes_them(run_main, tmp_path, monkeypatch):
+    """Files may be missing, and those of an old run may lack fields."""
     monkeypatch.chdir(tmp_path)
+    write(tmp_path / "output/baseline/summary.json", {"epochs_done": 3})
+    write(tmp_path / "visualization/summary.json", {"with G": {"layers": {"dead_share": [1.0]}}})
+    write(tmp_path / "evaluation/evaluation.json", {"scores": {"samples": {"precision": None}}})
     page, _ = make_page(run_main)
+    assert 'class="card"' not in page
     for command in ("train_discriminator.py", "train_gan.py", "evaluate_gan.py"):
         assert f"<code>python {command}</code>" in page
     assert page.count("not made yet") >= 8
@@ -153,16 +158,6 @@ def test_hostile_text_is_escaped(run_main, runs):
     assert "1337" not in page
     assert page.count("<script") == 1
     assert "surrogate ?" in page
-
-
-def test_incomplete_and_old_runs(run_main, runs):
-    """Files may be missing, and those of an old run may lack fields."""
-    (runs / "output/gan/summary.json").unlink()
-    write(runs / "output/baseline/summary.json", {"epochs_done": 3})
-    write(runs / "visualization/summary.json", {"with G": {"layers": {"dead_share": [1.0]}}})
-    write(runs / "evaluation/evaluation.json", {"scores": {"samples": {"precision": None}}})
-    page, _ = make_page(run_main)
-    assert 'class="card"' not in page
 
 
 def test_invalid_paths(refused, tmp_path, monkeypatch):

@@ -56,34 +56,21 @@ def test_the_budget_is_the_time_of_the_recipe(monkeypatch):
     assert time_to_quality.steps_in_budget(args) == 500
 
 
-@pytest.fixture
-def scored(monkeypatch):
-    """Trainings that take no time. Their accuracy is the seed's number at the last point."""
-
+def test_every_evaluation_adds_a_line(tmp_path, monkeypatch):
     def train(args, flags, steps, points, seed):
-        figures = dict.fromkeys(("test_accuracy", "frechet_distance", "class_consistency"), seed)
-        return [
-            {"step": step, "images": 9, "cpu_seconds": 1.0} | figures | {"test_accuracy": accuracy}
-            for step, accuracy in ((1, 99), (2, seed))
-        ]
+        figures = dict.fromkeys(time_to_quality.FIGURES, seed)
+        return [{"step": step, "images": 9, "cpu_seconds": 1.0} | figures for step in (1, 2)]
 
     monkeypatch.setattr(time_to_quality, "train", train)
-
-
-def test_the_last_line_of_each_seed_counts(scored, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(time_to_quality, "git_commit", lambda: "abc")
-    args = time_to_quality.parse_args(["--output", str(tmp_path / "trials.jsonl")])
-    for flags, seed in (([], 2), ([], 5), (["--gen_train", "2"], 7)):
-        args.flags = flags
-        time_to_quality.train_seed(args, steps=2, seed=seed)
-    lines = [json.loads(line) for line in args.output.read_text().splitlines()]
-    assert len(lines) == 6
-    assert lines[-1]["flags"] == "--width 32 --gen_train 2"
-    assert {line["commit"] for line in lines} == {"abc"}
-    time_to_quality.print_summary(args.output)
-    recipe, trial = capsys.readouterr().out.splitlines()
-    assert "seeds [2, 5] {'test_accuracy': 3.5," in recipe
-    assert "seeds [7] {'test_accuracy': 7," in trial
+    output = tmp_path / "trials.jsonl"
+    args = time_to_quality.parse_args(["--output", str(output), "--flags=--gen_train 2"])
+    points = [time_to_quality.train_seed(args, steps=2, seed=seed) for seed in (5, 7)]
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(line["seed"], line["step"]) for line in lines] == [(5, 1), (5, 2), (7, 1), (7, 2)]
+    assert lines[3].items() >= points[1].items()
+    assert lines[3]["flags"] == "--width 32 --gen_train 2"
+    assert lines[3]["commit"] == "abc"
 
 
 @pytest.mark.parametrize(

@@ -96,15 +96,13 @@ class Dataset:
         return indices, names, displayed_note(len(self.class_names), len(displayed))
 
     def metadata(self):
-        """Metadata of the dataset for exported weights, as plain values.
+        """Metadata for exported weights, with the mean of the first 128 images as text.
 
-        mean_image: of the first 128 images, the start of activation maximization; `mean_image`
-        decodes it.
+        The mean is the start of activation maximization; `pixels.mean_image` decodes it.
         """
-        names = list(self.class_names)
         return {
             "dataset": self.name,
-            "class_names": names,
-            "num_classes": len(names),
+            "class_names": list(self.class_names),
+            "num_classes": len(self.class_names),
             "mean_image": encode_mean_image(self.images[:128]),
         }

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +20,7 @@ from inside_cnn.core.progress import Progress
 from inside_cnn.data.pictures import MAX_BYTES, read_picture
 
 PARTS = ("train", "test")
+TEST_SHARE = 10  # one picture of a class in TEST_SHARE is for testing
 CACHE = Path("output/image_cache")  # not in the folder of the pictures, which may be read-only
 FORMAT = 3  # version of the cached files
 
@@ -26,8 +28,8 @@ FORMAT = 3  # version of the cached files
 class Picture(NamedTuple):
     """A file of a dataset.
 
-    hash: of its relative path, determines the order of the pictures. part: `train` or `test`.
-    label: its class. size: in bytes. time: of its last modification, in ns.
+    hash: of its relative path, determines the order of the pictures. part: `train`, `test` or, if
+    parts_of decides it, "". label: its class. size: in bytes. time: of its last change, in ns.
     """
 
     hash: str
@@ -78,12 +80,28 @@ def decode(pictures):
                 images[index] = result
             progress.step()
     progress.close()
-    tensors = {}
+    valid = [index for index in range(len(pictures)) if index not in failed]
+    parts, tensors = parts_of([pictures[index] for index in valid]), {}
     for part in PARTS:
-        rows = [i for i, p in enumerate(pictures) if p.part == part and i not in failed]
+        rows = [index for index, own in zip(valid, parts, strict=True) if own == part]
         labels = torch.tensor([pictures[i].label for i in rows], dtype=torch.int64)
         tensors |= {f"{part}_images": images[rows], f"{part}_labels": labels}
     return tensors, failed
+
+
+def parts_of(pictures):
+    """The part of each of the Pictures, which are in the order of their hashes.
+
+    Without folders train and test, one in TEST_SHARE of each class is for testing, but at least one
+    of two or more. These have the smallest hashes, so a new picture moves at most one other.
+    """
+    sizes, ranks, parts = Counter(p.label for p in pictures), Counter(), []
+    for picture in pictures:
+        size, rank = sizes[picture.label], ranks[picture.label]
+        in_test = rank < max(size // TEST_SHARE, min(1, size - 1))
+        parts.append(picture.part or PARTS[in_test])
+        ranks[picture.label] += 1
+    return parts
 
 
 def read_image(picture):

@@ -2,7 +2,7 @@
 
 DIR/train/CLASS/* and DIR/test/CLASS/*, or DIR/CLASS/* alone, of which a tenth becomes the test set.
 The part and the position of a picture depend on a hash of its path relative to DIR (or DIR/train):
-a new picture moves no other, and the first N images of a dataset include all classes.
+a new picture moves at most one other between the parts, and the first N images include all classes.
 """
 
 import contextlib
@@ -15,8 +15,6 @@ from inside_cnn.data.dataset import Dataset
 from inside_cnn.data.decoding import PARTS, Picture, digest_of, load_pictures
 
 MIN_CLASSES, MAX_CLASSES = 2, 64
-TEST_SHARE = 10  # one picture in TEST_SHARE is for testing
-ENOUGH = 100  # pictures of a class; the chance that none of them is for testing is 1 in 40,000
 MAX_LISTED = 3  # ignored files that are listed by name
 # Folders of file systems and of network storage, which are no classes. Some hold thumbnails.
 SYSTEM_FOLDERS = ("@eaDir", "@Recycle", "@tmp", "#recycle", "__MACOSX", "lost+found")
@@ -57,13 +55,11 @@ def check_class_sizes(class_names, tensors):
         counts = tensors[f"{part}_labels"].bincount(minlength=len(class_names)).tolist()
         if 0 not in counts:
             continue
-        message = f"class {class_names[counts.index(0)]} has no picture in the {part} set"
-        if part == "test":
-            message += (
-                f"; one picture in {TEST_SHARE} is for testing: add pictures, {ENOUGH} per class "
-                "are enough, or sort them into train/CLASS and test/CLASS"
-            )
-        raise UserError(message)
+        name = class_names[counts.index(0)]
+        raise UserError(
+            f"class {name} has no picture in the {part} set; each class needs at least two "
+            "pictures, or one in train/CLASS and one in test/CLASS"
+        )
 
 
 def find_pictures(folder):
@@ -95,10 +91,9 @@ def find_pictures(folder):
         for label, name in enumerate(names):
             for path in files_below(root / classes[root_part][name]):
                 number = digest_of(normalized(os.path.relpath(path, root)))
-                part = root_part or PARTS[int(number[-8:], 16) % TEST_SHARE == 0]
                 status = os.stat(path)
                 size, time = status.st_size, status.st_mtime_ns
-                pictures.append(Picture(number, part, label, path, size, time))
+                pictures.append(Picture(number, root_part, label, path, size, time))
     return names, sorted(pictures)
 
 

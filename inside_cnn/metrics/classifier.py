@@ -8,7 +8,7 @@ from discriminator import NUM_LAYERS
 from inside_cnn.core.device import autocast
 
 
-def predict(discriminator, images, precision="fp32", batch_size=500):
+def predict(discriminator, images, precision="fp32"):
     """uint8 (n, 3, 32, 32) on the model's device -> class logits, float32 (n, num_classes).
 
     precision: of the blocks. The head is in float32, since logits in bfloat16 often are equal.
@@ -17,7 +17,7 @@ def predict(discriminator, images, precision="fp32", batch_size=500):
     discriminator.eval()
     logits = []
     with torch.no_grad():
-        for batch in images.split(batch_size):
+        for batch in images.split(500):
             with autocast(images.device, precision):
                 features = discriminator.features(to_signed(batch), NUM_LAYERS)
             logits.append(discriminator.head(features.float())[1])

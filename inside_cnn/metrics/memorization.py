@@ -128,10 +128,9 @@ def save_nearest(samples, training_images, path):
     images, columns = samples.images[displayed], len(names)
     distances, indices, positions = nearest_training_images(images, training_images)
     nearest = aligned(training_images[indices], positions)
-    rows, captions = [], []
-    for start in range(0, len(images), columns):
-        row = slice(start, start + columns)
-        rows += [images[row], nearest[row]]
-        captions += ["sample"] * columns + [f"at {distance:.1f}" for distance in distances[row]]
+    rows = torch.stack([images.unflatten(0, (-1, columns)), nearest.unflatten(0, (-1, columns))], 1)
+    captions = []
+    for row in distances.split(columns):
+        captions += ["sample"] * columns + [f"at {distance:.1f}" for distance in row]
     title = "samples above their nearest training images, mirrored and shifted to fit"
-    save_image_grid(torch.cat(rows), path, names, title + note, captions)
+    save_image_grid(rows.flatten(0, 2), path, names, title + note, captions)

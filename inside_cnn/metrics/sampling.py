@@ -9,6 +9,7 @@ from inside_cnn.core.device import Stream, autocast, random_stream
 from inside_cnn.core.progress import with_progress
 
 BLOCK = 1000  # latents that are sampled together
+BATCH = 500  # images that are generated together
 
 
 def sample_labels(count, classes=range(10)):
@@ -51,24 +52,22 @@ def latent_of(label, number, latent_dim, seed, num_classes=10):
 
     It is the latent of sample `number * num_classes + label` when the classes are in turn.
     """
-    block, row = divmod(number * num_classes + label, BLOCK)
-    stream = random_stream("cpu", seed, Stream.LATENTS, block)
-    labels = torch.full((BLOCK,), label)
-    return sample_latents(labels, latent_dim, stream, num_classes)[row : row + 1]
+    labels = torch.full((number * num_classes + label + 1,), label)
+    return latents_of(labels, latent_dim, seed, num_classes=num_classes)[-1:]
 
 
 @torch.no_grad()
-def generate(generator, latents, batch_size=500, precision="fp32", title=""):
+def generate(generator, latents, precision="fp32", title=""):
     """latents (n, latent_dim) -> uint8 (n, 3, 32, 32) on the CPU; the generator in eval mode.
 
-    On the CPU in float32 the images are bit-identical for any batch_size. A title adds a progress
-    bar.
+    On the CPU in float32 an image does not depend on the others, to the bit. A title adds a
+    progress bar.
     """
     device = next(generator.parameters()).device
     training = generator.training
     generator.eval()
     images = []
-    for batch in with_progress(latents.split(batch_size), title, batch_size):
+    for batch in with_progress(latents.split(BATCH), title, BATCH):
         # A batch of one would use other kernels, with other rounding.
         padded = batch if len(batch) > 1 else batch.repeat(2, 1)
         with autocast(device, precision):
@@ -79,14 +78,13 @@ def generate(generator, latents, batch_size=500, precision="fp32", title=""):
 
 
 def interpolate(start, end, t, num_classes=10):
-    """Latents (n, latent_dim) at t in [0, 1]: the noise along the arc, the class code linearly."""
-    code = torch.lerp(start[:, :num_classes], end[:, :num_classes], t)
-    return torch.cat([code, slerp(start[:, num_classes:], end[:, num_classes:], t)], 1)
+    """Latents (n, latent_dim) at t in [0, 1]: the class code linearly, the noise along the arc.
 
-
-def slerp(a, b, t):
-    """Points at t in [0, 1] on the arcs from a to b, (n, d): the norm stays about the same."""
+    On the arc, the norm of the noise stays about the same.
+    """
+    code, line = torch.lerp(start, end, t).tensor_split([num_classes], 1)
+    a, b = start[:, num_classes:], end[:, num_classes:]
     angle = F.cosine_similarity(a, b, dim=1).clamp(-1, 1).acos()[:, None]
     weights = torch.sin((1 - t) * angle), torch.sin(t * angle)
     arc = (weights[0] * a + weights[1] * b) / torch.sin(angle).clamp_min(1e-6)
-    return torch.where(angle < 1e-3, torch.lerp(a, b, t), arc)  # linear if nearly parallel
+    return torch.cat([code, torch.where(angle < 1e-3, line, arc)], 1)  # a line if nearly parallel

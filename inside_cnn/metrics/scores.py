@@ -16,6 +16,7 @@ from inside_cnn.metrics import sampling
 KERNEL_SUBSET = 1000  # samples of each side in one estimate of the kernel distance
 KERNEL_SUBSETS = 100
 NEIGHBORS = 5  # of density and coverage
+BATCH = 500  # images in a pass through the judge
 MIN_SAMPLES = 20
 RELIABLE_SAMPLES = KERNEL_SUBSET  # with fewer, distances are biased upward
 MANIFOLD_IMAGES = 10_000  # of each side, at most, for precision, recall, density and coverage
@@ -98,10 +99,10 @@ class Judge:
         check_classes(name, self.metadata, dataset, f"; {remedy}, or give --judge")
 
     @torch.no_grad()
-    def features_and_classes(self, images, batch_size=500, title=""):
+    def features_and_classes(self, images, title=""):
         """uint8 (n, 3, 32, 32) -> features float64 (n, width), classes int64 (n,), on the CPU."""
         features, classes = [], []
-        for batch in with_progress(images.split(batch_size), title, batch_size):
+        for batch in with_progress(images.split(BATCH), title, BATCH):
             with autocast(self.device, self.precision):
                 maps = self.model.features(to_signed(batch.to(self.device)), NUM_LAYERS)
             _, logits = self.model.head(maps.float())  # in bfloat16 logits often are equal
@@ -126,13 +127,8 @@ class TrainingScores:
 
     def __call__(self, generator):
         """{"frechet_distance", "kernel_distance", "class_consistency" in %}."""
-        latents = sampling.latents_of(
-            self.labels,
-            generator.latent_dim,
-            self.seed,
-            Stream.TRAINING_SCORES,
-            num_classes=len(self.class_names),
-        )
+        options = {"purpose": Stream.TRAINING_SCORES, "num_classes": len(self.class_names)}
+        latents = sampling.latents_of(self.labels, generator.latent_dim, self.seed, **options)
         samples = sampling.generate(generator, latents, precision=self.judge.precision)
         features, classes = self.judge.features_and_classes(samples)
         metrics = distances(features, self.reference, self.seed)

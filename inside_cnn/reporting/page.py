@@ -49,8 +49,6 @@ def render(contents):
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(contents)
 

@@ -35,14 +35,8 @@ def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run")
     parser.add_argument("target", metavar="FOLDER", help="folder to create or replace")
-    parser.add_argument(
-        "--sample_epochs",
-        type=cli.at_least(0),
-        nargs="*",
-        default=[],
-        metavar="N",
-        help="also copy the sample grids of these epochs",
-    )
+    epoch, epochs = cli.at_least(0), "also copy the sample grids of these epochs"
+    parser.add_argument("--sample_epochs", type=epoch, nargs="*", default=[], help=epochs)
     parser.add_argument("--skip_curves", action="store_true", help="do not copy curves.png")
     parser.add_argument("--data_dir", help="folder of the training data")
     return parser.parse_args(argv)

@@ -30,7 +30,7 @@ def test_every_picture_is_in_one_part(mine):
     train, test = load_folder(mine.folder)
     assert train.class_names == test.class_names == ("a", "b")
     assert sorted(levels(train) + levels(test)) == [*range(200)]
-    assert 10 <= len(test) <= 35
+    assert test.labels.bincount().tolist() == [10, 10]
     assert set(train.labels[:20].tolist()) == {0, 1}  # the first images include all classes
     for part in (train, test):
         assert [level >= 100 for level in levels(part)] == part.labels.tolist()
@@ -39,15 +39,24 @@ def test_every_picture_is_in_one_part(mine):
         assert part.name == "folder"
 
 
-def test_a_new_picture_moves_no_other(mine):
-    mine.fill("a", "b")
+@pytest.mark.parametrize(("count", "in_test"), [(2, 1), (5, 1), (19, 1), (20, 2), (39, 3)])
+def test_a_new_picture_moves_at_most_one_other(mine, count, in_test):
+    """Each class has a test picture, also beside files that are no pictures."""
+    mine.fill("a", "b", count=count)
+    for number in range(3):
+        (mine.folder / f"a/{number}.txt").touch()
     before = load_folder(mine.folder)
-    mine.put("b/new.png", 255)
-    after = load_folder(mine.folder)
-    for old, new in zip(before, after, strict=True):
-        assert [level for level in levels(new) if level < 255] == levels(old)
-    assert sum(levels(part).count(255) for part in after) == 1
-    assert after[0].digest != before[0].digest
+    assert before[1].labels.bincount().tolist() == [in_test, in_test]
+    for number in range(8):
+        mine.put(f"b/new {number}.png", 255)
+        after = load_folder(mine.folder)
+        moved = {*levels(before[0])} & {*levels(after[1])} | {*levels(before[1])} & {
+            *levels(after[0])
+        }
+        assert len(moved - {255}) <= 1
+        assert sum(levels(part).count(255) for part in after) == number + 1
+        assert after[0].digest != before[0].digest
+        before = after
 
 
 def test_folders_train_and_test(mine, capsys):
@@ -152,10 +161,7 @@ def test_folder_without_valid_classes(mine, files, message):
     ("files", "message"),
     [
         ({"1.jpg": "text"}, "class c has no picture in the train set"),
-        (
-            {"1.png": None},
-            "class c has no picture in the test set; one picture in 10 is for testing",
-        ),
+        ({"1.png": None}, "class c has no picture in the test set; each class needs at least two"),
     ],
 )
 def test_class_without_pictures(mine, files, message):

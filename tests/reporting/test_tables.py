@@ -36,11 +36,8 @@ def test_short_numbers(value, text):
 
 
 def test_lines_omit_the_source_of_a_number(tmp_path):
-    put(
-        tmp_path / "numbers.jsonl",
-        {"model": "a", "FID": 1.5, "commit": "c"},
-        {"model": "b", "IS": 2},
-    )
+    records = {"model": "a", "FID": 1.5, "commit": "c"}, {"model": "b", "IS": 2}
+    put(tmp_path / "numbers.jsonl", *records)
     expected = [["model", "FID", "IS"], ["a", "1.5", ""], ["b", "", "2"]]
     assert cells(tables.lines(tmp_path, "numbers")) == expected
 

@@ -30,6 +30,9 @@ TITLES = NETWORKS | {
     "kid_std": "KID std",
     "frechet_distance": "Frechet distance",
     "became_alternate_label": "classified as the next class",
+    "cka_standardized": "CKA, standardized",
+    "fires_below_1_percent": "share firing on < 1 % of images",
+    "fires_below_10_percent": "share firing on < 10 % of images",
     "auc": "share of test images with a higher score",
     "bands": "cycles per pixel, up to",
     "epsilons": "epsilon, in 1/255",
@@ -147,7 +150,7 @@ def runs(results, *patterns):
             "seed": ", ".join(str(config["settings"]["seed"]) for config in configs),
             "epochs": settings["epochs"],
             "minutes": f"{statistics.mean(map(training_minutes, folders)):.3g}",
-            "on": configs[0]["device"],
+            "on": configs[0]["device"].replace(", 1 threads", ", 1 thread"),
             "command": f"`{' '.join(['python', settings['script'], *flags.split()])}`",
         }
         table.append(row)

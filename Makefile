@@ -56,33 +56,36 @@ endif
 
 # The GAN trains in parallel with the rest, each with half of the cores, since small networks gain
 # little from more threads. The pipes disable the progress bars, which would share one terminal.
+# Nothing is downloaded: CIFAR-10 is used if it is on the disk.
+DEMO_DATA := $(if $(wildcard $(or $(CIFAR10_DIR),data)/cifar-10-*),cifar10,shapes)
+DEMO_TRAINING := --dataset $(DEMO_DATA) --width 32 --limit_train 20000 --limit_test 1000
 demo_%: export OMP_NUM_THREADS = $(HALF_OF_CORES)
 demo_published:
-	set -o pipefail; python visualization.py --discriminator_without_G results/baseline \
-		--discriminator_with_G results/gan --max_classification_output --steps 100 \
+	@echo "demo 1/4: class images of the published networks (about 40 s)"
+	@set -o pipefail; python visualization.py --discriminator_without_G results/baseline \
+		--discriminator_with_G results/gan --max_classification_output --steps 50 \
 		--output_dir $(DEMO)/published 2>&1 | cat
 
 demo_classifier: demo_published
-	set -o pipefail; python train_discriminator.py --dataset auto --width 32 --epochs 4 \
-		--cutout 0 --limit_train 20000 --output_dir $(DEMO)/baseline 2>&1 | cat
+	@echo "demo 2/4: a classifier on $(DEMO_DATA) (about a minute)"
+	@set -o pipefail; python train_discriminator.py $(DEMO_TRAINING) --epochs 1 --cutout 0 \
+		--output_dir $(DEMO)/baseline 2>&1 | cat
 
 demo_gan:
-	set -o pipefail; python train_gan.py --dataset auto --width 32 --batch_size 64 --epochs 5 \
-		--ema_decay 0.99 --limit_train 20000 --output_dir $(DEMO)/gan 2>&1 | cat
+	@echo "demo 3/4: at the same time, a GAN on $(DEMO_DATA) (about eight minutes)"
+	@set -o pipefail; python train_gan.py $(DEMO_TRAINING) --batch_size 64 --epochs 4 \
+		--ema_decay 0.99 --output_dir $(DEMO)/gan 2>&1 | cat
 
 demo: $(INSTALLED)
-	$(MAKE) --jobs=2 DEMO_HALVES=yes demo_gan demo_classifier
-	python visualization.py --discriminator_without_G $(DEMO)/baseline \
-		--discriminator_with_G $(DEMO)/gan --study_images 200 \
-		--output_dir $(DEMO)/visualization
-	python report.py --baseline $(DEMO)/baseline --gan $(DEMO)/gan \
+	@$(MAKE) --no-print-directory --jobs=2 DEMO_HALVES=yes demo_gan demo_classifier
+	@echo "demo 4/4: figures of both networks, and the report (about a minute)"
+	@python visualization.py --discriminator_without_G $(DEMO)/baseline --limit_test 500 \
+		--discriminator_with_G $(DEMO)/gan --study_images 50 --output_dir $(DEMO)/visualization
+	@python report.py --baseline $(DEMO)/baseline --gan $(DEMO)/gan \
 		--visualization $(DEMO)/visualization --output $(DEMO)/report.html
-	@echo
-	@echo "Open these figures:"
-	@ls $(DEMO)/published/*.png
+	@echo "All figures are on one page: $(DEMO)/report.html. Some of them:"
+	@ls $(DEMO)/published/max_class_with_G.png $(DEMO)/gan/curves.png $(DEMO)/visualization/m*.png
 	@ls $(DEMO)/gan/samples/*.png | tail -1
-	@ls $(DEMO)/*/curves.png $(DEMO)/visualization/*.png
-	@echo "or all on one page: $(DEMO)/report.html"
 
 # Each finished stage has a file. A stopped training has no summary.json.
 CHECK_FINISHED = test -f $(1)/summary.json || \

@@ -77,6 +77,7 @@ def class_section(network, how, folder):
     title = f"Images that maximize a class logit, discriminator {network.title}"
     options = {"columns": 5 if len(names) <= 25 else 8, "scale": 6, "gap": 8}
     save_image_grid(to_uint8(images), path, title=title, captions=captions, **options)
+    print(f"  {path}", flush=True)
     return metrics_of, images
 
 

@@ -15,6 +15,9 @@
 #
 # Packages are installed in .venv or VENV=FOLDER by the first target that needs them.
 
+# make 3.81 on macOS exports PATH only if SHELL is set.
+SHELL := /bin/bash
+
 VENV ?= .venv
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
@@ -26,15 +29,20 @@ CLEAR := $(if $(wildcard $(VENV)/pyvenv.cfg $(VENV)/.installed),--clear)
 $(shell $(VENV)/bin/python -c pass 2> /dev/null || rm -f $(VENV)/.installed*)
 # The CPU build of PyTorch takes 0.2 GB, the CUDA build 2.5. The CPU build is tried first on Linux
 # without an NVIDIA driver, unless a batch system may start jobs on nodes with GPUs.
-GPU_OR_BATCH := $(wildcard /proc/driver/nvidia) $(shell command -v sbatch qsub bsub)
+GPU_OR_BATCH := $(wildcard /proc/driver/nvidia /dev/nvidiactl /dev/dxg) $(shell command -v sbatch qsub bsub)
 ifeq ($(shell uname)$(strip $(GPU_OR_BATCH)),Linux)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
 TORCH := $(shell grep -E '^torch(vision)?>' requirements.txt | sed "s/.*/'&'/")
-# Another build replaces the installed one.
-ifneq ($(filter command environment,$(origin TORCH_INDEX)),)
-FORCE := --force-reinstall
-$(shell rm -f $(VENV)/.installed*)
+# `make install TORCH_INDEX=URL` replaces the installed build.
+ifeq ($(origin TORCH_INDEX)$(MAKECMDGOALS),command lineinstall)
+INSTALL_TORCH = $(PIP_INSTALL) --force-reinstall --index-url $(TORCH_INDEX) $(TORCH)
+$(INSTALLED): force
+else ifneq ($(TORCH_INDEX),)
+INSTALL_TORCH = @$(PIP_INSTALL) --index-url $(TORCH_INDEX) --timeout 5 --retries 0 $(TORCH) \
+	2> /dev/null && echo "PyTorch from $(TORCH_INDEX). For the CUDA build:" \
+	"make install TORCH_INDEX=https://pypi.org/simple" \
+	|| echo "PyTorch: default build, since $(TORCH_INDEX) cannot be used"
 endif
 DEMO := output/demo
 HALF_OF_CORES = $(shell echo $$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)))
@@ -44,15 +52,13 @@ GAN_EPOCHS := 100
 TRAIN_FLAGS :=
 SCORES := --inception
 
-# make 3.81 on macOS exports PATH only if SHELL is set.
-SHELL := /bin/bash
 # With this PATH the commands below are those that a user types in the active venv.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 ifndef DEMO_HALVES
 .NOTPARALLEL:
 endif
-.PHONY: demo demo_published demo_classifier demo_gan full ladder rehearsal settings test lint explore data bench tables tutorial install
+.PHONY: force demo demo_published demo_classifier demo_gan full ladder rehearsal settings test lint explore data bench tables tutorial install
 
 # The GAN trains in parallel with the rest, each with half of the cores, since small networks gain
 # little from more threads. The pipes disable the progress bars, which would share one terminal.
@@ -198,10 +204,7 @@ $(INSTALLED): requirements.txt
 	@$(VENV)/bin/python -c 'import pip; $(NEW_ENOUGH)' 2> /dev/null || { \
 		$(PYTHON) -c '$(NEW_ENOUGH)' && \
 		$(PYTHON) -m venv $(CLEAR) $(VENV); }
-	@test -z '$(TORCH_INDEX)' || { $(PIP_INSTALL) $(FORCE) --index-url $(TORCH_INDEX) --timeout 5 \
-		--retries 0 $(TORCH) 2> /dev/null && echo "PyTorch from $(TORCH_INDEX). For the CUDA build:" \
-		"make install TORCH_INDEX=https://pypi.org/simple"; } \
-		|| echo "PyTorch: default build, since $(TORCH_INDEX) cannot be used"
+	$(INSTALL_TORCH)
 	$(PIP_INSTALL) -r requirements.txt
 	touch $@
 

@@ -14,7 +14,7 @@ from inside_cnn.core.errors import UserError
 from inside_cnn.core.output_folder import writing_to
 from inside_cnn.data.cifar10 import has_cifar10, load_cifar10
 from inside_cnn.data.dataset import DATASETS, DEFAULT_DATA_DIR, DataMissing, Dataset
-from inside_cnn.data.folder import has_class_folders, load_folder
+from inside_cnn.data.folder import holds_pictures, load_folder
 from inside_cnn.data.pixels import to_signed, to_uint8
 from inside_cnn.data.shapes import load_shapes
 
@@ -38,9 +38,10 @@ def load_dataset(name, data_dir=None, download=True):
     if name == "folder" and not data_dir:
         raise DataMissing("give --data_dir, the folder of your own images")
     if name != "folder" and data_dir and not has_cifar10(data_dir):
-        own_images = has_class_folders(Path(data_dir))
+        own_images = holds_pictures(data_dir)
         if own_images and name == "cifar10":
-            raise UserError(f"{data_dir} holds pictures, not CIFAR-10; give --dataset folder")
+            remedy = "give --dataset folder, or another --data_dir"
+            raise UserError(f"{data_dir} holds pictures, not CIFAR-10; {remedy}")
         name = "folder" if own_images else "cifar10"
     if name == "folder":
         return load_folder(data_dir)

@@ -7,8 +7,8 @@ All are plain torch.nn modules: hooks, torch.func and ONNX export work.
 """
 
 import importlib
+import pathlib
 import sys
-from pathlib import Path
 
 dependencies = ["torch", "numpy", "PIL", "safetensors", "tqdm"]
 
@@ -36,11 +36,11 @@ def generator(pretrained=True):
 
 
 def _load(file, pretrained):
+    # The user's process may have other modules of these names, now or later.
     names = ("data_tools", "discriminator", "generator")
-    # The user's process may have imported other modules of these names.
-    foreign = {name: sys.modules.pop(name) for name in names if _is_foreign(name)}
+    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     try:
-        kind = Path(file).stem
+        kind = pathlib.Path(file).stem
         model = getattr(importlib.import_module(kind), kind.title())()
         weights = importlib.import_module("inside_cnn.engine.weights")
         if pretrained:
@@ -49,9 +49,6 @@ def _load(file, pretrained):
             model.eval()
         return model
     finally:
-        sys.modules.update(foreign)
-
-
-def _is_foreign(name):
-    file = getattr(sys.modules.get(name), "__file__", None) or ""
-    return name in sys.modules and Path(file).parent != Path(__file__).parent
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(others)

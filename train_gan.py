@@ -374,8 +374,10 @@ def save_samples(run, ema, dataset):
 
 def check_sizes(args, train_set, world):
     """Raises UserError for latents too short for the classes, or a penalty on too few pairs."""
+    if args.critic == "penalty" and world > 1:  # a pair would have images of two processes
+        raise UserError("--critic penalty needs a single process")
     if args.critic != "none" and (pairs := penalty_pairs(args)) < world:
-        raise UserError(f"--gp_batch_shrink leaves {pairs} pairs for {world} processes")
+        raise UserError(f"--gp_batch_shrink leaves fewer pairs ({pairs}) than processes ({world})")
     num_classes = len(train_set.class_names)
     if args.latent_dim < (least := num_classes + MIN_NOISE):
         needed = f"with {num_classes} classes at least {least}"
@@ -389,7 +391,7 @@ def train(args):
     """
     with TrainingRun(args, "train_gan.py", panels.GAN) as run:
         train_set, test_set = run.load_data(drop_last=True)
-        check_sizes(args, train_set, run.ranks.world)
+        run.ranks.together(lambda: check_sizes(args, train_set, run.ranks.world))
         reference = test_set if args.hold_out else train_set
         scorer = run.ranks.together(lambda: make_scorer(run, args, reference))
         fixed_generator = run.ranks.together(lambda: load_fixed_generator(args, train_set))

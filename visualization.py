@@ -180,7 +180,7 @@ def load_images(args, networks, device):
 def animation(args, networks, path):
     """An animation of the sample grids in the folder of the network trained with G."""
     folders = [Path(n.path).parent / "samples" for n in networks if n.name == "with G"]
-    frames = [frame for folder in folders for frame in folder.glob("[0-9]*.png")]
+    frames = [f for folder in folders for f in folder.glob("*.png") if f.stem.isdigit()]
     frames.sort(key=lambda frame: int(frame.stem))  # by epoch, also from 1000 on
     if len(frames) >= 2:
         save_animation(frames, path)

@@ -120,19 +120,24 @@ def test_auto_uses_the_shapes_without_cifar10(tmp_path, monkeypatch):
     assert "Not a directory" in train.source
 
 
-@pytest.mark.parametrize("parts", ["", "train/"])
-def test_pictures_are_not_mistaken_for_cifar10(tmp_path, parts):
+@pytest.mark.parametrize("folder", ["", "train/", "a/b/"])
+def test_pictures_are_not_mistaken_for_cifar10(tmp_path, folder):
     """--data_dir without --dataset folder: nothing is downloaded between the pictures."""
     images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
-    for part in {parts, parts and "test/"}:
-        write_pictures(tmp_path / part, images, torch.arange(20) % 2, ["a", "b"])
+    if folder == "a/b/":
+        write_pictures(tmp_path, images, torch.arange(20) % 2, ["a/b", "c/d"])
+        for path in [*tmp_path.rglob("*.png")]:
+            path.rename(path.with_suffix(""))
+    else:
+        for part in {folder, folder and "test/"}:
+            write_pictures(tmp_path / part, images, torch.arange(20) % 2, ["a", "b"])
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match="not CIFAR-10; give --dataset folder"):
         data_tools.load_dataset("cifar10", tmp_path)
     assert data_tools.load_dataset("auto", tmp_path)[0].name == "folder"
     assert sorted(tmp_path.rglob("*")) == before
     with pytest.raises(DataMissing, match="no CIFAR-10"):
-        data_tools.load_dataset("auto", tmp_path / "a", download=False)
+        data_tools.load_dataset("auto", tmp_path / "new", download=False)
 
 
 def test_the_folder_of_the_batches_itself(small_cifar10):
@@ -216,7 +221,7 @@ def mirror():
 CONTENT = bytes(range(256)) * 400
 
 
-@pytest.mark.parametrize("order", ["slow wrong dead good", "good", "wrong slow", "slow dead"])
+@pytest.mark.parametrize("order", ["slow wrong dead good", "good", "wrong slow", "slow dead slow"])
 def test_mirrors_are_tried_in_order(mirror, tmp_path, monkeypatch, capsys, order):
     monkeypatch.setattr(download, "SLOW_SECONDS", 0.1)
     urls = {
@@ -231,7 +236,7 @@ def test_mirrors_are_tried_in_order(mirror, tmp_path, monkeypatch, capsys, order
     assert path.read_bytes() == CONTENT
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     left = f"{urls['slow']} is slow; trying the next" in capsys.readouterr().out
-    assert left == (order in ("slow wrong dead good", "slow dead"))
+    assert left == ("slow" in order)
 
 
 def test_failed_mirrors_are_all_named(mirror, tmp_path):

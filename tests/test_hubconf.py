@@ -20,6 +20,9 @@ repo = sys.argv[1]
 critic = torch.hub.load(repo, "critic", source="local")
 generator = torch.hub.load(repo, "generator", source="local")
 assert all(sys.modules[name] is module for name, module in foreign.items())
+del sys.modules["generator"]
+torch.hub.load(repo, "classifier", source="local", pretrained=False)
+assert "generator" not in sys.modules
 latents = torch.zeros(1, 100)
 latents[0, 3] = 1
 print(critic(generator(latents))[1].argmax().item())
@@ -60,6 +63,8 @@ def test_versions_agree():
 
 def test_networks_are_plain_and_equal_to_the_published_ones(images, monkeypatch):
     monkeypatch.setattr(weights, "RESULTS", ROOT / "results")
+    entries = [n for n, v in vars(hubconf).items() if callable(v) and not n.startswith("_")]
+    assert entries == ["classifier", "critic", "generator"]
     model = hubconf.classifier()
     assert {type(m).__module__.partition(".")[0] for m in model.modules()} == {
         *("torch", "discriminator")

@@ -49,7 +49,7 @@ def pick_device(name):
     _, world, local = launched()
     if name == "cuda" and local is not None:
         # One GPU for each process; Slurm may show each process its own GPU only.
-        name = f"cuda:{local % max(1, torch.cuda.device_count())}"
+        name = "cuda:0" if torch.cuda.device_count() == 1 else f"cuda:{local}"
     elif name != "cuda" and world > 1:
         raise UserError(f"--device {name} puts all processes on one GPU; use --device cuda")
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
@@ -75,6 +75,8 @@ def pick_device(name):
 
 def has_kernels(index):
     """Whether the installed PyTorch has machine code, or PTX code to compile, for a GPU."""
+    if torch.version.hip:  # AMD
+        return True
     major, minor = torch.cuda.get_device_capability(index)
     for architecture in torch.cuda.get_arch_list():  # such as sm_90a or compute_120
         kind, number = re.match(r"([a-z]+)_(\d+)", architecture).groups()

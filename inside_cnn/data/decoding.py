@@ -17,7 +17,7 @@ from safetensors.torch import save
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
 from inside_cnn.core.progress import Progress
-from inside_cnn.data.pictures import MAX_BYTES, read_picture
+from inside_cnn.data.pictures import MAX_BYTES, read_levels, to_8_bits
 
 PARTS = ("train", "test")
 TEST_SHARE = 10  # one picture of a class in TEST_SHARE is for testing
@@ -71,15 +71,19 @@ def decode(pictures):
     """(tensors, failed) of Pictures, as `load_pictures` returns them."""
     progress = Progress("decoding", len(pictures), 1)
     images = torch.zeros(len(pictures), 3, 32, 32, dtype=torch.uint8)
-    failed = {}
+    failed, levels, highest = {}, {}, 0.0
     with ThreadPoolExecutor(cpu_count()) as pool:  # Pillow releases the GIL for large pictures
         for index, result in enumerate(pool.map(read_image, pictures)):
             if isinstance(result, str):
                 failed[index] = result
+            elif result[1] is None:
+                images[index] = result[0]
             else:
-                images[index] = result
+                levels[index], highest = result[0], max(highest, result[1])
             progress.step()
     progress.close()
+    for index, picture in levels.items():
+        images[index] = to_8_bits(picture, highest)
     valid = [index for index in range(len(pictures)) if index not in failed]
     parts, tensors = parts_of([pictures[index] for index in valid]), {}
     for part in PARTS:
@@ -105,11 +109,11 @@ def parts_of(pictures):
 
 
 def read_image(picture):
-    """uint8 (3, 32, 32), or the reason why the file is not a valid picture. Raises OSError."""
+    """What read_levels returns, or the reason why it is not a valid picture. Raises OSError."""
     if picture.size > MAX_BYTES:
         return f"the file is larger than {MAX_BYTES // 10**6} MB"
     try:
-        return read_picture(Path(picture.path).read_bytes())
+        return read_levels(Path(picture.path).read_bytes())
     except UserError as error:
         return str(error)
 

@@ -26,19 +26,16 @@ def download(urls, path, sha256):
     or its first digits.
     Raises OSError if none of them sends the file, or nothing for STALL_SECONDS.
     """
-    errors, slow = [], []
-    for number, url in enumerate(urls, 1):
+    errors, queue = [], [(url, len(urls) == 1) for url in urls]
+    for url, patient in queue:
         try:
-            return _download(url, Path(path), sha256, patient=number == len(urls))
+            return _download(url, Path(path), sha256, patient)
         except SlowMirror:
-            slow.append(url)
+            queue.append((url, True))
             print(f"note: {url} is slow; trying the next mirror", flush=True)
         except (OSError, ValueError, HTTPException) as error:
             errors.append(f"{url}: {error}")
-    for url in slow:
-        with contextlib.suppress(OSError, HTTPException):
-            return _download(url, Path(path), sha256, patient=True)
-    raise OSError("; ".join(errors + [f"{url}: too slow" for url in slow]))
+    raise OSError("; ".join(errors))
 
 
 def _download(url, path, sha256, patient):

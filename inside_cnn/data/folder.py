@@ -6,20 +6,23 @@ a new picture moves at most one other between the parts, and the first N images 
 """
 
 import contextlib
+import itertools
 import os
 import unicodedata
 from pathlib import Path
 
+from PIL import Image
+
 from inside_cnn.core.errors import UserError
 from inside_cnn.data.dataset import Dataset
 from inside_cnn.data.decoding import PARTS, Picture, digest_of, load_pictures
+from inside_cnn.data.pictures import FORMATS
 
 MIN_CLASSES, MAX_CLASSES = 2, 64
 MAX_LISTED = 3  # ignored files that are listed by name
 # Folders of file systems and of network storage, which are no classes. Some hold thumbnails.
 SYSTEM_FOLDERS = ("@eaDir", "@Recycle", "@tmp", "#recycle", "__MACOSX", "lost+found")
 SYSTEM_FOLDERS += ("$RECYCLE.BIN", "System Volume Information")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
 
 def load_folder(folder):
@@ -108,18 +111,12 @@ def is_visible(name):
     return not name.startswith(".") and name not in SYSTEM_FOLDERS
 
 
-def has_class_folders(folder):
-    """Whether a folder looks like pictures for load_folder: pictures in at least two folders."""
-    roots = [folder / part for part in PARTS if (folder / part).is_dir()] or [folder]
-    with contextlib.suppress(OSError):
-        classes = [root / name for root in roots for name in subfolders(root).values()]
-        names = {path.name for path in classes if any(map(is_picture_name, os.listdir(path)))}
-        return len(names) >= MIN_CLASSES
+def holds_pictures(folder):
+    """Whether one of the first 1,000 files in a folder and below it is a picture."""
+    for path in itertools.islice(files_below(folder), 1000):
+        with contextlib.suppress(Exception), Image.open(path, formats=FORMATS):
+            return True
     return False
-
-
-def is_picture_name(name):
-    return name.lower().endswith(SUFFIXES)
 
 
 def normalized(name):

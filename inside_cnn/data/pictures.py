@@ -15,35 +15,56 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 
 
 def read_picture(data):
-    """The bytes of a picture file -> uint8 (3, 32, 32).
+    """The bytes of a picture file -> uint8 (3, 32, 32). Raises UserError, see read_levels."""
+    pixels, highest = read_levels(data)
+    return pixels if highest is None else to_8_bits(pixels, highest)
 
-    EXIF rotation is applied, transparency becomes white; gray, palettes, 12 and 16 bits, floats and
-    CMYK become RGB; an animation gives its first frame. The short side is scaled with antialiasing
-    and the center is cropped. A large JPEG is decoded at reduced size, at least four times the
-    result.
+
+def read_levels(data):
+    """The bytes of a picture file -> (uint8 (3, 32, 32), None).
+
+    A grayscale picture of more than 8 bits -> (its levels, float32 (32, 32), the highest level of
+    the whole picture), for to_8_bits.
+
+    EXIF rotation is applied, transparency becomes white; gray, palettes and CMYK become RGB; an
+    animation gives its first frame. The short side is scaled with antialiasing and the center is
+    cropped. A large JPEG is decoded at reduced size, at least four times the result.
     Raises UserError for anything but a valid picture of FORMATS with at most MAX_PIXELS.
     """
+    highest = None
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"more than {MAX_PIXELS // 1_000_000} megapixels")
         image.draft(None, (4 * SIZE, 4 * SIZE))
-        image = as_rgb(ImageOps.exif_transpose(image))
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+            levels = np.asarray(image, dtype=np.float32)
+            image, highest = Image.fromarray(levels), float(levels.max())
+        else:
+            image = as_rgb(image)
     except UnidentifiedImageError:
         raise UserError(f"the file is not a picture (of {', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow raises almost anything for a crafted file
         raise UserError(f"the picture cannot be decoded: {error or type(error).__name__}") from None
-    square = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+    square = np.array(ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.LANCZOS))
+    if highest is not None:
+        return torch.from_numpy(square), highest
+    return torch.from_numpy(square).permute(2, 0, 1).contiguous(), None
+
+
+def to_8_bits(levels, highest):
+    """float32 (32, 32) -> uint8 (3, 32, 32). highest: the highest level of all pictures of a set.
+
+    The levels are floats in [0, 1], which may exceed 1 slightly, or integers of 8, 12 or 16 bits.
+    """
+    limits = {1: 1.5, 255: 255, 4095: 4095}
+    top = next((top for top, limit in limits.items() if highest <= limit), 65535)
+    return (levels * (255 / top)).round().clamp(0, 255).to(torch.uint8).expand(3, -1, -1)
 
 
 def as_rgb(image):
-    """A Pillow image of any mode as RGB. Transparent pixels become white."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):  # mostly 16 bits
-        levels = np.asarray(image, dtype=np.float32)
-        # Of floats in [0, 1], of 8, 12 or 16 bits.
-        top = next((top for top in (1, 256, 4096) if levels.max(initial=0) <= top), 65536)
-        return Image.fromarray((levels * (256 / top)).clip(0, 255).astype(np.uint8)).convert("RGB")
+    """A Pillow image of 8 bits as RGB. Transparent pixels become white."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

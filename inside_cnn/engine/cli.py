@@ -7,8 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-import torch
-
 from inside_cnn.core.device import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP
 from inside_cnn.core.errors import UserError
 from inside_cnn.data.dataset import DATASETS, DEFAULT_DATA_DIR
@@ -279,7 +277,7 @@ def _run(run, args):
         return 2
     except (MemoryError, RuntimeError) as error:
         is_cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-        if not (is_cpu or isinstance(error, torch.OutOfMemoryError)):
+        if not (is_cpu or "out of memory" in str(error)):
             raise
         remedy = "; use a smaller --batch_size" if hasattr(args, "batch_size") else ""
         print(f"error: out of memory on the {'CPU' if is_cpu else 'GPU'}{remedy}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Learning curves, charts, image grids, animations."""
 
+import contextlib
 import io
 import math
 import os
@@ -7,9 +8,11 @@ import warnings
 
 import numpy as np
 
-# Jupyter sets MPLBACKEND to a backend that may not be installed here: the import would fail.
-os.environ["MPLBACKEND"] = "agg"
-from matplotlib import rcdefaults, rcParams
+try:
+    import matplotlib
+except ValueError:  # MPLBACKEND is not installed here, as in a command that Jupyter runs
+    os.environ["MPLBACKEND"] = "agg"
+    import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
@@ -20,15 +23,23 @@ from PIL import Image
 from inside_cnn.core.files import is_number, write_atomically
 
 _DPI = 100
-rcdefaults()  # figures do not depend on the user's matplotlibrc
-rcParams["text.parse_math"] = False  # class names may contain "$"
 # Fonts for class names with letters that matplotlib's own font lacks, if they are installed.
 _FALLBACK_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans", "Microsoft YaHei"),
     *("WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS", "Noto Sans Devanagari"),
 )
 _INSTALLED = {font.name for font in fontManager.ttflist}
-rcParams["font.family"] += [name for name in _FALLBACK_FONTS if name in _INSTALLED]
+
+
+@contextlib.contextmanager
+def own_style():
+    """A context, or a decorator, in which figures do not depend on the user's matplotlibrc."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["text.parse_math"] = False  # class names may contain "$"
+        fonts = [name for name in _FALLBACK_FONTS if name in _INSTALLED]
+        matplotlib.rcParams["font.family"] = ["sans-serif", *fonts]
+        yield
 
 
 def save_figure(figure, path):
@@ -36,6 +47,7 @@ def save_figure(figure, path):
     write_atomically(path, png_of(figure))
 
 
+@own_style()
 def png_of(figure, dpi=_DPI):
     """The bytes of a matplotlib figure as PNG."""
     FigureCanvasAgg(figure)
@@ -58,12 +70,14 @@ def _panels(columns, count, size):
     return figure, panels
 
 
+@own_style()
 def save_curves(records, path, panels):
     """Write the `curves_figure` of the same arguments as PNG, if there is one."""
     if figure := curves_figure(records, panels):
         save_figure(figure, path)
 
 
+@own_style()
 def curves_figure(records, panels):
     """Learning curves by epoch, one panel for each title; None if there is nothing to plot.
 
@@ -90,6 +104,7 @@ def curves_figure(records, panels):
     return figure
 
 
+@own_style()
 def save_histograms(values, path, xlabel):
     """Overlaid histograms of {name: 1-D tensor}, each scaled to area 1."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
@@ -105,6 +120,7 @@ def save_histograms(values, path, xlabel):
     save_figure(figure, path)
 
 
+@own_style()
 def save_charts(charts, path, columns=2):
     """Line charts side by side.
 
@@ -166,6 +182,7 @@ def save_image_grid(images, path, *args, **options):
     write_atomically(path, image_grid(images, *args, **options))
 
 
+@own_style()
 def image_grid(
     images, column_names=(), title="", captions=(), columns=None, scale=3, gap=4, boxes=()
 ):

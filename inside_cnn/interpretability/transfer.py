@@ -4,7 +4,7 @@ import torch
 from matplotlib.figure import Figure
 
 from data_tools import to_uint8
-from inside_cnn.engine.plots import save_figure
+from inside_cnn.engine.plots import own_style, save_figure
 from inside_cnn.interpretability.adversarial import (
     labeled_batches,
     predict,
@@ -70,6 +70,7 @@ def transfer_section(networks, test_set, folder, class_images):
     return metrics_of
 
 
+@own_style()
 def plot_matrices(matrices, names, path):
     """Both matrices as images with their numbers; names: the networks that predict."""
     titles = {

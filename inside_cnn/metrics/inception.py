@@ -90,6 +90,7 @@ class Inception:
             torch.save(state, buffer := io.BytesIO())
             buffer.seek(0)
             self.network = FoldedInception(buffer)
+            digest = trunk_digest(state)
         except Exception as error:  # a crafted file can raise anything
             reason = getattr(error, "strerror", None) or type(error).__name__
             message = f"{weights} holds no weights of torch-fidelity's Inception-v3: {reason}"
@@ -98,7 +99,7 @@ class Inception:
         self.last_layer = state["fc.weight"].float()
         self.has_last_layer = bool(self.last_layer.any())
         self.checksum = hashlib.sha256(content).hexdigest()
-        known = self.checksum.startswith(HASH_PREFIX) or trunk_digest(state) == TRUNK_DIGEST
+        known = self.checksum.startswith(HASH_PREFIX) or digest == TRUNK_DIGEST
         self.note = "" if known else " (not the standard FID network)"
 
     def features(self, images, title):
@@ -185,5 +186,5 @@ def trunk_digest(state):
     sha256 = hashlib.sha256()
     for name in sorted(state):
         if not name.startswith("fc.") and not name.endswith("num_batches_tracked"):
-            sha256.update(name.encode() + state[name].contiguous().numpy().tobytes())
+            sha256.update(name.encode() + state[name].detach().float().numpy().tobytes())
     return sha256.hexdigest()

@@ -71,11 +71,13 @@ def results_of_other_weights(folders):
         ("visualization", "gan", "discriminator", summary.get("with G", {})),
         ("evaluation", "gan", "generator", evaluation),
     ):
-        digests = {None}
+        if name in stale or "sha256" not in results:
+            continue
+        digests = set()
         for path in folders[run].glob(f"{kind}*.safetensors"):
             network, metadata = load_model(path, kind=kind)
             digests |= {digest(network), metadata.get(BEFORE_ROUNDING)}
-        if name not in stale and results.get("sha256") not in digests:
+        if results["sha256"] not in digests:
             print(f"left out: {folders[name]} (not made with the {kind} of {folders[run]})")
             stale.add(name)
     return stale

@@ -27,7 +27,7 @@ from inside_cnn.engine.weights import export_bytes
 from inside_cnn.training.cuda_graph import CapturedStep
 from inside_cnn.training.distributed import Ranks, check_batches
 from inside_cnn.training.optimizers import Combined, keep_learning_rates_on
-from inside_cnn.training.run_folder import RunFolder, recorded_settings
+from inside_cnn.training.run_folder import RunFolder, recorded_precision
 from inside_cnn.training.schedules import FALL_TO_ZERO
 from inside_cnn.training.stopping import FiniteGuard, StopSignal, Timer, diverged, stopped
 from inside_cnn.training.tensorboard import TensorBoard
@@ -55,8 +55,8 @@ class TrainingRun:
         self._order = None  # (epoch, the order of its images)
         with contextlib.ExitStack() as undo:
             self.ranks = undo.enter_context(Ranks())
-            recorded = self.ranks.from_main(lambda: recorded_settings(args.output_dir))
-            self.ranks.together(lambda: self._pick_device(recorded.get("precision")))
+            before = self.ranks.from_main(lambda: recorded_precision(args.output_dir))
+            self.ranks.together(lambda: self._pick_device(before))
             self.ranks.use(self.device)
             self.compiled = pick_compile(args.compile, self.device)
             self.guard = FiniteGuard(self.device)

@@ -4,10 +4,11 @@ import json
 import os
 import socket
 import sys
+import traceback
 from pathlib import Path
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import remove_temporaries, write_atomically
+from inside_cnn.core.files import parse_json, remove_temporaries, write_atomically
 from inside_cnn.core.output_folder import writing_to
 from inside_cnn.engine.cli import SAVE_FAILED, Stopped
 from inside_cnn.engine.older_versions import ADDED, renamed, without_deleted
@@ -90,9 +91,9 @@ class RunFolder:
             raise UserError(
                 f"{self.path} already holds a run; give another --output_dir, or --resume auto"
             )
-        if "settings" not in self.config:
+        if not _settings_of(self.config):
             raise UserError(f"{self.path} belongs to another program; give another --output_dir")
-        if not self._glob(SAVED):
+        if not (self._glob(SAVED) or self.records()):
             self.config = None
             return
         self.config["settings"] = renamed(self.config["settings"])
@@ -145,17 +146,20 @@ class RunFolder:
     # ------------------------------------------------------------------------------ writing
 
     def attempt(self, what, action, errors=OSError):
-        """action(), which writes `what`; a failure is reported and remembered, not raised.
+        """action(), which writes `what`; an OSError is reported and remembered, not raised.
 
-        errors: exceptions that count as a failure. Returns what the action returns, None if it
-        failed or this rank is no writer.
+        errors: exceptions that do not end the run; the traceback of others than OSError is printed.
+        Returns what the action returns, None if it failed or this rank is no writer.
         """
         if not self.writer:
             return None
         try:
             result = action()
         except errors as error:
-            self.failed[what] = getattr(error, "strerror", None) or repr(error)
+            if not isinstance(error, OSError):
+                traceback.print_exc()
+                return None
+            self.failed[what] = error.strerror or str(error)
             print(f"warning: could not write {what}: {self.failed[what]}", file=sys.stderr)
             return None
         self.failed.pop(what, None)
@@ -233,10 +237,20 @@ def lock(folder):
     return file
 
 
-def recorded_settings(path):
-    """The settings of the run in a folder; {} if there is none."""
-    return renamed((_read_json(Path(path) / "config.json") or {}).get("settings", {}))
+def recorded_precision(path):
+    """The precision of the run in a folder that can be resumed, or None."""
+    path = Path(path)
+    if not any(path.glob(pattern) for pattern in SAVED):
+        return None
+    precision = _settings_of(_read_json(path / "config.json")).get("precision")
+    return precision if precision in ("fp32", "bf16") else None
+
+
+def _settings_of(config):
+    settings = config.get("settings") if isinstance(config, dict) else None
+    return settings if isinstance(settings, dict) else {}
 
 
 def _read_json(path):
-    return json.loads(path.read_bytes()) if path.is_file() else None
+    """The content of a JSON file, {} if it has no JSON, None if there is no file."""
+    return parse_json(path.read_bytes(), otherwise={}) if path.is_file() else None

@@ -64,7 +64,9 @@ def test_processes_do_not_share_a_gpu(monkeypatch):
         pick_device("cuda:99")
 
 
-@pytest.mark.parametrize(("local_rank", "count", "index"), [(0, 0, None), (1, 1, 0), (3, 4, 3)])
+@pytest.mark.parametrize(
+    ("local_rank", "count", "index"), [(0, 0, None), (1, 1, 0), (3, 4, 3), (2, 2, None)]
+)
 def test_each_process_has_its_gpu(monkeypatch, local_rank, count, index):
     """Slurm may show each process its own GPU only, as number 0."""
     environment = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": str(local_rank)}
@@ -76,7 +78,8 @@ def test_each_process_has_its_gpu(monkeypatch, local_rank, count, index):
     if index is not None:
         assert pick_device("cuda") == torch.device("cuda", index)
         return
-    with pytest.raises(UserError, match="cuda:0, but this machine has 0 usable CUDA"):
+    message = f"cuda:{local_rank}, but this machine has {count} usable CUDA"
+    with pytest.raises(UserError, match=message):
         pick_device("cuda")
 
 
@@ -88,10 +91,12 @@ def test_each_process_has_its_gpu(monkeypatch, local_rank, count, index):
         ((7, 0), ["sm_75", "sm_80"], False),
         ((12, 0), ["sm_90"], False),
         ((12, 0), ["sm_90", "compute_90"], True),  # compiled by the driver
+        ((9, 0), ["gfx90a"], True),  # AMD
     ],
 )
 def test_gpus_without_kernels(monkeypatch, capsys, capability, architectures, expected):
     set_environment(monkeypatch, {})
+    monkeypatch.setattr(torch.version, "hip", "6.4" if "gfx90a" in architectures else None)
     for name, value in {
         "is_available": True,
         "device_count": 1,

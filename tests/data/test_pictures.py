@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.data.pictures import read_picture
+from inside_cnn.data.pictures import read_levels, read_picture, to_8_bits
 from own_images import huge_png
 
 
@@ -103,3 +103,14 @@ def archive():
 def test_invalid_pictures(data, message):
     with pytest.raises(UserError, match=message):
         read_picture(data)
+
+
+def test_pictures_of_a_set_are_scaled_alike():
+    """12 bits: the dark picture is not as bright as the other one."""
+    levels = {1000: None, 4000: None}
+    for level in levels:
+        picture = written(Image.fromarray(np.full((40, 40), level, np.uint16)))
+        levels[level], highest = read_levels(picture)
+        assert highest == level
+    dark, bright = (to_8_bits(pixels, highest=4000).unique().tolist() for pixels in levels.values())
+    assert (dark, bright) == ([62], [249])

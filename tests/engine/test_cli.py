@@ -122,6 +122,12 @@ def raises(error):
             "error: out of memory on the GPU; use a smaller --batch_size\n",
         ),
         (
+            raises(RuntimeError("CUDA error: out of memory")),
+            2,
+            "",
+            "error: out of memory on the GPU; use a smaller --batch_size\n",
+        ),
+        (
             lambda _: torch.empty(2**60),
             2,
             "",

@@ -8,6 +8,7 @@ import torch
 import train_discriminator
 import train_gan
 from inside_cnn.core.device import pick_precision
+from inside_cnn.training.run_folder import recorded_precision
 from processes import SMALL
 
 RUN = [*SMALL, "--limit_test", 20, "--epochs", 2]
@@ -25,10 +26,19 @@ def test_auto_precision_is_that_of_the_run(train, tmp_path):
     """The job may be queued again for a node with another CPU."""
     (other,) = {"fp32", "bf16"} - {pick_precision("auto", torch.device("cpu"))}
     train(train_discriminator, "--precision", other, "--max_steps", 2)
+    assert recorded_precision(tmp_path / "run") == other
     code, out, _ = train(train_discriminator, "--precision", "auto", "--max_steps", 3)
     assert code == 0
     assert f"--precision auto: {other}" in out
     assert json.loads((tmp_path / "run/config.json").read_text())["settings"]["precision"] == other
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_only_a_saved_run_has_a_precision(tmp_path, saved):
+    (tmp_path / "config.json").write_text('{"settings": {"precision": "fp16"}}')
+    if saved:
+        (tmp_path / "summary.json").touch()
+    assert recorded_precision(tmp_path) is None
 
 
 def test_a_recipe_equals_its_values(train):

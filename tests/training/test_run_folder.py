@@ -63,7 +63,7 @@ def test_changed_settings_are_refused_by_name(start, tmp_path):
 
 def test_a_run_that_saved_nothing_starts_over(start, tmp_path):
     """As after a lack of memory, with a smaller batch."""
-    start(tmp_path).log({"step": 1})
+    start(tmp_path)
     start(tmp_path, lr=0.2)
     assert json.loads((tmp_path / "config.json").read_text())["settings"] == SETTINGS | {"lr": 0.2}
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
@@ -220,3 +220,11 @@ def test_files_of_others_are_not_overwritten(start, tmp_path, name, message):
         start(tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
     assert [path.read_bytes() for path in files] == [b'{"model_type": "bert"}']
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"settings": 3}', "text"])
+def test_an_unknown_config_is_refused(start, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="another program"):
+        start(tmp_path)
+    assert (tmp_path / "config.json").read_text() == content

@@ -78,8 +78,8 @@ demo_classifier: demo_published
 		--output_dir $(DEMO)/baseline 2>&1 | cat
 
 demo_gan:
-	@echo "demo 3/4: at the same time, a GAN on $(DEMO_DATA) (about eight minutes)"
-	@set -o pipefail; python train_gan.py $(DEMO_TRAINING) --batch_size 64 --epochs 4 \
+	@echo "demo 3/4: at the same time, a GAN on $(DEMO_DATA) (about nine minutes)"
+	@set -o pipefail; python train_gan.py $(DEMO_TRAINING) --batch_size 64 --epochs 5 \
 		--ema_decay 0.99 --output_dir $(DEMO)/gan 2>&1 | cat
 
 demo: $(INSTALLED)

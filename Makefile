@@ -86,7 +86,8 @@ demo: $(INSTALLED)
 	@$(MAKE) --no-print-directory --jobs=2 DEMO_HALVES=yes demo_gan demo_classifier
 	@echo "demo 4/4: figures of both networks, and the report (about a minute)"
 	@python visualization.py --discriminator_without_G $(DEMO)/baseline --limit_test 500 \
-		--discriminator_with_G $(DEMO)/gan --study_images 50 --output_dir $(DEMO)/visualization
+		--discriminator_with_G $(DEMO)/gan --study_images 50 --steps 60 \
+		--output_dir $(DEMO)/visualization
 	@python report.py --baseline $(DEMO)/baseline --gan $(DEMO)/gan \
 		--visualization $(DEMO)/visualization --output $(DEMO)/report.html
 	@echo "All figures are on one page: $(DEMO)/report.html. Some of them:"

@@ -75,7 +75,7 @@ demo_published:
 demo_classifier: demo_published
 	@echo "demo 2/4: a classifier on $(DEMO_DATA) (about a minute)"
 	@set -o pipefail; python train_discriminator.py $(DEMO_TRAINING) --epochs 1 --cutout 0 \
-		--output_dir $(DEMO)/baseline 2>&1 | cat
+		--log_every_steps 20 --output_dir $(DEMO)/baseline 2>&1 | cat
 
 demo_gan:
 	@echo "demo 3/4: at the same time, a GAN on $(DEMO_DATA) (about nine minutes)"

@@ -13,7 +13,6 @@ from inside_cnn.core.files import write_atomically
 from inside_cnn.core.output_folder import writing_to
 from inside_cnn.engine import cli
 from inside_cnn.engine.weights import own_or_published
-from inside_cnn.reporting.page import contents_of, render
 
 FILES = {  # name in results/: the user's own file
     "baseline": Path("output/baseline/config.json"),
@@ -46,6 +45,8 @@ def find_folders(args):
 
 def run(args):
     """Write the page. Raises UserError."""
+    from inside_cnn.reporting.page import contents_of, render  # here: for a fast --help
+
     page = render(contents_of(find_folders(args))).encode(errors="replace")
     output = Path(args.output)
     with writing_to(output.parent):

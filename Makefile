@@ -40,9 +40,10 @@ INSTALL_TORCH = $(PIP_INSTALL) --force-reinstall --index-url $(TORCH_INDEX) $(TO
 $(INSTALLED): force
 else ifneq ($(TORCH_INDEX),)
 # Without pip's configuration: another index named there may have another build of PyTorch.
-INSTALL_TORCH = @PIP_CONFIG_FILE=/dev/null $(PIP_INSTALL) --isolated --index-url $(TORCH_INDEX) \
-	--timeout 5 --retries 0 $(TORCH) 2> /dev/null && echo "PyTorch from $(TORCH_INDEX). For the CUDA build:" \
-	"make install TORCH_INDEX=https://pypi.org/simple" \
+INSTALL_TORCH = @$(VENV)/bin/python -c 'import torch' 2> /dev/null || { PIP_CONFIG_FILE=/dev/null \
+	$(PIP_INSTALL) --isolated --index-url $(TORCH_INDEX) --timeout 5 --retries 0 $(TORCH) \
+	2> /dev/null && echo "PyTorch from $(TORCH_INDEX). For the CUDA build:" \
+	"make install TORCH_INDEX=https://pypi.org/simple"; } \
 	|| echo "PyTorch: default build, since $(TORCH_INDEX) cannot be used"
 endif
 DEMO := output/demo

@@ -211,7 +211,8 @@ def test_the_cpu_build_is_installed_without_a_gpu(tmp_path, flags, batch_system,
     venv, commands = tmp_path / "venv", tmp_path / "commands"
     for path in (venv / "bin/python", commands / "sbatch"):
         path.parent.mkdir(parents=True)
-        path.write_text(f'#!/bin/sh\n[ "$1" = -c ] || echo "$@" >> {tmp_path}/calls\n')
+        script = f'[ "$1" = -c ] || echo "$@" >> {tmp_path}/calls'
+        path.write_text(f'#!/bin/sh\n[ "$2" = "import torch" ] && exit 1\n{script}\n')
         path.chmod(0o755)
     path = f"{commands}:/usr/bin:/bin" if batch_system else "/usr/bin:/bin"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}

@@ -29,7 +29,8 @@ CLEAR := $(if $(wildcard $(VENV)/pyvenv.cfg $(VENV)/.installed),--clear)
 $(shell $(VENV)/bin/python -c pass 2> /dev/null || rm -f $(VENV)/.installed*)
 # The CPU build of PyTorch takes 0.2 GB, the CUDA build 2.5. The CPU build is tried first on Linux
 # without an NVIDIA driver, unless a batch system may start jobs on nodes with GPUs.
-GPU_OR_BATCH := $(wildcard /proc/driver/nvidia /dev/nvidiactl /dev/dxg) $(shell command -v sbatch qsub bsub)
+GPU_OR_BATCH := $(wildcard /proc/driver/nvidia /dev/nvidiactl /dev/dxg)
+GPU_OR_BATCH += $(shell command -v sbatch qsub bsub)
 ifeq ($(shell uname)$(strip $(GPU_OR_BATCH)),Linux)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
@@ -60,7 +61,8 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 ifndef DEMO_HALVES
 .NOTPARALLEL:
 endif
-.PHONY: force demo demo_published demo_classifier demo_gan full ladder rehearsal settings test lint explore data bench tables tutorial install
+.PHONY: force demo demo_published demo_classifier demo_gan full ladder rehearsal settings test lint
+.PHONY: explore data bench tables tutorial install
 
 # The GAN trains in parallel with the rest, each with half of the cores, since small networks gain
 # little from more threads. The pipes disable the progress bars, which would share one terminal.
@@ -80,13 +82,13 @@ demo_classifier: demo_published
 		--log_every_steps 20 --output_dir $(DEMO)/baseline 2>&1 | cat
 
 demo_gan:
-	@echo "demo 3/4: at the same time, a GAN on $(DEMO_DATA) (about nine minutes)"
+	@echo "demo 3/4: at the same time, a GAN on $(DEMO_DATA) (about ten minutes)"
 	@set -o pipefail; python train_gan.py $(DEMO_TRAINING) --batch_size 64 --epochs 5 \
 		--ema_decay 0.99 --output_dir $(DEMO)/gan 2>&1 | cat
 
 demo: $(INSTALLED)
 	@$(MAKE) --no-print-directory --jobs=2 DEMO_HALVES=yes demo_gan demo_classifier
-	@echo "demo 4/4: figures of both networks, and the report (about a minute)"
+	@echo "demo 4/4: figures of both networks, and the report (about two minutes)"
 	@python visualization.py --discriminator_without_G $(DEMO)/baseline --limit_test 500 \
 		--discriminator_with_G $(DEMO)/gan --study_images 50 --steps 60 \
 		--output_dir $(DEMO)/visualization

@@ -27,15 +27,7 @@ from inside_cnn.layers.accelerate import accelerate
 from inside_cnn.metrics import sampling
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.metrics.scores import Judge, TrainingScores
-from inside_cnn.training import panels
-from inside_cnn.training.augmentation import (
-    Shift,
-    augment,
-    move,
-    sample_augmentation,
-    sample_shift,
-    shift,
-)
+from inside_cnn.training import augmentation, panels
 from inside_cnn.training.ema import EMA
 from inside_cnn.training.gan_losses import discriminator_loss, generator_loss, real_images_loss
 from inside_cnn.training.optimizers import make_optimizer
@@ -195,7 +187,7 @@ class FakeInputs(NamedTuple):
 
     labels: torch.Tensor
     z: torch.Tensor
-    shifts: Shift | None = None
+    shifts: augmentation.Shift | None = None
     alpha: torch.Tensor | None = None
 
 
@@ -203,12 +195,14 @@ def sample_real(run, args, train_set):
     """This process's shard of the RealBatch of a step."""
     stream = run.stream(Stream.REAL, run.step)
     if args.augmentation == "crop":
-        augmented, parameters = augment, sample_augmentation(args.batch_size, stream)
+        augment = augmentation.augment
+        parameters = augmentation.sample_augmentation(args.batch_size, stream)
     else:
         max_shift = 4 if args.augmentation == "shift" else 0  # flip: no shift
-        augmented, parameters = shift, sample_shift(args.batch_size, stream, max_shift)
+        augment = augmentation.shift
+        parameters = augmentation.sample_shift(args.batch_size, stream, max_shift)
     shard = run.shard(run.batch())
-    images = augmented(train_set.images[shard], run.shard(parameters))
+    images = augment(train_set.images[shard], run.shard(parameters))
     return RealBatch(images, train_set.labels[shard])
 
 
@@ -218,7 +212,7 @@ def sample_fake_inputs(run, args, num_classes, stream, penalty=False):
     labels = torch.randint(num_classes, (size,), generator=stream, device=device)
     z = sample_latents(labels, args.latent_dim, stream, num_classes)
     alpha = torch.rand(size, 1, 1, 1, generator=stream, device=device) if penalty else None
-    shifts = sample_shift(size, stream) if args.augmentation == "shift" else None
+    shifts = augmentation.sample_shift(size, stream) if args.augmentation == "shift" else None
     if penalty:
         alpha = alpha[: penalty_pairs(args)]
     return run.shard(FakeInputs(labels, z, shifts, alpha))
@@ -256,7 +250,7 @@ class GAN:
     def fakes(self, inputs):
         """Augmented fake images: float32 (b, 3, 32, 32) in [-1, 1]."""
         fake = self.generator(inputs.z).float()
-        return fake if inputs.shifts is None else move(fake, inputs.shifts)
+        return fake if inputs.shifts is None else augmentation.move(fake, inputs.shifts)
 
     def update_discriminator(self, step, real, inputs):
         """One step of the discriminator. real: RealBatch; inputs: FakeInputs."""

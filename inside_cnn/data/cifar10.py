@@ -51,7 +51,7 @@ REMEDY = f"use --data_dir or --dataset shapes, or download it there by hand: cur
 
 
 def load_cifar10(data_dir, download=True):
-    """The 50,000 training and 10,000 test images as (train, test), with checked sums.
+    """The 50,000 training and 10,000 test images as (train, test), verified by checksums.
 
     An archive cifar-10-python.tar.gz in data_dir is unpacked, cifar-10-binary.tar.gz is read; with
     `download`, a missing archive is downloaded first. Raises DataMissing if there is none,

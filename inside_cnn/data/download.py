@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 STALL_SECONDS = 20
-SLOW_SECONDS, SLOW_BYTES = 10, 1_000_000  # a mirror that sends less in this time is left
+SLOW_SECONDS, SLOW_BYTES = 10, 1_000_000  # a mirror that sends less is slow
 
 
 class SlowMirror(OSError):
@@ -24,7 +24,7 @@ def download(urls, path, sha256):
 
     urls: mirrors, tried in this order; slow ones again at the end. sha256: the SHA-256 of the file,
     or its first digits.
-    Raises OSError if none of them sends the file, or nothing for STALL_SECONDS.
+    Raises OSError if no mirror sends the file. A mirror fails if it stalls for STALL_SECONDS.
     """
     errors, queue = [], [(url, len(urls) == 1) for url in urls]
     for url, patient in queue:

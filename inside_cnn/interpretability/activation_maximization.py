@@ -2,8 +2,8 @@
 
 An objective maps images (b, 3, 32, 32) in [-1, 1] to values (b,). It treats each image separately.
 
-`ascent` is gradient ascent on the pixels. It finds patterns without meaning: a shift by one pixel
-removes their effect. `robust_ascent` evaluates every step on another random view of the image, with
+`ascent` is gradient ascent on the pixels. It finds fine patterns that small translations of the
+image weaken. `robust_ascent` evaluates every step on another random view of the image, with
 noise. It optimizes the Fourier spectrum, in which smooth and fine patterns change equally fast, and
 penalizes fine patterns more and more.
 Source: Olah et al. 2017, Feature Visualization.

@@ -95,7 +95,8 @@ demo: $(INSTALLED)
 	@python report.py --baseline $(DEMO)/baseline --gan $(DEMO)/gan \
 		--visualization $(DEMO)/visualization --output $(DEMO)/report.html
 	@echo "All figures are on one page: $(DEMO)/report.html. Some of them:"
-	@ls $(DEMO)/published/max_class_with_G.png $(DEMO)/gan/curves.png $(DEMO)/visualization/m*.png
+	@ls $(DEMO)/published/max_class_with_G.png $(DEMO)/gan/curves.png \
+		$(DEMO)/visualization/max_class*.png $(DEMO)/visualization/max_*layer8.png
 	@ls $(DEMO)/gan/samples/*.png | tail -1
 
 # Each finished stage has a file. A stopped training has no summary.json.

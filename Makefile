@@ -7,7 +7,7 @@
 #              $(LADDER) lacks, hours each on a CPU; the same command resumes
 # make test    the default test suite
 # make lint    style
-# make explore an interactive page on this machine
+# make explore one HTML page to explore both networks in the browser
 # make data    download and verify CIFAR-10, plot a preview
 # make bench   speed against a plain implementation
 # make tutorial  run docs/tutorial.md as a notebook, docs/tutorial.ipynb
@@ -186,7 +186,7 @@ lint: $(INSTALLED)-dev
 	ruff check .
 	ruff format --check .
 
-explore: $(INSTALLED)-explore
+explore: $(INSTALLED)
 	python explore.py
 
 data: $(INSTALLED)
@@ -214,6 +214,6 @@ $(INSTALLED): requirements.txt
 	$(PIP_INSTALL) -r requirements.txt
 	touch $@
 
-$(INSTALLED)-%: requirements-%.txt requirements-explore.txt $(INSTALLED)
+$(INSTALLED)-%: requirements-%.txt $(INSTALLED)
 	$(PIP_INSTALL) -r $<
 	touch $@

@@ -34,7 +34,6 @@ from inside_cnn.engine import cli
 from inside_cnn.interpretability.activation_maximization import (
     ascent,
     feature_objective,
-    last_of,
 )
 from inside_cnn.interpretability.network import Network
 from inside_cnn.metrics.classifier import evaluate
@@ -133,7 +132,7 @@ def shipped(args, where):
         d.eval().requires_grad_(False)  # as in visualization.py
         network = Network("", d, precision=run.precision)
         objective = feature_objective(network, LAYER, torch.arange(len(start)))
-        last_of(ascent(objective, start, steps=2))
+        ascent(objective, start, steps=2)
         d.train().requires_grad_(True)
 
     return {

@@ -1,51 +1,129 @@
-"""explore.py's command line."""
+"""explore.py and the data of its page; tests/explorer opens the page."""
 
-import socket
-import sys
+import base64
+import hashlib
+import io
+import json
+import re
+import webbrowser
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+import data_tools
 import explore
+from discriminator import Discriminator
+from generator import Generator
+from inside_cnn.engine.weights import export_model, load_model
+from inside_cnn.explorer import page
+from inside_cnn.interpretability.network import TRAININGS
+
+NOTHING = dict.fromkeys([*TRAININGS, "generator"])
+VENDORED = {  # the first half of the SHA-256
+    "tf.es2017.min.js": "a1f9e32fd9b373cf394905050cf0c8c6",
+    "tf-backend-wasm.es2017.min.js": "bdd8c3c1fb0b37601bc2a122efa20b8d",
+    "tfjs-backend-wasm-simd.wasm": "77ebb28a6d34f371dbbf2086b7f2de89",
+    "LICENSE": "cfc7749b96f63bd31c3c42b5c471bf75",
+}
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", VENDORED)
+def test_vendored_files_are_unchanged(name):
+    data = (page.FOLDER / "vendor" / name).read_bytes()
+    assert hashlib.sha256(data).hexdigest().startswith(VENDORED[name])
+
+
+def test_page_is_written_and_opened(run_main, two_runs, monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setenv("DISPLAY", ":0")
+    code, out, _ = run_main(explore, "--output", "deep/page.html")
+    assert code == 0
+    text = Path("deep/page.html").read_text()
+    assert re.search(r"deep/page.html: [\d.]+ MB", out)
+    assert opened == [Path("deep/page.html").absolute().as_uri()]
+    assert not re.search(r"<(script|link|img)[^>]*\b(src|href)=", text)  # everything is in it
+    monkeypatch.delenv("DISPLAY")
+    run_main(explore)
+    run_main(explore, "--no_browser")
+    assert len(opened) == 1
+
+
+def test_without_weights(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_without_weights(refused, here):
     assert "train_discriminator.py" in refused(explore, "--no_browser")
+    assert not Path("output").exists()
 
 
-def test_a_taken_port(refused, two_runs, monkeypatch):
-    with socket.socket() as other:
-        other.bind((explore.LOCAL, 0))
-        other.listen()
-        taken = other.getsockname()[1]
-        assert f"port {taken}" in refused(explore, "--port", taken)
-        monkeypatch.setattr(explore, "FIRST_PORT", taken)
-        assert taken < explore.free_port(explore.LOCAL, None) < taken + explore.PORTS
+def test_output_that_cannot_be_written(refused, two_runs):
+    Path("file").write_text("")
+    assert "file" in refused(explore, "--no_browser", "--output", "file/page.html")
 
 
-def test_a_host_that_is_not_this_machine(refused, two_runs):
-    assert "192.0.2.1" in refused(explore, "--host", "192.0.2.1")
+def test_statistics(two_runs):
+    contents = page.contents_of(NOTHING)
+    _, test = data_tools.load_shapes()
+    gallery, (classifier, critic) = contents["gallery"], contents["networks"]
+    assert gallery["labels"] == [*range(10)] * 20
+    picture = Image.open(io.BytesIO(base64.b64decode(gallery["png"])))
+    cells = np.asarray(picture).reshape(10, 32, 20, 32, 3).swapaxes(1, 2).reshape(200, 32, 32, 3)
+    images = torch.from_numpy(cells).movedim(3, 1)
+    for index in (0, 7, 23):
+        rank, label = divmod(index, 10)
+        of_class = test.images[test.labels == label]
+        assert torch.equal(images[index], of_class[rank])
+    network, _ = load_model("output/baseline/discriminator.safetensors")
+    with torch.no_grad():
+        x = data_tools.to_signed(images)
+        maps = network.features(x, 4)
+        logits = network(x)[1]
+    same = torch.tensor(classifier["predicted"]) == logits.argmax(1)
+    assert same.double().mean() > 0.95  # 8-bit weights
+    layer = classifier["layers"][3]
+    strongest = maps.amax((2, 3)).max(0)
+    for feature in range(12):
+        (image, row, column), *others = layer["top"][feature]
+        assert len(others) == 7
+        value = maps[image, feature, row, column]
+        assert value == pytest.approx(strongest.values[feature].item(), abs=0.05)
+        other, correlation = layer["match"][feature]
+        assert 0 <= other < 12
+        assert -1 <= correlation <= 1
+    assert len(layer["favored"]) == 10
+    assert critic["layers"][7]["peak"][0] in [[r, c] for r in range(4) for c in range(4)]
 
 
-def test_without_gradio(refused, two_runs, monkeypatch):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    assert "requirements-explore.txt" in refused(explore, "--no_browser")
+def test_samples_replace_missing_test_images(two_runs, monkeypatch):
+    """`--dataset cifar10` is refused without the files; by default the page has samples."""
+    for run in ("baseline", "gan"):
+        path = Path("output") / run / "discriminator.safetensors"
+        export_model(Discriminator(width=12), path, {"dataset": "cifar10"})
+    monkeypatch.setattr(data_tools, "DEFAULT_DATA_DIR", str(two_runs / "none"))
+    assert page.contents_of(NOTHING)["gallery"] is None
+    export_model(Generator(width=8), "output/gan/generator.safetensors", {})
+    contents = page.contents_of(NOTHING)
+    assert contents["gallery"]["title"] == "generated image"
+    assert contents["gallery"]["labels"] == [*range(10)] * 20
+    with pytest.raises(data_tools.DataMissing):
+        page.contents_of(NOTHING, dataset="cifar10")
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "http"])
-def test_a_port_that_is_none(refused, port):
-    assert "--port" in refused(explore, "--port", port)
+def test_networks_of_different_sets_need_a_dataset(two_runs):
+    path = "output/gan/discriminator.safetensors"
+    export_model(Discriminator(width=12), path, {"dataset": "cifar10"})
+    with pytest.raises(page.UserError, match="different sets"):
+        page.contents_of(NOTHING)
 
 
-def test_who_can_reach_it_is_told(capsys):
-    explore.tell("::1", 7860)
-    assert "the page: http://[::1]:7860" in capsys.readouterr().out
-    explore.tell(explore.LOCAL, 7860)
-    assert "ssh -L 7860:127.0.0.1:7860" in capsys.readouterr().out
-    explore.tell("0.0.0.0", 7860)
-    assert "no password" in capsys.readouterr().out
+def test_names_cannot_end_the_data(two_runs, tmp_path):
+    """A class name from a shared file of weights cannot add a script to the page."""
+    name = "</script><script>alert(1)</script>"
+    page.write_page({"classes": [name]}, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "alert(1)" in text
+    assert "<script>alert" not in text
+    data = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1]
+    assert json.loads(data)["classes"] == [name]

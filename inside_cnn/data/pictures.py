@@ -10,14 +10,8 @@ from inside_cnn.core.errors import UserError
 
 SIZE = 32
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-MAX_BYTES, MAX_UPLOAD_BYTES = 200_000_000, 10_000_000  # of a file
+MAX_BYTES = 200_000_000  # of a file
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
-
-
-def read_picture(data):
-    """The bytes of a picture file -> uint8 (3, 32, 32). Raises UserError, see read_levels."""
-    pixels, highest = read_levels(data)
-    return pixels if highest is None else to_8_bits(pixels, highest)
 
 
 def read_levels(data):

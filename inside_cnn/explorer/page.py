@@ -1,118 +1,208 @@
-"""The page: its tabs, its looks, and the address that brings a state back."""
+"""The interactive page: the networks in 8 bits, images and statistics of every feature."""
 
-import json
-from functools import partial
+import base64
+import io
 from pathlib import Path
 
-import gradio as gr
+import jinja2
+import torch
+import torch.nn.functional as F
+from PIL import Image
 
-from inside_cnn.explorer.drawing_tab import DrawingTab
-from inside_cnn.explorer.events import QUICK
-from inside_cnn.explorer.examples import Examples
-from inside_cnn.explorer.inside_tab import InsideTab
-from inside_cnn.explorer.maximise_tab import MaximiseTab
-from inside_cnn.explorer.mislead_tab import MisleadTab
-from inside_cnn.explorer.switch_off_tab import SwitchOffTab
-
-TITLE = "What does a convolutional network learn?"
-ABOUT = (
-    "Two networks of the same eight layers, trained on the same images: a **classifier**, and the "
-    "**critic** of a GAN. The page's address holds what you see: keep it, and you have it back."
+from data_tools import DATASETS, DataMissing, Dataset, load_dataset
+from discriminator import MAP_SIZES
+from inside_cnn.core.errors import UserError
+from inside_cnn.core.files import write_atomically
+from inside_cnn.engine.weights import (
+    check_classes,
+    class_names_of,
+    common_class_names,
+    export_bytes,
+    find_weights,
+    from_8_bits,
+    is_published,
+    load_model,
+    to_8_bits,
 )
-CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+from inside_cnn.interpretability.layer_probes import class_selectivity, most_correlated
+from inside_cnn.interpretability.network import TRAININGS, load_networks
+from inside_cnn.interpretability.receptive_field import geometry
+from inside_cnn.interpretability.top_images import peak_positions, strongest_units
+from inside_cnn.metrics import sampling
+
+IMAGES = 200  # of the gallery, the same number of each class
+REFERENCE = 1000  # images of which the statistics are, the gallery first
+TOP_IMAGES = 8  # of the gallery, for each feature
+FAVORED = 10  # features for each class
+COLUMNS = 20  # of the gallery's picture
+FOLDER = Path(__file__).parent
+WASM = "vendor/tfjs-backend-wasm-simd.wasm"
+SCRIPTS = (
+    "vendor/tf.es2017.min.js",
+    "vendor/tf-backend-wasm.es2017.min.js",
+    *("net.js", "algorithms.js", "page.js", "images.js", "attack.js", "sample.js"),
+    *("maximize.js", "activations.js", "ablation.js", "start.js"),
+)
+WORDS = {"without G": "classifier", "with G": "critic"}
 
 
-def build(session, cache):
-    """The gradio page of a Session, to be launched. cache: a folder for what takes long."""
-    examples = Examples(session, cache)
-    makers = {
-        "Mislead": MisleadTab,
-        "Draw": DrawingTab,
-        "Maximise": partial(MaximiseTab, examples=examples),
-        "Look inside": partial(InsideTab, examples=examples),
-        "Switch off": SwitchOffTab,
+def contents_of(given, data_dir=None, dataset="auto"):
+    """The data of the page, as a dict for JSON.
+
+    given: {"without G", "with G", "generator": path or None}, see `find_weights`; dataset,
+    data_dir: as of load_dataset, but `auto` is the set that the networks were trained on. The
+    gallery has test images, else generated ones, else there is none. Nothing is downloaded.
+    Raises UserError for weights that are missing, corrupt or of different classes, and for a set
+    that cannot be used.
+    """
+    networks = load_networks({name: given[name] for name in TRAININGS}, "cpu")
+    generator, metadata_of = load_generator(given["generator"], networks)
+    metadata_of |= {network.path: network.metadata for network in networks}
+    images = test_images(networks, dataset, data_dir)
+    for path, metadata in metadata_of.items() if images else ():
+        check_classes(path, metadata, images)
+    names = list(images.class_names) if images else common_class_names(metadata_of)
+    if images is None and generator is not None:
+        images = generated_images(generator, names)
+    gallery = images and images.first(IMAGES)
+    for network in networks:  # all statistics are those of the networks in the page
+        network.model.load_state_dict(from_8_bits(to_8_bits(network.model.state_dict())))
+        print(f"{WORDS[network.name]}: {network.path}, width {network.width}")
+    print(f"images: {gallery.source if gallery else 'only those that you open in the page'}")
+    with torch.no_grad():
+        described = [description(network, gallery) for network in networks]
+    if gallery:
+        add_statistics(described, networks, images)
+    return {
+        "classes": names,
+        "networks": described,
+        "generator": generator and base64_of(export_bytes(generator, {}, in_8_bits=True)),
+        "gallery": gallery
+        and {
+            "title": "generated image" if gallery.name == "generated" else "test image",
+            "columns": COLUMNS,
+            "labels": gallery.labels.tolist(),
+            "png": base64_of(png_of(gallery.images)),
+        },
+        "layers": [
+            dict(zip(("size", "stride", "first"), geometry(layer), strict=True)) | {"side": side}
+            for layer, side in enumerate(MAP_SIZES, start=1)
+        ],
     }
-    if session.generator is None:
-        del makers["Draw"]
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
-        gr.Markdown(f"# {TITLE}\n\n{ABOUT}")
-        tabs, opened = {}, {}
-        with gr.Tabs(overflow_behavior="wrap") as frame:
-            for words, make in makers.items():
-                name = words.lower().replace(" ", "_")
-                with gr.Tab(words, id=name) as opened[name]:
-                    tabs[name] = make(session)
-        keep_in_the_address(blocks, frame, tabs, opened)
-        for name, tab in tabs.items():
-            tab.wire(blocks.load if name == "mislead" else opened[name].select)
-        if "draw" in tabs:
-            for name, button in tabs["draw"].send.items():
-                send_to(tabs["draw"], button, name, tabs[name].chooser, frame)
-    return blocks
 
 
-def send_to(drawing, button, name, chooser, frame):
-    """Have a button hand the drawn image to the tab of this name, and open that."""
-    button.click(
-        lambda *inputs: ("drawn " + drawing.drawing(*inputs).to_text(), gr.Tabs(selected=name)),
-        drawing.inputs,
-        [chooser.name, frame],
-        **QUICK,
-    )
+def load_generator(given, networks):
+    """(the generator or None, {path: its metadata}).
+
+    The published one is skipped if it was not requested and the networks have other classes.
+    """
+    path = find_weights(given, "generator.safetensors", TRAININGS["with G"][1])
+    if given is None and not path.is_file():
+        print("no generator: run train_gan.py to add one")
+        return None, {}
+    generator, metadata = load_model(path, kind="generator")
+    names = class_names_of(networks[0].metadata)
+    if given is None and is_published(path) and class_names_of(metadata) != names:
+        print(f"{path} has other classes than {networks[0].path}: skipped")
+        return None, {}
+    print(f"generator: {path}, width {generator.width}")
+    return generator, {str(path): metadata}
 
 
-# Runs in the browser: the values of a tab's controls become its part of the address.
-_KEEP = """(...values) => {
-  const names = %s;
-  const address = new URL(location.href);
-  names.forEach((name, i) => address.searchParams.set(name, values[i]));
-  history.replaceState(null, "", address);
-}"""
-# The page's own first tab is opened before the address has been read: that is no visitor's choice.
-_OPENED = """() => {
-  if (!window.firstTabIsOpen) { window.firstTabIsOpen = true; return; }
-  const address = new URL(location.href);
-  address.searchParams.set("tab", %s);
-  history.replaceState(null, "", address);
-}"""
+def test_images(networks, dataset, data_dir):
+    """REFERENCE test images, the classes in turn; None if the dataset is not on the disk."""
+    sets = {str(network.metadata.get("dataset")) for network in networks}
+    if dataset == "auto" and len(sets) > 1:
+        raise UserError(f"the networks were trained on different sets ({', '.join(sorted(sets))})")
+    name = dataset if dataset != "auto" else sets.pop()
+    if name not in DATASETS or name == "auto":
+        return None
+    try:
+        _, test = load_dataset(name, data_dir, download=False)
+    except DataMissing as reason:
+        if dataset != "auto":
+            raise
+        print(f"no test images: {reason}")
+        return None
+    order = torch.empty_like(test.labels)  # by the rank within the class, then by class
+    for label in range(len(test.class_names)):
+        rows = test.labels == label
+        order[rows] = torch.arange(int(rows.sum())) * len(test.class_names) + label
+    return test.select(order.argsort()).first(REFERENCE)
 
 
-def keep_in_the_address(blocks, frame, tabs, opened):
-    """Write every change into the page's address, and open the page as its address says."""
-    controls = {}
-    for tab_name, tab in tabs.items():
-        own = {f"{tab_name}.{name}": part for name, part in tab.controls.items()}
-        changes = [part.change for part in own.values()]
-        gr.on(changes, None, [*own.values()], None, js=_KEEP % json.dumps(list(own)), queue=False)
-        opened[tab_name].select(None, None, None, js=_OPENED % json.dumps(tab_name), queue=False)
-        controls |= own
-
-    def restore(request: gr.Request):
-        asked = dict(request.query_params)
-        return [value_of(part, asked.get(name)) for name, part in controls.items()]
-
-    def open_tab(request: gr.Request):
-        tab = request.query_params.get("tab")
-        return gr.Tabs(selected=tab) if tab in tabs else gr.skip()
-
-    # A tab is opened once the page stands: earlier it would be ignored.
-    restored = blocks.load(restore, None, [*controls.values()], **QUICK)
-    restored.then(open_tab, None, frame, **QUICK)
+def generated_images(generator, names):
+    """A Dataset of IMAGES samples, the classes in turn."""
+    labels = sampling.sample_labels(IMAGES, range(len(names)))
+    latents = sampling.latents_of(labels, generator.latent_dim, seed=0, num_classes=len(names))
+    images = sampling.generate(generator, latents)
+    return Dataset("generated", images, labels, tuple(names), "samples of the generator")
 
 
-def value_of(part, text):
-    """What a text out of an address sets a component to; gr.skip() where it cannot."""
-    if text is None:
-        return gr.skip()
-    if isinstance(part, gr.Slider | gr.Number):
-        try:
-            number = float(text)
-        except ValueError:
-            return gr.skip()
-        if not part.minimum <= number <= part.maximum:
-            return gr.skip()
-        return int(number) if number.is_integer() else number
-    if isinstance(part, gr.Dropdown | gr.Radio):
-        values = {str(value): value for _, value in part.choices}
-        return values.get(text, gr.skip())
-    return text[:200]
+def description(network, gallery):
+    """A network's name and weights, whether its score was trained, and the predicted classes."""
+    predicted = None
+    if gallery:
+        batches = (gallery.images / 127.5 - 1).split(100)
+        predicted = torch.cat([network.logits(batch).argmax(1) for batch in batches]).tolist()
+    return {
+        "name": WORDS[network.name],
+        "critic": network.has_critic,
+        "weights": base64_of(export_bytes(network.model, {}, in_8_bits=True)),
+        "predicted": predicted,
+    }
+
+
+def add_statistics(described, networks, images):
+    """Add to each description, as `layers`, the statistics of every feature on the images.
+
+    For each layer and feature, mean and std: of the largest activation in an image; peak: [row,
+    column]; top: the images of the gallery with the largest activations, each [image, row, column];
+    match: [the most correlated feature of the other network, correlation]. favored: for each class
+    the features with the largest class selectivity.
+    """
+    batches, classes = images.images.split(100), len(images.class_names)
+    units = [strongest_units(network, batches, network.layer_names) for network in networks]
+    for own, other, description in zip(units, units[::-1], described, strict=True):
+        description["layers"] = []
+        for layer, (values, rows, columns) in own.items():
+            best = values[:IMAGES].topk(min(TOP_IMAGES, len(values)), dim=0).indices
+            places = best, rows.gather(0, best).long(), columns.gather(0, best).long()
+            selectivity = class_selectivity(values, images.labels, classes)
+            width = values.shape[1]
+            statistics = {
+                "mean": values.mean(0).tolist(),
+                "std": values.std(0).tolist(),
+                "peak": peak_positions(values, rows, columns).tolist(),
+                "top": torch.stack(places, 2).transpose(0, 1).tolist(),
+                "favored": selectivity.topk(min(FAVORED, width)).indices.tolist(),
+            }
+            if other is not own:
+                others = other[layer][0]
+                statistics["match"] = [most_correlated(values, others, k) for k in range(width)]
+            description["layers"].append(statistics)
+
+
+def png_of(images):
+    """The bytes of a PNG with images, uint8 (n, 3, 32, 32), in rows of COLUMNS."""
+    missing = -len(images) % COLUMNS
+    grid = F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)).unflatten(0, (-1, COLUMNS))
+    levels = grid.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).contiguous()
+    buffer = io.BytesIO()
+    Image.fromarray(levels.numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def base64_of(data):
+    return base64.b64encode(data).decode()
+
+
+def write_page(contents, path):
+    """Write the page, one HTML file, atomically. Raises OSError."""
+    parts = {
+        "style": (FOLDER / "page.css").read_text(encoding="utf-8"),
+        "scripts": [(FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS],
+        "data": contents | {"wasm": base64_of((FOLDER / WASM).read_bytes())},
+    }
+    template = jinja2.Template((FOLDER / "page.html").read_text(encoding="utf-8"), autoescape=True)
+    write_atomically(path, template.render(parts).encode())

@@ -10,7 +10,6 @@ Source: Olah et al. 2017, Feature Visualization.
 """
 
 import math
-from collections import deque
 from typing import NamedTuple
 
 import torch
@@ -63,23 +62,17 @@ def _select(table, columns):
 # ------------------------------------------------------------------------------ plain ascent
 
 
-def last_of(steps):
-    """The last value of a generator: the result of an ascent."""
-    return deque(steps, maxlen=1).pop()
-
-
 def ascent(objective, images, steps=200, lr=0.1, decay=0.001, title=""):
     """Gradient ascent on the images: x += lr d objective / d x - decay x |x|, clamped to [-1, 1].
 
-    Yields the images before each step and after the last one. With a title there is a progress bar.
+    Returns the images after the last step. With a title there is a progress bar.
     """
     for _ in with_progress(range(steps), title, len(images)):
-        yield images.detach()
         images = images.detach().requires_grad_()
         gradient = input_gradient(objective(images).sum(), images)
         images = images.detach()
         images = (images + lr * gradient - decay * images * images.abs()).clamp(-1, 1)
-    yield images
+    return images
 
 
 # ------------------------------------------------------------------------------ robust ascent
@@ -176,9 +169,8 @@ def robust_ascent(
     a feature that is not active yet would be smoothed to plain gray, then grows linearly.
     settle: the share of the steps, at the end, in which the views shrink to the image itself, so
     that the image maximizes the objective itself and not only its mean over views.
-    Yields images (restarts * count, 3, 32, 32) in [-1, 1] before each step and after the last one.
-    At the end, the image of each objective's best restart, (count, 3, 32, 32): by the value over
-    `held_out` views or, with `settle`, of the image itself.
+    Returns the image of each objective's best restart, (count, 3, 32, 32) in [-1, 1]: by the value
+    over `held_out` views or, with `settle`, of the image itself.
     """
     stream = torch.Generator(device).manual_seed(0)
     shape = (restarts * count, 3, IMAGE_SIZE, IMAGE_SIZE // 2 + 1, 2)
@@ -186,7 +178,6 @@ def robust_ascent(
     optimizer = torch.optim.Adam([spectra.requires_grad_()], 0.05, fused=True)
     for step in with_progress(range(steps), title, restarts * count):
         images = from_spectra(spectra)
-        yield images.detach()
         weight = smoothness * max(0, step / steps - NO_SMOOTHING) / (1 - NO_SMOOTHING)
         shrink = min(1.0, (steps - step) / (settle * steps)) if settle else 1.0
         ranges = Views(*(shrink * value for value in views[:4]), views.centers)
@@ -195,8 +186,7 @@ def robust_ascent(
         (spectra.grad,) = torch.autograd.grad(loss.sum(), spectra)
         optimizer.step()
     images = from_spectra(spectra).detach()
-    yield images
     with torch.no_grad():
         values = objective(images) if settle else held_out(objective, images, views)
     rows = count * values.view(-1, count).argmax(0) + torch.arange(count, device=images.device)
-    yield images[rows]
+    return images[rows]

@@ -16,7 +16,6 @@ from inside_cnn.interpretability.activation_maximization import (
     class_objective,
     feature_objective,
     held_out,
-    last_of,
     robust_ascent,
     unit_objective,
 )
@@ -42,9 +41,9 @@ def maximized(how, objective, start, count, *, kind, views=VIEWS, title=""):
     """
     options = {"steps": how["steps"], "title": title}
     if how["method"] == "classic":
-        return last_of(ascent(objective, start.repeat(count, 1, 1, 1), **options))
+        return ascent(objective, start.repeat(count, 1, 1, 1), **options)
     options |= ROBUST[kind] | {"views": views, "device": start.device}
-    return last_of(robust_ascent(objective, count, **options))
+    return robust_ascent(objective, count, **options)
 
 
 @torch.no_grad()

@@ -1,13 +1,8 @@
-"""Where in which images each feature of a network is strongest; the top images, cached on disk."""
-
-import hashlib
-from typing import NamedTuple
+"""Where each feature of a network is strongest."""
 
 import torch
-from safetensors.torch import load, save
 
 from data_tools import to_signed
-from inside_cnn.core.files import write_atomically
 
 PEAK_IMAGES = 8  # the images that activate a feature most; they determine where it peaks
 
@@ -42,53 +37,3 @@ def peak_positions(values, rows, columns):
     votes = torch.zeros(side * side, values.shape[1]).scatter_add_(0, places, weights)
     winner = votes.argmax(0)
     return torch.stack([winner // side, winner % side], dim=1)
-
-
-class TopImages(NamedTuple):
-    """The strongest images of every feature of each layer, the strongest first.
-
-    values: float32 (8, count, width), the largest activation in the image; images, rows, columns:
-    int64, the same shape, the index of the image and the position in the map; of_classes: int64
-    (count, classes), the images with the largest logits.
-    """
-
-    values: torch.Tensor
-    images: torch.Tensor
-    rows: torch.Tensor
-    columns: torch.Tensor
-    of_classes: torch.Tensor
-
-
-@torch.no_grad()
-def top_images(network, batches, count=8):
-    """The TopImages of a network, at most `count`; batches: as in `strongest_units`."""
-    units = strongest_units(network, batches, network.layer_names)
-    count = min(count, len(next(iter(units.values()))[0]))
-    layers = []
-    for values, rows, columns in units.values():
-        best = values.topk(count, dim=0)
-        places = (part.gather(0, best.indices).long() for part in (rows, columns))
-        layers.append((best.values, best.indices, *places))
-    last = network.layer_names[-1]
-    pooled = units[last][0].to(network.device)[:, :, None, None]  # as maps of one unit
-    _, logits = network.at("fp32").from_activations(pooled, last)
-    of_classes = logits.cpu().topk(count, dim=0).indices
-    return TopImages(*(torch.stack(parts) for parts in zip(*layers, strict=True)), of_classes)
-
-
-def digest_of(images):
-    """SHA-256 of the images of a set."""
-    return hashlib.sha256(images.cpu().contiguous().numpy()).hexdigest()
-
-
-def cached(path, make):
-    """The TopImages in a file; if it does not exist, those that `make` returns, written there."""
-    if path.is_file():
-        return TopImages(**load(path.read_bytes()))
-    top = make()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save({k: v.contiguous() for k, v in top._asdict().items()}))
-    except OSError as error:
-        print(f"cannot cache the top images: {path}: {error.strerror or error}")
-    return top

@@ -47,15 +47,6 @@ def truncated(latents, limit, num_classes=10):
     return torch.cat([code, noise], 1)
 
 
-def latent_of(label, number, latent_dim, seed, num_classes=10):
-    """The latent (1, latent_dim) of image `number` of a class.
-
-    It is the latent of sample `number * num_classes + label` when the classes are in turn.
-    """
-    labels = torch.full((number * num_classes + label + 1,), label)
-    return latents_of(labels, latent_dim, seed, num_classes=num_classes)[-1:]
-
-
 @torch.no_grad()
 def generate(generator, latents, precision="fp32", title=""):
     """latents (n, latent_dim) -> uint8 (n, 3, 32, 32) on the CPU; the generator in eval mode.
@@ -75,16 +66,3 @@ def generate(generator, latents, precision="fp32", title=""):
         images.append(to_uint8(generated).cpu())
     generator.train(training)
     return torch.cat(images)
-
-
-def interpolate(start, end, t, num_classes=10):
-    """Latents (n, latent_dim) at t in [0, 1]: the class code linearly, the noise along the arc.
-
-    On the arc, the norm of the noise stays about the same.
-    """
-    code, line = torch.lerp(start, end, t).tensor_split([num_classes], 1)
-    a, b = start[:, num_classes:], end[:, num_classes:]
-    angle = F.cosine_similarity(a, b, dim=1).clamp(-1, 1).acos()[:, None]
-    weights = torch.sin((1 - t) * angle), torch.sin(t * angle)
-    arc = (weights[0] * a + weights[1] * b) / torch.sin(angle).clamp_min(1e-6)
-    return torch.cat([code, torch.where(angle < 1e-3, line, arc)], 1)  # a line if nearly parallel

@@ -7,8 +7,13 @@ import torch
 from PIL import Image
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.data.pictures import read_levels, read_picture, to_8_bits
+from inside_cnn.data.pictures import read_levels, to_8_bits
 from own_images import huge_png
+
+
+def read_picture(data):
+    pixels, highest = read_levels(data)
+    return pixels if highest is None else to_8_bits(pixels, highest)
 
 
 def written(image, kind="PNG", **options):

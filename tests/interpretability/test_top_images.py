@@ -3,61 +3,19 @@ import torch
 
 import data_tools
 from data_tools import to_signed
-from inside_cnn.interpretability.top_images import (
-    cached,
-    digest_of,
-    peak_positions,
-    top_images,
-)
+from inside_cnn.interpretability.top_images import peak_positions, strongest_units
 from networks import as_network
 
 
-@pytest.fixture(scope="module")
-def images():
-    return data_tools.load_shapes()[1].first(120).images
-
-
-@pytest.fixture(scope="module")
-def top(trained, images):
-    return top_images(as_network(trained), images.split(50), count=5)
-
-
 @pytest.mark.parametrize("layer", [1, 4, 8])
-def test_top_images_of_features(trained, images, top, layer):
+def test_strongest_units(trained, layer):
+    images = data_tools.load_shapes()[1].first(120).images
+    units = strongest_units(as_network(trained), images.split(50), [1, 4, 8])
+    values, rows, columns = units[layer]
     maps = trained.features(to_signed(images), layer)
-    strongest = maps.amax((2, 3)).topk(5, dim=0)
-    torch.testing.assert_close(top.values[layer - 1], strongest.values)
-    for feature in range(12):
-        for rank in range(5):
-            index, row, column = (
-                part[layer - 1, rank, feature] for part in (top.images, top.rows, top.columns)
-            )
-            expected = strongest.values[rank, feature].item()
-            assert maps[index, feature, row, column].item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_fewer_images_than_requested(trained, images):
-    top = top_images(as_network(trained), images[:6].split(4), count=8)
-    assert top.values.shape[1] == top.of_classes.shape[0] == 6
-
-
-def test_top_images_of_classes(trained, images, top):
-    logits = trained(to_signed(images))[1]
-    ours = logits.gather(0, top.of_classes)
-    torch.testing.assert_close(ours, logits.topk(5, dim=0).values)
-
-
-def test_top_images_are_cached(top, tmp_path):
-    path = tmp_path / "new" / "file.safetensors"
-    assert cached(path, lambda: top) is top
-    again = cached(path, lambda: pytest.fail("computed again"))
-    assert all(torch.equal(a, b) for a, b in zip(again, top, strict=True))
-
-
-def test_digest_depends_on_every_pixel(images):
-    other = images.clone()
-    other[5, 1, 3, 3] ^= 1
-    assert digest_of(images) == digest_of(images.clone()) != digest_of(other)
+    torch.testing.assert_close(values, maps.amax((2, 3)))
+    place = (rows * maps.shape[3] + columns).long()[:, :, None]
+    torch.testing.assert_close(maps.flatten(2).gather(2, place)[:, :, 0], values)
 
 
 def test_peak_is_the_most_frequent_position_of_the_strongest_images():

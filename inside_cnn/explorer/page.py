@@ -26,7 +26,6 @@ from inside_cnn.engine.weights import (
 )
 from inside_cnn.interpretability.layer_probes import class_selectivity, most_correlated
 from inside_cnn.interpretability.network import TRAININGS, load_networks
-from inside_cnn.interpretability.receptive_field import geometry
 from inside_cnn.interpretability.top_images import peak_positions, strongest_units
 from inside_cnn.metrics import sampling
 
@@ -85,8 +84,8 @@ def contents_of(given, data_dir=None, dataset="auto"):
             "png": base64_of(png_of(gallery.images)),
         },
         "layers": [
-            dict(zip(("size", "stride", "first"), geometry(layer), strict=True)) | {"side": side}
-            for layer, side in enumerate(MAP_SIZES, start=1)
+            field._asdict() | {"side": side}
+            for field, side in zip(networks[0].fields.values(), MAP_SIZES, strict=True)
         ],
     }
 

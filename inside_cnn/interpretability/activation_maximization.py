@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from discriminator import IMAGE_SIZE
 from inside_cnn.core.progress import with_progress
 from inside_cnn.layers.double_backward import input_gradient
 
@@ -46,8 +45,8 @@ def unit_objective(network, layer, features, positions):
 
     def values(images):
         maps = network.activations(images, layer)
-        side = maps.shape[3]
-        units = (features * side + positions[:, 0]) * side + positions[:, 1]
+        height, width = maps.shape[2:]
+        units = (features * height + positions[:, 0]) * width + positions[:, 1]
         return _select(maps.flatten(1), units).float()
 
     return values
@@ -79,16 +78,17 @@ def ascent(objective, images, steps=200, lr=0.1, decay=0.001, title=""):
 
 
 def from_spectra(spectra):
-    """Images from Fourier spectra of COLORS: (b, 3, 32, 17, 2) -> (b, 3, 32, 32) in [-1, 1].
+    """Images from Fourier spectra of COLORS: (b, 3, s, s / 2 + 1, 2) -> (b, 3, s, s) in [-1, 1].
 
     The last axis holds real and imaginary parts. Amplitudes are divided by their frequency, as
     photographs have a spectrum of 1/f.
     """
-    vertical, horizontal = torch.fft.fftfreq(IMAGE_SIZE), torch.fft.rfftfreq(IMAGE_SIZE)
-    frequency = (vertical[:, None] ** 2 + horizontal**2).sqrt().clamp_min(1 / IMAGE_SIZE)
-    scale = (1 / (IMAGE_SIZE * frequency)).to(spectra.device)[:, :, None]
+    size = spectra.shape[2]
+    vertical, horizontal = torch.fft.fftfreq(size), torch.fft.rfftfreq(size)
+    frequency = (vertical[:, None] ** 2 + horizontal**2).sqrt().clamp_min(1 / size)
+    scale = (1 / (size * frequency)).to(spectra.device)[:, :, None]
     spectrum = torch.view_as_complex((spectra * scale).contiguous())
-    planes = torch.fft.irfft2(spectrum, s=(IMAGE_SIZE, IMAGE_SIZE), norm="ortho")
+    planes = torch.fft.irfft2(spectrum, s=(size, size), norm="ortho")
     colors = torch.tensor(COLORS, device=spectra.device)
     return torch.tanh(torch.einsum("npij,pc->ncij", planes, colors))
 
@@ -96,12 +96,12 @@ def from_spectra(spectra):
 class Views(NamedTuple):
     """The ranges of random views; each value is uniform in [-range, range].
 
-    translation: pixels, along each axis; rotation: degrees; scale: share of the size; noise:
-    standard deviation, of values in [-1, 1]; centers: (n, 2), x and y in [-1, 1], the center of
-    rotation and scaling of image i % n; None: the middle.
+    translation: share of the size, along each axis; rotation: degrees; scale: share of the size;
+    noise: standard deviation, of values in [-1, 1]; centers: (n, 2), x and y in [-1, 1], the center
+    of rotation and scaling of image i % n; None: the middle.
     """
 
-    translation: float = 5.0
+    translation: float = 5 / 32
     rotation: float = 15.0
     scale: float = 0.25
     noise: float = 0.08  # without it, a classifier's class appears as fine lines
@@ -117,7 +117,7 @@ def sample_maps(count, views, generator=None, device="cpu"):
     angle, scale = math.radians(views.rotation) * u[0], 1 + views.scale * u[1]
     cos, sin = scale * angle.cos(), scale * angle.sin()
     matrices = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
-    translations = (2 * views.translation / IMAGE_SIZE * u[2:]).T
+    translations = (2 * views.translation * u[2:]).T
     if views.centers is not None:
         centers = views.centers.to(device)[torch.arange(count, device=device) % len(views.centers)]
         translations = translations + centers - (matrices @ centers[:, :, None]).squeeze(2)
@@ -159,6 +159,7 @@ def robust_ascent(
     restarts=3,
     views=VIEWS,
     settle=0.0,
+    size=32,
     device="cpu",
     title="",
 ):
@@ -169,11 +170,12 @@ def robust_ascent(
     a feature that is not active yet would be smoothed to plain gray, then grows linearly.
     settle: the share of the steps, at the end, in which the views shrink to the image itself, so
     that the image maximizes the objective itself and not only its mean over views.
-    Returns the image of each objective's best restart, (count, 3, 32, 32) in [-1, 1]: by the value
-    over `held_out` views or, with `settle`, of the image itself.
+    size: side of the images.
+    Returns the image of each objective's best restart, (count, 3, size, size), in [-1, 1]: by the
+    value over `held_out` views or, with `settle`, of the image itself.
     """
     stream = torch.Generator(device).manual_seed(0)
-    shape = (restarts * count, 3, IMAGE_SIZE, IMAGE_SIZE // 2 + 1, 2)
+    shape = (restarts * count, 3, size, size // 2 + 1, 2)
     spectra = 0.1 * torch.randn(shape, generator=stream, device=device)  # images are nearly gray
     optimizer = torch.optim.Adam([spectra.requires_grad_()], 0.05, fused=True)
     for step in with_progress(range(steps), title, restarts * count):

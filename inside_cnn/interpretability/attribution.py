@@ -11,13 +11,13 @@ from matplotlib import colormaps
 from data_tools import to_signed, to_uint8
 from inside_cnn.engine.plots import save_image_grid
 from inside_cnn.interpretability.adversarial_figures import prediction_captions
+from inside_cnn.interpretability.network import as_maps
 from inside_cnn.layers.double_backward import input_gradient
 
-LAYER = 8  # of Grad-CAM
 BLUR = 9  # pixels, side of the mean filter that makes the baseline
 
 
-def grad_cam(network, images, classes, layer=LAYER):
+def grad_cam(network, images, classes, layer):
     """Which regions of a layer's map increase the class logit.
 
     The maps of all features, weighted by the mean gradient of the class logit with respect to each,
@@ -25,13 +25,10 @@ def grad_cam(network, images, classes, layer=LAYER):
     images: (b, 3, 32, 32) in [-1, 1]; classes: int64 (b,) -> float32 (b, 32, 32), at least 0.
     Source: Selvaraju et al. 2017, Grad-CAM.
     """
-    with torch.no_grad():
-        features = network.activations(images, layer)
-    features = features.detach().requires_grad_()
-    _, logits = network.from_activations(features, layer)
-    gradient = input_gradient(logits.gather(1, classes[:, None]).sum(), features).float()
-    weights = gradient.mean((2, 3), keepdim=True)
-    regions = (weights * features.detach().float()).sum(1, keepdim=True).clamp_min(0)
+    logits, features = network.logits_from(images, layer)
+    gradient = input_gradient(logits.gather(1, classes[:, None]).sum(), features)
+    gradient, maps = (as_maps(each.detach()).float() for each in (gradient, features))
+    regions = (gradient.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).clamp_min(0)
     regions = F.interpolate(regions, images.shape[2:], mode="bilinear", align_corners=False)
     return regions.squeeze(1)
 
@@ -51,6 +48,11 @@ def integrated_gradients(network, images, classes, baseline, steps=64):
     return (images - baseline) * total / steps
 
 
+def last_maps(network):
+    """The last layer whose maps have several positions."""
+    return [layer for layer, (_, h, w) in network.shapes.items() if h * w > 1][-1]
+
+
 def attribution_section(network, test_set, folder):
     """One image of each class, Grad-CAM and integrated gradients of the predicted class.
 
@@ -61,7 +63,8 @@ def attribution_section(network, test_set, folder):
     with torch.no_grad():
         probabilities = network.at("fp32").logits(images).softmax(1)
     predicted = probabilities.argmax(1)
-    regions = grad_cam(network, images, predicted)[:, None]
+    layer = last_maps(network)
+    regions = grad_cam(network, images, predicted, layer)[:, None]
     share = regions / regions.amax((2, 3), keepdim=True).clamp_min(1e-12)
     overlay = (images + 1) * (0.2 + 0.8 * share) - 1
     # A blurred baseline. LayerNorm scales the faintest contrast up, so from a flat one nearly all
@@ -75,7 +78,7 @@ def attribution_section(network, test_set, folder):
     path = folder / f"attribution_{network.slug}.png"
     title = (
         f"Trained {network.name}: test images and predictions; regions that support the prediction "
-        f"(Grad-CAM, layer {LAYER}); pixels that matter (integrated gradients){note}"
+        f"(Grad-CAM, layer {layer}); pixels that matter (integrated gradients){note}"
     )
     grid = to_uint8(torch.cat([images, overlay, heat]))
     save_image_grid(grid, path, columns, title, captions, scale=4)

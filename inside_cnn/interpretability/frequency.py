@@ -7,7 +7,6 @@ import itertools
 
 import torch
 
-from discriminator import IMAGE_SIZE
 from inside_cnn.core.device import Stream, random_stream
 from inside_cnn.engine.plots import save_charts
 from inside_cnn.engine.statistics import paired_differences, percent, percent_interval
@@ -19,35 +18,34 @@ NOISE_RMS = 16.0  # of the noise, in pixel values of 0 to 255
 IMAGES = 2000  # test images
 
 
-def radial_frequencies():
-    """The radial frequency of each coefficient of torch.fft.fft2: (32, 32), cycles per pixel."""
-    axis = torch.fft.fftfreq(IMAGE_SIZE)
+def radial_frequencies(size):
+    """The radial frequency of each coefficient of fft2, (size, size), in cycles per pixel."""
+    axis = torch.fft.fftfreq(size)
     return (axis[:, None] ** 2 + axis**2).sqrt()
 
 
-def in_bands():
-    """The coefficients in each band of BANDS: bool (5, 32, 32)."""
+def in_bands(size):
+    """The coefficients in each band of BANDS: bool (5, size, size)."""
     edges = torch.tensor(BANDS)[:, None, None]
-    frequencies = radial_frequencies()
+    frequencies = radial_frequencies(size)
     return (frequencies >= edges[:-1]) & (frequencies < edges[1:])
 
 
 def band_energy(images):
-    """Share of each image's energy in each band: float (n, 3, 32, 32) -> float32 (n, 5)."""
+    """Share of each image's energy in each band: float (n, 3, h, h) -> float32 (n, 5)."""
     power = torch.fft.fft2(images.float()).abs().square().sum(1)
-    energy = torch.einsum("nij,kij->nk", power, in_bands().to(images.device).float())
+    energy = torch.einsum("nij,kij->nk", power, in_bands(images.shape[2]).to(images.device).float())
     return energy / energy.sum(1, keepdim=True).clamp_min(1e-30)
 
 
-def band_noise(count, band, generator):
-    """Normal noise with the frequencies of one band, 0 to 4: float32 (count, 3, 32, 32).
+def band_noise(shape, band, generator):
+    """Normal noise with the frequencies of one band, 0 to 4: float32 of this shape, (b, 3, h, h).
 
     The root mean square of each image's noise is NOISE_RMS.
     Source: Yin et al. 2019, A Fourier Perspective on Model Robustness in Computer Vision.
     """
-    shape = (count, 3, IMAGE_SIZE, IMAGE_SIZE)
     noise = torch.randn(shape, generator=generator, device=generator.device)
-    noise = torch.fft.ifft2(torch.fft.fft2(noise) * in_bands()[band].to(noise.device)).real
+    noise = torch.fft.ifft2(torch.fft.fft2(noise) * in_bands(shape[2])[band].to(noise.device)).real
     return NOISE_RMS * noise / noise.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
@@ -64,7 +62,7 @@ def frequency_study(network, test_set):
         gradient, _ = loss_gradient(network, batch.float(), classes, margin=True)
         energies.append(band_energy(gradient).cpu())
         stream = random_stream(batch.device, 0, Stream.NOISE_IN_BANDS, index)
-        noises = [band_noise(len(batch), band, stream) for band in range(len(BANDS) - 1)]
+        noises = [band_noise(batch.shape, band, stream) for band in range(len(BANDS) - 1)]
         variants = [batch.float(), *((batch + noise).clamp(0, 255) for noise in noises)]
         predicted = [predict(network.at("fp32"), variant).argmax(1) for variant in variants]
         correct.append(torch.stack([classes == k for k in predicted]).cpu())
@@ -80,8 +78,9 @@ def frequency_section(networks, test_set, folder):
     test_set = test_set.first(IMAGES)
     metrics_of, losses_of, accuracies = {}, {}, {}
     bands = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(BANDS)]
-    means = [radial_frequencies()[band].mean().item() for band in in_bands()]
-    white = percentages(in_bands().float().mean((1, 2)))
+    size = test_set.images.shape[2]
+    means = [radial_frequencies(size)[band].mean().item() for band in in_bands(size)]
+    white = percentages(in_bands(size).float().mean((1, 2)))
     energies = {"white noise": (means, white, {"color": "0.6", "linestyle": ":"})}
     styles = line_styles([network.name for network in networks])
     for network in networks:

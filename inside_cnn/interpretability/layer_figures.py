@@ -2,13 +2,11 @@
 
 import itertools
 
-from discriminator import MAP_SIZES
 from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_charts
 from inside_cnn.engine.statistics import percent
 from inside_cnn.interpretability import layer_probes
-from inside_cnn.interpretability.network import Network, line_styles
-from inside_cnn.interpretability.receptive_field import geometry
+from inside_cnn.interpretability.network import line_styles
 
 IMAGES = 10_000  # test images
 CHARTS = {  # measure: title, label of the y axis, its height
@@ -26,7 +24,7 @@ def layer_section(networks, test_set, folder):
 
     The probe is fitted on the first half of the test images, which are not in the training set, and
     tested on the second; the other measures use both. `cka` and `cka_standardized` are {name of
-    another network: one value for each layer}. Writes layers.png to `folder`.
+    another network with as many layers: one value for each}. Writes layers.png to `folder`.
     """
     test_set = test_set.first(IMAGES)
     metrics_of, features_of = {}, {}
@@ -34,31 +32,34 @@ def layer_section(networks, test_set, folder):
         title = f"layers, {network.name}"
         features = layer_probes.pooled_features(network, test_set.images, title)
         features_of[network.name] = list(features.values())
-        metrics_of[network.name] = measures(features, test_set, f"probes, {network.name}")
+        metrics_of[network.name] = measures(network, features, test_set)
     for one, other in itertools.combinations(features_of, 2):
+        if len(features_of[one]) != len(features_of[other]):
+            continue
         pairs = list(zip(features_of[one], features_of[other], strict=True))
         for key, standardize in (("cka", False), ("cka_standardized", True)):
             similarity = [round(layer_probes.linear_cka(a, b, standardize), 4) for a, b in pairs]
             metrics_of[one][key][other] = metrics_of[other][key][one] = similarity
     for network in networks:
-        print(f"layers 1 to 8, {network.title}, {len(test_set)} test images:")
+        first, *_, last = network.layer_names
+        print(f"layers {first} to {last}, {network.title}, {len(test_set)} test images:")
         for key in (key for key in CHARTS if not key.startswith("cka")):
             print(f"  {key:<22} " + "".join(f"{v:7.2f}" for v in metrics_of[network.name][key]))
     plot(metrics_of, folder / "layers.png")
     return metrics_of
 
 
-def measures(features_of, test_set, title):
+def measures(network, features_of, test_set):
     """{measure: one value for each layer} of one network; features_of: from pooled_features."""
     labels, classes = test_set.labels.cpu(), len(test_set.class_names)
     half = len(labels) // 2
     metrics = {"cka": {}, "cka_standardized": {}}
-    for layer in with_progress(list(features_of), title, 1):
+    for layer in with_progress(list(features_of), f"probes, {network.name}", 1):
         features = features_of[layer]
         rate = layer_probes.firing_rate(features)
         values = {
-            "receptive_field": geometry(layer)[0],
-            "map_size": MAP_SIZES[layer - 1],
+            "receptive_field": network.fields[layer].size,
+            "map_size": network.shapes[layer][1],
             "probe_accuracy": layer_probes.probe_accuracy(
                 features[:half], labels[:half], features[half:], labels[half:], classes
             ),
@@ -73,15 +74,17 @@ def measures(features_of, test_set, title):
 
 def plot(metrics_of, path):
     """One chart for each measure, one line for each network or, of similarities, for each pair."""
-    styles, pairs = line_styles(metrics_of), list(itertools.combinations(metrics_of, 2))
+    styles = line_styles(metrics_of)
+    pairs = itertools.combinations(metrics_of, 2)
+    pairs = [(one, other) for one, other in pairs if other in metrics_of[one]["cka"]]
     style = {"color": "black" if len(pairs) == 1 else None, "marker": "o", "markersize": 4}
     charts = {}
-    for key, (title, y, height) in CHARTS.items():
+    for key, (title, label, height) in CHARTS.items():
         if key.startswith("cka"):
             lines = {f"{a} and {b}": (metrics_of[a][key][b], style) for a, b in pairs}
         else:
             lines = {name: (of[key], styles[name]) for name, of in metrics_of.items()}
         if lines:
-            lines = {name: (Network.layer_names, *line) for name, line in lines.items()}
-            charts[title] = {"x": "layer", "y": y, "height": height, "lines": lines}
+            lines = {name: (range(1, 1 + len(y)), y, look) for name, (y, look) in lines.items()}
+            charts[title] = {"x": "layer", "y": label, "height": height, "lines": lines}
     save_charts(charts, path)

@@ -23,8 +23,11 @@ def pooled_features(network, images, title=""):
     """uint8 (n, 3, 32, 32) -> {layer: float32 (n, width)} on the CPU, computed in float32."""
     parts_of = {layer: [] for layer in network.layer_names}
     for batch in with_progress(images.split(500), title, 500):
-        for layer, maps in network.at("fp32").activations_of(to_signed(batch), parts_of):
-            parts_of[layer].append(network.pool(maps).cpu())
+        network.at("fp32").visit(
+            to_signed(batch),
+            parts_of,
+            lambda layer, maps: parts_of[layer].append(network.pool(maps).cpu()),
+        )
     return {layer: torch.cat(parts) for layer, parts in parts_of.items()}
 
 

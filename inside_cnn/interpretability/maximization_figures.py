@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from data_tools import Dataset, to_uint8
-from discriminator import MAP_SIZES
 from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_image_grid, shortened
 from inside_cnn.interpretability.activation_maximization import (
@@ -20,7 +19,8 @@ from inside_cnn.interpretability.activation_maximization import (
     unit_objective,
 )
 from inside_cnn.interpretability.layer_probes import distinct, stand_out
-from inside_cnn.interpretability.receptive_field import box, centers, geometry
+from inside_cnn.interpretability.network import Network
+from inside_cnn.interpretability.receptive_field import box, centers
 from inside_cnn.interpretability.top_images import peak_positions, strongest_units
 
 CLASSIC_FEATURES = 100  # of the classic method: the first ones of the layer
@@ -42,7 +42,7 @@ def maximized(how, objective, start, count, *, kind, views=VIEWS, title=""):
     options = {"steps": how["steps"], "title": title}
     if how["method"] == "classic":
         return ascent(objective, start.repeat(count, 1, 1, 1), **options)
-    options |= ROBUST[kind] | {"views": views, "device": start.device}
+    options |= ROBUST[kind] | {"views": views, "size": start.shape[3], "device": start.device}
     return robust_ascent(objective, count, **options)
 
 
@@ -82,11 +82,12 @@ def class_section(network, how, folder):
 
 @dataclass
 class LayerUnits:
-    """The features of a layer on the test images.
+    """The features of a layer of a Network on the test images.
 
     values, rows, columns: from `strongest_units`, each (images, width).
     """
 
+    network: Network
     layer: int
     test_set: Dataset
     values: torch.Tensor
@@ -109,12 +110,13 @@ class LayerUnits:
         """Metrics of the synthetic images of the chosen features, compared to the test images."""
         best = self.values.amax(0)[chosen]
         below = chosen[activations.cpu() <= best].tolist()
-        side = MAP_SIZES[self.layer - 1]
-        at_border = ((self.positions == 0) | (self.positions == side - 1)).any(1).double()
+        _, height, width = self.network.shapes[self.layer]
+        last = torch.tensor([height - 1, width - 1])
+        at_border = ((self.positions == 0) | (self.positions == last)).any(1).double()
         shares = {
             "selected": at_border[selected].mean().item(),
             "all": at_border.mean().item(),
-            "uniform": 1 - (1 - 2 / side) ** 2,
+            "uniform": 1 - max(0, 1 - 2 / height) * max(0, 1 - 2 / width),
         }
         shares = {name: round(100 * share, 1) for name, share in shares.items()}
         print(
@@ -133,7 +135,8 @@ class LayerUnits:
 
     def strip(self, feature, image, activation):
         """One feature's row of a figure: yields 1 + EXAMPLES images, each with caption and box."""
-        part, frame = visible_part(image[None], self.layer, self.positions[feature].tolist())
+        position = self.positions[feature].tolist()
+        part, frame = visible_part(image[None], self.network, self.layer, position)
         best = self.values[:, feature].argsort(descending=True, stable=True)[:EXAMPLES].tolist()
         largest = self.values[best[0], feature].item()
         ratio = f" ({activation / largest:.1f}×)" if largest > 0 else ""
@@ -142,7 +145,7 @@ class LayerUnits:
             label = self.test_set.class_names[int(self.test_set.labels[example])]
             caption = f"{shortened(label)}\n{self.values[example, feature]:.1f}"
             unit = int(self.rows[example, feature]), int(self.columns[example, feature])
-            yield self.test_set.images[example].cpu(), caption, box(self.layer, *unit)
+            yield self.test_set.images[example].cpu(), caption, box(self.network, self.layer, *unit)
 
 
 def feature_section(network, layers, how, folder, test_set=None):
@@ -159,30 +162,32 @@ def feature_section(network, layers, how, folder, test_set=None):
         title = f"features on test images, {network.name}"
         batches = with_progress(test_set.images.split(500), title, 500)
         strongest = strongest_units(network.at("fp32"), batches, layers)
-        units = {layer: LayerUnits(layer, test_set, *strongest[layer]) for layer in layers}
+        units = {layer: LayerUnits(network, layer, test_set, *strongest[layer]) for layer in layers}
     return {
         str(layer): _one_layer(network, layer, how, folder, units.get(layer)) for layer in layers
     }
 
 
-def views_of(layer, positions):
+def views_of(network, layer, positions):
     """Views for units of a layer: the translation keeps what they see in their receptive field."""
-    translation = min(VIEWS.translation, geometry(layer)[1])
-    return VIEWS._replace(translation=translation, centers=centers(positions, layer))
+    stride = network.fields[layer].stride / network.image_size
+    translation = min(VIEWS.translation, stride or VIEWS.translation)
+    return VIEWS._replace(translation=translation, centers=centers(network, positions, layer))
 
 
 def _one_layer(network, layer, how, folder, units):
     """Plot one layer; returns its metrics. units: its LayerUnits; None: the classic method."""
     both = network, network.at("fp32")
     if units is None:
-        selected, others = torch.arange(min(CLASSIC_FEATURES, network.width)), torch.arange(0)
-        chosen, views = selected, VIEWS
+        count = min(CLASSIC_FEATURES, network.shapes[layer][0])
+        chosen, views = torch.arange(count), VIEWS
+        selected, others = chosen, torch.arange(0)
         objective, exact = (feature_objective(n, layer, chosen) for n in both)
     else:
         selected, others = units.choose()
         chosen = torch.cat([selected, others])
         positions = units.positions[chosen]
-        views = views_of(layer, positions)
+        views = views_of(network, layer, positions)
         objective, exact = (unit_objective(n, layer, chosen, positions) for n in both)
     options = {"kind": "feature", "views": views, "title": f"layer {layer}, {network.name}"}
     images = maximized(how, objective, network.start, len(chosen), **options)
@@ -222,14 +227,14 @@ def _one_layer(network, layer, how, folder, units):
     return metrics
 
 
-def visible_part(images, layer, position):
+def visible_part(images, network, layer, position):
     """The receptive field of the unit at (row, column) with a margin, enlarged; and its box.
 
-    (b, 3, 32, 32) -> (b, 3, 32, 32), (top, left, bottom, right) in the enlarged image.
+    (b, 3, h, h) -> (b, 3, h, h), (top, left, bottom, right) in the enlarged image.
     """
     size = images.shape[-1]
-    side = min(size, geometry(layer)[0] + 2 * MARGIN)
-    top, left, bottom, right = box(layer, *position)
+    side = min(size, network.fields[layer].size + 2 * MARGIN)
+    top, left, bottom, right = box(network, layer, *position)
     row, column = (
         min(max((low + high - side) // 2, 0), size - side)
         for low, high in ((top, bottom), (left, right))

@@ -1,22 +1,26 @@
 """The trained networks, and the one interface through which the figures use them.
 
-Nothing else in interpretability/ calls a discriminator or a part of it.
+Nothing else in interpretability/ calls a model or a part of it.
 """
 
 import dataclasses
 import os
 import re
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from data_tools import to_signed
-from discriminator import IMAGE_SIZE, NUM_LAYERS, Discriminator
+from discriminator import IMAGE_SIZE, Discriminator
 from inside_cnn.core.device import autocast
 from inside_cnn.core.errors import UserError
 from inside_cnn.data.pixels import mean_image
 from inside_cnn.engine.weights import class_names_of, digest, find_weights, is_published, load_model
+from inside_cnn.interpretability.receptive_field import receptive_fields
 
 WEIGHTS = "discriminator.safetensors"
 TRAININGS = {  # name: flag, folder of the run, script that makes it
@@ -29,35 +33,65 @@ def slug_of(name):
     return re.sub(r"[^\w.-]", "_", name)
 
 
+class _PassEnded(Exception):
+    """All requested layers of a forward pass have been computed."""
+
+
+def as_maps(output):
+    """The output of a layer as maps (b, c, h, w).
+
+    A vector (b, c) becomes (b, c, 1, 1), tokens (b, n, c) become (b, c, 1, n).
+    """
+    if output.ndim == 3:
+        return output.mT[:, :, None]
+    return output[:, :, None, None] if output.ndim == 2 else output
+
+
 @dataclasses.dataclass(eq=False)
 class Network:
-    """A discriminator and its description. Images are (b, 3, 32, 32) in [-1, 1].
+    """A model and its description. Images are (b, 3, image_size, image_size) in [-1, 1].
 
-    name: `without G`, `with G`, or that of a control; path, metadata: of the weights; start: the
-    mean image (1, 3, 32, 32), where maximization starts, and class_names: of the training set, None
-    if the metadata have none; precision: `fp32` or `bf16`, of every computation.
+    name: `without G`, `with G`, or that of another network; path, metadata: of the weights; start:
+    the mean image (1, 3, image_size, image_size), where maximization starts, and class_names: of
+    the training set, None if the metadata have none; precision: `fp32` or `bf16`, of every
+    computation; layers: {name: module}, by default the blocks 1 to 8 of a discriminator;
+    preprocess: from images to the model's input; has_scores: the model returns critic scores (b,)
+    and class logits (b, classes), else logits or a tuple that starts with them.
     """
 
     name: str
-    model: Discriminator
+    model: nn.Module
     path: str = ""
     metadata: dict = dataclasses.field(default_factory=dict)
     start: torch.Tensor | None = None
     class_names: list | None = None
     precision: str = "fp32"
+    is_control: bool = False
+    image_size: int = IMAGE_SIZE
+    layers: dict | None = None
+    preprocess: Callable = lambda images: images
+    has_scores: bool = True
 
-    image_size = IMAGE_SIZE
-    layer_names = tuple(range(1, NUM_LAYERS + 1))
+    def __post_init__(self):
+        if self.layers is None:
+            self.layers = dict(enumerate(getattr(self.model, "blocks", ()), start=1))
+
+    @property
+    def layer_names(self):
+        return tuple(self.layers)
 
     def at(self, precision):
         """The same network in another precision."""
         return dataclasses.replace(self, precision=precision)
 
     def outputs(self, images):
-        """Critic scores, float32 (b,), and class logits, float32 (b, classes)."""
+        """Critic scores, float32 (b,), or None, and class logits, float32 (b, classes)."""
         with autocast(images.device, self.precision):
-            scores, logits = self.model(images)
-        return scores.float(), logits.float()
+            output = self.model(self.preprocess(images))
+        if self.has_scores:
+            scores, logits = output
+            return scores.float(), logits.float()
+        return None, (output[0] if isinstance(output, tuple) else output).float()
 
     def logits(self, images):
         return self.outputs(images)[1]
@@ -65,30 +99,72 @@ class Network:
     def score(self, images):
         return self.outputs(images)[0]
 
-    def activations(self, x, layer, start=0):
-        """The output of a layer, (b, width, h, w), in the network's precision.
+    def visit(self, images, layers, use):
+        """Call use(layer, maps) with the output of each of the layers, in one forward pass.
 
-        x: images, or the output of layer `start`; later layers do not run.
+        The pass ends after the last of them. maps: (b, c, h, w), see as_maps, in the network's
+        precision; of a module that is called several times, of the first call.
         """
-        with autocast(x.device, self.precision):
-            return self.model.blocks[start:layer](x) if start else self.model.features(x, layer)
+        left = set(layers)
 
-    def activations_of(self, images, layers):
-        """Yields (layer, its activations) in ascending order of the layers, in one pass."""
-        x, start = images, 0
-        for layer in sorted(set(layers)):
-            x, start = self.activations(x, layer, start), layer
-            yield layer, x
+        def hook(layer, _module, _inputs, output):
+            if layer in left:
+                left.remove(layer)
+                use(layer, as_maps(output))
+                if not left:
+                    raise _PassEnded
 
-    def from_activations(self, x, layer):
-        """The `outputs`, from the output of a layer."""
-        if layer < NUM_LAYERS:
-            x = self.activations(x, NUM_LAYERS, start=layer)
-        with autocast(x.device, self.precision):
-            scores, logits = self.model.head(x)
-        return scores.float(), logits.float()
+        handles = [self.layers[n].register_forward_hook(partial(hook, n)) for n in left]
+        try:
+            with autocast(images.device, self.precision):
+                self.model(self.preprocess(images))
+        except _PassEnded:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
 
-    pool = staticmethod(Discriminator.pool)
+    def activations(self, images, layer):
+        """The output of a layer as maps, (b, c, h, w), in the network's precision."""
+        outputs = {}
+        self.visit(images, [layer], outputs.__setitem__)
+        return outputs[layer]
+
+    def logits_from(self, images, layer):
+        """The class logits, and the layer's output, with respect to which they have a gradient."""
+        outputs = []
+
+        def cut(module, inputs, output):
+            outputs.append(output.detach().requires_grad_())
+            return outputs[-1]
+
+        handle = self.layers[layer].register_forward_hook(cut)
+        try:
+            logits = self.logits(images)
+        finally:
+            handle.remove()
+        return logits, outputs[-1]
+
+    @cached_property
+    def shapes(self):
+        """{layer: (c, h, w)}, the shape of its maps."""
+        shapes = {}
+        image = torch.zeros(1, 3, *2 * [self.image_size], device=self.device)
+        with torch.no_grad():
+            self.visit(
+                image, self.layers, lambda n, maps: shapes.update({n: tuple(maps.shape[1:])})
+            )
+        return {layer: shapes[layer] for layer in self.layers}
+
+    @cached_property
+    def fields(self):
+        """{layer: the Field of its units}; computed once, since it takes forward passes."""
+        return receptive_fields(self)
+
+    @staticmethod
+    def pool(maps):
+        """Maximum of every map: (b, c, h, w) -> (b, c)."""
+        return F.max_pool2d(maps, maps.shape[-2:]).flatten(1)
 
     @property
     def device(self):
@@ -110,10 +186,6 @@ class Network:
         return slug_of(self.name)
 
     @property
-    def is_control(self):
-        return self.name not in TRAININGS
-
-    @property
     def has_critic(self):
         """Whether a critic loss trained the score head; older files do not state it."""
         default = "full" if self.name == "with G" else "none"
@@ -121,11 +193,12 @@ class Network:
 
     @property
     def title(self):
-        return self.name if self.is_control else f"trained {self.name}"
+        return f"trained {self.name}" if self.name in TRAININGS else self.name
 
     def description(self):
         """What identifies the network beside its metrics."""
-        return {"weights": self.path, "sha256": self.digest, "width": self.width}
+        sizes = {"width": self.width} if isinstance(self.model, Discriminator) else {}
+        return {"weights": self.path, "sha256": self.digest} | sizes
 
     def set_start(self, metadata):
         """Set `start` and `class_names` from metadata of the training set, if it has both."""
@@ -173,7 +246,10 @@ def load_networks(given, device, controls=(), precision="fp32"):
     for name, path in _find_networks(given, controls).items():
         model, metadata = load_model(path, device, kind="discriminator")
         model.requires_grad_(False)
-        networks.append(Network(name, model, str(path), metadata, precision=precision))
+        is_control = name not in TRAININGS
+        networks.append(
+            Network(name, model, str(path), metadata, precision=precision, is_control=is_control)
+        )
         networks[-1].set_start(metadata)
     if not networks:
         raise UserError(

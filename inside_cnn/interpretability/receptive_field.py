@@ -1,37 +1,104 @@
-"""Receptive fields: the pixels that a unit of a layer depends on."""
+"""Receptive fields: the pixels that a unit of a layer depends on.
+
+They are measured by the gradient of a copy of the network in which convolutions average, pooling
+averages, and normalizations and activations are the identity: a gradient of the network itself
+would cover the whole image, since LayerNorm couples all positions of a map.
+"""
+
+import copy
+import dataclasses
+from functools import partial
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from discriminator import IMAGE_SIZE, STRIDES
+_AVERAGES = (nn.modules.conv._ConvNd, nn.Linear)
+_IDENTITIES = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 
-def geometry(layer):
-    """(size, stride, first) of layer 1 to 8, in pixels.
+class Field(NamedTuple):
+    """The receptive field of the units of a layer, in pixels.
 
     Unit i of a row sees `size` pixels from first + i * stride; pixels outside of the image are
-    padding. Each 3x3 kernel adds 2 strides of the previous layer to the size, and starts one such
-    stride further left. The weak dependence of LayerNorm on the whole image is ignored.
+    padding. stride 0: every unit sees the whole image.
     """
-    size, stride, first = 1, 1, 0
-    for step in STRIDES[:layer]:
-        size, first = size + 2 * stride, first - stride
-        stride *= step
-    return size, stride, first
+
+    size: int
+    stride: int
+    first: int
 
 
-def box(layer, row, column):
+def receptive_fields(network):
+    """{layer: Field} of a Network."""
+    model, layers = _averaging_copy(network)
+    simple = dataclasses.replace(network, model=model, layers=layers, precision="fp32")
+    return {layer: _measure(simple, layer) for layer in layers}
+
+
+def _averaging_copy(network):
+    """(model, layers) as in the module's docstring, in float64."""
+    model, layers = copy.deepcopy((network.model, network.layers))
+    for module in model.double().modules():
+        if isinstance(module, _AVERAGES):
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.MaxPool2d):
+            options = module.kernel_size, module.stride, module.padding, module.ceil_mode
+            module.forward = partial(_average, options)
+        elif isinstance(module, _IDENTITIES) or _is_activation(module):
+            module.forward = lambda x: x
+    return model, layers
+
+
+def _average(options, x):
+    return F.avg_pool2d(x, *options)
+
+
+def _is_activation(module):
+    is_attention = isinstance(module, nn.MultiheadAttention)
+    return type(module).__module__ == "torch.nn.modules.activation" and not is_attention
+
+
+def _measure(network, layer):
+    """The Field of a layer, from the edges of the first two and the last two units of a row."""
+    size = network.image_size
+    whole = Field(size, 0, 0)
+    image = torch.ones(1, 3, size, size, dtype=torch.float64, device=network.device)
+    maps = network.activations(image.requires_grad_(), layer).sum(1)[0]
+    row, last = maps[len(maps) // 2], maps.shape[1] - 1
+    if last < 1:
+        return whole
+
+    def edges(column):
+        (gradient,) = torch.autograd.grad(row[column], image, retain_graph=True)
+        columns = gradient.abs().sum((0, 1, 2)).nonzero()
+        return int(columns.min()), int(columns.max()) + 1
+
+    (_, right), (_, next_right) = edges(0), edges(1)
+    (previous_left, _), (left, _) = edges(last - 1), edges(last)
+    if right == size or left == 0:
+        return whole
+    stride = next_right - right if next_right < size else left - previous_left
+    first = left - last * stride
+    return Field(right - first, stride, first)
+
+
+def box(network, layer, row, column):
     """(top, left, bottom, right) of the pixels that unit (row, column) sees.
 
     Bottom and right are exclusive; the box is clipped to the image.
     """
-    size, stride, first = geometry(layer)
+    size, stride, first = network.fields[layer]
     top, left = first + row * stride, first + column * stride
-    bottom, right = min(top + size, IMAGE_SIZE), min(left + size, IMAGE_SIZE)
+    bottom, right = (min(edge + size, network.image_size) for edge in (top, left))
     return max(top, 0), max(left, 0), bottom, right
 
 
-def centers(positions, layer):
+def centers(network, positions, layer):
     """Centers of receptive fields in grid_sample's coordinates: (n, 2) -> x and y in [-1, 1]."""
-    boxes = torch.tensor([box(layer, *position) for position in positions.tolist()]).float()
-    top, left, bottom, right = boxes.unbind(1)
-    return torch.stack([left + right, top + bottom], dim=1) / IMAGE_SIZE - 1
+    boxes = [box(network, layer, *position) for position in positions.tolist()]
+    top, left, bottom, right = torch.tensor(boxes).float().unbind(1)
+    return torch.stack([left + right, top + bottom], dim=1) / network.image_size - 1

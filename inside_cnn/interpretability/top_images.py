@@ -16,11 +16,14 @@ def strongest_units(network, batches, layers):
     (n, width), on the CPU.
     """
     parts_of = {layer: [] for layer in layers}
+
+    def keep(layer, maps):
+        values, places = maps.float().flatten(2).max(2)
+        rows, columns = places // maps.shape[3], places % maps.shape[3]
+        parts_of[layer].append(torch.stack([values, rows, columns]).cpu())
+
     for batch in batches:
-        for layer, maps in network.activations_of(to_signed(batch), layers):
-            values, places = maps.float().flatten(2).max(2)
-            rows, columns = places // maps.shape[3], places % maps.shape[3]
-            parts_of[layer].append(torch.stack([values, rows, columns]).cpu())
+        network.visit(to_signed(batch), layers, keep)
     return {layer: torch.cat(parts, dim=1) for layer, parts in parts_of.items()}
 
 

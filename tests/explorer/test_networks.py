@@ -198,7 +198,8 @@ def test_noise_stays_within_epsilon(opened):
 
 @pytest.mark.parametrize("size", ["small"])
 def test_views_and_spectra(opened):
-    _, page = opened
+    pages, page = opened
+    network = Network("", pages.networks[0])
     stream = torch.Generator().manual_seed(0)
     spectra = 0.3 * torch.randn(1, 3, 32, 17, 2, generator=stream)
     image = call(
@@ -208,7 +209,7 @@ def test_views_and_spectra(opened):
     )
     expected = maximization.from_spectra(spectra)
     assert_close(image_of(image), expected[0], rtol=0, atol=1e-5)
-    views = maximization.VIEWS._replace(centers=centers(torch.tensor([[0, 3]]), 5))
+    views = maximization.VIEWS._replace(centers=centers(network, torch.tensor([[0, 3]]), 5))
     maps = maximization.sample_maps(4, views, stream)
     for map_ in maps:
         seen = call(
@@ -297,9 +298,10 @@ def test_ablation(opened, layer):
 
 @pytest.mark.parametrize("size", ["small"])
 def test_receptive_fields(opened):
-    _, page = opened
+    pages, page = opened
+    network = Network("", pages.networks[0])
     for layer, row, column in ((1, 0, 31), (4, 7, 2), (8, 3, 0)):
-        top, left, bottom, right = box(layer, row, column)
+        top, left, bottom, right = box(network, layer, row, column)
         got = call(page, "boxOf", layer, row, column)
         assert got == [left, top, right, bottom]
 

@@ -83,7 +83,7 @@ def test_maps_by_hand(images):
 
 
 def test_sampled_views_have_the_stated_ranges():
-    views = Views(translation=2, rotation=30, scale=0.2)
+    views = Views(translation=2 / 32, rotation=30, scale=0.2)
     maps = sample_maps(5000, views, seeded())
     scale = maps[:, :, :2].det().sqrt()
     assert 0.8 <= scale.min() < 0.81

@@ -23,11 +23,11 @@ def stripes(cycles):
 
 
 def test_frequencies_are_in_cycles_per_pixel():
-    frequencies = radial_frequencies()
+    frequencies = radial_frequencies(32)
     assert frequencies[0, 0] == 0
     assert frequencies[0, 16] == frequencies[16, 0] == 0.5
     assert frequencies[16, 16].item() == pytest.approx(math.sqrt(0.5))
-    assert (in_bands().sum(0) == 1).all()  # each coefficient is in one band
+    assert (in_bands(32).sum(0) == 1).all()  # each coefficient is in one band
 
 
 @pytest.mark.parametrize(("cycles", "band"), [(1, 0), (5, 1), (8, 2), (11, 3), (16, 4)])
@@ -39,7 +39,7 @@ def test_energy_of_stripes_is_in_one_band(cycles, band):
 
 @pytest.mark.parametrize("band", range(len(BANDS) - 1))
 def test_noise_has_one_band_and_an_rms_of_16(band):
-    noise = band_noise(20, band, torch.Generator().manual_seed(0))
+    noise = band_noise((20, 3, 32, 32), band, torch.Generator().manual_seed(0))
     assert noise.square().mean((1, 2, 3)).sqrt().tolist() == pytest.approx([16.0] * 20, rel=1e-4)
     assert band_energy(noise)[:, band].min() > 0.999
     assert abs(torch.corrcoef(noise[:2].flatten(1))[0, 1].item()) < 0.5

@@ -27,11 +27,12 @@ from networks import as_network
 def test_robust_images_have_larger_values_over_held_out_views(trained, layer):
     """For a class (no layer) and for the unit in the middle."""
     kind, views = "class", VIEWS
-    objective = class_objective(as_network(trained), torch.arange(10))
+    network = as_network(trained)
+    objective = class_objective(network, torch.arange(10))
     if layer is not None:
         positions = torch.full((10, 2), MAP_SIZES[layer - 1] // 2)
-        kind, views = "feature", views_of(layer, positions)
-        objective = unit_objective(as_network(trained), layer, torch.arange(10), positions)
+        kind, views = "feature", views_of(network, layer, positions)
+        objective = unit_objective(network, layer, torch.arange(10), positions)
     start = torch.zeros(1, 3, 32, 32)
     values = []
     for method in ("robust", "classic"):
@@ -43,24 +44,26 @@ def test_robust_images_have_larger_values_over_held_out_views(trained, layer):
     assert values[0] > held_out(objective, start.repeat(10, 1, 1, 1), views).mean() + 1
 
 
-def test_views_keep_a_unit_in_its_receptive_field():
+def test_views_keep_a_unit_in_its_receptive_field(trained):
+    network = as_network(trained)
     middle = torch.tensor([[4, 4]])
-    views = [views_of(layer, middle) for layer in range(1, 9)]
-    assert [of_layer.translation for of_layer in views] == [1, 2, 2, 4, 4, 4, 4, 5]
-    assert views[1]._replace(centers=None) == VIEWS._replace(translation=2)
+    views = [views_of(network, layer, middle) for layer in range(1, 9)]
+    assert [32 * of_layer.translation for of_layer in views] == [1, 2, 2, 4, 4, 4, 4, 5]
+    assert views[1]._replace(centers=None) == VIEWS._replace(translation=2 / 32)
     # Layer 2: unit (4, 4) sees the pixels 6 to 10, so its middle is 8.5 pixels from the corner.
     assert views[1].centers.tolist() == [[8.5 / 16 - 1] * 2]
 
 
 @pytest.mark.parametrize("layer", range(1, 9))
 @pytest.mark.parametrize("place", ["middle", "corner", "edge"])
-def test_visible_part_contains_the_receptive_field(layer, place):
+def test_visible_part_contains_the_receptive_field(trained, layer, place):
+    network = as_network(trained)
     images = torch.zeros(1, 3, 32, 32)
     size = MAP_SIZES[layer - 1]
     unit = {"middle": (size // 2, size // 2), "corner": (0, size - 1), "edge": (size - 1, 1)}[place]
-    top, left, bottom, right = box(layer, *unit)
+    top, left, bottom, right = box(network, layer, *unit)
     images[:, :, top:bottom, left:right] = 1
-    part, (top, left, bottom, right) = visible_part(images, layer, unit)
+    part, (top, left, bottom, right) = visible_part(images, network, layer, unit)
     assert part.shape == (1, 3, 32, 32)
     inner = part[..., top + 1 : bottom - 1, left + 1 : right - 1]
     assert inner.min() > 0.3
@@ -103,7 +106,7 @@ def test_share_of_features_that_peak_at_the_border(trained):
     positions = [(0, 1), (3, 2), (2, 3)] + [(1, 2)] * 9
     rows, columns = torch.tensor(positions).float().T[:, None].expand(2, 10, 12)
     test_set = data_tools.load_shapes()[1].first(10)
-    units = LayerUnits(8, test_set, torch.rand(10, 12), rows, columns)
+    units = LayerUnits(as_network(trained), 8, test_set, torch.rand(10, 12), rows, columns)
     metrics = units.compare(torch.tensor([0, 5]), torch.tensor([0, 5, 1]), torch.zeros(3))
     assert metrics["peak_at_border_percent"] == {"selected": 50, "all": 25, "uniform": 75}
     assert metrics["below_best_test_image"] == [0, 5, 1]

@@ -3,14 +3,17 @@ import torch
 from torch import nn
 
 from discriminator import MAP_SIZES, Discriminator
-from inside_cnn.interpretability.receptive_field import box, geometry
+from inside_cnn.interpretability.receptive_field import Field, box
+from inside_cnn.layers.accelerate import accelerate
+from networks import as_network
 
 
 def test_geometry_by_hand():
     """3; +2 1; +2 2; +2 2; +2 4 four times: every layer adds twice the stride before it."""
-    assert [geometry(layer)[0] for layer in range(1, 9)] == [3, 5, 9, 13, 21, 29, 37, 45]
-    assert [geometry(layer)[1] for layer in range(1, 9)] == [1, 2, 2, 4, 4, 4, 4, 8]
-    assert [geometry(layer)[2] for layer in range(1, 9)] == [-1, -2, -4, -6, -10, -14, -18, -22]
+    fields = as_network(accelerate(Discriminator(width=3))).fields
+    sizes, strides = [3, 5, 9, 13, 21, 29, 37, 45], [1, 2, 2, 4, 4, 4, 4, 8]
+    firsts = [-1, -2, -4, -6, -10, -14, -18, -22]
+    assert list(fields.values()) == [Field(*of) for of in zip(sizes, strides, firsts, strict=True)]
 
 
 @pytest.mark.parametrize("layer", range(1, 9))
@@ -27,4 +30,4 @@ def test_boxes_equal_the_footprint_of_the_gradient(layer):
         network.features(image, layer)[0, 0, row, column].backward()
         rows, columns = image.grad.abs().sum((0, 1)).nonzero().T
         footprint = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
-        assert tuple(map(int, footprint)) == box(layer, row, column)
+        assert tuple(map(int, footprint)) == box(as_network(network), layer, row, column)

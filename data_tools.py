@@ -21,13 +21,14 @@ from inside_cnn.data.shapes import load_shapes
 __all__ = ["DataMissing", "Dataset", "load_dataset", "load_shapes", "to_signed", "to_uint8"]
 
 
-def load_dataset(name, data_dir=None, download=True):
+def load_dataset(name, data_dir=None, download=True, size=32):
     """(train, test) of a dataset by its name.
 
     name: `cifar10`; `shapes`, which is built in; `folder`, the user's own images; `auto`: the
     images in data_dir, or without data_dir CIFAR-10 if it exists or can be downloaded, else the
     shapes.
     data_dir: the folder of cifar-10-batches-py, by default DEFAULT_DATA_DIR; required for `folder`.
+    size: side in pixels of the user's own images; the other datasets have 32.
     Raises UserError if the files are missing, corrupt or cannot be downloaded, ValueError for an
     unknown name.
     """
@@ -44,7 +45,7 @@ def load_dataset(name, data_dir=None, download=True):
             raise UserError(f"{data_dir} holds pictures, not CIFAR-10; {remedy}")
         name = "folder" if own_images else "cifar10"
     if name == "folder":
-        return load_folder(data_dir)
+        return load_folder(data_dir, size)
     try:
         return load_cifar10(data_dir or DEFAULT_DATA_DIR, download)
     except DataMissing as reason:

@@ -2,17 +2,23 @@
 
     python visualization.py                    # every section, layers 2 4 6 8
     python visualization.py --max_features 4   # one section only
+    python visualization.py --model mynet.py:build --weights mynet.pt --dataset cifar10
+    python visualization.py --model torchvision:resnet18 --weights DEFAULT --dataset folder \
+        --data_dir pictures --layers layer1 layer3
 
 Reads the discriminator trained without a generator (output/baseline) and the one trained with it
-(output/gan), or the published ones in results/, and writes figures and summary.json to
-visualization/.
+(output/gan), or the published ones in results/, or the --model, and writes figures and summary.json
+to visualization/.
 """
 
-import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from data_tools import DATASETS, DataMissing, load_dataset
+import torch
+import torch.nn.functional as F
+
+from data_tools import DATASETS, DataMissing, load_dataset, to_signed
 from discriminator import NUM_LAYERS
 from inside_cnn.core.device import keep_freed_memory, pick_device, pick_precision
 from inside_cnn.core.errors import UserError
@@ -21,12 +27,14 @@ from inside_cnn.engine import cli
 from inside_cnn.engine.plots import save_animation
 from inside_cnn.engine.weights import check_classes, common_class_names, load_model
 from inside_cnn.interpretability import critic_score
+from inside_cnn.interpretability.adversarial import predict
 from inside_cnn.interpretability.adversarial_figures import one_step, strength_section
 from inside_cnn.interpretability.attribution import attribution_section
 from inside_cnn.interpretability.calibration import calibration_section
 from inside_cnn.interpretability.frequency import frequency_section
 from inside_cnn.interpretability.layer_figures import layer_section
 from inside_cnn.interpretability.maximization_figures import class_section, feature_section
+from inside_cnn.interpretability.models import list_layers, load_network
 from inside_cnn.interpretability.network import TRAININGS, load_networks
 from inside_cnn.interpretability.summary import open_summary, write_summary
 from inside_cnn.interpretability.transfer import transfer_section
@@ -51,12 +59,10 @@ NEED_NO_IMAGES = ("max_classification_output", "animation")
 
 
 def parse_layer(text):
-    """A layer, or `true` or `false`, which switches the section."""
+    """The number or name of a layer, or `true` or `false`, which switches the section."""
     if text.lower() in ("true", "false"):
         return text.lower()
-    if not text.isdecimal() or not 1 <= int(text) <= NUM_LAYERS:
-        raise argparse.ArgumentTypeError(f"layers are 1 to {NUM_LAYERS}, not {text!r}")
-    return int(text)
+    return int(text) if text.isdecimal() else text
 
 
 def parse_args(argv=None):
@@ -69,9 +75,35 @@ def parse_args(argv=None):
         nargs="*",
         type=parse_layer,
         metavar="LAYER",
-        help=f"images that maximize the features of these layers, 1 to {NUM_LAYERS}; "
-        "no number: " + " ".join(map(str, DEFAULT_LAYERS)),
+        help=f"images that maximize the features of these layers, 1 to {NUM_LAYERS} or names of "
+        "--model; none: --layers, else " + " ".join(map(str, DEFAULT_LAYERS)),
     )
+    group = parser.add_argument_group("your own network")
+    group.add_argument(
+        "--model",
+        metavar="SPEC",
+        help="FILE.py:FUNCTION, which returns a torch.nn.Module for images in [-1, 1], or "
+        "torchvision:NAME, in place of the discriminators",
+    )
+    group.add_argument(
+        "--weights",
+        metavar="PATH",
+        help="its state dict, safetensors or torch.save; for torchvision also DEFAULT",
+    )
+    group.add_argument(
+        "--image_size",
+        type=cli.at_least(8, high=1025),
+        metavar="N",
+        help="side of its images in pixels (default: 32; of torchvision's weights, their size)",
+    )
+    group.add_argument(
+        "--layers",
+        nargs="+",
+        type=parse_layer,
+        metavar="NAME",
+        help="its layers (default: the children of the module)",
+    )
+    group.add_argument("--list_layers", action="store_true", help="print all layers and end")
     group = parser.add_argument_group("networks")
     for which, folder in (("without", "baseline"), ("with", "gan")):
         group.add_argument(
@@ -125,17 +157,24 @@ def parse_args(argv=None):
 def choose_sections(parser, args):
     """Switch on the requested sections; if there is none, all that are not switched off."""
     layers = args.max_features
+    default = args.layers or (DEFAULT_LAYERS if args.model is None else True)
     if layers in ([], ["true"]):
-        args.max_features = DEFAULT_LAYERS
+        args.max_features = default
     elif layers == ["false"]:
         args.max_features = []
-    elif layers and not all(isinstance(layer, int) for layer in layers):
+    elif layers and {"true", "false"} & set(layers):
         parser.error("--max_features takes layers, or one True or False, not both")
+    if args.model is None:
+        used = {*(args.max_features or ()), *(args.layers or ())}
+        if wrong := sorted(map(str, used - set(range(1, NUM_LAYERS + 1)))):
+            parser.error(f"layers are 1 to {NUM_LAYERS}, not {', '.join(wrong)}")
+        if args.weights or args.image_size:
+            parser.error("--weights and --image_size belong to --model")
     args.all_sections = not args.max_features and not any(getattr(args, n) for n in SECTIONS)
     if args.all_sections:
         for name in SECTIONS:
             setattr(args, name, getattr(args, name) is None)
-        args.max_features = DEFAULT_LAYERS if layers is None else []
+        args.max_features = default if layers is None else []
 
 
 # ------------------------------------------------------------------------------ sections
@@ -145,7 +184,7 @@ def load_images(args, networks, device):
     """(train, test) of the networks' data set; None, None if no section needs images.
 
     Without the data set, sections that need it are skipped unless they were requested.
-    Raises UserError if the data set is missing or cannot be used, or if a network has other
+    Raises UserError if the data set is missing or cannot be used, or if a discriminator has other
     classes.
     """
     needed = [name for name in SECTIONS if name not in NEED_NO_IMAGES and getattr(args, name)]
@@ -160,7 +199,7 @@ def load_images(args, networks, device):
         raise UserError(f"the weights name the data sets {listed}; give one by --dataset")
     name = names.pop() if args.dataset == "auto" else args.dataset
     try:
-        train, test = load_dataset(name, args.data_dir)
+        train, test = load_dataset(name, args.data_dir, size=networks[0].image_size)
     except DataMissing as reason:
         if not (args.all_sections and all_have_start):
             raise
@@ -169,12 +208,41 @@ def load_images(args, networks, device):
             setattr(args, section, None)
         return None, None
     print(f"data: {test.source}")
-    test = test.first(args.limit_test)
+    train, test = (
+        resized(part.first(args.limit_test), networks[0].image_size).to(device)
+        for part in (train, test)
+    )
     for network in networks:
-        check_classes(network.path, network.metadata, test)
-        if network.start is None:
-            network.set_start(test.metadata())
-    return train.first(args.limit_test).to(device), test.to(device)
+        if network.has_scores:
+            check_classes(network.path, network.metadata, test)
+            if network.start is None:
+                network.set_start(test.metadata())
+        else:
+            mean = test.images[:128].float().mean(0, keepdim=True).round()
+            network.start = to_signed(mean)
+    return train, test
+
+
+def resized(dataset, size):
+    """A Dataset with images of this size, by bilinear interpolation if they have another one."""
+    if dataset.images.shape[2] == size:
+        return dataset
+    options = {"size": (size, size), "mode": "bilinear", "antialias": True}
+    parts = [F.interpolate(part, **options) for part in dataset.images.split(100)]
+    return replace(dataset, images=torch.cat(parts))
+
+
+def as_predicted(network, dataset):
+    """The Dataset with a network's predictions as labels, if the network has other classes."""
+    names = network.class_names
+    if len(names) == len(dataset.class_names) and "class_names" not in network.metadata:
+        network.class_names = list(dataset.class_names)
+    if network.class_names == list(dataset.class_names):
+        return dataset
+    print(f"{network.name} has other classes than {dataset.name}: its predictions are the labels")
+    with torch.no_grad():
+        labels = predict(network, dataset.images).argmax(1)
+    return replace(dataset, labels=labels, class_names=tuple(names))
 
 
 def animation(args, networks, path):
@@ -205,9 +273,17 @@ def score_sets(network, train_set, test_set):
     return sets | critic_score.baseline_sets(test_images)
 
 
+def chosen_layers(network, layers):
+    """Those of the requested layers that a network has; True: its own ones."""
+    return [layer for layer in network.layer_names if layers is True or layer in layers]
+
+
 def make_figures(args, networks, sets, folder, summary):
     """Run each requested section. The summary is written after each."""
-    train_set, test_set = sets
+    train_set, labeled_set = sets
+    test_set = labeled_set
+    if labeled_set is not None and not networks[0].has_scores:
+        test_set = as_predicted(networks[0], labeled_set)
     pair = [network for network in networks if not network.is_control]
     how = {"method": args.method, "steps": args.steps}
 
@@ -234,7 +310,8 @@ def make_figures(args, networks, sets, folder, summary):
     if args.max_features:
         metrics_of = {}
         for network in pair:
-            metrics = feature_section(network, args.max_features, how, folder, test_set)
+            layers = chosen_layers(network, args.max_features)
+            metrics = feature_section(network, layers, how, folder, test_set)
             metrics_of[network.name] = summary[network.name].get("max_features", {}) | metrics
         keep("max_features", metrics_of)
     if args.critic_score:
@@ -247,7 +324,7 @@ def make_figures(args, networks, sets, folder, summary):
         if not metrics_of:
             print("no critic score: none of the networks was trained with a critic loss")
     if args.compare_layers:
-        keep("layers", layer_section(networks, test_set, folder))
+        keep("layers", layer_section(networks, labeled_set, folder))
     if args.frequency:
         keep("frequency", frequency_section(networks, test_set, folder))
     if args.calibration:
@@ -266,11 +343,23 @@ def run(args):
     precision = pick_precision(args.precision, device)
     keep_freed_memory()
     given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
-    networks = load_networks(given, device, args.control, precision)
+    own = args.model is None
+    networks = load_networks(given, device, args.control, precision, defaults=own)
+    if not own:
+        named = args.layers or (() if args.max_features is True else args.max_features or ())
+        options = args.weights, args.image_size, named, device, precision
+        networks.insert(0, load_network(args.model, *options))
+        if len({network.image_size for network in networks}) > 1:
+            raise UserError("the networks take images of different sizes; see --image_size")
+    if args.list_layers:
+        for network in networks:
+            list_layers(network)
+        return
     common_class_names({network.path: network.metadata for network in networks})
     sets = load_images(args, networks, device)
     for network in networks:
-        print(f"discriminator {network.title}: {network.path}, width {network.width}")
+        size = f"width {network.width}" if network.has_scores else f"{network.image_size} pixels"
+        print(f"discriminator {network.title}: {network.path}, {size}")
     folder = Path(args.output_dir)
     with writing_to(folder):
         summary = open_summary(folder / "summary.json", networks)

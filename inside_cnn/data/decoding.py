@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from safetensors.torch import save
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
 from inside_cnn.core.progress import Progress
-from inside_cnn.data.pictures import MAX_BYTES, read_levels, to_8_bits
+from inside_cnn.data.pictures import MAX_BYTES, SIZE, read_levels, to_8_bits
 
 PARTS = ("train", "test")
 TEST_SHARE = 10  # one picture of a class in TEST_SHARE is for testing
@@ -40,24 +41,24 @@ class Picture(NamedTuple):
     time: int
 
 
-def load_pictures(folder, class_names, pictures):
+def load_pictures(folder, class_names, pictures, size=SIZE):
     """(tensors, failed) of Pictures, from the cache if no name, size or time has changed.
 
-    tensors: {"train_images": uint8 (n, 3, 32, 32), "train_labels": int64 (n,), the same of "test"};
+    tensors: {"train_images": uint8 (n, 3, size, size), "train_labels": int64 (n,), and for "test"};
     failed: {index of a Picture: reason why it cannot be decoded}.
     Raises OSError for a file that cannot be read.
     """
     name = re.sub(r"[^\w-]", "_", folder.resolve().name)[:40]
-    path = CACHE / f"{name}-{digest_of(folder.resolve())[:16]}.safetensors"
+    path = CACHE / f"{name}-{digest_of(folder.resolve(), size)[:16]}.safetensors"
     listed = [(p.hash, p.part, p.label, p.size, p.time) for p in pictures]
-    key = digest_of(FORMAT, PIL.__version__, class_names, listed)
+    key = digest_of(FORMAT, PIL.__version__, size, class_names, listed)
     if path.is_file():
         with safe_open(path, framework="pt") as file:
             if file.metadata()["key"] == key:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 return tensors, dict(json.loads(file.metadata()["failed"]))
     print(f"decoding {len(pictures):,} files in {folder}", flush=True)
-    tensors, failed = decode(pictures)
+    tensors, failed = decode(pictures, size)
     metadata = {"key": key, "failed": json.dumps([*failed.items()])}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,13 +68,13 @@ def load_pictures(folder, class_names, pictures):
     return tensors, failed
 
 
-def decode(pictures):
+def decode(pictures, size=SIZE):
     """(tensors, failed) of Pictures, as `load_pictures` returns them."""
     progress = Progress("decoding", len(pictures), 1)
-    images = torch.zeros(len(pictures), 3, 32, 32, dtype=torch.uint8)
+    images = torch.zeros(len(pictures), 3, size, size, dtype=torch.uint8)
     failed, levels, highest = {}, {}, 0.0
     with ThreadPoolExecutor(cpu_count()) as pool:  # Pillow releases the GIL for large pictures
-        for index, result in enumerate(pool.map(read_image, pictures)):
+        for index, result in enumerate(pool.map(partial(read_image, size=size), pictures)):
             if isinstance(result, str):
                 failed[index] = result
             elif result[1] is None:
@@ -108,12 +109,12 @@ def parts_of(pictures):
     return parts
 
 
-def read_image(picture):
+def read_image(picture, size=SIZE):
     """What read_levels returns, or the reason why it is not a valid picture. Raises OSError."""
     if picture.size > MAX_BYTES:
         return f"the file is larger than {MAX_BYTES // 10**6} MB"
     try:
-        return read_levels(Path(picture.path).read_bytes())
+        return read_levels(Path(picture.path).read_bytes(), size)
     except UserError as error:
         return str(error)
 

@@ -16,7 +16,7 @@ from PIL import Image
 from inside_cnn.core.errors import UserError
 from inside_cnn.data.dataset import Dataset
 from inside_cnn.data.decoding import PARTS, Picture, digest_of, load_pictures
-from inside_cnn.data.pictures import FORMATS
+from inside_cnn.data.pictures import FORMATS, SIZE
 
 MIN_CLASSES, MAX_CLASSES = 2, 64
 MAX_LISTED = 3  # ignored files that are listed by name
@@ -25,8 +25,8 @@ SYSTEM_FOLDERS = ("@eaDir", "@Recycle", "@tmp", "#recycle", "__MACOSX", "lost+fo
 SYSTEM_FOLDERS += ("$RECYCLE.BIN", "System Volume Information")
 
 
-def load_folder(folder):
-    """The user's pictures as (train, test), each in the order of its hashes.
+def load_folder(folder, size=SIZE):
+    """The user's pictures of this size as (train, test), each in the order of its hashes.
 
     They are decoded on all CPUs, and again when names, sizes or times have changed. Files that are
     not valid pictures are reported and ignored.
@@ -35,7 +35,7 @@ def load_folder(folder):
     """
     folder = Path(folder)
     class_names, pictures = find_pictures(folder)
-    tensors, failed = load_pictures(folder, class_names, pictures)
+    tensors, failed = load_pictures(folder, class_names, pictures, size)
     for index, reason in list(failed.items())[:MAX_LISTED]:
         print(printable(f"ignored {pictures[index].path}: {reason}"))
     if len(failed) > MAX_LISTED:

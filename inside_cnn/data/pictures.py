@@ -14,11 +14,11 @@ MAX_BYTES = 200_000_000  # of a file
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 
 
-def read_levels(data):
-    """The bytes of a picture file -> (uint8 (3, 32, 32), None).
+def read_levels(data, size=SIZE):
+    """The bytes of a picture file -> (uint8 (3, size, size), None).
 
-    A grayscale picture of more than 8 bits -> (its levels, float32 (32, 32), the highest level of
-    the whole picture), for to_8_bits.
+    A grayscale picture of more than 8 bits -> (its levels, float32 (size, size), the highest level
+    of the whole picture), for to_8_bits.
 
     EXIF rotation is applied, transparency becomes white; gray, palettes and CMYK become RGB; an
     animation gives its first frame. The short side is scaled with antialiasing and the center is
@@ -30,7 +30,7 @@ def read_levels(data):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"more than {MAX_PIXELS // 1_000_000} megapixels")
-        image.draft(None, (4 * SIZE, 4 * SIZE))
+        image.draft(None, (4 * size, 4 * size))
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
             levels = np.asarray(image, dtype=np.float32)
@@ -41,14 +41,14 @@ def read_levels(data):
         raise UserError(f"the file is not a picture (of {', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow raises almost anything for a crafted file
         raise UserError(f"the picture cannot be decoded: {error or type(error).__name__}") from None
-    square = np.array(ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.LANCZOS))
+    square = np.array(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
     if highest is not None:
         return torch.from_numpy(square), highest
     return torch.from_numpy(square).permute(2, 0, 1).contiguous(), None
 
 
 def to_8_bits(levels, highest):
-    """float32 (32, 32) -> uint8 (3, 32, 32). highest: the highest level of all pictures of a set.
+    """float32 (h, h) -> uint8 (3, h, h). highest: the highest level of all pictures of a set.
 
     The levels are floats in [0, 1], which may exceed 1 slightly, or integers of 8, 12 or 16 bits.
     """

@@ -177,6 +177,11 @@ def shortened(name, most=12):
     return name if len(name) <= most else name[: most - 1].rstrip() + "…"
 
 
+def enlargement(images, scale):
+    """How many times images (n, 3, h, w) are enlarged, if those of 32 pixels are `scale` times."""
+    return max(1, round(scale * 32 / images.shape[2]))
+
+
 def save_image_grid(images, path, *args, **options):
     """Write the `image_grid` of the same arguments, atomically."""
     write_atomically(path, image_grid(images, *args, **options))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from inside_cnn.core.device import Stream, random_stream
 from inside_cnn.core.progress import with_progress
+from inside_cnn.interpretability.network import split
 from inside_cnn.layers.double_backward import input_gradient
 
 BATCH = 250  # images of one attack
@@ -19,13 +20,14 @@ ATTACKS = ("noise", "step", "pgd", "step_targeted")  # of the study
 @torch.no_grad()
 def predict(network, levels):
     """Class logits, float32 (n, classes), of images (n, 3, 32, 32) in [0, 255]."""
-    return torch.cat([network.logits(batch / 127.5 - 1) for batch in levels.split(500)])
+    return torch.cat([network.logits(batch / 127.5 - 1) for batch in split(levels, 500)])
 
 
 def labeled_batches(images, labels, title=""):
-    """Pairs of BATCH images and their labels, with a progress bar if there is a title."""
-    pairs = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
-    return with_progress(pairs, title, BATCH)
+    """Pairs of at most BATCH images and their labels, with a progress bar if there is a title."""
+    parts = split(images, BATCH)
+    pairs = list(zip(parts, labels.split(len(parts[0])), strict=True))
+    return with_progress(pairs, title, len(parts[0]))
 
 
 def loss_gradient(network, levels, classes, margin=False, rivals=None):

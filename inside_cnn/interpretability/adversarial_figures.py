@@ -8,7 +8,7 @@ robust accuracy: a stronger attack may fool more.
 import torch
 
 from data_tools import to_uint8
-from inside_cnn.engine.plots import save_charts, save_image_grid, shortened
+from inside_cnn.engine.plots import enlargement, save_charts, save_image_grid, shortened
 from inside_cnn.engine.statistics import paired_differences, percent, percent_interval
 from inside_cnn.interpretability import adversarial
 from inside_cnn.interpretability.adversarial import predict
@@ -78,7 +78,7 @@ def one_step(network, test_set, epsilon, folder, suffix=""):
     ):
         path = folder / f"{file}{suffix}.png"
         title = f"{title}; columns by true class{note} ({network.title})"
-        save_image_grid(grid, path, columns, title, captions, scale=4)
+        save_image_grid(grid, path, columns, title, captions, scale=enlargement(grid, 4))
     return metrics
 
 
@@ -146,7 +146,7 @@ def _study_of(network, test_set, folder):
             f"{network.title}{note}"
         )
         captions = prediction_captions(predict(exact, levels).softmax(1), names)
-        save_image_grid(levels.byte(), path, columns, title, captions, scale=4)
+        save_image_grid(levels.byte(), path, columns, title, captions, scale=enlargement(levels, 4))
     noise = predicted["noise"][EPSILONS.index(8.0)] == labels
     return metrics, {"full attack at 4/255": withstood, "noise at 8/255": noise}
 

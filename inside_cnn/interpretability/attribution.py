@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from matplotlib import colormaps
 
 from data_tools import to_signed, to_uint8
-from inside_cnn.engine.plots import save_image_grid
+from inside_cnn.engine.plots import enlargement, save_image_grid
 from inside_cnn.interpretability.adversarial_figures import prediction_captions
-from inside_cnn.interpretability.network import as_maps
+from inside_cnn.interpretability.network import as_maps, layer_title
 from inside_cnn.layers.double_backward import input_gradient
 
 BLUR = 9  # pixels, side of the mean filter that makes the baseline
@@ -75,11 +75,12 @@ def attribution_section(network, test_set, folder):
     heat = torch.from_numpy(colormaps["hot"]((pixels / limit).cpu().numpy())[..., :3])
     heat = heat.float().permute(0, 3, 1, 2).to(images.device) * 2 - 1
     captions = prediction_captions(probabilities, test_set.class_names) + [""] * (2 * len(rows))
-    path = folder / f"attribution_{network.slug}.png"
+    path, name = folder / f"attribution_{network.slug}.png", network.title
     title = (
-        f"Trained {network.name}: test images and predictions; regions that support the prediction "
-        f"(Grad-CAM, layer {layer}); pixels that matter (integrated gradients){note}"
+        f"{name[0].upper()}{name[1:]}: test images and predictions; regions that support the "
+        f"prediction (Grad-CAM, {layer_title(layer)}); pixels that matter (integrated "
+        f"gradients){note}"
     )
     grid = to_uint8(torch.cat([images, overlay, heat]))
-    save_image_grid(grid, path, columns, title, captions, scale=4)
+    save_image_grid(grid, path, columns, title, captions, scale=enlargement(grid, 4))
     return {"named": [test_set.class_names[k] for k in predicted.tolist()]}

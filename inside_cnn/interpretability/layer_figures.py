@@ -41,8 +41,8 @@ def layer_section(networks, test_set, folder):
             similarity = [round(layer_probes.linear_cka(a, b, standardize), 4) for a, b in pairs]
             metrics_of[one][key][other] = metrics_of[other][key][one] = similarity
     for network in networks:
-        first, *_, last = network.layer_names
-        print(f"layers {first} to {last}, {network.title}, {len(test_set)} test images:")
+        names = network.layer_names
+        print(f"layers {names[0]} to {names[-1]}, {network.title}, {len(test_set)} test images:")
         for key in (key for key in CHARTS if not key.startswith("cka")):
             print(f"  {key:<22} " + "".join(f"{v:7.2f}" for v in metrics_of[network.name][key]))
     plot(metrics_of, folder / "layers.png")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from data_tools import to_signed
 from inside_cnn.core.progress import with_progress
+from inside_cnn.interpretability.network import split
 
 DECAY = 1e-3  # of a probe's weights
 MIN_FIRING_RATE = 0.01  # of a selective feature
@@ -22,7 +23,7 @@ MAX_CORRELATION = 0.5  # of `distinct` features
 def pooled_features(network, images, title=""):
     """uint8 (n, 3, 32, 32) -> {layer: float32 (n, width)} on the CPU, computed in float32."""
     parts_of = {layer: [] for layer in network.layer_names}
-    for batch in with_progress(images.split(500), title, 500):
+    for batch in with_progress(split(images, 500), title, 500):
         network.at("fp32").visit(
             to_signed(batch),
             parts_of,

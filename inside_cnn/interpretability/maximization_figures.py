@@ -1,6 +1,7 @@
 """Images that maximize the output of a class, or the features of a layer."""
 
 import itertools
+import zlib
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,8 @@ import torch.nn.functional as F
 
 from data_tools import Dataset, to_uint8
 from inside_cnn.core.progress import with_progress
-from inside_cnn.engine.plots import save_image_grid, shortened
+from inside_cnn.data.dataset import displayed_classes
+from inside_cnn.engine.plots import enlargement, save_image_grid, shortened
 from inside_cnn.interpretability.activation_maximization import (
     VIEWS,
     ascent,
@@ -19,13 +21,14 @@ from inside_cnn.interpretability.activation_maximization import (
     unit_objective,
 )
 from inside_cnn.interpretability.layer_probes import distinct, stand_out
-from inside_cnn.interpretability.network import Network
+from inside_cnn.interpretability.network import Network, layer_title, slug_of, split
 from inside_cnn.interpretability.receptive_field import box, centers
 from inside_cnn.interpretability.top_images import peak_positions, strongest_units
 
 CLASSIC_FEATURES = 100  # of the classic method: the first ones of the layer
 FEATURES = 20  # of the robust method: those that stand out most, and as many random ones
 EXAMPLES = 4  # test images beside each feature
+MAX_CLASSES = 64  # of which there is an image each
 MARGIN = 2  # pixels around the receptive field in the figure
 ROBUST = {  # of the robust method: options of robust_ascent
     "class": {"restarts": 4, "settle": 0.0, "smoothness": 10.0},
@@ -34,7 +37,7 @@ ROBUST = {  # of the robust method: options of robust_ascent
 
 
 def maximized(how, objective, start, count, *, kind, views=VIEWS, title=""):
-    """`count` images that maximize an objective, (count, 3, 32, 32) in [-1, 1].
+    """`count` images that maximize an objective, (count, 3, h, h) in [-1, 1].
 
     how: {"method": `classic`, from the mean image `start`, or `robust`, "steps": their number};
     kind: `class` or `feature`.
@@ -53,17 +56,25 @@ def values_of(objective, images, start, views=VIEWS):
     return objective(images), held_out(objective, images, views), of_start
 
 
+def maximized_classes(names):
+    """The classes of class_section: all, or of more than MAX_CLASSES ten evenly spaced ones."""
+    count = len(names)
+    return list(range(count)) if count <= MAX_CLASSES else displayed_classes(count)
+
+
 def class_section(network, how, folder):
     """One image per class that maximizes its logit; returns {class: metrics} and the images.
 
     how: as in `maximized`. Writes max_class_NETWORK.png to `folder`.
     """
-    names, title = network.class_names, f"classes, {network.name}"
-    objective = class_objective(network, torch.arange(len(names)))
+    classes = maximized_classes(network.class_names)
+    names, title = [network.class_names[k] for k in classes], f"classes, {network.name}"
+    objective = class_objective(network, torch.tensor(classes))
     images = maximized(how, objective, network.start, len(names), kind="class", title=title)
     values = [v.tolist() for v in values_of(objective, images, network.start)]
     with torch.no_grad():
-        values.append(network.logits(images).softmax(1).diagonal().tolist())
+        probabilities = network.logits(images).softmax(1)[:, classes]
+        values.append(probabilities.diagonal().tolist())
     keys = ("logit", "logit_moved", "logit_of_mean_image", "probability")
     rows = zip(*values, strict=True)
     metrics_of = {n: dict(zip(keys, row, strict=True)) for n, row in zip(names, rows, strict=True)}
@@ -74,7 +85,7 @@ def class_section(network, how, folder):
         print(f"  {name:<12} {logits}, of the mean image {of['logit_of_mean_image']:.1f}")
     path = folder / f"max_class_{network.slug}.png"
     title = f"Images that maximize a class logit, discriminator {network.title}"
-    options = {"columns": 5 if len(names) <= 25 else 8, "scale": 6, "gap": 8}
+    options = {"columns": 5 if len(names) <= 25 else 8, "scale": enlargement(images, 6), "gap": 8}
     save_image_grid(to_uint8(images), path, title=title, captions=captions, **options)
     print(f"  {path}", flush=True)
     return metrics_of, images
@@ -101,8 +112,9 @@ class LayerUnits:
     def choose(self):
         """The features that stand out most, and as many random ones of the others: two int64."""
         width = self.values.shape[1]
+        seed = self.layer if isinstance(self.layer, int) else zlib.crc32(self.layer.encode())
         selected = distinct(self.values, self.stand_out, min(FEATURES, width // 2))
-        stream = torch.Generator().manual_seed(self.layer)
+        stream = torch.Generator().manual_seed(seed)
         order = torch.randperm(width, generator=stream)
         return selected, order[~torch.isin(order, selected)][: len(selected)]
 
@@ -120,9 +132,9 @@ class LayerUnits:
         }
         shares = {name: round(100 * share, 1) for name, share in shares.items()}
         print(
-            f"  layer {self.layer}: {len(chosen) - len(below)} of {len(chosen)} synthetic images "
-            f"activate their feature more than every test image; {shares['all']} % of all features "
-            f"peak at the border, which is {shares['uniform']} % of the map"
+            f"  {layer_title(self.layer)}: {len(chosen) - len(below)} of {len(chosen)} synthetic "
+            f"images activate their feature more than every test image; {shares['all']} % of all "
+            f"features peak at the border, which is {shares['uniform']} % of the map"
         )
         return {
             "position": self.positions[chosen].tolist(),
@@ -160,7 +172,7 @@ def feature_section(network, layers, how, folder, test_set=None):
     units = {}
     if how["method"] == "robust":
         title = f"features on test images, {network.name}"
-        batches = with_progress(test_set.images.split(500), title, 500)
+        batches = with_progress(split(test_set.images, 500), title, 500)
         strongest = strongest_units(network.at("fp32"), batches, layers)
         units = {layer: LayerUnits(network, layer, test_set, *strongest[layer]) for layer in layers}
     return {
@@ -189,7 +201,7 @@ def _one_layer(network, layer, how, folder, units):
         positions = units.positions[chosen]
         views = views_of(network, layer, positions)
         objective, exact = (unit_objective(n, layer, chosen, positions) for n in both)
-    options = {"kind": "feature", "views": views, "title": f"layer {layer}, {network.name}"}
+    options = {"kind": "feature", "views": views, "title": f"{layer_title(layer)}, {network.name}"}
     images = maximized(how, objective, network.start, len(chosen), **options)
     values, moved, of_start = values_of(exact, images, network.start, views)
     metrics = {
@@ -200,7 +212,7 @@ def _one_layer(network, layer, how, folder, units):
         "activation_moved": moved.tolist(),
         "activation_of_mean_image": of_start.tolist(),
     }
-    title = f"Layer {layer}, trained {network.name}: "
+    title = f"{layer_title(layer).capitalize()}, {network.title}: "
     if units is None:
         pairs = zip(chosen.tolist(), values.tolist(), strict=True)
         captions = [f"{feature}: {value:.1f}" for feature, value in pairs]
@@ -217,11 +229,11 @@ def _one_layer(network, layer, how, folder, units):
             "ratio to the best test image"
         )
         cells, options = torch.stack(cells), {"title": title, "boxes": boxes}
-        options |= {"columns": 2 * (1 + EXAMPLES), "scale": 3, "gap": 6}
-    path = folder / f"max_features_{network.slug}_layer{layer}.png"
+        options |= {"columns": 2 * (1 + EXAMPLES), "scale": enlargement(images, 3), "gap": 6}
+    path = folder / f"max_features_{network.slug}_layer{slug_of(str(layer))}.png"
     save_image_grid(cells, path, captions=captions, **options)
     print(
-        f"  layer {layer}: mean activation {values.mean():.3f}, over random views "
+        f"  {layer_title(layer)}: mean activation {values.mean():.3f}, over random views "
         f"{moved.mean():.3f}, of the mean image {of_start.mean():.3f}"
     )
     return metrics

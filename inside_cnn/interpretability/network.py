@@ -33,6 +33,16 @@ def slug_of(name):
     return re.sub(r"[^\w.-]", "_", name)
 
 
+def layer_title(layer):
+    """The name of a layer, or its number as in `layer 3`."""
+    return f"layer {layer}" if isinstance(layer, int) else layer
+
+
+def split(images, count):
+    """Batches of `count` images of 32x32 pixels, or of as many pixels of larger ones."""
+    return images.split(max(1, count * IMAGE_SIZE**2 // images.shape[-1] ** 2))
+
+
 class _PassEnded(Exception):
     """All requested layers of a forward pass have been computed."""
 
@@ -189,7 +199,7 @@ class Network:
     def has_critic(self):
         """Whether a critic loss trained the score head; older files do not state it."""
         default = "full" if self.name == "with G" else "none"
-        return self.metadata.get("critic", default) not in ("none", "penalty")
+        return self.has_scores and self.metadata.get("critic", default) not in ("none", "penalty")
 
     @property
     def title(self):
@@ -217,10 +227,12 @@ def line_styles(names):
     }
 
 
-def _find_networks(given, controls):
+def _find_networks(given, controls, defaults):
     """{name: path of the weights} of the pair, if they exist or were given, and of the controls."""
     paths = {}
     for name, (_, run, script) in TRAININGS.items():
+        if not (given[name] or defaults):
+            continue
         path = find_weights(given[name], WEIGHTS, run)
         if given[name] or path.is_file():
             paths[name] = path
@@ -234,16 +246,17 @@ def _find_networks(given, controls):
     return paths
 
 
-def load_networks(given, device, controls=(), precision="fp32"):
+def load_networks(given, device, controls=(), precision="fp32", defaults=True):
     """The Networks that exist, `without G` first, the controls last.
 
     given: {name: path or None}, see `find_weights`; controls: paths of files or of runs' folders. A
     published network that was not requested is skipped if the user's own one has other classes.
+    Without `defaults` only networks that were requested.
     Raises UserError if a requested network cannot be loaded, if two have the same name, or if none
     exists.
     """
     networks = []
-    for name, path in _find_networks(given, controls).items():
+    for name, path in _find_networks(given, controls, defaults).items():
         model, metadata = load_model(path, device, kind="discriminator")
         model.requires_grad_(False)
         is_control = name not in TRAININGS
@@ -251,7 +264,7 @@ def load_networks(given, device, controls=(), precision="fp32"):
             Network(name, model, str(path), metadata, precision=precision, is_control=is_control)
         )
         networks[-1].set_start(metadata)
-    if not networks:
+    if defaults and not networks:
         raise UserError(
             "no trained discriminator; run train_discriminator.py or train_gan.py first, or give "
             "--discriminator_without_G or --discriminator_with_G"

@@ -31,10 +31,22 @@ class Field(NamedTuple):
 
 
 def receptive_fields(network):
-    """{layer: Field} of a Network."""
+    """{layer: Field} of a Network. After attention, every unit sees the whole image."""
     model, layers = _averaging_copy(network)
     simple = dataclasses.replace(network, model=model, layers=layers, precision="fp32")
-    return {layer: _measure(simple, layer) for layer in layers}
+    size = network.image_size
+    image = torch.ones(1, 3, size, size, dtype=torch.float64, device=network.device)
+    maps_of, attention = {}, []
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            module.register_forward_pre_hook(lambda *_: attention.append(True))
+
+    def keep(layer, maps):
+        maps_of[layer] = None if attention else maps.sum(1)[0]
+
+    simple.visit(image.requires_grad_(), layers, keep)
+    whole = Field(size, 0, 0)
+    return {layer: _measure(maps_of[layer], image, whole) for layer in layers}
 
 
 def _averaging_copy(network):
@@ -62,26 +74,26 @@ def _is_activation(module):
     return type(module).__module__ == "torch.nn.modules.activation" and not is_attention
 
 
-def _measure(network, layer):
-    """The Field of a layer, from the edges of the first two and the last two units of a row."""
-    size = network.image_size
-    whole = Field(size, 0, 0)
-    image = torch.ones(1, 3, size, size, dtype=torch.float64, device=network.device)
-    maps = network.activations(image.requires_grad_(), layer).sum(1)[0]
-    row, last = maps[len(maps) // 2], maps.shape[1] - 1
-    if last < 1:
+def _measure(units, image, whole):
+    """The Field of units (h, w), from the edges of the first two and the last two of a row.
+
+    `whole`, if units is None or if one of them sees the image from edge to edge.
+    """
+    if units is None or min(units.shape) < 2:
         return whole
+    size, last, row = whole.size, units.shape[1] - 1, units[len(units) // 2]
 
     def edges(column):
         (gradient,) = torch.autograd.grad(row[column], image, retain_graph=True)
-        columns = gradient.abs().sum((0, 1, 2)).nonzero()
-        return int(columns.min()), int(columns.max()) + 1
+        columns = gradient.abs().sum((0, 1, 2)).nonzero().flatten().tolist()
+        return (columns[0], columns[-1] + 1) if columns else (0, size)
 
-    (_, right), (_, next_right) = edges(0), edges(1)
-    (previous_left, _), (left, _) = edges(last - 1), edges(last)
+    _, right = edges(0)
+    left, _ = edges(last)
     if right == size or left == 0:
         return whole
-    stride = next_right - right if next_right < size else left - previous_left
+    _, next_right = edges(1)
+    stride = next_right - right if next_right < size else left - edges(last - 1)[0]
     first = left - last * stride
     return Field(right - first, stride, first)
 

@@ -11,6 +11,7 @@ from inside_cnn.interpretability.adversarial import (
     projected_gradient,
     random_noise,
 )
+from inside_cnn.interpretability.maximization_figures import maximized_classes
 
 EPSILON = 8.0  # of the adversarial images, in pixel values of 0 to 255
 IMAGES = 500  # test images
@@ -56,7 +57,7 @@ def transfer_section(networks, test_set, folder, class_images):
     stream = torch.Generator(images.device).manual_seed(0)
     baselines = {"test images": images.float(), "noise": random_noise(images, EPSILON, stream)}
     of_classes = {name: to_uint8(images).float() for name, images in class_images.items()}
-    classes = torch.arange(len(test_set.class_names), device=labels.device)
+    classes = torch.tensor(maximized_classes(test_set.class_names), device=labels.device)
     matrices = {
         "class_images": agreement(networks, of_classes, classes),
         "adversarial_images": agreement(networks, adversarial | baselines, labels),

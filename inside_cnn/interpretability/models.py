@@ -1,0 +1,211 @@
+"""Networks of other projects: a torch.nn.Module from a Python file, or one of torchvision."""
+
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import pickle
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from torchvision import models
+
+from inside_cnn.core.errors import UserError
+from inside_cnn.interpretability.network import Network
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for torchvision's models
+SIZES = {"torchvision": 224, "file": 32}  # default sides of images
+
+
+def load_network(spec, weights=None, image_size=None, layers=(), device="cpu", precision="fp32"):
+    """The Network of `FILE.py:FUNCTION`, which returns a module, or of `torchvision:NAME`.
+
+    weights: a safetensors file, or a file of torch.save with a state dict; for torchvision also the
+    name of its weights, such as DEFAULT. image_size: side of the images. layers: names of modules,
+    by default the children of the module; each returns a tensor (b, c, h, w), (b, c) or (b, n, c).
+    The model of a file takes images in [-1, 1]; one of torchvision gets them normalized as its
+    weights require. Raises UserError for anything that does not fit.
+    """
+    source, _, name = spec.rpartition(":")
+    if not source or not name:
+        raise UserError(f"--model {spec}: give FILE.py:FUNCTION or torchvision:NAME")
+    preprocess, names = (lambda images: images), None
+    if source == "torchvision":
+        model, file, preprocess, names, size = _from_torchvision(name, weights)
+    else:
+        model, file, size = _from_file(source, name), weights, SIZES["file"]
+    if file is not None:
+        _load_weights(model, file)
+    model = model.eval().requires_grad_(False).to(device)
+    network = Network(
+        name,
+        model,
+        str(weights or spec),
+        precision=precision,
+        image_size=image_size or size,
+        layers={},
+        preprocess=preprocess,
+        has_scores=False,
+    )
+    count = _check_output(network)
+    network.class_names = names or [str(k) for k in range(count)]
+    network.metadata = {"num_classes": count} | ({"class_names": names} if names else {})
+    network.start = torch.zeros(1, 3, *2 * [network.image_size], device=device)
+    network.layers = _choose_layers(network, layers)
+    return network
+
+
+def _from_file(file, name):
+    """The module that a function of a Python file returns."""
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"--model: no file {file}")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(module_spec)
+    sys.path.insert(0, str(path.parent.absolute()))  # for what it imports
+    try:
+        module_spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    build = getattr(module, name, None)
+    if not callable(build):
+        raise UserError(f"--model: {file} has no function {name}")
+    parameters = inspect.signature(build).parameters.values()
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in kinds]
+    if needed:
+        listed = ", ".join(needed)
+        raise UserError(f"--model: {name} needs arguments ({listed}); give a function without any")
+    model = build()
+    if not isinstance(model, nn.Module):
+        raise UserError(f"--model: {name} returns a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _from_torchvision(name, weights):
+    """(model, file of weights or None, preprocess, class names or None, image size)."""
+    if name not in models.list_models(module=models):
+        close = difflib.get_close_matches(name, models.list_models(module=models))
+        raise UserError(
+            f"--model: torchvision has no classifier {name}; similar: {', '.join(close)}"
+        )
+    known = models.get_model_weights(name).__members__
+    if weights is not None and weights not in known and not Path(weights).is_file():
+        raise UserError(f"--weights {weights}: no such file, and not one of {', '.join(known)}")
+    chosen = known.get(weights)
+    try:
+        model = models.get_model(name, weights=chosen)
+    except OSError as error:
+        raise UserError(f"the weights of {name} cannot be downloaded: {error}") from None
+    mean, std, size, names = MEAN, STD, SIZES["torchvision"], None
+    if chosen is not None:
+        options = chosen.transforms.keywords
+        mean, std = options.get("mean", mean), options.get("std", std)
+        size, names = options["crop_size"], chosen.meta["categories"]
+
+    def preprocess(images):
+        mean_and_std = torch.tensor([mean, std], device=images.device)[:, :, None, None]
+        return ((images + 1) / 2 - mean_and_std[0]) / mean_and_std[1]
+
+    return model, None if chosen is not None else weights, preprocess, names, size
+
+
+def _load_weights(model, file):
+    """Load a state dict, strictly. Raises UserError."""
+    try:
+        if str(file).endswith(".safetensors"):
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--weights {file} cannot be read: {reason}") from None
+    for key in ("state_dict", "model"):  # of training checkpoints
+        state = state.get(key, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise UserError(f"--weights {file} holds no state dict")
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    other = {key: tuple(value.shape) for key, value in state.items()}
+    differ = sorted(k for k in own.keys() | other.keys() if own.get(k) != other.get(k))
+    if differ:
+        listed = "; ".join(
+            f"{key} ({own.get(key, 'missing')} in the model, {other.get(key, 'missing')} there)"
+            for key in differ[:3]
+        )
+        raise UserError(f"--weights {file} do not fit ({len(differ)} keys): {listed}")
+    model.load_state_dict(state)
+
+
+def _check_output(network):
+    """The number of classes. Raises UserError unless the output is (b, classes) and finite."""
+    size = network.image_size
+    try:
+        with torch.no_grad():
+            output = network.model(network.preprocess(_images(network)))
+    except Exception as error:  # of a foreign model
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{network.name} does not take images of {size}x{size} (--image_size): {reason}"
+        ) from None
+    output = output[0] if isinstance(output, tuple) else output
+    if not (isinstance(output, torch.Tensor) and output.ndim == 2 and len(output) == 2):
+        form = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise UserError(f"{network.name} returns {form}, not logits (b, classes)")
+    if not output.isfinite().all():
+        raise UserError(f"{network.name} returns NaN or infinite logits")
+    return output.shape[1]
+
+
+def _images(network):
+    return torch.zeros(2, 3, *2 * [network.image_size], device=network.device)
+
+
+def _find_layers(network):
+    """{name: module} of all modules that return one tensor of maps, in the order of their calls."""
+    found = {}
+
+    def note(name, module, _inputs, output):
+        is_tensor = isinstance(output, torch.Tensor) and output.ndim in (2, 3, 4)
+        if is_tensor and len(output) == 2:
+            found.setdefault(name, module)
+
+    modules = list(network.model.named_modules())[1:]
+    handles = [m.register_forward_hook(partial(note, name)) for name, m in modules]
+    with torch.no_grad():
+        network.logits(_images(network))
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def _choose_layers(network, requested):
+    """Those of _find_layers that are requested, by default the children of the model."""
+    found = _find_layers(network)
+    for name in requested:
+        if name not in found:
+            close = difflib.get_close_matches(name, found) or list(found)[:3]
+            raise UserError(
+                f"{network.name} has no layer {name} with an output (b, c, h, w), (b, c) or "
+                f"(b, n, c); similar: {', '.join(close)} (all: --list_layers)"
+            )
+    children = [name for name in found if "." not in name]
+    chosen = requested or children or found
+    return {name: module for name, module in found.items() if name in chosen}
+
+
+def list_layers(network):
+    """Print the name, shape and receptive field of every layer of a network."""
+    if not network.has_scores:
+        network = dataclasses.replace(network, layers=_find_layers(network))
+    print(f"layers of {network.name}: channels x map, receptive field")
+    for layer in network.layer_names:
+        channels, height, width = network.shapes[layer]
+        field = network.fields[layer]
+        seen = f"{field.size} x {field.size} pixels" if field.stride else "whole image"
+        print(f"  {layer!s:<36} {channels:>6} x {f'{height} x {width}':<10} {seen}")

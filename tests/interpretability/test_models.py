@@ -1,0 +1,353 @@
+"""Networks of other projects in all sections of visualization.py, and the library."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from captum.attr import LayerGradCam
+from safetensors.torch import save_file
+from torch import nn
+
+import data_tools
+import visualization
+from inside_cnn.core.errors import UserError
+from inside_cnn.interpretability import (
+    channel,
+    class_logit,
+    direction,
+    diversity,
+    feature,
+    load_network,
+    neuron,
+    optimize,
+)
+from inside_cnn.interpretability.attribution import grad_cam, integrated_gradients
+from inside_cnn.interpretability.receptive_field import Field
+from inside_cnn.layers.double_backward import input_gradient
+from own_images import write_pictures
+
+CODE = """
+import torch
+from torch import nn
+
+WIDTH = 8
+
+class Block(nn.Module):
+    def __init__(self, i, o, stride):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o)
+        self.conv2, self.bn2 = nn.Conv2d(o, o, 3, 1, 1, bias=False), nn.BatchNorm2d(o)
+        self.shortcut = nn.Conv2d(i, o, 1, stride, bias=False)
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(y + self.shortcut(x))
+
+class ResNet(nn.Module):
+    def __init__(self, output="logits"):
+        super().__init__()
+        self.output = output
+        self.conv1 = nn.Conv2d(3, WIDTH, 3, 1, 1)
+        self.layer1, self.layer2 = Block(WIDTH, WIDTH, 1), Block(WIDTH, 2 * WIDTH, 2)
+        self.layer3, self.dropout = Block(2 * WIDTH, 4 * WIDTH, 2), nn.Dropout(0.5)
+        self.fc = nn.Linear(4 * WIDTH, 10)
+
+    def forward(self, x):
+        maps = self.layer3(self.layer2(self.layer1(torch.relu(self.conv1(x)))))
+        logits = self.fc(self.dropout(maps.mean((2, 3))))
+        if self.output == "tuple":
+            return logits, maps
+        if self.output == "nan":
+            return logits * float("nan")
+        return maps if self.output == "maps" else logits
+
+class Tied(nn.Module):
+    # One block three times, and a head with the weights of another module.
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(3, WIDTH, 3, 2, 1), Block(WIDTH, WIDTH, 1)
+        self.head, self.copy = nn.Linear(WIDTH, 10), nn.Linear(WIDTH, 10)
+        self.copy.weight = self.head.weight
+
+    def forward(self, x):
+        x = self.stem(x)
+        for _ in range(3):
+            x = self.block(x)
+        return self.head(x.amax((2, 3))) + self.copy(x.mean((2, 3)))
+
+def build():
+    torch.manual_seed(0)
+    return ResNet()
+
+def tied():
+    torch.manual_seed(0)
+    return Tied()
+
+def returns_tuple():
+    torch.manual_seed(0)
+    return ResNet("tuple")
+
+def nan(): return ResNet("nan")
+def maps(): return ResNet("maps")
+def number(): return 3
+def needs(width, classes=10): return ResNet()
+"""
+QUICK = ["--device", "cpu", "--precision", "fp32", "--steps", 3, "--study_images", 10]
+QUICK += ["--dataset", "shapes", "--limit_test", 40]
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mynet.py").write_text(CODE)
+    return "mynet.py"
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["returns_tuple", *(pytest.param(name, marks=pytest.mark.slow) for name in ("build", "tied"))],
+)
+def test_all_sections(run_main, file, function):
+    code, out, err = run_main(visualization, *QUICK, "--model", f"{file}:{function}")
+    assert code == 0, err
+    summary = json.loads(Path("visualization/summary.json").read_text())
+    sections = {"perturbation", "strength_study", "max_classification_output", "max_features"}
+    sections |= {"layers", "frequency", "calibration", "transfer", "attribution"}
+    assert sections <= summary[function].keys()
+    assert "no critic score" in out
+    last = {"build": "fc", "tied": "copy", "returns_tuple": "fc"}[function]
+    assert last in summary[function]["max_features"]
+
+
+def test_chosen_layers_and_weights(run_main, file):
+    """Also a second network beside it."""
+    model = load_network(f"{file}:build").model
+    model.fc.bias.data += 5
+    torch.save({"state_dict": model.state_dict()}, "net.pt")
+    save_file({f"module.{k}": v.clone() for k, v in model.state_dict().items()}, "net.safetensors")
+    for weights in ("net.pt", "net.safetensors"):
+        loaded = load_network(f"{file}:build", weights)
+        assert torch.equal(loaded.model.fc.bias, model.fc.bias)
+        assert not loaded.model.training
+    flags = [
+        "--model",
+        f"{file}:build",
+        "--weights",
+        "net.pt",
+        "--layers",
+        "layer3",
+        "layer1.conv1",
+    ]
+    code, _, err = run_main(visualization, *QUICK, *flags, "--max_features", "--compare_layers")
+    assert code == 0, err
+    metrics = json.loads(Path("visualization/summary.json").read_text())["build"]
+    assert list(metrics["max_features"]) == ["layer1.conv1", "layer3"]
+    assert metrics["layers"]["receptive_field"] == [5, 25]
+    assert metrics["layers"]["map_size"] == [32, 8]
+    assert Path("visualization/max_features_build_layerlayer3.png").is_file()
+
+
+def test_own_discriminator_beside_it(run_main, file, two_runs):
+    Path("mynet.py").write_text(CODE)
+    flags = ["--model", f"{file}:build", "--control", "output/gan", "--transfer"]
+    code, _, err = run_main(visualization, *QUICK, *flags)
+    assert code == 0, err
+    summary = json.loads(Path("visualization/summary.json").read_text())
+    assert set(summary["build"]["transfer"]["adversarial_images"]) == {"build", "gan"}
+
+
+def test_layers_are_listed(run_main, file):
+    code, out, _ = run_main(visualization, "--model", f"{file}:build", "--list_layers")
+    assert code == 0
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines()[1:]}
+    assert lines["layer2.conv2"] == "16 x 16 x 16 13 x 13 pixels"
+    assert lines["fc"] == "10 x 1 x 1 whole image"
+
+
+def test_receptive_fields(file):
+    """By hand: 3; two more 3x3 convolutions of stride 1; then of stride 2."""
+    network = load_network(f"{file}:build")
+    assert network.fields["conv1"] == Field(3, 1, -1)
+    assert network.fields["layer1"] == Field(7, 1, -3)
+    assert network.fields["layer2"] == Field(13, 2, -6)
+    assert network.fields["fc"] == Field(32, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("vit_b_16", marks=pytest.mark.slow)])
+def test_torchvision(run_main, tmp_path, monkeypatch, name):
+    """Random weights, 1,000 classes, pictures of 3 classes at 96 or 224 pixels."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    images, labels = torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8), torch.arange(12) % 3
+    for part in ("train", "test"):
+        write_pictures(tmp_path / "pictures" / part, images, labels, ["a", "b", "c"])
+    size, layers = {"resnet18": (96, ["layer1", "layer3"]), "vit_b_16": (224, ["conv_proj"])}[name]
+    flags = ["--model", f"torchvision:{name}", "--image_size", size, "--layers", *layers]
+    flags += ["--dataset", "folder", "--data_dir", "pictures", "--limit_test", 6, "--steps", 1]
+    flags += ["--study_images", 1, "--device", "cpu"]
+    sections = ["--perturb_images", "false", "--transfer", "false", "--max_features", "false"]
+    sections += ["--max_classification_output", "false"] if name == "vit_b_16" else []
+    code, out, err = run_main(visualization, *flags, *sections)
+    assert code == 0, err
+    assert "its predictions are the labels" in out
+    metrics = json.loads(Path("visualization/summary.json").read_text())[name]
+    assert metrics["frequency"]["accuracy"] == 100
+    fields = {"resnet18": [43, 96], "vit_b_16": [16]}[name]
+    assert metrics["layers"]["receptive_field"] == fields
+    code, _, err = run_main(visualization, *flags, "--max_features", layers[-1])
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "none.py:build"], "no file none.py"),
+        (["--model", "mynet.py"], "FILE.py:FUNCTION"),
+        (["--model", "mynet.py:nothing"], "no function nothing"),
+        (["--model", "mynet.py:needs"], r"needs arguments (width)"),
+        (["--model", "mynet.py:number"], "returns a int"),
+        (["--model", "mynet.py:nan"], "NaN"),
+        (["--model", "mynet.py:maps"], "not logits"),
+        (["--model", "mynet.py:build", "--weights", "none.pt"], "none.pt cannot be read"),
+        (["--model", "mynet.py:build", "--weights", "mynet.py"], "mynet.py cannot be read"),
+        (["--model", "mynet.py:build", "--layers", "layer4"], "no layer layer4"),
+        (["--model", "torchvision:resnet19"], "similar: resnet"),
+        (["--model", "torchvision:resnet18", "--weights", "BEST"], "DEFAULT"),
+        (["--model", "torchvision:vit_b_16", "--image_size", 64], "--image_size"),
+        (["--max_features", "layer3"], "layers are 1 to 8"),
+        (["--weights", "net.pt"], "belong to --model"),
+    ],
+)
+def test_refused(run_main, file, flags, message):
+    code, _, err = run_main(visualization, *QUICK, *flags)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_weights_that_do_not_fit(file):
+    state = load_network(f"{file}:build").model.state_dict()
+    del state["fc.bias"]
+    state["layer1.bn1.weight"] = torch.ones(3)
+    torch.save(state, "other.pt")
+    with pytest.raises(
+        UserError, match=r"2 keys.*fc\.bias \(\(10,\) in the model, missing there\)"
+    ):
+        load_network(f"{file}:build", "other.pt")
+
+
+# ------------------------------------------------------------------------------ values
+
+
+@pytest.fixture
+def network(file):
+    return load_network(f"{file}:build", layers=["layer1", "layer3", "fc"])
+
+
+def test_activations_equal_those_of_a_hook(network, images):
+    outputs = {}
+    handle = network.model.layer3.register_forward_hook(
+        lambda module, inputs, output: outputs.update(maps=output)
+    )
+    logits = network.model(images)
+    handle.remove()
+    assert torch.equal(network.logits(images), logits)
+    assert torch.equal(network.activations(images, "layer3"), outputs["maps"])
+    assert torch.equal(network.activations(images, "fc")[:, :, 0, 0], logits)
+
+
+def test_grad_cam_agrees_with_captum(network, images):
+    classes = torch.arange(8)
+    ours = grad_cam(network, images, classes, "layer3")
+    theirs = LayerGradCam(network.model, network.model.layer3).attribute(images, classes)
+    theirs = F.interpolate(theirs.clamp_min(0), (32, 32), mode="bilinear")[:, 0].detach()
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_integrated_gradients_are_complete(network, images):
+    """Their sum is the rise of the logit."""
+    classes, baseline = torch.arange(8), torch.zeros_like(images)
+    total = integrated_gradients(network, images, classes, baseline, steps=256).sum((1, 2, 3))
+    rows = torch.arange(8)
+    rise = network.logits(images)[rows, classes] - network.logits(baseline)[rows, classes]
+    torch.testing.assert_close(total, rise, rtol=0.02, atol=1e-4)
+
+
+def test_objectives_are_composed(network, images):
+    maps = network.activations(images, "layer3")
+    vector = torch.randn(maps.shape[1])
+    values = {
+        feature("layer3", 4): maps[:, 4].amax((1, 2)),
+        channel("layer3", 4): maps[:, 4].mean((1, 2)),
+        neuron("layer3", 4, 1, 2): maps[:, 4, 1, 2],
+        direction("layer3", vector): maps.mean((2, 3)) @ vector,
+        class_logit(3): network.logits(images)[:, 3],
+    }
+    for objective, expected in values.items():
+        torch.testing.assert_close(objective(network, images), expected)
+    mixed = feature("layer3", 4) + 0.5 * class_logit(3) - channel("layer3", 4)
+    first, second, *_, last = values.values()
+    torch.testing.assert_close(mixed(network, images), first + 0.5 * last - second)
+    equal = diversity("layer3")(network, images[:1].repeat(3, 1, 1, 1))
+    torch.testing.assert_close(equal, -torch.ones(3))
+    assert (diversity("layer3")(network, images) > -1).all()
+
+
+def test_example_of_the_documentation(file):
+    text = (Path(visualization.__file__).parent / "docs/visualization.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    torch.save(load_network(f"{file}:build").model.state_dict(), "mynet.pt")
+    names = {}
+    exec(code, names)
+    assert names["images"].shape == (4, 3, 32, 32)
+    assert names["values"].shape == (4,)
+    assert names["maps"].shape == (4, 32, 8, 8)
+
+
+@pytest.mark.parametrize("method", ["robust", "classic"])
+def test_optimize(network, method):
+    objective = 50 * (channel("layer1", 4) + class_logit(3))
+    images = optimize(network, objective, count=2, steps=20, method=method)
+    assert images.shape == (2, 3, 32, 32)
+    assert images.abs().max() <= 1
+    start = network.start.repeat(2, 1, 1, 1)
+    assert (objective(network, images) > objective(network, start)).all()
+
+
+def test_diverse_images_differ_more(network):
+    """The mean distance of images of the same objective, with and without the term."""
+    plain, diverse = (
+        optimize(network, feature("layer3", 4) + factor * diversity("layer3"), count=4, steps=30)
+        for factor in (0.0, 50.0)
+    )
+    values = [diversity("layer3")(network, images).mean() for images in (plain, diverse)]
+    assert values[1] > values[0]
+
+
+def test_gradient_of_another_network(network, images):
+    """input_gradient, of hand-derived layers, agrees with autograd for ordinary ones."""
+    x = images.clone().requires_grad_()
+    ours = input_gradient(network.logits(x)[:, 3].sum(), x)
+    (theirs,) = torch.autograd.grad(network.logits(x)[:, 3].sum(), x)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.slow
+def test_shapes_are_learned_by_a_resnet(network, file):
+    """A short training, after which class images are classified as their class."""
+    train, _ = data_tools.load_shapes()
+    model = network.model.train().requires_grad_(True)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for batch in torch.arange(10_000).split(50):
+        loss = nn.functional.cross_entropy(
+            model(data_tools.to_signed(train.images[batch])), train.labels[batch]
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval().requires_grad_(False)
+    for label in (0, 4):
+        image = optimize(network, class_logit(label), steps=60)
+        assert network.logits(image).argmax() == label

@@ -198,7 +198,7 @@ def test_missing_data_skips_implied_sections_and_refuses_requested_ones(
 ):
     """Each network starts from the mean image in its own metadata."""
 
-    def missing(name, data_dir):
+    def missing(*args, **options):
         raise data_tools.DataMissing("no data set")
 
     monkeypatch.setattr(visualization, "load_dataset", missing)

@@ -230,7 +230,9 @@ def _one_layer(network, layer, how, folder, units):
         )
         cells, options = torch.stack(cells), {"title": title, "boxes": boxes}
         options |= {"columns": 2 * (1 + EXAMPLES), "scale": enlargement(images, 3), "gap": 6}
-    path = folder / f"max_features_{network.slug}_layer{slug_of(str(layer))}.png"
+    path = (
+        folder / f"max_features_{network.slug}_{slug_of(layer_title(layer).replace(' ', ''))}.png"
+    )
     save_image_grid(cells, path, captions=captions, **options)
     print(
         f"  {layer_title(layer)}: mean activation {values.mean():.3f}, over random views "

@@ -146,7 +146,7 @@ def test_chosen_layers_and_weights(run_main, file):
     assert list(metrics["max_features"]) == ["layer1.conv1", "layer3"]
     assert metrics["layers"]["receptive_field"] == [5, 25]
     assert metrics["layers"]["map_size"] == [32, 8]
-    assert Path("visualization/max_features_build_layerlayer3.png").is_file()
+    assert Path("visualization/max_features_build_layer3.png").is_file()
 
 
 def test_own_discriminator_beside_it(run_main, file, two_runs):

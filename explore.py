@@ -16,22 +16,17 @@ from inside_cnn.engine import cli
 from inside_cnn.explorer.page import contents_of, write_page
 from inside_cnn.interpretability.network import TRAININGS
 
+FLAGS = {name: (flag, run) for name, (flag, run, _) in TRAININGS.items()}
+FLAGS["generator"] = ("generator", "gan")
+
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("networks")
-    for which, (flag, run, _) in TRAININGS.items():
-        group.add_argument(
-            f"--{flag}",
-            metavar="PATH",
-            help=f"exported weights, or a run's folder, of the discriminator trained {which} "
-            f"(default: output/{run}, else results/{run})",
-        )
-    group.add_argument(
-        "--generator",
-        metavar="PATH",
-        help="the same of the generator (default: output/gan, else results/gan)",
-    )
+    for flag, run in FLAGS.values():
+        text = f"exported weights, or a run's folder, of the {flag.replace('_', ' ')} "
+        text += f"(default: output/{run}, else results/{run})"
+        group.add_argument(f"--{flag}", metavar="PATH", help=text)
     cli.add_data_arguments(parser, limits=())
     group = parser.add_argument_group("page")
     group.add_argument("--output", default="output/explore.html", metavar="FILE", help="the page")
@@ -41,20 +36,16 @@ def parse_args(argv=None):
 
 def run(args):
     """Write the page and open it. Raises UserError."""
-    given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
-    given["generator"] = args.generator
+    given = {name: getattr(args, flag) for name, (flag, _) in FLAGS.items()}
     contents = contents_of(given, args.data_dir, args.dataset)
     path = Path(args.output).absolute()
     with writing_to(path.parent):
         write_page(contents, path)
     print(f"{args.output}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
-    if not args.no_browser and has_a_screen():
+    # Without a screen, a browser in the terminal would open.
+    has_display = any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+    if not args.no_browser and (has_display or sys.platform == "darwin"):
         webbrowser.open(path.as_uri())
-
-
-def has_a_screen():
-    """Whether a graphical browser can open: otherwise one in the terminal would."""
-    return sys.platform == "darwin" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
 def main(argv=None):

@@ -1,10 +1,13 @@
-// The page: its state in the address, one computation at a time, and the elements of results.
-"use strict";
+// The page: one computation at a time, its state in the address, and the elements of results.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const { classes, networks, gallery } = data; // each network gets `net`, a Discriminator
-const find = (selector, root = document) => root.querySelector(selector);
-const findAll = (selector, root = document) => [...root.querySelectorAll(selector)];
+const find = (selector) => document.querySelector(selector);
+const findAll = (selector) => [...document.querySelectorAll(selector)];
+const result = find(".result"); // of the tab
+const sum = (values) => values.reduce((total, value) => total + value, 0);
+const largest = (values) => values.indexOf(Math.max(...values));
+const clip = (value, low, high) => Math.min(Math.max(value, low), high);
 
 function element(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
@@ -12,77 +15,47 @@ function element(tag, properties = {}, ...children) {
   return node;
 }
 
-function bytesOf(base64) {
-  const text = atob(base64);
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return bytes;
-}
-
-// ---------------------------------------------------------------------------- computations
-
-class Stopped extends Error {}
 let current = 0; // the number of the latest computation; an older one ends at its next pause
 
-function report(message) {
+function report(message, isBusy = false) {
   find("#status span").textContent = message;
+  find("#stop").hidden = !isBusy;
 }
 
 /** Run `work`, which calls `await pause(message)` regularly; the one before it ends. */
 async function compute(work) {
   const own = ++current;
   const pause = async (message = "computing …") => {
-    report(message);
+    report(message, true);
     await new Promise((done) => setTimeout(done));
-    if (own !== current) throw new Stopped();
+    if (own !== current) throw new Error("not the latest");
   };
-  find("#stop").hidden = false;
-  try {
-    await work(pause);
-    if (own === current) report("ready");
-  } catch (error) {
-    if (error instanceof Stopped) return;
-    report(`error: ${error.message}`);
-  }
-  find("#stop").hidden = own === current;
+  const run = pause().then(() => work(pause));
+  const message = await run.then(() => "ready", (error) => `error: ${error.message}`);
+  if (own === current) report(message);
 }
 
 function stop() {
   current++;
   report("stopped");
-  find("#stop").hidden = true;
   find("#continue").hidden = !ascent;
 }
 
-// ---------------------------------------------------------------------------- state
-
-/** The values of a form: {name: text}, whole numbers of sliders and number fields. */
-function valuesOf(form) {
-  const named = findAll("[name]", form);
-  return Object.fromEntries(named.map((input) => {
-    const isNumber = ["range", "number"].includes(input.type);
-    return [input.name, isNumber ? Math.round(clamp(input)) : input.value];
-  }));
+/** The values of a form, numbers where possible: {name: value}. */
+function valuesOf(id) {
+  const entries = [...new FormData(document.getElementById(id))];
+  return Object.fromEntries(entries.map(([name, text]) =>
+    [name, text.trim() === "" || isNaN(text) ? text : +text]));
 }
 
-/** The number in a field, within its limits. */
-function clamp({ value, min, max }) {
-  const low = min === "" ? -Infinity : +min;
-  return Math.min(Math.max(Number(value) || 0, low), max === "" ? Infinity : +max);
-}
-
-function activeTab() {
-  return find("nav [aria-current]").value;
-}
+const keyOf = (input) => `${input.form.id}.${input.name}`; // in the address
+const activeTab = () => find("nav [aria-current=true]")?.value;
 
 /** Write the tab and the values of all forms into the address. */
 function saveState() {
   const state = new URLSearchParams({ tab: activeTab() });
-  for (const form of findAll("form")) {
-    const name = form.id || form.parentNode.id;
-    for (const input of findAll("[name]", form)) {
-      if (input.value !== input.dataset.default) state.set(`${name}.${input.name}`, input.value);
-    }
+  for (const input of findAll("form [name]")) {
+    if (input.value !== input.dataset.default) state.set(keyOf(input), input.value);
   }
   history.replaceState(null, "", `#${state}`);
 }
@@ -90,100 +63,100 @@ function saveState() {
 /** Set all forms from the address; what does not fit is ignored. Returns the tab. */
 function restoreState() {
   const state = new URLSearchParams(location.hash.slice(1));
-  for (const form of findAll("form")) {
-    const name = form.id || form.parentNode.id;
-    for (const input of findAll("[name]", form)) {
-      input.dataset.default ??= input.value;
-      const value = state.get(`${name}.${input.name}`) ?? input.dataset.default;
-      const fits = input.tagName !== "SELECT" || [...input.options].some((o) => o.value === value);
-      input.value = fits ? value : input.dataset.default;
-    }
+  for (const input of findAll("form [name]")) {
+    input.dataset.default ??= input.value;
+    input.value = state.get(keyOf(input)) ?? input.dataset.default;
+    input.value ||= input.dataset.default; // a select without such an option is empty
   }
-  showNumbers();
-  return TABS[state.get("tab")] ? state.get("tab") : Object.keys(TABS)[0];
+  const tabs = findAll("nav button").map((button) => button.value);
+  return tabs.find((tab) => tab === state.get("tab")) ?? tabs[0];
 }
 
-/** The number beside every slider. */
-function showNumbers() {
-  for (const slider of findAll("[type=range]")) {
-    find("b", slider.parentNode).textContent = slider.value;
+/** Set values of a form and open a tab. */
+function openTab(name, values = {}, form = name) {
+  for (const [key, value] of Object.entries(values)) find(`#${form} [name=${key}]`).value = value;
+  if (name !== activeTab()) result.replaceChildren();
+  for (const button of findAll("nav button")) {
+    button.ariaCurrent = button.value === name;
+    document.getElementById(button.value).hidden = button.value !== name;
   }
+  return changed();
 }
 
-// ---------------------------------------------------------------------------- pictures, tables
+/** Compute the active tab again, from the values of its form. */
+function changed() {
+  findAll("label b").forEach((number) => (number.textContent = number.nextElementSibling.value));
+  const { image } = valuesOf("choose");
+  findAll(".strip figure").forEach((node, i) => (node.ariaCurrent = i === image));
+  saveState();
+  const [tab, chosen] = [activeTab(), find(".of_image[aria-current=true]") && chosenImage()];
+  if (chosen === undefined) {
+    result.replaceChildren(element("p", {}, "Open a picture."));
+    return stop();
+  }
+  return compute((pause) => TABS[tab](valuesOf(tab), pause, chosen));
+}
 
 /** An image in a figure. part: [left, top, side] of the image; frame: [left, top, right, bottom];
  * select: called on a click, with `title` as its label. */
 function figure(image, caption = "", { part = [0, 0, 32], frame, select, title = "" } = {}) {
   const [left, top, side] = part;
-  const canvas = element("canvas", { width: side, height: side, title });
+  const canvas = element("canvas", { width: side, height: side });
   const rgba = new ImageData(32, 32);
   for (let i = 0; i < 4096; i++) rgba.data[i] = i % 4 === 3 ? 255 : image[i - (i >> 2)];
   canvas.getContext("2d").putImageData(rgba, -left, -top);
-  const box = element("div", {}, canvas);
+  const properties = { type: "button", onclick: select, title };
+  const box = element(select ? "button" : "div", properties, canvas);
   if (frame) {
-    const percent = (value, start) => `${(100 * (value - start)) / side}%`;
-    const mark = box.appendChild(element("i"));
-    Object.assign(mark.style, {
-      left: percent(frame[0], left), top: percent(frame[1], top),
-      width: percent(frame[2], frame[0]), height: percent(frame[3], frame[1]),
-    });
+    const [x, y, right, bottom] = frame;
+    const inset = [y - top, left + side - right, top + side - bottom, x - left];
+    const style = `inset: ${inset.map((pixels) => `${(100 * pixels) / side}%`).join(" ")}`;
+    box.append(element("i", { style }));
   }
-  const content = select
-    ? element("button", { type: "button", onclick: select, ariaLabel: title }, box) : box;
-  return element("figure", {}, content, element("figcaption", {}, caption));
+  return element("figure", {}, box, element("figcaption", {}, caption));
 }
 
 const row = (size, ...children) => element("div", { className: `row ${size}` }, ...children);
 const heading = (text, className = "") => element("h2", { className }, text);
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
-const largest = (values) => values.indexOf(Math.max(...values));
-const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const button = (text, onclick) => element("button", { type: "button", onclick }, text);
 
-/** "cat 93 %" */
+/** Bars of one or two shares: [[name, [before,] after, isMarked]]. */
+function bars(rows) {
+  return element("table", {}, ...rows.map(([name, shares, isMarked]) =>
+    element("tr", { className: isMarked ? "marked" : "" },
+      element("th", { scope: "row" }, name),
+      element("td", { className: "bar" },
+        ...shares.map((share) => element("i", { style: `width: ${100 * share}%` }))),
+      ...shares.map((share) => element("td", {}, `${(100 * share).toFixed(1)} %`)))));
+}
+
+const predictAll = (image) => networks.map(({ net }) => predict(net, [image])[0]);
+
+/** A prediction such as "cat 93 %". */
 function named({ probabilities }) {
   const k = largest(probabilities);
   return `${classes[k]} ${Math.round(100 * probabilities[k])} %`;
 }
 
-/** A bar for each entry, of one or two values: [[name, before or null, after, isMarked]]. */
-function bars(rows) {
-  const bar = (share, className) => {
-    const line = element("i", { className });
-    line.style.width = `${100 * share}%`;
-    return line;
-  };
-  return element("table", {}, ...rows.map(([name, before, after, isMarked]) => {
-    const both = before === null ? [] : [bar(before, "before")];
-    return element("tr", { className: isMarked ? "marked" : "" },
-      element("th", { scope: "row" }, name),
-      element("td", { className: "bar" }, ...both, bar(after, "")),
-      ...(before === null ? [] : [element("td", {}, percent(before))]),
-      element("td", {}, percent(after)));
-  }));
-}
-
-/** The probabilities of each network, of one image or before and after a change. */
-function predictions(before, after, label) {
-  return element("div", { className: "pair" }, ...networks.map((network, i) => {
-    const [old, now] = [after && before[i], (after ?? before)[i]];
-    const order = now.probabilities.map((p, k) => [Math.max(p, old?.probabilities[k] ?? 0), k]);
-    const shown = order.sort((a, b) => b[0] - a[0]).slice(0, 6).map(([, k]) => k);
-    const score = (of) => of.score.toFixed(1);
-    const scores = old ? `${score(old)} → ${score(now)}` : score(now);
-    return element("div", { className: network.name },
-      heading(`${network.name}: ${old ? `${named(old)} → ` : ""}${named(now)}`),
-      element("p", {}, network.critic ? `critic score ${scores}` : ""),
-      bars(shown.map((k) =>
-        [classes[k], old ? old.probabilities[k] : null, now.probabilities[k], k === label])));
+/** The probabilities of each network, of one image or before and after a change.
+ * versions: of the image, each from predictAll. */
+function predictions(versions, label) {
+  return element("div", { className: "pair" }, ...networks.map(({ name, critic }, i) => {
+    const own = versions.map((version) => version[i]);
+    const shares = classes.map((_, k) => own.map(({ probabilities }) => probabilities[k]));
+    const highest = (k) => Math.max(...shares[k]);
+    const order = [...classes.keys()].sort((a, b) => highest(b) - highest(a));
+    const scores = own.map(({ score }) => score.toFixed(1)).join(" → ");
+    return element("div", { className: name },
+      heading(`${name}: ${own.map(named).join(" → ")}`),
+      element("p", {}, critic ? `critic score ${scores}` : ""),
+      bars(order.slice(0, 6).map((k) => [classes[k], shares[k], k === label])));
   }));
 }
 
 /** The pixels that a unit sees: [left, top, right, bottom]. */
 function boxOf(layer, row, column) {
   const { size, stride, first } = data.layers[layer - 1];
-  const range = (unit) => [first + unit * stride, first + unit * stride + size];
-  const limit = (pixel) => Math.min(Math.max(pixel, 0), 32);
-  const [[top, bottom], [left, right]] = [range(row), range(column)];
-  return [left, top, right, bottom].map(limit);
+  const [left, top] = [first + column * stride, first + row * stride];
+  return [left, top, left + size, top + size].map((pixel) => clip(pixel, 0, 32));
 }

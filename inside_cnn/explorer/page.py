@@ -9,21 +9,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from data_tools import DATASETS, DataMissing, Dataset, load_dataset
+from data_tools import DATASETS, DataMissing, Dataset, load_dataset, to_signed
 from discriminator import MAP_SIZES
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
-from inside_cnn.engine.weights import (
-    check_classes,
-    class_names_of,
-    common_class_names,
-    export_bytes,
-    find_weights,
-    from_8_bits,
-    is_published,
-    load_model,
-    to_8_bits,
-)
+from inside_cnn.engine import weights
 from inside_cnn.interpretability.layer_probes import class_selectivity, most_correlated
 from inside_cnn.interpretability.network import TRAININGS, load_networks
 from inside_cnn.interpretability.top_images import peak_positions, strongest_units
@@ -35,16 +25,10 @@ TOP_IMAGES = 8  # of the gallery, for each feature
 FAVORED = 10  # features for each class
 COLUMNS = 20  # of the gallery's picture
 FOLDER = Path(__file__).parent
-WASM = "vendor/tfjs-backend-wasm-simd.wasm"
-SCRIPTS = (
-    "vendor/tf.es2017.min.js",
-    "vendor/tf-backend-wasm.es2017.min.js",
-    *("net.js", "algorithms.js", "page.js", "images.js", "attack.js", "sample.js"),
-    *("maximize.js", "activations.js", "ablation.js", "start.js"),
-)
 WORDS = {"without G": "classifier", "with G": "critic"}
 
 
+@torch.no_grad()
 def contents_of(given, data_dir=None, dataset="auto"):
     """The data of the page, as a dict for JSON.
 
@@ -59,30 +43,24 @@ def contents_of(given, data_dir=None, dataset="auto"):
     metadata_of |= {network.path: network.metadata for network in networks}
     images = test_images(networks, dataset, data_dir)
     for path, metadata in metadata_of.items() if images else ():
-        check_classes(path, metadata, images)
-    names = list(images.class_names) if images else common_class_names(metadata_of)
+        weights.check_classes(path, metadata, images)
+    names = list(images.class_names) if images else weights.common_class_names(metadata_of)
     if images is None and generator is not None:
-        images = generated_images(generator, names)
-    gallery = images and images.first(IMAGES)
+        labels = sampling.sample_labels(IMAGES, range(len(names)))
+        size, classes = generator.latent_dim, len(names)
+        latents = sampling.latents_of(labels, size, seed=0, num_classes=classes)
+        samples = sampling.generate(generator, latents), labels
+        images = Dataset("generated", *samples, tuple(names), "samples of the generator")
     for network in networks:  # all statistics are those of the networks in the page
-        network.model.load_state_dict(from_8_bits(to_8_bits(network.model.state_dict())))
+        rounded = weights.from_8_bits(weights.to_8_bits(network.model.state_dict()))
+        network.model.load_state_dict(rounded)
         print(f"{WORDS[network.name]}: {network.path}, width {network.width}")
-    print(f"images: {gallery.source if gallery else 'only those that you open in the page'}")
-    with torch.no_grad():
-        described = [description(network, gallery) for network in networks]
-    if gallery:
-        add_statistics(described, networks, images)
+    print(f"images: {images.source if images else 'only those that you open in the page'}")
     return {
         "classes": names,
-        "networks": described,
-        "generator": generator and base64_of(export_bytes(generator, {}, in_8_bits=True)),
-        "gallery": gallery
-        and {
-            "title": "generated image" if gallery.name == "generated" else "test image",
-            "columns": COLUMNS,
-            "labels": gallery.labels.tolist(),
-            "png": base64_of(png_of(gallery.images)),
-        },
+        "networks": descriptions(networks, images),
+        "generator": generator and in_8_bits(generator),
+        "gallery": images and description_of(images.first(IMAGES)),
         "layers": [
             field._asdict() | {"side": side}
             for field, side in zip(networks[0].fields.values(), MAP_SIZES, strict=True)
@@ -95,17 +73,15 @@ def load_generator(given, networks):
 
     The published one is skipped if it was not requested and the networks have other classes.
     """
-    path = find_weights(given, "generator.safetensors", TRAININGS["with G"][1])
-    if given is None and not path.is_file():
-        print("no generator: run train_gan.py to add one")
-        return None, {}
-    generator, metadata = load_model(path, kind="generator")
-    names = class_names_of(networks[0].metadata)
-    if given is None and is_published(path) and class_names_of(metadata) != names:
-        print(f"{path} has other classes than {networks[0].path}: skipped")
-        return None, {}
-    print(f"generator: {path}, width {generator.width}")
-    return generator, {str(path): metadata}
+    path = weights.find_weights(given, "generator.safetensors", TRAININGS["with G"][1])
+    if given is not None or path.is_file():
+        generator, metadata = weights.load_model(path, kind="generator")
+        own, others = (weights.class_names_of(each) for each in (metadata, networks[0].metadata))
+        if given is not None or own == others or not weights.is_published(path):
+            print(f"generator: {path}, width {generator.width}")
+            return generator, {str(path): metadata}
+    print("no generator of the same classes: run train_gan.py to add one")
+    return None, {}
 
 
 def test_images(networks, dataset, data_dir):
@@ -114,7 +90,7 @@ def test_images(networks, dataset, data_dir):
     if dataset == "auto" and len(sets) > 1:
         raise UserError(f"the networks were trained on different sets ({', '.join(sorted(sets))})")
     name = dataset if dataset != "auto" else sets.pop()
-    if name not in DATASETS or name == "auto":
+    if name not in set(DATASETS) - {"auto"}:
         return None
     try:
         _, test = load_dataset(name, data_dir, download=False)
@@ -123,73 +99,73 @@ def test_images(networks, dataset, data_dir):
             raise
         print(f"no test images: {reason}")
         return None
-    order = torch.empty_like(test.labels)  # by the rank within the class, then by class
-    for label in range(len(test.class_names)):
-        rows = test.labels == label
-        order[rows] = torch.arange(int(rows.sum())) * len(test.class_names) + label
+    ranks = F.one_hot(test.labels).cumsum(0).gather(1, test.labels[:, None]).squeeze(1)
+    order = ranks * len(test.class_names) + test.labels  # by the rank within the class, then class
     return test.select(order.argsort()).first(REFERENCE)
 
 
-def generated_images(generator, names):
-    """A Dataset of IMAGES samples, the classes in turn."""
-    labels = sampling.sample_labels(IMAGES, range(len(names)))
-    latents = sampling.latents_of(labels, generator.latent_dim, seed=0, num_classes=len(names))
-    images = sampling.generate(generator, latents)
-    return Dataset("generated", images, labels, tuple(names), "samples of the generator")
+def descriptions(networks, images):
+    """Of each network its name and weights, whether its score was trained, and, with images,
+
+    predicted: the classes in the gallery; correct: how many are; layers: see `statistics`.
+    """
+    described = []
+    batches = images.images.split(100) if images else ()
+    units = [images and strongest_units(n, batches, n.layer_names) for n in networks]
+    for network, own, other in zip(networks, units, units[::-1], strict=True):
+        entry = {"name": WORDS[network.name], "critic": network.has_critic}
+        entry["weights"] = in_8_bits(network.model)
+        if images:
+            gallery = images.first(IMAGES)
+            predicted = network.logits(to_signed(gallery.images)).argmax(1)
+            entry["predicted"] = predicted.tolist()
+            entry["correct"] = int((predicted == gallery.labels).sum())
+            others = [other] if other is not own else []
+            entry["layers"] = [statistics(own[n], [o[n] for o in others], images) for n in own]
+        described.append(entry)
+    return described
 
 
-def description(network, gallery):
-    """A network's name and weights, whether its score was trained, and the predicted classes."""
-    predicted = None
-    if gallery:
-        batches = (gallery.images / 127.5 - 1).split(100)
-        predicted = torch.cat([network.logits(batch).argmax(1) for batch in batches]).tolist()
+def statistics(units, others, images):
+    """The statistics of every feature of a layer on the images.
+
+    units: from `strongest_units`; others: a list with those of the other network if there is one.
+    mean, std: of the largest activation in an image; peak: [row, column]; top: the images of the
+    gallery with the largest activations, each [image, row, column]; favored: for each class the
+    features with the largest class selectivity; match: [the most correlated feature of the other
+    network, correlation].
+    """
+    values, rows, columns = units
+    best = values[:IMAGES].topk(min(TOP_IMAGES, len(values)), dim=0).indices
+    places = torch.stack([best, rows.gather(0, best), columns.gather(0, best)], 2)
+    selectivity = class_selectivity(values, images.labels, len(images.class_names))
+    width = values.shape[1]
     return {
-        "name": WORDS[network.name],
-        "critic": network.has_critic,
-        "weights": base64_of(export_bytes(network.model, {}, in_8_bits=True)),
-        "predicted": predicted,
+        "mean": values.mean(0).tolist(),
+        "std": values.std(0).tolist(),
+        "peak": peak_positions(*units).tolist(),
+        "top": places.long().transpose(0, 1).tolist(),
+        "favored": selectivity.topk(min(FAVORED, width)).indices.tolist(),
+        "match": [most_correlated(values, other[0], k) for other in others for k in range(width)],
     }
 
 
-def add_statistics(described, networks, images):
-    """Add to each description, as `layers`, the statistics of every feature on the images.
-
-    For each layer and feature, mean and std: of the largest activation in an image; peak: [row,
-    column]; top: the images of the gallery with the largest activations, each [image, row, column];
-    match: [the most correlated feature of the other network, correlation]. favored: for each class
-    the features with the largest class selectivity.
-    """
-    batches, classes = images.images.split(100), len(images.class_names)
-    units = [strongest_units(network, batches, network.layer_names) for network in networks]
-    for own, other, description in zip(units, units[::-1], described, strict=True):
-        description["layers"] = []
-        for layer, (values, rows, columns) in own.items():
-            best = values[:IMAGES].topk(min(TOP_IMAGES, len(values)), dim=0).indices
-            places = best, rows.gather(0, best).long(), columns.gather(0, best).long()
-            selectivity = class_selectivity(values, images.labels, classes)
-            width = values.shape[1]
-            statistics = {
-                "mean": values.mean(0).tolist(),
-                "std": values.std(0).tolist(),
-                "peak": peak_positions(values, rows, columns).tolist(),
-                "top": torch.stack(places, 2).transpose(0, 1).tolist(),
-                "favored": selectivity.topk(min(FAVORED, width)).indices.tolist(),
-            }
-            if other is not own:
-                others = other[layer][0]
-                statistics["match"] = [most_correlated(values, others, k) for k in range(width)]
-            description["layers"].append(statistics)
-
-
-def png_of(images):
-    """The bytes of a PNG with images, uint8 (n, 3, 32, 32), in rows of COLUMNS."""
-    missing = -len(images) % COLUMNS
-    grid = F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)).unflatten(0, (-1, COLUMNS))
-    levels = grid.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).contiguous()
+def description_of(gallery):
+    """The gallery's images as a PNG, in rows of COLUMNS, and their labels."""
+    padded = F.pad(gallery.images, (0, 0, 0, 0, 0, 0, 0, -len(gallery) % COLUMNS))
+    rows = padded.unflatten(0, (-1, COLUMNS)).permute(0, 3, 1, 4, 2)
     buffer = io.BytesIO()
-    Image.fromarray(levels.numpy()).save(buffer, "PNG")
-    return buffer.getvalue()
+    Image.fromarray(rows.reshape(-1, 32 * COLUMNS, 3).numpy()).save(buffer, "PNG")
+    return {
+        "title": "generated image" if gallery.name == "generated" else "test image",
+        "columns": COLUMNS,
+        "labels": gallery.labels.tolist(),
+        "png": base64_of(buffer.getvalue()),
+    }
+
+
+def in_8_bits(model):
+    return base64_of(weights.export_bytes(model, {}, in_8_bits=True))
 
 
 def base64_of(data):
@@ -198,10 +174,11 @@ def base64_of(data):
 
 def write_page(contents, path):
     """Write the page, one HTML file, atomically. Raises OSError."""
-    parts = {
-        "style": (FOLDER / "page.css").read_text(encoding="utf-8"),
-        "scripts": [(FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS],
-        "data": contents | {"wasm": base64_of((FOLDER / WASM).read_bytes())},
-    }
-    template = jinja2.Template((FOLDER / "page.html").read_text(encoding="utf-8"), autoescape=True)
-    write_atomically(path, template.render(parts).encode())
+
+    def read(name):
+        return (FOLDER / name).read_text(encoding="utf-8")
+
+    wasm = (FOLDER / "vendor/tfjs-backend-wasm-simd.wasm").read_bytes()
+    template = jinja2.Template(read("page.html"), autoescape=True)
+    page = template.render(read=read, data=contents | {"wasm": base64_of(wasm)})
+    write_atomically(path, page.encode())

@@ -30,6 +30,7 @@ class Field(NamedTuple):
     first: int
 
 
+@torch.enable_grad()
 def receptive_fields(network):
     """{layer: Field} of a Network. After attention, every unit sees the whole image."""
     model, layers = _averaging_copy(network)

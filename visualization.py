@@ -29,7 +29,7 @@ from inside_cnn.engine.weights import check_classes, common_class_names, load_mo
 from inside_cnn.interpretability import critic_score
 from inside_cnn.interpretability.adversarial import predict
 from inside_cnn.interpretability.adversarial_figures import one_step, strength_section
-from inside_cnn.interpretability.attribution import attribution_section
+from inside_cnn.interpretability.attribution import attribution_section, last_maps
 from inside_cnn.interpretability.calibration import calibration_section
 from inside_cnn.interpretability.frequency import frequency_section
 from inside_cnn.interpretability.layer_figures import layer_section
@@ -208,10 +208,8 @@ def load_images(args, networks, device):
             setattr(args, section, None)
         return None, None
     print(f"data: {test.source}")
-    train, test = (
-        resized(part.first(args.limit_test), networks[0].image_size).to(device)
-        for part in (train, test)
-    )
+    train, test = (part.first(args.limit_test) for part in (train, test))
+    train, test = train.to(device), resized(test, networks[0].image_size).to(device)
     for network in networks:
         if network.has_scores:
             check_classes(network.path, network.metadata, test)
@@ -275,7 +273,8 @@ def score_sets(network, train_set, test_set):
 
 def chosen_layers(network, layers):
     """Those of the requested layers that a network has; True: its own ones."""
-    return [layer for layer in network.layer_names if layers is True or layer in layers]
+    names = network.layer_names
+    return [layer for layer in names if layers is True or str(layer) in map(str, layers)]
 
 
 def make_figures(args, networks, sets, folder, summary):
@@ -332,7 +331,8 @@ def make_figures(args, networks, sets, folder, summary):
     if args.transfer:
         keep("transfer", transfer_section(networks, test_set, folder, class_images))
     if args.attribution:
-        keep("attribution", {n.name: attribution_section(n, test_set, folder) for n in pair})
+        with_maps = [network for network in pair if last_maps(network) is not None]
+        keep("attribution", {n.name: attribution_section(n, test_set, folder) for n in with_maps})
     if args.animation:
         animation(args, networks, folder / "training.gif")
 
@@ -346,9 +346,14 @@ def run(args):
     own = args.model is None
     networks = load_networks(given, device, args.control, precision, defaults=own)
     if not own:
-        named = args.layers or (() if args.max_features is True else args.max_features or ())
+        features = [] if args.max_features is True else args.max_features or []
+        named = [*(args.layers or []), *features]
+        if networks:  # numbers are layers of the discriminators
+            named = [name for name in named if isinstance(name, str)]
         options = args.weights, args.image_size, named, device, precision
         networks.insert(0, load_network(args.model, *options))
+        if len({network.slug for network in networks}) < len(networks):
+            raise UserError(f"two networks are named {networks[0].name}; rename the function")
         if len({network.image_size for network in networks}) > 1:
             raise UserError("the networks take images of different sizes; see --image_size")
     if args.list_layers:

@@ -49,8 +49,9 @@ def integrated_gradients(network, images, classes, baseline, steps=64):
 
 
 def last_maps(network):
-    """The last layer whose maps have several positions."""
-    return [layer for layer, (_, h, w) in network.shapes.items() if h * w > 1][-1]
+    """The last layer with a map of several rows and columns; None if there is none."""
+    maps = [layer for layer, (_, h, w) in network.shapes.items() if min(h, w) > 1]
+    return maps[-1] if maps else None
 
 
 def attribution_section(network, test_set, folder):

@@ -4,13 +4,11 @@ import dataclasses
 import difflib
 import importlib.util
 import inspect
-import pickle
 import sys
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torchvision import models
@@ -56,22 +54,20 @@ def load_network(spec, weights=None, image_size=None, layers=(), device="cpu", p
     network.class_names = names or [str(k) for k in range(count)]
     network.metadata = {"num_classes": count} | ({"class_names": names} if names else {})
     network.start = torch.zeros(1, 3, *2 * [network.image_size], device=device)
-    network.layers = _choose_layers(network, layers)
+    network.layers = _choose_layers(network, [str(name) for name in layers])
     return network
 
 
 def _from_file(file, name):
     """The module that a function of a Python file returns."""
     path = Path(file)
-    if not path.is_file():
-        raise UserError(f"--model: no file {file}")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or path.suffix != ".py":
+        raise UserError(f"--model: no file {file}, or not a .py file")
+    module_spec = importlib.util.spec_from_file_location(f"model_of_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
-    sys.path.insert(0, str(path.parent.absolute()))  # for what it imports
-    try:
-        module_spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
+    sys.path.insert(0, str(path.parent.absolute()))  # for what it imports, also later
+    sys.modules[module_spec.name] = module
+    module_spec.loader.exec_module(module)
     build = getattr(module, name, None)
     if not callable(build):
         raise UserError(f"--model: {file} has no function {name}")
@@ -122,14 +118,15 @@ def _load_weights(model, file):
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--weights {file} cannot be read: {reason}") from None
+    except Exception as error:  # torch.load raises almost anything for other files
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"--weights {file} cannot be read as a state dict: {reason}") from None
     for key in ("state_dict", "model"):  # of training checkpoints
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise UserError(f"--weights {file} holds no state dict")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    if not state.keys() & model.state_dict().keys():  # saved by DistributedDataParallel
+        state = {key.removeprefix("module."): value for key, value in state.items()}
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     other = {key: tuple(value.shape) for key, value in state.items()}
     differ = sorted(k for k in own.keys() | other.keys() if own.get(k) != other.get(k))

@@ -146,7 +146,7 @@ class Network:
 
         def cut(module, inputs, output):
             outputs.append(output.detach().requires_grad_())
-            return outputs[-1]
+            return outputs[-1].clone()  # later modules may work in place
 
         handle = self.layers[layer].register_forward_hook(cut)
         try:

@@ -94,9 +94,12 @@ def _measure(units, image, whole):
     if right == size or left == 0:
         return whole
     _, next_right = edges(1)
-    stride = next_right - right if next_right < size else left - edges(last - 1)[0]
+    previous_left, _ = edges(last - 1)
+    if next_right == size and previous_left == 0:
+        return whole
+    stride = next_right - right if next_right < size else left - previous_left
     first = left - last * stride
-    return Field(right - first, stride, first)
+    return Field(right - first, stride, first) if stride > 0 < right - first else whole
 
 
 def box(network, layer, row, column):

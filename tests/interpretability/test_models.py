@@ -175,6 +175,27 @@ def test_receptive_fields(file):
     assert network.fields["fc"] == Field(32, 0, 0)
 
 
+def test_numbers_as_names_and_layers_in_place(run_main, file):
+    """Of an nn.Sequential; Grad-CAM at a layer whose output the next one overwrites."""
+    layers = "nn.Conv2d(3, 4, 3, 2), nn.ReLU(inplace=True), nn.AdaptiveMaxPool2d(1)"
+    code = f"return nn.Sequential({layers}, nn.Flatten(), nn.Linear(4, 10))"
+    Path("seq.py").write_text(f"from torch import nn\n\ndef net():\n    {code}\n")
+    flags = ["--model", "seq.py:net", "--layers", 0, "--attribution", "--max_features", 1]
+    code, _, err = run_main(visualization, *QUICK, *flags)
+    assert code == 0, err
+    metrics = json.loads(Path("visualization/summary.json").read_text())["net"]
+    assert list(metrics["max_features"]) == ["1"]
+
+
+def test_a_clipped_field_is_the_whole_image(file):
+    convolutions = ", ".join(["nn.Conv2d(3, 3, 3, 2, 1)"] * 3 + ["nn.Conv2d(3, 3, 3, 1, 1)"] * 2)
+    code = f"return nn.Sequential({convolutions}, nn.Flatten())"
+    Path("deep.py").write_text(f"from torch import nn\n\ndef net():\n    {code}\n")
+    fields = load_network("deep.py:net", layers=["2", "4"]).fields
+    assert fields["2"] == Field(15, 8, -7)
+    assert fields["4"] == Field(32, 0, 0)  # 47 pixels
+
+
 @pytest.mark.parametrize("name", ["resnet18", pytest.param("vit_b_16", marks=pytest.mark.slow)])
 def test_torchvision(run_main, tmp_path, monkeypatch, name):
     """Random weights, 1,000 classes, pictures of 3 classes at 96 or 224 pixels."""
@@ -213,6 +234,10 @@ def test_torchvision(run_main, tmp_path, monkeypatch, name):
         (["--model", "mynet.py:build", "--weights", "none.pt"], "none.pt cannot be read"),
         (["--model", "mynet.py:build", "--weights", "mynet.py"], "mynet.py cannot be read"),
         (["--model", "mynet.py:build", "--layers", "layer4"], "no layer layer4"),
+        (
+            ["--model", "mynet.py:build", "--layers", "fc", "--max_features", "conv9"],
+            "no layer conv9",
+        ),
         (["--model", "torchvision:resnet19"], "similar: resnet"),
         (["--model", "torchvision:resnet18", "--weights", "BEST"], "DEFAULT"),
         (["--model", "torchvision:vit_b_16", "--image_size", 64], "--image_size"),

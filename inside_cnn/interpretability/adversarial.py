@@ -155,6 +155,23 @@ def full_attack(network, images, labels, epsilon, generator=None):
     return levels, evaluations
 
 
+def perturb(network, images, classes, epsilon, attack, targeted=False):
+    """Images moved away from the classes or, if `targeted`, toward them.
+
+    images: uint8 (b, 3, 32, 32); classes: int64 (b,); epsilon: in levels; attack: `noise`, which
+    ignores the classes, `step`, or `pgd` of 20 steps. Deterministic. Returns float32 levels in
+    [0, 255].
+    """
+    stream = random_stream(images.device, 0, Stream.PERTURB)
+    if attack == "noise":
+        return random_noise(images, epsilon, stream)
+    if attack == "step":
+        gradient, _ = loss_gradient(network, images.float(), classes)
+        return signed_step(images, gradient, epsilon, targeted)
+    options = {"targeted": targeted, "steps": 20, "generator": stream}
+    return projected_gradient(network, images, classes, epsilon, **options)[0]
+
+
 def study(network, images, labels, epsilons, full_epsilon, title=""):
     """Every attack at every epsilon.
 

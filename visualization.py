@@ -165,9 +165,9 @@ def choose_sections(parser, args):
     elif layers and {"true", "false"} & set(layers):
         parser.error("--max_features takes layers, or one True or False, not both")
     if args.model is None:
-        used = {*(args.max_features or ()), *(args.layers or ())}
-        if wrong := sorted(map(str, used - set(range(1, NUM_LAYERS + 1)))):
-            parser.error(f"layers are 1 to {NUM_LAYERS}, not {', '.join(wrong)}")
+        for flag, used in (("max_features", args.max_features), ("layers", args.layers)):
+            if wrong := sorted(map(str, {*(used or ())} - set(range(1, NUM_LAYERS + 1)))):
+                parser.error(f"--{flag}: layers are 1 to {NUM_LAYERS}, not {', '.join(wrong)}")
         if args.weights or args.image_size:
             parser.error("--weights and --image_size belong to --model")
     args.all_sections = not args.max_features and not any(getattr(args, n) for n in SECTIONS)

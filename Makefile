@@ -61,7 +61,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 ifndef DEMO_HALVES
 .NOTPARALLEL:
 endif
-.PHONY: force demo demo_published demo_classifier demo_gan full ladder rehearsal settings test lint
+.PHONY: force demo demo_published demo_classifier demo_gan full ladder findings rehearsal settings test lint
 .PHONY: explore data bench tables tutorial install
 
 # The GAN trains in parallel with the rest, each with half of the cores, since small networks gain
@@ -153,6 +153,9 @@ $(FULL)/visualized: $(FULL)/published
 # docs/training.md, "Control networks". $(1): the arm, $(2): the seed.
 LADDER := results/ladder
 LADDER_OUTPUT := output/ladder
+FINDINGS := output/findings
+COMPARED := summary.json layers.png robustness.png attack_convergence.png frequency.png \
+	calibration.png transfer.png
 PENALTY := --gp_batch_shrink 2
 FLAGS_OF_full := --epochs 16 $(PENALTY) --gen_train 2 --ema_decay 0.9995
 FLAGS_OF_trained := --epochs 16 $(PENALTY) --critic trained
@@ -173,6 +176,14 @@ $(LADDER)/$(1)_$(2)/summary.json: | $(INSTALLED) \
 endef
 $(foreach arm,full none none_early,$(foreach seed,0 1 2,$(eval $(call LADDER_RUN,$(arm),$(seed)))))
 $(foreach arm,penalty frozen trained,$(foreach seed,0 1,$(eval $(call LADDER_RUN,$(arm),$(seed)))))
+
+# The control networks that are published, compared: about two hours on one core.
+findings: $(INSTALLED)
+	python visualization.py --networks $(wildcard $(LADDER)/*_?) --dataset cifar10 \
+		--perturb_images --frequency --calibration --critic_score --transfer --compare_layers \
+		--output_dir $(FINDINGS)
+	cp $(addprefix $(FINDINGS)/,$(COMPARED)) $(LADDER)
+	test $(LADDER) != results/ladder || python -m inside_cnn.reporting.tables
 
 rehearsal:
 	$(MAKE) full FULL=output/rehearsal RESULTS=output/rehearsal/results GAN_EPOCHS=20 \

@@ -113,6 +113,13 @@ def parse_args(argv=None):
             f"generator (default: output/{folder}, else results/{folder})",
         )
     group.add_argument(
+        "--networks",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="compare these discriminators in place of the two, each named by its folder",
+    )
+    group.add_argument(
         "--control",
         nargs="+",
         default=[],
@@ -343,9 +350,9 @@ def run(args):
     precision = pick_precision(args.precision, device)
     keep_freed_memory()
     given = {name: getattr(args, flag) for name, (flag, _, _) in TRAININGS.items()}
-    own = args.model is None
-    networks = load_networks(given, device, args.control, precision, defaults=own)
-    if not own:
+    defaults = args.model is None and not args.networks
+    networks = load_networks(given, device, args.control, precision, defaults, args.networks)
+    if args.model is not None:
         features = [] if args.max_features is True else args.max_features or []
         named = [*(args.layers or []), *features]
         if networks:  # numbers are layers of the discriminators

@@ -56,7 +56,7 @@ def make(tmp_path):
     log = tmp_path / "calls"
     figures = sorted(path.name for path in (ROOT / "results" / "visualization").iterdir())
     folders = {"VENV": "venv", "FULL": "full", "RESULTS": "results", "DEMO": "demo"}
-    folders |= {"LADDER": "ladder", "LADDER_OUTPUT": "runs"}
+    folders |= {"LADDER": "ladder", "LADDER_OUTPUT": "runs", "FINDINGS": "findings"}
     folders = [f"{name}={tmp_path / folder}" for name, folder in folders.items()]
     # Without the variables of a `make test` that runs this test.
     variables_of_make = ("MAKE", "MFLAGS")
@@ -161,6 +161,16 @@ def test_ladder_trains_every_arm_after_its_fixed_generator(make, tmp_path):
         if arm == "trained":
             assert args.fixed_generator == str(tmp_path / "ladder" / f"full_{seed}")
             assert published.index(f"full_{seed}") < published.index(name)
+
+
+def test_findings_compare_the_published_control_networks(make, tmp_path):
+    for name in ("full_0", "none_1"):
+        (tmp_path / "ladder" / name).mkdir(parents=True)
+    code, calls, output = make("findings")
+    assert code == 0, output
+    assert calls[0][1].networks == [str(tmp_path / "ladder" / n) for n in ("full_0", "none_1")]
+    assert calls[0][1].study_images == 1000
+    assert (tmp_path / "ladder/summary.json").read_text() == "visualization.py"
 
 
 @pytest.mark.parametrize("fail", ["published", "train_discriminator.py", "train_gan.py", "nothing"])

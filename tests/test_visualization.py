@@ -20,7 +20,7 @@ from inside_cnn.interpretability.activation_maximization import (
     ascent,
     feature_objective,
 )
-from inside_cnn.interpretability.network import WEIGHTS, Network
+from inside_cnn.interpretability.network import WEIGHTS, Network, line_styles
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +156,27 @@ def test_controls_are_named_by_their_folder(run_main, refused, two_runs):
     twice = ["--control", two_runs / "seed 1", two_runs / "seed_1.safetensors"]
     assert "two networks are named 'seed_1'" in refused(visualization, *QUICK, *twice)
     assert "no weights at" in refused(visualization, *QUICK, "--control", two_runs / "absent")
+
+
+def test_networks_replace_the_pair(run_main, two_runs):
+    for folder in ("arm_0", "arm_1"):
+        (two_runs / folder).mkdir()
+        export_model(Discriminator(4), two_runs / folder / WEIGHTS, {"dataset": "shapes"})
+    flags = ["--networks", two_runs / "arm_0", two_runs / "arm_1", "--max_features", 8]
+    assert run_main(visualization, *QUICK, *flags)[0] == 0
+    summary = json.loads((two_runs / "visualization/summary.json").read_text())
+    assert {name: list(of["max_features"]) for name, of in summary.items()} == {
+        "arm_0": ["8"],
+        "arm_1": ["8"],
+    }
+
+
+def test_seeds_share_a_color_and_differ_in_the_marker():
+    styles = line_styles(["with G", "seed_1", "seed_2", "other"])
+    assert styles["seed_1"]["color"] == styles["seed_2"]["color"] != styles["other"]["color"]
+    assert styles["seed_1"]["marker"] != styles["seed_2"]["marker"]
+    assert (styles["with G"]["linestyle"], styles["other"]["linestyle"]) == ("-", "--")
+    assert {style["linestyle"] for style in line_styles(["a", "b"]).values()} == {"-"}
 
 
 def test_classic_method_maximizes_the_first_features(run_main, two_runs):

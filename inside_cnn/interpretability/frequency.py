@@ -72,11 +72,12 @@ def frequency_study(network, test_set):
 def frequency_section(networks, test_set, folder):
     """The study of all networks; returns {name: metrics}, shares in % for each band.
 
-    `differences` are of the loss of accuracy: without noise minus under noise, of the same images.
+    `differences` are of the accuracy without noise minus that under noise, of the same images, and
+    of the shares of the gradient's energy.
     Writes frequency.png to `folder`.
     """
     test_set = test_set.first(IMAGES)
-    metrics_of, losses_of, accuracies = {}, {}, {}
+    metrics_of, values_of, accuracies = {}, {}, {}
     bands = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(BANDS)]
     size = test_set.images.shape[2]
     means = [radial_frequencies(size)[band].mean().item() for band in in_bands(size)]
@@ -94,19 +95,23 @@ def frequency_section(networks, test_set, folder):
             "accuracy": percent(clean),
             "interval": percent_interval(clean),
             "accuracy_under_noise": [percent(of_band) for of_band in noisy],
+            "accuracy_lost": [round(percent(clean) - percent(of_band), 2) for of_band in noisy],
             "interval_under_noise": [percent_interval(of_band) for of_band in noisy],
             "images": len(test_set),
         }
-        losses_of[name] = {
+        values_of[name] = {
             f"accuracy lost under noise of {band} cycles per pixel": clean.double() - under.double()
             for band, under in zip(bands, noisy, strict=True)
+        } | {
+            f"gradient energy of {band} cycles per pixel": of_band
+            for band, of_band in zip(bands, energy.unbind(1), strict=True)
         }
         for key in ("gradient_energy", "accuracy", "accuracy_under_noise"):
             print(f"{name}, {key} in %, bands {BANDS}: {metrics[key]}")
         energies[name] = (means, metrics["gradient_energy"], styles[name])
         points = [metrics["accuracy"], *metrics["accuracy_under_noise"]]
         accuracies[name] = ([0.0, *means], points, styles[name])
-    differences = paired_differences(losses_of)
+    differences = paired_differences(values_of)
     for name, metrics in metrics_of.items():
         metrics["differences"] = differences[name]
     x = "frequency, cycles per pixel"

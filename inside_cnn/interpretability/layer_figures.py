@@ -73,9 +73,14 @@ def measures(network, features_of, test_set):
 
 
 def plot(metrics_of, path):
-    """One chart for each measure, one line for each network or, of similarities, for each pair."""
+    """One chart for each measure, one line for each network or, of similarities, for each pair.
+
+    Of more than three networks, only the pairs with the first.
+    """
     styles = line_styles(metrics_of)
+    first = next(iter(metrics_of))
     pairs = itertools.combinations(metrics_of, 2)
+    pairs = [pair for pair in pairs if len(metrics_of) <= 3 or first in pair]
     pairs = [(one, other) for one, other in pairs if other in metrics_of[one]["cka"]]
     style = {"color": "black" if len(pairs) == 1 else None, "marker": "o", "markersize": 4}
     charts = {}

@@ -218,17 +218,27 @@ class Network:
 
 
 def line_styles(names):
-    """{name: matplotlib style}: the same in every chart; controls are dashed."""
-    order = [*TRAININGS, *(name for name in names if name not in TRAININGS)]
-    style = {"marker": "o", "markersize": 4}
-    return {
-        name: style | {"color": f"C{i}", "linestyle": "-" if name in TRAININGS else "--"}
-        for i, name in enumerate(order)
-    }
+    """{name: matplotlib style}: the same in every chart; networks beside the pair are dashed.
+
+    Networks whose names differ only in a final number share a color: they are often seeds.
+    """
+    pair = TRAININGS if TRAININGS.keys() & set(names) else names
+    order = [*pair, *(name for name in names if name not in pair)]
+    groups, styles = {}, {}
+    for name in order:
+        group = groups.setdefault(name.rstrip("0123456789"), [len(groups)])
+        group.append(name)
+        styles[name] = {
+            "color": f"C{group[0]}",
+            "marker": "os^Dv"[(len(group) - 2) % 5],
+            "markersize": 4,
+            "linestyle": "-" if name in pair else "--",
+        }
+    return styles
 
 
-def _find_networks(given, controls, defaults):
-    """{name: path of the weights} of the pair, if they exist or were given, and of the controls."""
+def _find_networks(given, others, defaults):
+    """{name: path of the weights} of the pair, if they exist or were given, and of the others."""
     paths = {}
     for name, (_, run, script) in TRAININGS.items():
         if not (given[name] or defaults):
@@ -238,7 +248,7 @@ def _find_networks(given, controls, defaults):
             paths[name] = path
         else:
             print(f"no discriminator trained {name}: skipped (run {script})")
-    for path in (find_weights(path, WEIGHTS) for path in controls):
+    for path in (find_weights(path, WEIGHTS) for path in others):
         name = Path(os.path.abspath(path)).parent.name if path.name == WEIGHTS else path.stem
         if slug_of(name) in map(slug_of, (*TRAININGS, *paths)):  # of the figures' names
             raise UserError(f"two networks are named {name!r}; rename a folder or a file")
@@ -246,20 +256,23 @@ def _find_networks(given, controls, defaults):
     return paths
 
 
-def load_networks(given, device, controls=(), precision="fp32", defaults=True):
+def load_networks(given, device, controls=(), precision="fp32", defaults=True, named=()):
     """The Networks that exist, `without G` first, the controls last.
 
-    given: {name: path or None}, see `find_weights`; controls: paths of files or of runs' folders. A
-    published network that was not requested is skipped if the user's own one has other classes.
+    given: {name: path or None}, see `find_weights`; named, controls: paths of files or of runs'
+    folders, after which the networks are named. A published network that was not requested is
+    skipped if the user's own one has other classes.
     Without `defaults` only networks that were requested.
     Raises UserError if a requested network cannot be loaded, if two have the same name, or if none
     exists.
     """
     networks = []
-    for name, path in _find_networks(given, controls, defaults).items():
+    paths = _find_networks(given, [*named, *controls], defaults)
+    first_control = len(paths) - len(controls)
+    for index, (name, path) in enumerate(paths.items()):
         model, metadata = load_model(path, device, kind="discriminator")
         model.requires_grad_(False)
-        is_control = name not in TRAININGS
+        is_control = index >= first_control
         networks.append(
             Network(name, model, str(path), metadata, precision=precision, is_control=is_control)
         )
@@ -269,7 +282,7 @@ def load_networks(given, device, controls=(), precision="fp32", defaults=True):
             "no trained discriminator; run train_discriminator.py or train_gan.py first, or give "
             "--discriminator_without_G or --discriminator_with_G"
         )
-    defaults = [n for n in networks if is_published(n.path) and not (n.is_control or given[n.name])]
+    defaults = [n for n in networks if is_published(n.path) and given.get(n.name, n.path) is None]
     own = [n for n in networks if n not in defaults]
     for network in defaults if own else ():
         if class_names_of(network.metadata) != class_names_of(own[0].metadata):

@@ -13,6 +13,7 @@ import statistics
 from pathlib import Path
 
 from inside_cnn.core.files import is_number, write_atomically
+from inside_cnn.reporting import ladder
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "docs/*.md", "results/README.md", "benchmarks/*.md")
@@ -167,17 +168,12 @@ def training_minutes(folder):
     return seconds / 60
 
 
-def ladder(results):
-    """Test accuracies of the control networks: a row for each arm, a column for each seed."""
-    table = []
-    for arm in ("full", "trained", "frozen", "penalty", "none", "none_early"):
-        files = [results / f"ladder/{arm}_{seed}/summary.json" for seed in range(3)]
-        cells = [f"{read_json(f)['test_accuracy']:.2f}" if f.is_file() else "–" for f in files]
-        table.append([f"`{arm}`", *cells])
-    return markdown(["test accuracy, %", "seed 0", "seed 1", "seed 2"], table)
+def control_networks(results, name):
+    """One of the tables of reporting/ladder.py."""
+    return markdown(*getattr(ladder, name)(results))
 
 
-KINDS = {kind.__name__: kind for kind in (lines, rows, series, runs, ladder)}
+KINDS = {kind.__name__: kind for kind in (lines, rows, series, runs, control_networks)}
 
 
 def update(root, check=False):

@@ -87,15 +87,6 @@ def test_runs_that_differ_in_the_seed_share_a_row(tmp_path):
     assert cells(tables.runs(tmp_path, "controls/seed_*"))[1][1:] == expected
 
 
-def test_ladder_marks_missing_runs(tmp_path):
-    put(tmp_path / "ladder/full_0/summary.json", {"test_accuracy": 74.614})
-    put(tmp_path / "ladder/none_early_2/summary.json", {"test_accuracy": 75.0})
-    rows = cells(tables.ladder(tmp_path))
-    assert rows[1] == ["`full`", "74.61", "–", "–"]
-    assert rows[-1] == ["`none_early`", "–", "–", "75.00"]
-    assert len(rows) == 7
-
-
 def test_a_stale_table_is_reported_and_updated(tmp_path):
     put(tmp_path / "results/numbers.jsonl", {"a": 1})
     page = tmp_path / "README.md"

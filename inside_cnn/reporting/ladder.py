@@ -1,0 +1,180 @@
+"""Tables of the control networks: every seed of each measure, and differences between arms.
+
+`make findings` writes results/ladder/summary.json, the metrics of each network, which is named
+after its arm and seed. The functions return the headings and rows of a table.
+"""
+
+import itertools
+import json
+import statistics
+from typing import NamedTuple
+
+ARMS = ("full", "trained", "frozen", "penalty", "none", "none_early")  # see docs/training.md
+STEPS = (  # arms that differ in one part of the loss, then the ends, and those of equal accuracy
+    ("penalty", "none"),
+    ("frozen", "penalty"),
+    ("trained", "frozen"),
+    ("full", "trained"),
+    ("full", "none"),
+    ("full", "none_early"),
+)
+
+
+class Measure(NamedTuple):
+    """A number in a network's metrics, at `path`; `difference`: its name in `differences`."""
+
+    title: str
+    path: str
+    difference: str = ""
+
+
+MEASURES = (
+    Measure(
+        "accuracy after the full attack, epsilon 4/255",
+        "strength_study/full_attack/accuracy",
+        "full attack at 4/255",
+    ),
+    Measure("accuracy under noise of 8/255", "strength_study/noise_accuracy/4", "noise at 8/255"),
+    Measure(
+        "gradient energy above 0.4 cycles per pixel",
+        "frequency/gradient_energy/4",
+        "gradient energy of 0.4 to 0.75 cycles per pixel",
+    ),
+    Measure(
+        "accuracy lost under noise above 0.4 cycles per pixel",
+        "frequency/accuracy_lost/4",
+        "accuracy lost under noise of 0.4 to 0.75 cycles per pixel",
+    ),
+    Measure(
+        "accuracy lost under noise below 0.1 cycles per pixel",
+        "frequency/accuracy_lost/0",
+        "accuracy lost under noise of 0 to 0.1 cycles per pixel",
+    ),
+    Measure("linear probe, layer 4", "layers/probe_accuracy/3"),
+    Measure("linear probe, layer 8", "layers/probe_accuracy/7"),
+    Measure("class-selective features, layer 4", "layers/selective_share/3"),
+    Measure("class-selective features, layer 8", "layers/selective_share/7"),
+    Measure("features firing on < 10 % of the images, layer 5", "layers/fires_below_10_percent/4"),
+    Measure("expected calibration error", "calibration/expected_calibration_error"),
+    Measure("AUC, test images and uniform noise", "critic_score/uniform noise/auc"),
+    Measure(
+        "AUC, test images and shuffled patches", "critic_score/test images, patches shuffled/auc"
+    ),
+)
+
+
+def read_json(path):
+    return json.loads(path.read_bytes())
+
+
+def value_at(tree, path):
+    """The value at "key/key/index" in dicts and lists; None if a key is missing."""
+    for key in path.split("/"):
+        if tree is None:
+            return None
+        tree = tree[int(key)] if isinstance(tree, list) else tree.get(key)
+    return tree
+
+
+def seeds_of(summary):
+    """{arm: {name of the network: metrics}}, in the order of the seeds."""
+    return {
+        arm: {n: of for n, of in sorted(summary.items()) if n.rpartition("_")[0] == arm}
+        for arm in ARMS
+    }
+
+
+def accuracy(results):
+    """Test accuracies: a row for each arm, a column for each seed."""
+    rows = []
+    for arm in ARMS:
+        files = [results / f"ladder/{arm}_{seed}/summary.json" for seed in range(3)]
+        cells = [f"{read_json(f)['test_accuracy']:.2f}" if f.is_file() else "–" for f in files]
+        rows.append([f"`{arm}`", *cells])
+    return ["test accuracy, %", "seed 0", "seed 1", "seed 2"], rows
+
+
+def measures(results):
+    """A row for each measure, a column for each arm, with the values of all seeds."""
+    networks = seeds_of(read_json(results / "ladder/summary.json"))
+    rows = []
+    for measure in MEASURES:
+        row = [measure.title]
+        for of_arm in networks.values():
+            values = [value_at(metrics, measure.path) for metrics in of_arm.values()]
+            row.append(", ".join(f"{value:.3g}" for value in values if value is not None) or "–")
+        rows.append(row)
+    return ["", *(f"`{arm}`" for arm in ARMS)], rows
+
+
+def differences(results):
+    """A row for each measure, a column for each of STEPS: the range over all pairs of seeds.
+
+    With intervals, it is from their lowest to their highest end. Bold, if it excludes 0.
+    """
+    networks = seeds_of(read_json(results / "ladder/summary.json"))
+    rows = []
+    for measure in MEASURES:
+        row = [measure.title]
+        for arm, base in STEPS:
+            pairs = itertools.product(networks[arm].values(), networks[base].items())
+            ends = [end for one, (name, other) in pairs for end in _ends(measure, one, name, other)]
+            text = f"{min(ends):+.1f} to {max(ends):+.1f}" if ends else "–"
+            row.append(f"**{text}**" if ends and (min(ends) > 0 or max(ends) < 0) else text)
+        rows.append(row)
+    return ["", *(f"`{arm}` − `{base}`" for arm, base in STEPS)], rows
+
+
+def _ends(measure, one, name, other):
+    """The ends of the interval of a difference, or the difference of the values itself."""
+    values = value_at(one, measure.path), value_at(other, measure.path)
+    if None in values:
+        return []
+    if not measure.difference:
+        return [values[0] - values[1]]
+    section = measure.path.split("/")[0]
+    return one[section]["differences"][name][measure.difference][1:]
+
+
+def similarity(results):
+    """Standardized CKA: a row for each pair of arms, a column for each layer.
+
+    Mean and range over all pairs of different networks.
+    """
+    networks = seeds_of(read_json(results / "ladder/summary.json"))
+    rows = []
+    for arm, other in (("none", "none"), ("full", "full"), *STEPS):
+        curves = [
+            of["layers"]["cka_standardized"][name]
+            for one, of in networks[arm].items()
+            for name in networks[other]
+            if name != one
+        ]
+        cells = [
+            f"{statistics.mean(layer):.2f} ({min(layer):.2f} to {max(layer):.2f})"
+            for layer in zip(*curves, strict=True)
+        ]
+        rows.append([f"`{arm}` and `{other}`", *(cells or ["–"] * 8)])
+    return ["layer", *range(1, 9)], rows
+
+
+def transfer(results):
+    """Accuracy on images attacked on another network, minus accuracy under noise of that size.
+
+    A row for each attacked arm, a column for each arm that predicts; means over pairs of networks.
+    """
+    networks = seeds_of(read_json(results / "ladder/summary.json"))
+    rows = []
+    for source in ARMS:
+        row = [f"`{source}`"]
+        for arm in ARMS:
+            lost = [
+                of["transfer"]["adversarial_images"][name]
+                - metrics["transfer"]["baselines"]["noise"]
+                for one, of in networks[source].items()
+                for name, metrics in networks[arm].items()
+                if one != name
+            ]
+            row.append(f"{statistics.mean(lost):.0f}" if lost else "–")
+        rows.append(row)
+    return ["attacked", *(f"`{arm}`" for arm in ARMS)], rows

@@ -1,8 +1,11 @@
 """The benchmark: its FLOP counts, its table, and the numbers of benchmarks/recipes.md."""
 
 import json
+import os
 import re
 import statistics
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import throughput
+import train_gan
 
 
 class CountFlops(TorchDispatchMode):
@@ -68,6 +72,38 @@ def test_both_sides_run_on_cuda(side):
 def test_a_batch_larger_than_the_set_is_refused(refused):
     message = refused(throughput, "--batch_size", 16, "--images", 8)
     assert "larger than the set" in message
+
+
+GPU_RUN = Path(throughput.__file__).parent / "gpu_run.sh"
+FAKE_PYTHON = """#!/usr/bin/env bash
+[ "$1" = - ] && exec {python} "$@"
+echo "$@" >> {folder}/calls
+[ "$1" = -m ] && exit 1
+all="$*"; folder="${{all#*--output_dir }}"; folder="${{folder%% *}}"
+mkdir -p "$folder/checkpoints"; cp {folder}/*.json* "$folder"
+"""
+
+
+def test_gpu_run_trains_as_long_as_time_is_left(tmp_path):
+    fake = tmp_path / "python"
+    fake.write_text(FAKE_PYTHON.format(python=sys.executable, folder=tmp_path))
+    fake.chmod(0o755)
+    (tmp_path / "config.json").write_text('{"settings": {"batch_size": 64}}')
+    # 1,000 images an epoch at 1,000 images/s: one second.
+    record = {"step": 125, "epochs_done": 8.0, "images_per_second": 1000.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    environment = os.environ | {"PYTHON": str(fake), "MINUTES": "5", "FLAGS": "--width 8"}
+    command = [GPU_RUN, tmp_path / "out"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "the tests on the GPU ended with code 1" in done.stdout
+    tests, _, training = (tmp_path / "calls").read_text().splitlines()
+    assert "-m gpu" in tests
+    args = train_gan.parse_args(training.split()[1:])
+    assert 0.85 * 285 <= args.epochs <= 0.85 * 300
+    assert (args.width, args.gen_train, args.batch_size) == (8, 2, 64)
+    assert 4.5 <= args.max_minutes <= 5
+    assert not (tmp_path / "out/gan/checkpoints").exists()
 
 
 def formatted_figures():

@@ -7,6 +7,7 @@ import os
 import pickle
 import socket
 import stat
+import sys
 import tarfile
 import threading
 import time
@@ -14,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
+from PIL import Image
 
 import data_tools
 from data_tools import DataMissing
@@ -266,6 +269,33 @@ def test_binary_archive(small_cifar10, tmp_path, monkeypatch):
     for part, expected in zip(data_tools.load_dataset("auto", target), (train, test), strict=True):
         assert torch.equal(part.images, expected.images)
         assert torch.equal(part.labels, expected.labels)
+
+
+def test_parquet_of_hugging_face(small_cifar10, tmp_path, monkeypatch, run_main):
+    expected = data_tools.load_dataset("cifar10", small_cifar10.parent)
+    folder = tmp_path / "data" / "plain_text"
+    folder.mkdir(parents=True)
+    digests = {}
+    for name, part in zip(cifar10.PARQUET, expected, strict=True):
+        pictures, records = [], []
+        for image, label in zip(part.images.permute(0, 2, 3, 1), part.labels.tolist(), strict=True):
+            buffer = io.BytesIO()
+            Image.fromarray(image.numpy()).save(buffer, "PNG")
+            pictures.append({"img": {"bytes": buffer.getvalue(), "path": None}, "label": label})
+            records.append(bytes([label]) + image.permute(2, 0, 1).numpy().tobytes())
+        for i, rows in enumerate((pictures[:7], pictures[7:])):
+            file = folder / name.replace("*", f"0000{i}-of-00002")
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+        digests[name] = hashlib.sha256(b"".join(sorted(records))).hexdigest()
+    with pytest.raises(UserError, match="do not have the images of CIFAR-10"):
+        data_tools.load_dataset("cifar10", folder)
+    monkeypatch.setattr(cifar10, "PARQUET", digests)
+    for part, of in zip(data_tools.load_dataset("auto", folder.parent), expected, strict=True):
+        assert torch.equal(part.images, of.images)
+        assert torch.equal(part.labels, of.labels)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match="needs `pip install pyarrow`"):
+        data_tools.load_dataset("cifar10", folder)
 
 
 def test_archive_that_escapes_its_folder_is_not_unpacked(small_archive, tmp_path):

@@ -1,4 +1,4 @@
-"""CIFAR-10: read from the disk or downloaded. Every file is checked before it is used."""
+"""CIFAR-10: read from the disk or downloaded. Its content is checked before it is used."""
 
 import hashlib
 import io
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from inside_cnn.core.errors import UserError
 from inside_cnn.data.dataset import DataMissing, Dataset
@@ -26,6 +27,10 @@ URLS = [  # mirrors; the first one is slow at times
 CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 BINARY_ARCHIVE = "cifar-10-binary.tar.gz"  # the same images in another format
 BINARY_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+PARQUET = {  # of Hugging Face: pattern of the files, SHA-256 of their sorted records
+    "train-*.parquet": "72083841cd0fa633f09b24c0833cf6d6a1809caff400317117334e0aa6b0ed46",
+    "test-*.parquet": "f1bbb931260cda782c84c1948c82d910e2c193cb1d56756293f445027090946b",
+}
 MD5 = {  # of the official files
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -53,27 +58,31 @@ REMEDY = f"use --data_dir or --dataset shapes, or download it there by hand: cur
 def load_cifar10(data_dir, download=True):
     """The 50,000 training and 10,000 test images as (train, test), verified by checksums.
 
-    An archive cifar-10-python.tar.gz in data_dir is unpacked, cifar-10-binary.tar.gz is read; with
-    `download`, a missing archive is downloaded first. Raises DataMissing if there is none,
-    UserError for corrupt files.
+    An archive cifar-10-python.tar.gz in data_dir is unpacked; cifar-10-binary.tar.gz and the
+    parquet files of Hugging Face are read. With `download`, a missing archive is downloaded first.
+    Raises DataMissing if there is none, UserError for corrupt files.
     """
-    folder, binary = cifar10_folder(data_dir), Path(data_dir) / BINARY_ARCHIVE
-    if binary.is_file() and not (folder.is_dir() or binary.with_name(ARCHIVE).is_file()):
-        batches, source = _read_binary(binary), f"CIFAR-10 from {binary}"
+    folder, data_dir = cifar10_folder(data_dir), Path(data_dir)
+    binary, parquet = data_dir / BINARY_ARCHIVE, _parquet_files(data_dir)
+    if not folder.is_dir() and not (data_dir / ARCHIVE).is_file() and (binary.is_file() or parquet):
+        source = binary if binary.is_file() else data_dir
+        parts = _read_binary(binary) if binary.is_file() else map(_read_parquet, parquet, PARQUET)
     else:
         if not folder.is_dir():
-            _prepare(Path(data_dir), download)
-        batches = {name: _read_batch(folder / name) for name in MD5}
-        source = f"CIFAR-10 from {folder}"
+            _prepare(data_dir, download)
+        source = folder
+        parts = _joined({name: _read_batch(folder / name) for name in MD5})
+    checked = f"CIFAR-10 from {source} (verified by its official checksums)"
+    tensors = (map(torch.from_numpy, part) for part in parts)
+    return tuple(Dataset("cifar10", *part, CIFAR10_CLASSES, checked) for part in tensors)
 
-    def dataset(names):
-        images, labels = (np.concatenate([batches[n][i] for n in names]) for i in (0, 1))
-        images, labels = torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
-        checked = f"{source} (every file has its official checksum)"
-        return Dataset("cifar10", images, labels, CIFAR10_CLASSES, checked)
 
-    *train, test = MD5
-    return dataset(train), dataset([test])
+def _joined(batches):
+    """{name of MD5: (images, labels)} -> (images, int64 labels) of the training and test set."""
+    *train, test = (batches[name] for name in MD5)
+    for part in (train, [test]):
+        images, labels = map(np.concatenate, zip(*part, strict=True))
+        yield images, labels.astype(np.int64)
 
 
 def cifar10_folder(data_dir):
@@ -84,9 +93,10 @@ def cifar10_folder(data_dir):
 
 
 def has_cifar10(data_dir):
-    """Whether a folder holds CIFAR-10 or its archive."""
-    archives = (Path(data_dir) / name for name in (ARCHIVE, BINARY_ARCHIVE))
-    return cifar10_folder(data_dir).is_dir() or any(path.is_file() for path in archives)
+    """Whether a folder holds CIFAR-10 in one of its forms."""
+    archives = [Path(data_dir) / name for name in (ARCHIVE, BINARY_ARCHIVE)]
+    found = cifar10_folder(data_dir).is_dir() or any(path.is_file() for path in archives)
+    return found or bool(_parquet_files(data_dir))
 
 
 def _read_batch(path):
@@ -99,15 +109,41 @@ def _read_batch(path):
     return batch["data"].reshape(-1, 3, 32, 32), np.array(batch["labels"])
 
 
+def _parquet_files(data_dir):
+    """The lists of training and test files of the data set on Hugging Face, or [] without both."""
+    for folder in (Path(data_dir), Path(data_dir) / "plain_text"):
+        parts = [sorted(folder.glob(pattern)) for pattern in PARQUET]
+        if all(parts):
+            return parts
+    return []
+
+
+def _read_parquet(files, pattern):
+    """(images, labels), as in _joined, of a list of files of PARQUET."""
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise UserError(f"{files[0]}: reading parquet files needs `pip install pyarrow`") from None
+    records = [record for file in files for record in parquet.read_table(file).to_pylist()]
+    pictures = [Image.open(io.BytesIO(record["img"]["bytes"])) for record in records]
+    images = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    labels = np.array([record["label"] for record in records])
+    content = sorted(bytes([k]) + image.tobytes() for k, image in zip(labels, images, strict=True))
+    if hashlib.sha256(b"".join(content)).hexdigest() != PARQUET[pattern]:
+        raise UserError(f"{files[0]} and others of the kind do not have the images of CIFAR-10")
+    return images, labels
+
+
 def _read_binary(archive):
-    """{name: as of _read_batch} from the archive of records of one label and 3,072 pixels."""
+    """(images, labels), as in _joined, from an archive of records: a label, 3,072 pixels."""
     batches = {}
     with _open_official(archive, BINARY_SHA256) as tar:
         for name in MD5:
             content = tar.extractfile(f"cifar-10-batches-bin/{name}.bin").read()
             records = np.frombuffer(content, np.uint8).reshape(-1, 3073)
             batches[name] = records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
-    return batches
+    return _joined(batches)
 
 
 def _read(path):

@@ -63,16 +63,17 @@ def load_cifar10(data_dir, download=True):
     Raises DataMissing if there is none, UserError for corrupt files.
     """
     folder, data_dir = cifar10_folder(data_dir), Path(data_dir)
-    binary, parquet = data_dir / BINARY_ARCHIVE, _parquet_files(data_dir)
-    if not folder.is_dir() and not (data_dir / ARCHIVE).is_file() and (binary.is_file() or parquet):
-        source = binary if binary.is_file() else data_dir
-        parts = _read_binary(binary) if binary.is_file() else map(_read_parquet, parquet, PARQUET)
+    source, binary, parquet = folder, data_dir / BINARY_ARCHIVE, _parquet_files(data_dir)
+    has_pickles = folder.is_dir() or (data_dir / ARCHIVE).is_file()
+    if not has_pickles and binary.is_file():
+        source, parts = binary, _read_binary(binary)
+    elif not has_pickles and parquet:
+        source, parts = parquet[0][0].parent, map(_read_parquet, parquet, PARQUET)
     else:
         if not folder.is_dir():
             _prepare(data_dir, download)
-        source = folder
         parts = _joined({name: _read_batch(folder / name) for name in MD5})
-    checked = f"CIFAR-10 from {source} (verified by its official checksums)"
+    checked = f"CIFAR-10 from {source} (verified by checksums)"
     tensors = (map(torch.from_numpy, part) for part in parts)
     return tuple(Dataset("cifar10", *part, CIFAR10_CLASSES, checked) for part in tensors)
 

@@ -17,14 +17,7 @@ from inside_cnn.core.device import Stream
 from inside_cnn.engine import cli
 from inside_cnn.layers.accelerate import accelerate
 from inside_cnn.metrics.classifier import evaluate
-from inside_cnn.training import panels
-from inside_cnn.training.augmentation import (
-    alternating_flips,
-    augment,
-    sample_augmentation,
-    sample_shift,
-    shift,
-)
+from inside_cnn.training import augmentation, panels
 from inside_cnn.training.ema import EMA
 from inside_cnn.training.optimizers import make_optimizer
 from inside_cnn.training.run import TrainingRun
@@ -147,14 +140,18 @@ def sample_batch(run, args, train_set):
     """
     indices, stream = run.batch(), run.stream(Stream.AUGMENTATION, run.step)
     crop = args.augmentation == "crop"
-    parameters = (sample_augmentation if crop else sample_shift)(len(indices), stream)
+    sample = augmentation.sample_augmentation if crop else augmentation.sample_shift
+    parameters = sample(len(indices), stream)
     if args.flip == "alternating":
         epoch = run.step // run.steps_per_epoch
-        flips = alternating_flips(len(train_set), epoch, run.stream(Stream.FLIPS))
+        flips = augmentation.alternating_flips(len(train_set), epoch, run.stream(Stream.FLIPS))
         parameters = parameters._replace(flip=flips[indices])
     shard, parameters = run.shard(indices), run.shard(parameters)
     images = train_set.images[shard]
-    images = augment(images, parameters) if crop else shift(images, parameters, args.cutout)
+    if crop:
+        images = augmentation.augment(images, parameters)
+    else:
+        images = augmentation.shift(images, parameters, args.cutout)
     return Batch(images, train_set.labels[shard]), len(shard) / len(indices)
 
 
@@ -238,8 +235,7 @@ def train(args):
 
 
 def main(argv=None):
-    args = parse_args(argv)
-    return cli.exit_code_of(train, args)
+    return cli.exit_code_of(train, parse_args(argv))
 
 
 if __name__ == "__main__":

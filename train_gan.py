@@ -440,8 +440,7 @@ def train(args):
 
 
 def main(argv=None):
-    args = parse_args(argv)
-    return cli.exit_code_of(train, args)
+    return cli.exit_code_of(train, parse_args(argv))
 
 
 if __name__ == "__main__":

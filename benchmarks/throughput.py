@@ -31,10 +31,7 @@ from discriminator import Discriminator
 from generator import Generator
 from inside_cnn.core import device
 from inside_cnn.engine import cli
-from inside_cnn.interpretability.activation_maximization import (
-    ascent,
-    feature_objective,
-)
+from inside_cnn.interpretability.activation_maximization import ascent, feature_objective
 from inside_cnn.interpretability.network import Network
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.training import panels

@@ -22,8 +22,8 @@ SCRIPTS = {
     for module in (evaluate_gan, report, train_discriminator, train_gan, visualization, publish)
 }
 COMMAND = re.compile(
-    r"(?:python|torchrun --nproc_per_node=\d+|sbatch(?: --\S+)*) (?:-m |slurm/)?"
-    r"([\w.]+?)(?:\.py|\.sbatch)?((?: [^`#|\n]+)?)(?=[`#|\n])"
+    r"(?:python|torchrun --nproc_per_node=\d+|sbatch(?: --\S+)* slurm/train.sbatch) (?:-m )?"
+    r"([\w.]+?)(?:\.py)?((?: [^`#|\n]+)?)(?=[`#|\n])"
 )
 
 

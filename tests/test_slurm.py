@@ -1,4 +1,4 @@
-"""The batch scripts with fake srun, scontrol and python commands."""
+"""The batch script with fake srun, scontrol and python commands."""
 
 import os
 import subprocess
@@ -35,9 +35,9 @@ FAKES = {
 @pytest.mark.parametrize(
     ("script", "code", "flags", "added"),
     [
-        ("train_gan", 0, ["--device=cpu"], ""),
-        ("train_gan", 4, [], " --device cuda"),  # a job never trains on the CPU by itself
-        ("train_discriminator", "signal", ["--output_dir", "two words"], " --device cuda"),
+        ("train_gan.py", 0, ["--device=cpu"], ""),
+        ("train_gan.py", 4, [], " --device cuda"),  # a job never trains on the CPU by itself
+        ("train_discriminator.py", "signal", ["--output_dir", "two words"], " --device cuda"),
     ],
 )
 def test_job_is_requeued_after_a_signal_only(tmp_path, script, code, flags, added):
@@ -49,11 +49,11 @@ def test_job_is_requeued_after_a_signal_only(tmp_path, script, code, flags, adde
     environment = os.environ | {f"SLURM_{name}": value for name, value in job.items()}
     environment |= {"CODE": str(code), "TASKS": str(tmp_path / "tasks")}
     environment["PATH"] = f"{tmp_path}:/usr/bin:/bin"
-    command = ["bash", ROOT / "slurm" / f"{script}.sbatch", *flags]
+    command = ["bash", ROOT / "slurm/train.sbatch", script, *flags]
     done = subprocess.run(command, cwd=ROOT, env=environment, timeout=60)
     assert done.returncode == (138 if code == "signal" else code)
     files = {path.name: path.read_text() for path in (tmp_path / "tasks").iterdir()}
-    call = " ".join(["first 20123 4", f"{script}.py", *flags]) + added + "\n"
+    call = " ".join(["first 20123 4", script, *flags]) + added + "\n"
     requests = {"requests": "requeue 770123\n"} if code == "signal" else {}
     assert files == {"0": f"2 0 {call}", "1": f"2 1 {call}"} | requests
 

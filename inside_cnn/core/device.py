@@ -11,16 +11,6 @@ import torch
 
 from inside_cnn.core.errors import UserError
 
-DEVICE_HELP = "auto (CUDA where there is one, else the CPU), cpu, cuda or cuda:N"
-PRECISION_HELP = (
-    "fp32, bf16 (autocast; weights and losses stay float32), or auto: bf16 where the chip "
-    "multiplies it in hardware"
-)
-COMPILE_HELP = (
-    "of training on CUDA: auto has torch.compile make LayerNorm's kernels, pads maps to a multiple "
-    "of 16 channels in bf16, and, with one process, captures the step as a CUDA graph"
-)
-
 
 def launched():
     """(rank, world size, local rank or None) from the environment of torchrun or srun.
@@ -97,11 +87,6 @@ def pick_precision(name, device):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     capabilities = torch.cpu.get_capabilities()  # without these bf16 is emulated and slower
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
-
-
-def pick_compile(name, device):
-    """Whether training uses torch.compile and CUDA graphs: `auto` does on CUDA."""
-    return name == "auto" and device.type == "cuda"
 
 
 def autocast(device, precision):

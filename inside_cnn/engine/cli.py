@@ -7,7 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-from inside_cnn.core.device import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP
 from inside_cnn.core.errors import UserError
 from inside_cnn.data.dataset import DATASETS, DEFAULT_DATA_DIR
 from inside_cnn.data.folder import MAX_CLASSES
@@ -136,9 +135,15 @@ def add_judge_argument(parser):
 
 def add_device_arguments(parser, seed=True):
     group = parser.add_argument_group("machine")
-    group.add_argument("--device", default="auto", help=DEVICE_HELP)
-    precisions = ("auto", "fp32", "bf16")
-    group.add_argument("--precision", choices=precisions, default="auto", help=PRECISION_HELP)
+    devices = "auto (CUDA where there is one, else the CPU), cpu, cuda or cuda:N"
+    group.add_argument("--device", default="auto", help=devices)
+    group.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="fp32, bf16 (autocast; weights and losses stay float32), or auto: bf16 where the chip "
+        "multiplies it in hardware",
+    )
     if seed:
         number = at_least(0, high=2**63)
         group.add_argument("--seed", type=number, default=0, help="of all random numbers")
@@ -146,7 +151,13 @@ def add_device_arguments(parser, seed=True):
 
 def add_run_arguments(parser, output_dir):
     add = parser.add_argument_group("run").add_argument
-    add("--compile", choices=("auto", "off"), default="auto", help=COMPILE_HELP)
+    add(
+        "--compile",
+        choices=("auto", "off"),
+        default="auto",
+        help="of training on CUDA: auto has torch.compile make LayerNorm's kernels, pads maps to a "
+        "multiple of 16 channels in bf16, and, with one process, captures the step as a CUDA graph",
+    )
     add("--output_dir", default=output_dir, help="the run's folder")
     add(
         "--resume",

@@ -71,7 +71,8 @@ class FastConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, x):
         x, weight, bias = _padded(self, x)
         x = F.conv_transpose2d(x, weight, None, self.stride, self.padding, self.output_padding)
-        return add_bias(x, bias) if x.device.type == "cuda" else x + bias.to(x.dtype).view(-1, 1, 1)
+        bias = bias.to(x.dtype)
+        return _AddBias.apply(x, bias) if x.device.type == "cuda" else x + bias.view(-1, 1, 1)
 
 
 class FastLayerNorm(nn.LayerNorm):
@@ -144,12 +145,9 @@ def _padded(convolution, x):
     return x, weight, bias
 
 
-def add_bias(x, bias):
-    """x (b, c, h, w) + bias (c,) in the type of x, with a fast gradient on GPUs."""
-    return _AddBias.apply(x, bias.to(x.dtype))
-
-
 class _AddBias(torch.autograd.Function):
+    """x (b, c, h, w) + bias (c,), with a fast gradient on GPUs."""
+
     @staticmethod
     def forward(_ctx, x, bias):
         return x + bias.view(-1, 1, 1)

@@ -28,8 +28,6 @@ def compile_works(device):
     x, affine = torch.zeros(2, 8, device=device), torch.zeros(8, device=device)
     try:
         _run_compiled(_norm_forward, x, affine, affine, 1e-5, 8)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # of Dynamo, Inductor, Triton or the C compiler
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         print(f"note: torch.compile does not work here: {reason}", file=sys.stderr)

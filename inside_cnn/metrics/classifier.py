@@ -6,23 +6,36 @@ import torch.nn.functional as F
 from data_tools import to_signed
 from discriminator import NUM_LAYERS
 from inside_cnn.core.device import autocast
+from inside_cnn.core.progress import with_progress
+
+BATCH = 500  # images in a pass
 
 
-def predict(discriminator, images, precision="fp32"):
-    """uint8 (n, 3, 32, 32) on the model's device -> class logits, float32 (n, num_classes).
+@torch.no_grad()
+def features_and_logits(discriminator, images, precision="fp32", title=""):
+    """The pooled features of the last layer and the class logits, in eval mode.
 
-    precision: of the blocks. The head is in float32, since logits in bfloat16 often are equal.
+    images: uint8 (n, 3, 32, 32) on any device -> (n, width), (n, num_classes), float32, on the
+    model's device. precision: of the blocks. The head is in float32, since logits in bfloat16 often
+    are equal. A title adds a progress bar.
     """
     training = discriminator.training
     discriminator.eval()
-    logits = []
-    with torch.no_grad():
-        for batch in images.split(500):
-            with autocast(images.device, precision):
-                features = discriminator.features(to_signed(batch), NUM_LAYERS)
-            logits.append(discriminator.head(features.float())[1])
+    device = next(discriminator.parameters()).device
+    features, logits = [], []
+    for batch in with_progress(images.split(BATCH), title, BATCH):
+        with autocast(device, precision):
+            maps = discriminator.features(to_signed(batch.to(device)), NUM_LAYERS)
+        maps = maps.float()
+        features.append(discriminator.pool(maps))
+        logits.append(discriminator.head(maps)[1])
     discriminator.train(training)
-    return torch.cat(logits)
+    return torch.cat(features), torch.cat(logits)
+
+
+def predict(discriminator, images, precision="fp32"):
+    """The class logits of features_and_logits."""
+    return features_and_logits(discriminator, images, precision)[1]
 
 
 def evaluate(discriminator, dataset, precision, ranks=None):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_histograms, save_image_grid
-from inside_cnn.engine.statistics import wilson_interval
+from inside_cnn.engine.statistics import percent, percent_interval
 from inside_cnn.metrics.baselines import altered_copies
 
 SHIFT = 4
@@ -113,9 +113,8 @@ def memorization_metrics(samples, test_images, training_images, seed, path):
         row = metrics[name] = {"images": len(values)}
         for p in (1, 10, 50):
             row[f"percentile_{p}"] = round(torch.quantile(values, p / 100).item(), 2)
-        count = (values < threshold).sum().item()
-        row["detected"] = round(100 * count / len(values), 2)
-        row["interval"] = [round(100 * s, 2) for s in wilson_interval(count, len(values))]
+        row["detected"] = percent(values < threshold)
+        row["interval"] = percent_interval(values < threshold)
     return {"threshold": round(threshold, 2), "sets": metrics}
 
 

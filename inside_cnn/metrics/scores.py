@@ -5,18 +5,15 @@ Distances, precision and recall are torch-fidelity's, which has no density and c
 
 import torch
 
-from data_tools import to_signed
-from discriminator import NUM_LAYERS
-from inside_cnn.core.device import Stream, autocast
+from inside_cnn.core.device import Stream
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.weights import check_classes, digest, load_model
 from inside_cnn.metrics import sampling
+from inside_cnn.metrics.classifier import features_and_logits
 
 KERNEL_SUBSET = 1000  # samples of each side in one estimate of the kernel distance
 KERNEL_SUBSETS = 100
 NEIGHBORS = 5  # of density and coverage
-BATCH = 500  # images in a pass through the judge
 MIN_SAMPLES = 20
 RELIABLE_SAMPLES = KERNEL_SUBSET  # with fewer, distances are biased upward
 MANIFOLD_IMAGES = 10_000  # of each side, at most, for precision, recall, density and coverage
@@ -86,7 +83,7 @@ class Judge:
 
     def __init__(self, path, device="cpu", precision="fp32"):
         """path: exported weights of a Discriminator. Raises UserError."""
-        self.path, self.precision, self.device = path, precision, torch.device(device)
+        self.path, self.precision = path, precision
         self.model, self.metadata = load_model(path, device, kind="discriminator")
         self.model.requires_grad_(False)
         self.digest = digest(self.model)
@@ -98,17 +95,10 @@ class Judge:
             raise UserError(f"{name} does not name the dataset it was trained on; {remedy}")
         check_classes(name, self.metadata, dataset, f"; {remedy}, or give --judge")
 
-    @torch.no_grad()
     def features_and_classes(self, images, title=""):
         """uint8 (n, 3, 32, 32) -> features float64 (n, width), classes int64 (n,), on the CPU."""
-        features, classes = [], []
-        for batch in with_progress(images.split(BATCH), title, BATCH):
-            with autocast(self.device, self.precision):
-                maps = self.model.features(to_signed(batch.to(self.device)), NUM_LAYERS)
-            _, logits = self.model.head(maps.float())  # in bfloat16 logits often are equal
-            features.append(self.model.pool(maps).double().cpu())
-            classes.append(logits.argmax(1).cpu())
-        return torch.cat(features), torch.cat(classes)
+        features, logits = features_and_logits(self.model, images, self.precision, title)
+        return features.double().cpu(), logits.argmax(1).cpu()
 
 
 class TrainingScores:

@@ -4,6 +4,7 @@ import functools
 import sys
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 WARM_UP = 3  # calls before the capture, in which libraries choose their kernels
 
@@ -21,7 +22,6 @@ class CapturedStep:
     if the shapes or types differ from those captured, as those of a smaller last batch do, and,
     after a notice, if CUDA refuses the capture.
     capturer: CudaCapturer() if None.
-    Raises TypeError for another kind of argument: the graph would reuse its first value.
     """
 
     def __init__(self, function, enabled, capturer=None):
@@ -31,9 +31,9 @@ class CapturedStep:
         self.calls = 0  # consecutive ones with arguments of this form
 
     def __call__(self, *args):
-        form = [(type(value), _map_tensors(_shape_and_type, value)) for value in args]
         if not self.enabled:
             return self.function(*args)
+        form = [None if x is None else (x.shape, x.dtype) for x in tree_leaves(args)]
         if self.graph is None:
             self.calls = self.calls + 1 if form == self.form else 1
             self.form = form
@@ -41,21 +41,21 @@ class CapturedStep:
                 self._capture(args)
         if self.graph is None or form != self.form:
             return self.capturer.call(functools.partial(self.function, *args))
-        for target, tensor in zip(self.inputs, _tensors_in(args), strict=True):
-            target.copy_(tensor)
+        for target, tensor in zip(self.inputs, tree_leaves(args), strict=True):
+            if tensor is not None:
+                target.copy_(tensor)
         self.graph.replay()
         return self.outputs
 
     def _capture(self, args):
-        args = [_map_tensors(torch.clone, value) for value in args]
-        self.inputs = _tensors_in(args)
+        args = tree_map_only(torch.Tensor, torch.clone, args)
+        self.inputs = tree_leaves(args)
         try:
-            captured = self.capturer.capture(functools.partial(self.function, *args))
-            self.graph, self.outputs = captured
+            function = functools.partial(self.function, *args)
+            self.graph, self.outputs = self.capturer.capture(function)
         except RuntimeError as error:
             first = error.__context__ or error  # CUDA's error at the end hides the cause
-            reason = str(first).partition("\n")[0]
-            name = self.function.__name__
+            name, reason = self.function.__name__, str(first).partition("\n")[0]
             print(f"note: no CUDA graph of {name}: {reason}", file=sys.stderr)
             self.enabled = False
 
@@ -86,25 +86,3 @@ class CudaCapturer:
         finally:
             torch.cuda.set_stream(stream)  # a capture that fails at its end does not
         return graph, outputs
-
-
-def _map_tensors(transform, value):
-    """`value`, a tensor, None or a NamedTuple of such values, with every tensor transformed."""
-    if value is None:
-        return None
-    if isinstance(value, torch.Tensor):
-        return transform(value)
-    if hasattr(value, "_fields"):
-        return value._make(_map_tensors(transform, field) for field in value)
-    raise TypeError(f"a step takes tensors, NamedTuples of tensors and None, not {value!r}")
-
-
-def _tensors_in(values):
-    tensors = []
-    for value in values:
-        _map_tensors(tensors.append, value)
-    return tensors
-
-
-def _shape_and_type(tensor):
-    return tensor.shape, tensor.dtype

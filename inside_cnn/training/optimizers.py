@@ -65,7 +65,8 @@ class Muon(torch.optim.Optimizer):
                 state["momentum_buffer"] = torch.zeros_like(weight)
             before = state["momentum_buffer"]
             after = before.lerp(weight.grad, 1 - momentum)
-            steps.append(_rows(weight.grad.lerp(after, momentum)))
+            # (out, in, k, k) -> (out, k k in), the memory order of channels_last.
+            steps.append(weight.grad.lerp(after, momentum).movedim(1, -1).flatten(1))
             self._replace(before, after)
         steps = newton_schulz(torch.stack(steps), dtype=self.dtype).float()
         rows, columns = steps.shape[1:]
@@ -79,11 +80,6 @@ class Muon(torch.optim.Optimizer):
         if self.found_inf is not None:
             value = torch.where(self.found_inf > 0, tensor, value)
         tensor.copy_(value)
-
-
-def _rows(weight):
-    """(out, in, k, k) -> (out, k k in), the memory order of channels_last."""
-    return weight.movedim(1, -1).flatten(1)
 
 
 class Combined:

@@ -15,7 +15,6 @@ from inside_cnn.core.device import (
     describe_device,
     keep_freed_memory,
     peak_memory,
-    pick_compile,
     pick_device,
     pick_precision,
     random_stream,
@@ -55,10 +54,11 @@ class TrainingRun:
         self._order = None  # (epoch, the order of its images)
         with contextlib.ExitStack() as undo:
             self.ranks = undo.enter_context(Ranks())
+            self.shard = self.ranks.shard
             before = self.ranks.from_main(lambda: recorded_precision(args.output_dir))
             self.ranks.together(lambda: self._pick_device(before))
             self.ranks.use(self.device)
-            self.compiled = pick_compile(args.compile, self.device)
+            self.compiled = args.compile == "auto" and self.device.type == "cuda"
             self.guard = FiniteGuard(self.device)
             keep_freed_memory()
             self._undo = undo.pop_all()
@@ -178,10 +178,6 @@ class TrainingRun:
     def stream(self, *name):
         """The torch.Generator of that name on the device, see random_stream."""
         return random_stream(self.device, self.args.seed, *name)
-
-    def shard(self, batch):
-        """This process's rows of a tensor or of every field of a NamedTuple, see Ranks.shard."""
-        return self.ranks.shard(batch)
 
     def autocast(self):
         """The context in which a network's forward pass runs."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from data_tools import DATASETS, DataMissing, load_dataset, to_signed
+from data_tools import DATASETS, DataMissing, load_dataset
 from discriminator import NUM_LAYERS
 from inside_cnn.core.device import keep_freed_memory, pick_device, pick_precision
 from inside_cnn.core.errors import UserError
@@ -34,7 +34,7 @@ from inside_cnn.interpretability.calibration import calibration_section
 from inside_cnn.interpretability.frequency import frequency_section
 from inside_cnn.interpretability.layer_figures import layer_section
 from inside_cnn.interpretability.maximization_figures import class_section, feature_section
-from inside_cnn.interpretability.models import list_layers, load_network
+from inside_cnn.interpretability.models import CHECKPOINT_KEYS, list_layers, load_network
 from inside_cnn.interpretability.network import TRAININGS, load_networks
 from inside_cnn.interpretability.summary import open_summary, write_summary
 from inside_cnn.interpretability.transfer import transfer_section
@@ -88,7 +88,8 @@ def parse_args(argv=None):
     group.add_argument(
         "--weights",
         metavar="PATH",
-        help="its state dict, safetensors or torch.save; for torchvision also DEFAULT",
+        help="its state dict, safetensors or torch.save, also as an entry "
+        f"{', '.join(CHECKPOINT_KEYS)}; for torchvision also DEFAULT",
     )
     group.add_argument(
         "--image_size",
@@ -201,6 +202,8 @@ def load_images(args, networks, device):
     if not needed and all_have_start:
         return None, None
     names = {str(network.metadata.get("dataset")) for network in networks}
+    if args.dataset == "auto" and args.model is not None:
+        raise UserError("--model needs images: give their data set by --dataset")
     if args.dataset == "auto" and not (len(names) == 1 and names <= set(DATASETS)):
         listed = ", ".join(sorted(names))
         raise UserError(f"the weights name the data sets {listed}; give one by --dataset")
@@ -222,9 +225,6 @@ def load_images(args, networks, device):
             check_classes(network.path, network.metadata, test)
             if network.start is None:
                 network.set_start(test.metadata())
-        else:
-            mean = test.images[:128].float().mean(0, keepdim=True).round()
-            network.start = to_signed(mean)
     return train, test
 
 
@@ -290,7 +290,8 @@ def make_figures(args, networks, sets, folder, summary):
     test_set = labeled_set
     if labeled_set is not None and not networks[0].has_scores:
         test_set = as_predicted(networks[0], labeled_set)
-    pair = [network for network in networks if not network.is_control]
+    with_layers = [network for network in networks if network.layers]
+    pair = [network for network in with_layers if not network.is_control]
     how = {"method": args.method, "steps": args.steps}
 
     def keep(section, metrics_of):
@@ -329,8 +330,8 @@ def make_figures(args, networks, sets, folder, summary):
         keep("critic_score", metrics_of)
         if not metrics_of:
             print("no critic score: none of the networks was trained with a critic loss")
-    if args.compare_layers:
-        keep("layers", layer_section(networks, labeled_set, folder))
+    if args.compare_layers and with_layers:
+        keep("layers", layer_section(with_layers, labeled_set, folder))
     if args.frequency:
         keep("frequency", frequency_section(networks, test_set, folder))
     if args.calibration:
@@ -371,7 +372,7 @@ def run(args):
     sets = load_images(args, networks, device)
     for network in networks:
         size = f"width {network.width}" if network.has_scores else f"{network.image_size} pixels"
-        print(f"discriminator {network.title}: {network.path}, {size}")
+        print(f"{network.full_title}: {network.path}, {size}")
     folder = Path(args.output_dir)
     with writing_to(folder):
         summary = open_summary(folder / "summary.json", networks)

@@ -125,8 +125,8 @@ def save_charts(charts, path, columns=2):
     """Line charts side by side.
 
     charts: {title: {"x": label, "y": label, "lines": {name: (xs, ys, matplotlib style)}}}. With the
-    optional "height", the y axis starts at 0 and ends at that value or above. Charts with the same
-    names share one legend.
+    optional "height", the y axis starts at 0 and ends at that value or above; "ticks" are texts for
+    x = 1, 2, ... Charts with the same names share one legend.
     """
     figure, all_axes = _panels(columns, len(charts), (5.4, 3.8))
     legends = []
@@ -136,6 +136,9 @@ def save_charts(charts, path, columns=2):
         axes.set(title=title, xlabel=chart["x"], ylabel=chart["y"])
         if "height" in chart:
             axes.set_ylim(0, max(axes.get_ylim()[1], chart["height"]))
+        if "ticks" in chart:
+            places = range(1, 1 + len(chart["ticks"]))
+            axes.set_xticks(places, chart["ticks"], rotation=90, fontsize=7)
         names = list(chart["lines"])
         if len(names) > 1 and names not in legends:
             legends.append(names)

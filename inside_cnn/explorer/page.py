@@ -63,7 +63,7 @@ def contents_of(given, data_dir=None, dataset="auto"):
         "gallery": images and description_of(images.first(IMAGES)),
         "layers": [
             field._asdict() | {"side": side}
-            for field, side in zip(networks[0].fields.values(), MAP_SIZES, strict=True)
+            for (field, _), side in zip(networks[0].fields.values(), MAP_SIZES, strict=True)
         ],
     }
 

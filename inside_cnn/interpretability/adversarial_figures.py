@@ -95,7 +95,7 @@ def strength_section(networks, test_set, folder):
     differences = paired_differences(correct_of)
     for name, metrics in metrics_of.items():
         metrics["differences"] = differences[name]
-    _plot_study(metrics_of, folder)
+    _plot_study(metrics_of, line_styles(networks), folder)
     return metrics_of
 
 
@@ -151,13 +151,13 @@ def _study_of(network, test_set, folder):
     return metrics, {"full attack at 4/255": withstood, "noise at 8/255": noise}
 
 
-def _plot_study(metrics_of, folder):
+def _plot_study(metrics_of, styles, folder):
     """robustness.png, a chart for each attack, and attack_convergence.png, a line per network.
 
     The accuracy over the number of gradients is flat where the full attack has converged.
     """
     common = {"y": f"% of {next(iter(metrics_of.values()))['images']} test images", "height": 100}
-    styles, charts, lines = line_styles(metrics_of), {}, {}
+    charts, lines = {}, {}
     for title, (attack, measure) in CHARTS.items():
         of_attack = {}
         for name, of in metrics_of.items():

@@ -77,8 +77,9 @@ def attribution_section(network, test_set, folder):
     heat = heat.float().permute(0, 3, 1, 2).to(images.device) * 2 - 1
     captions = prediction_captions(probabilities, test_set.class_names) + [""] * (2 * len(rows))
     path, name = folder / f"attribution_{network.slug}.png", network.title
+    name = name[0].upper() + name[1:] if network.has_scores else name
     title = (
-        f"{name[0].upper()}{name[1:]}: test images and predictions; regions that support the "
+        f"{name}: test images and predictions; regions that support the "
         f"prediction (Grad-CAM, {layer_title(layer)}); pixels that matter (integrated "
         f"gradients){note}"
     )

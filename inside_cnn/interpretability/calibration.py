@@ -34,7 +34,7 @@ def calibration_section(networks, test_set, folder):
 
     Writes calibration.png, a reliability diagram, to `folder`.
     """
-    styles = line_styles([network.name for network in networks])
+    styles = line_styles(networks)
     metrics_of, lines = {}, {}
     for network in networks:
         probabilities = predict(network.at("fp32"), test_set.images).softmax(1).cpu()

@@ -83,7 +83,7 @@ def frequency_section(networks, test_set, folder):
     means = [radial_frequencies(size)[band].mean().item() for band in in_bands(size)]
     white = percentages(in_bands(size).float().mean((1, 2)))
     energies = {"white noise": (means, white, {"color": "0.6", "linestyle": ":"})}
-    styles = line_styles([network.name for network in networks])
+    styles = line_styles(networks)
     for network in networks:
         name = network.name
         energy, (clean, *noisy) = frequency_study(network, test_set)

@@ -45,7 +45,7 @@ def layer_section(networks, test_set, folder):
         print(f"layers {names[0]} to {names[-1]}, {network.title}, {len(test_set)} test images:")
         for key in (key for key in CHARTS if not key.startswith("cka")):
             print(f"  {key:<22} " + "".join(f"{v:7.2f}" for v in metrics_of[network.name][key]))
-    plot(metrics_of, folder / "layers.png")
+    plot(networks, metrics_of, folder / "layers.png")
     return metrics_of
 
 
@@ -58,7 +58,7 @@ def measures(network, features_of, test_set):
         features = features_of[layer]
         rate = layer_probes.firing_rate(features)
         values = {
-            "receptive_field": network.fields[layer].size,
+            "receptive_field": max(field.size for field in network.fields[layer]),
             "map_size": network.shapes[layer][1],
             "probe_accuracy": layer_probes.probe_accuracy(
                 features[:half], labels[:half], features[half:], labels[half:], classes
@@ -72,13 +72,17 @@ def measures(network, features_of, test_set):
     return metrics | {"images": [half, len(labels) - half]}
 
 
-def plot(metrics_of, path):
+def plot(networks, metrics_of, path):
     """One chart for each measure, one line for each network or, of similarities, for each pair.
 
-    Of more than three networks, only the pairs with the first.
+    Layers have the numbers or names that they have in the first network. Of more than three
+    networks, only the pairs with the first.
     """
-    styles = line_styles(metrics_of)
-    first = next(iter(metrics_of))
+    styles, layers = line_styles(networks), networks[0].layer_names
+    ticks = (
+        {} if isinstance(layers[0], int) else {"ticks": layers, "x": f"layer of {networks[0].name}"}
+    )
+    first = networks[0].name
     pairs = itertools.combinations(metrics_of, 2)
     pairs = [pair for pair in pairs if len(metrics_of) <= 3 or first in pair]
     pairs = [(one, other) for one, other in pairs if other in metrics_of[one]["cka"]]
@@ -91,5 +95,5 @@ def plot(metrics_of, path):
             lines = {name: (of[key], styles[name]) for name, of in metrics_of.items()}
         if lines:
             lines = {name: (range(1, 1 + len(y)), y, look) for name, (y, look) in lines.items()}
-            charts[title] = {"x": "layer", "y": label, "height": height, "lines": lines}
+            charts[title] = {"x": "layer", "y": label, "height": height, "lines": lines} | ticks
     save_charts(charts, path)

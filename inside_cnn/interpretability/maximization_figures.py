@@ -82,9 +82,9 @@ def class_section(network, how, folder):
     for name, of in metrics_of.items():
         logits = f"logit {of['logit']:.1f}, over random views {of['logit_moved']:.1f}"
         captions.append(f"{shortened(name, 24)}\n{logits}")
-        print(f"  {name:<12} {logits}, of the mean image {of['logit_of_mean_image']:.1f}")
+        print(f"  {name:<12} {logits}, at the start {of['logit_of_mean_image']:.1f}")
     path = folder / f"max_class_{network.slug}.png"
-    title = f"Images that maximize a class logit, discriminator {network.title}"
+    title = f"Images that maximize a class logit, {network.full_title}"
     options = {"columns": 5 if len(names) <= 25 else 8, "scale": enlargement(images, 6), "gap": 8}
     save_image_grid(to_uint8(images), path, title=title, captions=captions, **options)
     print(f"  {path}", flush=True)
@@ -182,8 +182,8 @@ def feature_section(network, layers, how, folder, test_set=None):
 
 def views_of(network, layer, positions):
     """Views for units of a layer: the translation keeps what they see in their receptive field."""
-    stride = network.fields[layer].stride / network.image_size
-    translation = min(VIEWS.translation, stride or VIEWS.translation)
+    strides = [field.stride / network.image_size for field in network.fields[layer]]
+    translation = min([VIEWS.translation, *filter(None, strides)])
     return VIEWS._replace(translation=translation, centers=centers(network, positions, layer))
 
 
@@ -212,7 +212,8 @@ def _one_layer(network, layer, how, folder, units):
         "activation_moved": moved.tolist(),
         "activation_of_mean_image": of_start.tolist(),
     }
-    title = f"{layer_title(layer).capitalize()}, {network.title}: "
+    title = f"Layer {layer}" if isinstance(layer, int) else layer
+    title += f", {network.title}: "
     if units is None:
         pairs = zip(chosen.tolist(), values.tolist(), strict=True)
         captions = [f"{feature}: {value:.1f}" for feature, value in pairs]
@@ -236,7 +237,7 @@ def _one_layer(network, layer, how, folder, units):
     save_image_grid(cells, path, captions=captions, **options)
     print(
         f"  {layer_title(layer)}: mean activation {values.mean():.3f}, over random views "
-        f"{moved.mean():.3f}, of the mean image {of_start.mean():.3f}"
+        f"{moved.mean():.3f}, at the start {of_start.mean():.3f}"
     )
     return metrics
 
@@ -247,7 +248,7 @@ def visible_part(images, network, layer, position):
     (b, 3, h, h) -> (b, 3, h, h), (top, left, bottom, right) in the enlarged image.
     """
     size = images.shape[-1]
-    side = min(size, network.fields[layer].size + 2 * MARGIN)
+    side = min(size, max(field.size for field in network.fields[layer]) + 2 * MARGIN)
     top, left, bottom, right = box(network, layer, *position)
     row, column = (
         min(max((low + high - side) // 2, 0), size - side)

@@ -1,10 +1,13 @@
 """Networks of other projects: a torch.nn.Module from a Python file, or one of torchvision."""
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
 import inspect
 import sys
+import sysconfig
+import traceback
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +17,13 @@ from torch import nn
 from torchvision import models
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.interpretability.network import Network
+from inside_cnn.interpretability.network import Network, as_maps
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for torchvision's models
 SIZES = {"torchvision": 224, "file": 32}  # default sides of images
+CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model")  # of the weights
+# Parts of the paths of files that are not the user's.
+LIBRARIES = ("-packages", "<", sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]))
 
 
 def load_network(spec, weights=None, image_size=None, layers=(), device="cpu", precision="fp32"):
@@ -39,11 +45,12 @@ def load_network(spec, weights=None, image_size=None, layers=(), device="cpu", p
         model, file, size = _from_file(source, name), weights, SIZES["file"]
     if file is not None:
         _load_weights(model, file)
-    model = model.eval().requires_grad_(False).to(device)
+    with _failing_as(f"--model: {name} cannot be used"):  # such as lazy parameters
+        model = model.eval().requires_grad_(False).to(device)
     network = Network(
         name,
         model,
-        str(weights or spec),
+        f"{spec}, {weights}" if weights else spec,
         precision=precision,
         image_size=image_size or size,
         layers={},
@@ -58,6 +65,25 @@ def load_network(spec, weights=None, image_size=None, layers=(), device="cpu", p
     return network
 
 
+@contextlib.contextmanager
+def _failing_as(message):
+    """Any exception becomes a UserError of one line: message, type, reason, place in a file."""
+    try:
+        yield
+    except Exception as error:  # a foreign model and torch.load raise almost anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if not any(part in f.filename for part in LIBRARIES)]
+        place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+        raise UserError(f"{message}: {reason}{place}") from None
+
+
+def _similar(name, names):
+    """The names that are similar to a wrong one, as a part of a message."""
+    close = difflib.get_close_matches(name, names)
+    return f"; similar: {', '.join(close)}" if close else ""
+
+
 def _from_file(file, name):
     """The module that a function of a Python file returns."""
     path = Path(file)
@@ -67,7 +93,8 @@ def _from_file(file, name):
     module = importlib.util.module_from_spec(module_spec)
     sys.path.insert(0, str(path.parent.absolute()))  # for what it imports, also later
     sys.modules[module_spec.name] = module
-    module_spec.loader.exec_module(module)
+    with _failing_as(f"--model: {file} cannot be imported"):
+        module_spec.loader.exec_module(module)
     build = getattr(module, name, None)
     if not callable(build):
         raise UserError(f"--model: {file} has no function {name}")
@@ -77,7 +104,8 @@ def _from_file(file, name):
     if needed:
         listed = ", ".join(needed)
         raise UserError(f"--model: {name} needs arguments ({listed}); give a function without any")
-    model = build()
+    with _failing_as(f"--model: {name} failed"):
+        model = build()
     if not isinstance(model, nn.Module):
         raise UserError(f"--model: {name} returns a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -85,19 +113,15 @@ def _from_file(file, name):
 
 def _from_torchvision(name, weights):
     """(model, file of weights or None, preprocess, class names or None, image size)."""
-    if name not in models.list_models(module=models):
-        close = difflib.get_close_matches(name, models.list_models(module=models))
-        raise UserError(
-            f"--model: torchvision has no classifier {name}; similar: {', '.join(close)}"
-        )
+    names = models.list_models(module=models)
+    if name not in names:
+        raise UserError(f"--model: torchvision has no classifier {name}{_similar(name, names)}")
     known = models.get_model_weights(name).__members__
     if weights is not None and weights not in known and not Path(weights).is_file():
         raise UserError(f"--weights {weights}: no such file, and not one of {', '.join(known)}")
     chosen = known.get(weights)
-    try:
+    with _failing_as(f"{name} cannot be made or its weights not be downloaded"):
         model = models.get_model(name, weights=chosen)
-    except OSError as error:
-        raise UserError(f"the weights of {name} cannot be downloaded: {error}") from None
     mean, std, size, names = MEAN, STD, SIZES["torchvision"], None
     if chosen is not None:
         options = chosen.transforms.keywords
@@ -113,20 +137,18 @@ def _from_torchvision(name, weights):
 
 def _load_weights(model, file):
     """Load a state dict, strictly. Raises UserError."""
-    try:
+    with _failing_as(f"--weights {file} cannot be read as a state dict"):
         if str(file).endswith(".safetensors"):
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises almost anything for other files
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"--weights {file} cannot be read as a state dict: {reason}") from None
-    for key in ("state_dict", "model"):  # of training checkpoints
+    for key in CHECKPOINT_KEYS:
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise UserError(f"--weights {file} holds no state dict")
-    if not state.keys() & model.state_dict().keys():  # saved by DistributedDataParallel
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+        keys = ", ".join(CHECKPOINT_KEYS)
+        raise UserError(f"--weights {file} holds no state dict, also not under {keys}")
+    if state.keys() != model.state_dict().keys():  # of torch.compile, DistributedDataParallel
+        state = {k.replace("_orig_mod.", "").removeprefix("module."): v for k, v in state.items()}
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     other = {key: tuple(value.shape) for key, value in state.items()}
     differ = sorted(k for k in own.keys() | other.keys() if own.get(k) != other.get(k))
@@ -142,14 +164,9 @@ def _load_weights(model, file):
 def _check_output(network):
     """The number of classes. Raises UserError unless the output is (b, classes) and finite."""
     size = network.image_size
-    try:
-        with torch.no_grad():
-            output = network.model(network.preprocess(_images(network)))
-    except Exception as error:  # of a foreign model
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{network.name} does not take images of {size}x{size} (--image_size): {reason}"
-        ) from None
+    message = f"{network.name} failed for images of {size}x{size} pixels (--image_size)"
+    with _failing_as(message), torch.no_grad():
+        output = network.model(network.preprocess(_images(network)))
     output = output[0] if isinstance(output, tuple) else output
     if not (isinstance(output, torch.Tensor) and output.ndim == 2 and len(output) == 2):
         form = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
@@ -164,12 +181,12 @@ def _images(network):
 
 
 def _find_layers(network):
-    """{name: module} of all modules that return one tensor of maps, in the order of their calls."""
+    """{name: module} of all that return one tensor of several maps, in the order of their calls."""
     found = {}
 
     def note(name, module, _inputs, output):
         is_tensor = isinstance(output, torch.Tensor) and output.ndim in (2, 3, 4)
-        if is_tensor and len(output) == 2:
+        if is_tensor and len(output) == 2 and as_maps(output).shape[1] > 1:
             found.setdefault(name, module)
 
     modules = list(network.model.named_modules())[1:]
@@ -186,11 +203,12 @@ def _choose_layers(network, requested):
     found = _find_layers(network)
     for name in requested:
         if name not in found:
-            close = difflib.get_close_matches(name, found) or list(found)[:3]
             raise UserError(
                 f"{network.name} has no layer {name} with an output (b, c, h, w), (b, c) or "
-                f"(b, n, c); similar: {', '.join(close)} (all: --list_layers)"
+                f"(b, n, c){_similar(name, found)} (all: --list_layers)"
             )
+    if not found:
+        print(f"{network.name} has no layer, hence no features and comparison of layers")
     children = [name for name in found if "." not in name]
     chosen = requested or children or found
     return {name: module for name, module in found.items() if name in chosen}
@@ -203,6 +221,7 @@ def list_layers(network):
     print(f"layers of {network.name}: channels x map, receptive field")
     for layer in network.layer_names:
         channels, height, width = network.shapes[layer]
-        field = network.fields[layer]
-        seen = f"{field.size} x {field.size} pixels" if field.stride else "whole image"
+        rows, columns = network.fields[layer]
+        is_whole = rows.stride == columns.stride == 0
+        seen = "whole image" if is_whole else f"{rows.size} x {columns.size} pixels"
         print(f"  {layer!s:<36} {channels:>6} x {f'{height} x {width}':<10} {seen}")

@@ -4,6 +4,7 @@ Nothing else in interpretability/ calls a model or a part of it.
 """
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Callable
@@ -50,10 +51,17 @@ class _PassEnded(Exception):
 def as_maps(output):
     """The output of a layer as maps (b, c, h, w).
 
-    A vector (b, c) becomes (b, c, 1, 1), tokens (b, n, c) become (b, c, 1, n).
+    A vector (b, c) becomes (b, c, 1, 1). Tokens (b, n, c) become a square map if n or, without a
+    class token in the first place, n - 1 is a square, else (b, c, 1, n). Maps are (b, h, w, c) if
+    h = w differs from c.
     """
     if output.ndim == 3:
+        count, side = output.shape[1], math.isqrt(output.shape[1])
+        if side > 1 and count - side**2 in (0, 1):
+            return output[:, count - side**2 :].mT.unflatten(2, (side, side))
         return output.mT[:, :, None]
+    if output.ndim == 4 and output.shape[1] == output.shape[2] != output.shape[3]:
+        return output.movedim(3, 1)
     return output[:, :, None, None] if output.ndim == 2 else output
 
 
@@ -62,8 +70,8 @@ class Network:
     """A model and its description. Images are (b, 3, image_size, image_size) in [-1, 1].
 
     name: `without G`, `with G`, or that of another network; path, metadata: of the weights; start:
-    the mean image (1, 3, image_size, image_size), where maximization starts, and class_names: of
-    the training set, None if the metadata have none; precision: `fp32` or `bf16`, of every
+    the image (1, 3, image_size, image_size) where maximization starts, the mean of the training set
+    or gray; class_names: None if the metadata have none; precision: `fp32` or `bf16`, of every
     computation; layers: {name: module}, by default the blocks 1 to 8 of a discriminator;
     preprocess: from images to the model's input; has_scores: the model returns critic scores (b,)
     and class logits (b, classes), else logits or a tuple that starts with them.
@@ -168,7 +176,7 @@ class Network:
 
     @cached_property
     def fields(self):
-        """{layer: the Field of its units}; computed once, since it takes forward passes."""
+        """{layer: (Field of its rows, Field of its columns)}; computed once."""
         return receptive_fields(self)
 
     @staticmethod
@@ -178,7 +186,7 @@ class Network:
 
     @property
     def device(self):
-        return next(self.model.parameters()).device
+        return next(self.model.parameters(), torch.empty(0)).device
 
     @property
     def width(self):
@@ -205,10 +213,17 @@ class Network:
     def title(self):
         return f"trained {self.name}" if self.name in TRAININGS else self.name
 
+    @property
+    def full_title(self):
+        return f"discriminator {self.title}" if self.has_scores else self.title
+
     def description(self):
-        """What identifies the network beside its metrics."""
-        sizes = {"width": self.width} if isinstance(self.model, Discriminator) else {}
-        return {"weights": self.path, "sha256": self.digest} | sizes
+        """What identifies the network beside its metrics, and determines them."""
+        if isinstance(self.model, Discriminator):
+            more = {"width": self.width}
+        else:
+            more = {"image_size": self.image_size, "layer_names": [*map(str, self.layer_names)]}
+        return {"weights": self.path, "sha256": self.digest} | more
 
     def set_start(self, metadata):
         """Set `start` and `class_names` from metadata of the training set, if it has both."""
@@ -217,22 +232,21 @@ class Network:
             self.start, self.class_names = to_signed(mean).to(self.device), names
 
 
-def line_styles(names):
-    """{name: matplotlib style}: the same in every chart; networks beside the pair are dashed.
+def line_styles(networks):
+    """{name: matplotlib style}: the same in every chart; controls are dashed.
 
     Networks whose names differ only in a final number share a color: they are often seeds.
     """
-    pair = TRAININGS if TRAININGS.keys() & set(names) else names
-    order = [*pair, *(name for name in names if name not in pair)]
-    groups, styles = {}, {}
-    for name in order:
-        group = groups.setdefault(name.rstrip("0123456789"), [len(groups)])
-        group.append(name)
-        styles[name] = {
-            "color": f"C{group[0]}",
-            "marker": "os^Dv"[(len(group) - 2) % 5],
+    has_pair = any(network.name in TRAININGS for network in networks)
+    groups, styles = dict.fromkeys(TRAININGS, 0) if has_pair else {}, {}
+    for network in networks:
+        group = network.name.rstrip("0123456789")
+        groups[group] = groups.get(group, 0) + 1
+        styles[network.name] = {
+            "color": f"C{list(groups).index(group)}",
+            "marker": "os^Dv"[(groups[group] - 1) % 5],
             "markersize": 4,
-            "linestyle": "-" if name in pair else "--",
+            "linestyle": "--" if network.is_control else "-",
         }
     return styles
 

@@ -7,22 +7,29 @@ would cover the whole image, since LayerNorm couples all positions of a map.
 
 import copy
 import dataclasses
-from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-_AVERAGES = (nn.modules.conv._ConvNd, nn.Linear)
-_IDENTITIES = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+from inside_cnn.layers.accelerate import FastConv2d, FastLayerNorm
+
+_PLAIN = {FastConv2d: nn.Conv2d, FastLayerNorm: nn.LayerNorm}
+_IDENTITIES = {  # names of functions in torch, torch.nn.functional and torch.Tensor
+    *("relu", "relu_", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu"),
+    *("mish", "softplus", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "tanh"),
+    *("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "local_response_norm"),
+}
+_AVERAGES = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose2d"}
 
 
 class Field(NamedTuple):
-    """The receptive field of the units of a layer, in pixels.
+    """The receptive field of the units of a layer along one axis, in pixels.
 
-    Unit i of a row sees `size` pixels from first + i * stride; pixels outside of the image are
-    padding. stride 0: every unit sees the whole image.
+    Unit i sees `size` pixels from first + i * stride; pixels outside of the image are padding.
+    stride 0: every unit sees the whole axis.
     """
 
     size: int
@@ -30,76 +37,100 @@ class Field(NamedTuple):
     first: int
 
 
+class _Averaging(TorchFunctionMode):
+    """A context in which torch's functions average or are the identity, as described above."""
+
+    attention = False  # whether nn.MultiheadAttention has been called
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name, kwargs = func.__name__, kwargs or {}
+        if name in _IDENTITIES:
+            return args[0] if args else kwargs["input"]
+        if name in _AVERAGES:
+            return _average(func, *args, **kwargs)
+        if name == "max_pool2d":
+            return _average_pool(*args, **kwargs)
+        if name == "adaptive_max_pool2d":
+            return F.adaptive_avg_pool2d(*args[:2])
+        self.attention |= name == "multi_head_attention_forward"
+        return func(*args, **kwargs)
+
+
+def _average(func, x, weight, bias=None, *options, groups=1, **named):
+    """A convolution or nn.Linear with equal weights: all channels of its output are the same.
+
+    options: stride, padding, dilation or output_padding, groups, ...
+    """
+    if func is F.linear:
+        y, shape = x.mean(-1, keepdim=True), (*x.shape[:-1], len(weight))
+    else:
+        groups, options = (*options[3:4], groups)[0], (*options[:3], *[1] * len(options[3:4]))
+        channels = weight.shape[1] * groups if func is F.conv_transpose2d else len(weight)
+        ones = x.new_ones(1, 1, *weight.shape[2:])
+        y = func(x.mean(1, keepdim=True), ones, None, *options, **named)
+        shape = len(y), channels, *y.shape[2:]
+    if y.requires_grad:  # only the pixels count: otherwise, small gradients would become 0
+        y.register_hook(lambda g: (g.abs() > 1e-5 * g.abs().amax()).to(g.dtype))
+    return y.expand(shape).contiguous()  # later functions may work in place
+
+
+def _average_pool(x, size, stride=None, padding=0, dilation=1, ceil_mode=False, **_named):
+    return F.avg_pool2d(x, size, stride or size, padding, ceil_mode)
+
+
 @torch.enable_grad()
 def receptive_fields(network):
-    """{layer: Field} of a Network. After attention, every unit sees the whole image."""
-    model, layers = _averaging_copy(network)
-    simple = dataclasses.replace(network, model=model, layers=layers, precision="fp32")
-    size = network.image_size
-    image = torch.ones(1, 3, size, size, dtype=torch.float64, device=network.device)
-    maps_of, attention = {}, []
-    for module in model.modules():
-        if isinstance(module, nn.MultiheadAttention):
-            module.register_forward_pre_hook(lambda *_: attention.append(True))
+    """{layer: (Field of the rows, Field of the columns)} of a Network.
 
-    def keep(layer, maps):
-        maps_of[layer] = None if attention else maps.sum(1)[0]
-
-    simple.visit(image.requires_grad_(), layers, keep)
-    whole = Field(size, 0, 0)
-    return {layer: _measure(maps_of[layer], image, whole) for layer in layers}
-
-
-def _averaging_copy(network):
-    """(model, layers) as in the module's docstring, in float64."""
-    model, layers = copy.deepcopy((network.model, network.layers))
-    for module in model.double().modules():
-        if isinstance(module, _AVERAGES):
-            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.MaxPool2d):
-            options = module.kernel_size, module.stride, module.padding, module.ceil_mode
-            module.forward = partial(_average, options)
-        elif isinstance(module, _IDENTITIES) or _is_activation(module):
-            module.forward = lambda x: x
-    return model, layers
-
-
-def _average(options, x):
-    return F.avg_pool2d(x, *options)
-
-
-def _is_activation(module):
-    is_attention = isinstance(module, nn.MultiheadAttention)
-    return type(module).__module__ == "torch.nn.modules.activation" and not is_attention
-
-
-def _measure(units, image, whole):
-    """The Field of units (h, w), from the edges of the first two and the last two of a row.
-
-    `whole`, if units is None or if one of them sees the image from edge to edge.
+    A field that no Field describes is the whole axis: one of several positions without a common
+    stride, as after upsampling, and those after attention.
     """
-    if units is None or min(units.shape) < 2:
-        return whole
-    size, last, row = whole.size, units.shape[1] - 1, units[len(units) // 2]
+    model, layers = copy.deepcopy((network.model, network.layers))
+    for module in model.modules():
+        module.__class__ = _PLAIN.get(type(module), type(module))
+    plain = dataclasses.replace(network, model=model, layers=layers, precision="fp32")
+    size, fields = network.image_size, {}
+    images = torch.ones(5, 3, size, size, device=network.device, requires_grad=True)
 
-    def edges(column):
-        (gradient,) = torch.autograd.grad(row[column], image, retain_graph=True)
-        columns = gradient.abs().sum((0, 1, 2)).nonzero().flatten().tolist()
-        return (columns[0], columns[-1] + 1) if columns else (0, size)
+    def measure(layer, maps):
+        is_whole = averaging.attention or not maps.requires_grad
+        fields[layer] = 2 * (Field(size, 0, 0),) if is_whole else _measure(maps.sum(1), images)
 
-    _, right = edges(0)
-    left, _ = edges(last)
-    if right == size or left == 0:
+    with _Averaging() as averaging:
+        plain.visit(images, layers, measure)
+    return fields
+
+
+def _measure(units, images):
+    """The Fields of units (5, h, w), from five on the diagonal: both ends and the middle."""
+    places = [(0, min(1, n - 1), n // 2, max(n - 2, 0), n - 1) for n in units.shape[1:]]
+    chosen = units[range(5), places[0], places[1]]
+    (gradient,) = torch.autograd.grad(chosen.sum(), images, retain_graph=True)
+    pixels = gradient.abs().sum(1) > 0
+    return tuple(_fit(*of) for of in zip(places, (pixels.any(2), pixels.any(1)), strict=True))
+
+
+def _fit(places, seen):
+    """The Field of units at five places of an axis; seen: the pixels of each, bool (5, size)."""
+    size = seen.shape[1]
+    whole = Field(size, 0, 0)
+    if not seen.any(1).all():
         return whole
-    _, next_right = edges(1)
-    previous_left, _ = edges(last - 1)
-    if next_right == size and previous_left == 0:
-        return whole
-    stride = next_right - right if next_right < size else left - previous_left
-    first = left - last * stride
-    return Field(right - first, stride, first) if stride > 0 < right - first else whole
+    lefts = seen.int().argmax(1).tolist()  # the first pixel of each unit
+    rights = (size - seen.flip(1).int().argmax(1)).tolist()
+    if rights[0] == size or lefts[4] == 0 or (rights[1] == size and lefts[3] == 0):
+        return whole  # the image clips the field
+    stride = rights[1] - rights[0] if rights[1] < size else lefts[4] - lefts[3]
+    first = lefts[4] - places[4] * stride
+    field = Field(rights[0] - first, stride, first)
+    ends = [_clipped(field, place, size) for place in places]
+    return field if stride > 0 and ends == list(zip(lefts, rights, strict=True)) else whole
+
+
+def _clipped(field, place, size):
+    """The pixels from low to high, exclusive, that a unit sees of an axis of this size."""
+    low = field.first + place * field.stride
+    return max(low, 0), min(low + field.size, size)
 
 
 def box(network, layer, row, column):
@@ -107,10 +138,10 @@ def box(network, layer, row, column):
 
     Bottom and right are exclusive; the box is clipped to the image.
     """
-    size, stride, first = network.fields[layer]
-    top, left = first + row * stride, first + column * stride
-    bottom, right = (min(edge + size, network.image_size) for edge in (top, left))
-    return max(top, 0), max(left, 0), bottom, right
+    rows, columns = network.fields[layer]
+    top, bottom = _clipped(rows, row, network.image_size)
+    left, right = _clipped(columns, column, network.image_size)
+    return top, left, bottom, right
 
 
 def centers(network, positions, layer):

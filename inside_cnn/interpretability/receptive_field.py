@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from inside_cnn.layers.accelerate import FastConv2d, FastLayerNorm
 
 _PLAIN = {FastConv2d: nn.Conv2d, FastLayerNorm: nn.LayerNorm}
-_IDENTITIES = {  # names of functions in torch, torch.nn.functional and torch.Tensor
+_IDENTITIES = {  # functions in torch, torch.nn.functional and torch.Tensor
     *("relu", "relu_", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu"),
     *("mish", "softplus", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "tanh"),
     *("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "local_response_norm"),
@@ -89,12 +89,15 @@ def receptive_fields(network):
     for module in model.modules():
         module.__class__ = _PLAIN.get(type(module), type(module))
     plain = dataclasses.replace(network, model=model, layers=layers, precision="fp32")
-    size, fields = network.image_size, {}
+    size, fields, latest = network.image_size, {}, [None, 0, None]
     images = torch.ones(5, 3, size, size, device=network.device, requires_grad=True)
 
     def measure(layer, maps):
-        is_whole = averaging.attention or not maps.requires_grad
-        fields[layer] = 2 * (Field(size, 0, 0),) if is_whole else _measure(maps.sum(1), images)
+        if maps is not latest[0] or maps._version != latest[1]:  # not behind an identity
+            is_whole = averaging.attention or not maps.requires_grad
+            measured = 2 * (Field(size, 0, 0),) if is_whole else _measure(maps.sum(1), images)
+            latest[:] = maps, maps._version, measured
+        fields[layer] = latest[2]
 
     with _Averaging() as averaging:
         plain.visit(images, layers, measure)
@@ -102,8 +105,8 @@ def receptive_fields(network):
 
 
 def _measure(units, images):
-    """The Fields of units (5, h, w), from five on the diagonal: both ends and the middle."""
-    places = [(0, min(1, n - 1), n // 2, max(n - 2, 0), n - 1) for n in units.shape[1:]]
+    """The Fields of units (5, h, w), from five on the diagonal."""
+    places = [(0, min(1, n - 1), 3 * n // 4, max(n - 2, 0), n - 1) for n in units.shape[1:]]
     chosen = units[range(5), places[0], places[1]]
     (gradient,) = torch.autograd.grad(chosen.sum(), images, retain_graph=True)
     pixels = gradient.abs().sum(1) > 0
@@ -113,24 +116,17 @@ def _measure(units, images):
 def _fit(places, seen):
     """The Field of units at five places of an axis; seen: the pixels of each, bool (5, size)."""
     size = seen.shape[1]
-    whole = Field(size, 0, 0)
-    if not seen.any(1).all():
-        return whole
     lefts = seen.int().argmax(1).tolist()  # the first pixel of each unit
     rights = (size - seen.flip(1).int().argmax(1)).tolist()
-    if rights[0] == size or lefts[4] == 0 or (rights[1] == size and lefts[3] == 0):
-        return whole  # the image clips the field
     stride = rights[1] - rights[0] if rights[1] < size else lefts[4] - lefts[3]
     first = lefts[4] - places[4] * stride
     field = Field(rights[0] - first, stride, first)
-    ends = [_clipped(field, place, size) for place in places]
-    return field if stride > 0 and ends == list(zip(lefts, rights, strict=True)) else whole
-
-
-def _clipped(field, place, size):
-    """The pixels from low to high, exclusive, that a unit sees of an axis of this size."""
-    low = field.first + place * field.stride
-    return max(low, 0), min(low + field.size, size)
+    is_clipped = rights[0] == size or lefts[4] == 0 or (rights[1] == size and lefts[3] == 0)
+    fits = stride > 0 and not is_clipped
+    for place, left, right in zip(places, lefts, rights, strict=True):
+        low, high = first + place * stride, first + place * stride + field.size
+        fits &= (low < 0 or low == left) and (high > size or high == right)
+    return field if fits else Field(size, 0, 0)
 
 
 def box(network, layer, row, column):
@@ -139,9 +135,9 @@ def box(network, layer, row, column):
     Bottom and right are exclusive; the box is clipped to the image.
     """
     rows, columns = network.fields[layer]
-    top, bottom = _clipped(rows, row, network.image_size)
-    left, right = _clipped(columns, column, network.image_size)
-    return top, left, bottom, right
+    top, left = rows.first + row * rows.stride, columns.first + column * columns.stride
+    bottom, right = top + rows.size, left + columns.size
+    return max(top, 0), max(left, 0), *(min(end, network.image_size) for end in (bottom, right))
 
 
 def centers(network, positions, layer):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from inside_cnn.interpretability.network import Network, as_maps, line_styles
 from networks import as_network
 
 
@@ -15,3 +16,33 @@ def test_logits_from_any_layer_are_bit_identical(trained, images, precision):
         again, maps = network.logits_from(images, layer)
         assert torch.equal(again, logits), layer
         assert torch.equal(maps, network.activations(images, layer)), layer
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected", "units"),
+    [
+        ((2, 5), (2, 5, 1, 1), 0),
+        ((2, 9, 5), (2, 5, 3, 3), 0),
+        ((2, 10, 5), (2, 5, 3, 3), 5),  # without the class token
+        ((2, 7, 5), (2, 5, 1, 7), 0),
+        ((2, 5, 3, 3), (2, 5, 3, 3), 0),
+        ((2, 3, 3, 5), (2, 5, 3, 3), 0),  # as in the Swin transformer
+        ((2, 3, 3, 3), (2, 3, 3, 3), 0),
+    ],
+)
+def test_outputs_as_maps(shape, expected, units):
+    """units: the number in the output of the first unit of the first map."""
+    output = torch.arange(torch.Size(shape).numel()).view(shape)
+    maps = as_maps(output)
+    assert maps.shape == expected
+    assert maps[0, 0, 0, 0] == units
+    step = 1 if shape == expected else 5  # tokens and channels-last maps: rows of units
+    if maps.shape[3] > 1:
+        assert maps[0, 0, 0, 1] == units + step
+
+
+def test_only_controls_are_dashed(trained):
+    networks = [Network(name, trained, is_control=name == "c") for name in ("mynet", "with G", "c")]
+    styles = line_styles(networks)
+    assert [of["linestyle"] for of in styles.values()] == ["-", "-", "--"]
+    assert len({of["color"] for of in styles.values()}) == 3

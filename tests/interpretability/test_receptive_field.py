@@ -1,8 +1,10 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from discriminator import MAP_SIZES, Discriminator
+from inside_cnn.interpretability.network import Network
 from inside_cnn.interpretability.receptive_field import Field, box
 from inside_cnn.layers.accelerate import accelerate
 from networks import as_network
@@ -13,7 +15,50 @@ def test_geometry_by_hand():
     fields = as_network(accelerate(Discriminator(width=3))).fields
     sizes, strides = [3, 5, 9, 13, 21, 29, 37, 45], [1, 2, 2, 4, 4, 4, 4, 8]
     firsts = [-1, -2, -4, -6, -10, -14, -18, -22]
-    assert list(fields.values()) == [Field(*of) for of in zip(sizes, strides, firsts, strict=True)]
+    expected = [2 * (Field(*of),) for of in zip(sizes, strides, firsts, strict=True)]
+    assert list(fields.values()) == expected
+
+
+class Call(nn.Module):
+    def __init__(self, function, *options):
+        super().__init__()
+        self.function, self.options = function, options
+
+    def forward(self, x):
+        return self.function(x, *self.options)
+
+
+def conv(*sizes):
+    return nn.Conv2d(*sizes)
+
+
+WHOLE, UPSAMPLED = (32, 0, 0), nn.Upsample(None, 2, "bilinear")
+
+
+@pytest.mark.parametrize(
+    ("modules", "expected"),
+    [
+        ([conv(3, 4, 3, 1, 1), conv(4, 4, 3, 2, 1)], [(3, 1, -1), (5, 2, -2)]),
+        ([conv(3, 4, (7, 1), (2, 1))], [((7, 2, 0), (1, 1, 0))]),
+        ([conv(3, 4, (1, 9), 1, (0, 4))], [((1, 1, 0), (9, 1, -4))]),
+        ([conv(3, 4, 3, 1, 2, 2)], [(5, 1, -2)]),
+        ([conv(3, 6, 3, 1, 0, 1, 3), nn.GroupNorm(1, 6)], [(3, 1, 0), (3, 1, 0)]),
+        ([Call(F.max_pool2d, 2), Call(torch.relu), conv(3, 3, 5)], [(2, 2, 0)] * 2 + [(10, 2, 0)]),
+        # After upsampling by 2, units have no common stride; a stride of 2 restores it.
+        ([conv(3, 4, 2, 2), UPSAMPLED, conv(4, 4, 2, 2)], [(2, 2, 0), WHOLE, (6, 2, -2)]),
+        ([conv(3, 4, 2, 2), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1)], [(2, 2, 0), WHOLE]),
+        ([conv(3, 4, 2, 2), nn.ConvTranspose2d(4, 6, 3, 1, 1, 0, 2)], [(2, 2, 0), (6, 2, -2)]),
+        # Of 31 and 47 pixels.
+        ([conv(3, 3, 3, 2, 1) for _ in range(4)], [(3, 2, -1), (7, 4, -3), (15, 8, -7), WHOLE]),
+        ([Call(torch.Tensor.flatten, 2), nn.Linear(1024, 4)], [WHOLE, WHOLE]),
+    ],
+)
+def test_fields_of_other_networks(modules, expected):
+    """Rows and columns, or both, by hand."""
+    layers = dict(enumerate(modules))
+    fields = Network("", nn.Sequential(*modules), layers=layers, has_scores=False).fields
+    pairs = [of if isinstance(of[0], tuple) else (of, of) for of in expected]
+    assert list(fields.values()) == pairs
 
 
 @pytest.mark.parametrize("layer", range(1, 9))

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torchvision import models
 
 from inside_cnn.core.errors import UserError
 from inside_cnn.interpretability.network import Network, as_maps
@@ -113,6 +112,8 @@ def _from_file(file, name):
 
 def _from_torchvision(name, weights):
     """(model, file of weights or None, preprocess, class names or None, image size)."""
+    from torchvision import models  # here: its import takes seconds
+
     names = models.list_models(module=models)
     if name not in names:
         raise UserError(f"--model: torchvision has no classifier {name}{_similar(name, names)}")

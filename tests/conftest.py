@@ -10,16 +10,15 @@ import torch
 
 import data_tools
 import quick_plots
-import train_gan
 from discriminator import Discriminator
 from inside_cnn.data import cifar10
 from inside_cnn.data.shapes import CLASS_NAMES, generate_shapes
 from inside_cnn.engine import plots, weights
 from inside_cnn.layers.accelerate import accelerate
-from inside_cnn.training import run
 from inside_cnn.training.optimizers import make_optimizer
 from own_images import write_pictures
 
+PNG_OF = plots.png_of
 matplotlib.use("Agg")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
@@ -80,15 +79,14 @@ def published(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_matplotlib(monkeypatch):
-    """In trainings; a test that sees their figures asks for matplotlib_plots."""
+    """A test that sees the texts and axes of figures asks for matplotlib_plots."""
     quick_plots.use(monkeypatch.setattr)
 
 
 @pytest.fixture
 def matplotlib_plots(no_matplotlib, monkeypatch):
-    """Trainings plot as users see it."""
-    monkeypatch.setattr(run, "save_curves", plots.save_curves)
-    monkeypatch.setattr(train_gan, "image_grid", plots.image_grid)
+    """Figures as users see them."""
+    monkeypatch.setattr(plots, "png_of", PNG_OF)
 
 
 @pytest.fixture(scope="session")

@@ -352,7 +352,7 @@ def test_epoch_order_is_a_function_of_seed_and_epoch():
         assert not torch.equal(order, other)
 
 
-def test_main_prints_class_sizes_and_writes_a_preview(run_main, tmp_path):
+def test_main_prints_class_sizes_and_writes_a_preview(run_main, matplotlib_plots, tmp_path):
     picture = tmp_path / "preview.png"
     code, out, _ = run_main(data_tools, "--dataset", "shapes", "--output", picture)
     assert code == 0

@@ -110,7 +110,7 @@ def test_class_names_are_never_paths(weights, run_main):
 # ------------------------------------------------------------------------------ scores
 
 
-def test_scores_and_figures(evaluate, weights):
+def test_scores_and_figures(evaluate, weights, matplotlib_plots):
     out = evaluate("--samples", 120, "--limit_train", 100, "--limit_test", 120)
     folder, result = weights / "evaluation", result_of(weights)
     table = result["scores"]

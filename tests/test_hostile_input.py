@@ -25,7 +25,7 @@ def empty_working_directory(tmp_path, monkeypatch):
     ("odd", "dataset"),
     [(("$x^$", "猫"), "folder"), (("a\ud800b",), "shapes")],  # the last is no valid text
 )
-def test_odd_class_names(run_main, tmp_path, odd, dataset):
+def test_odd_class_names(run_main, matplotlib_plots, tmp_path, odd, dataset):
     _, test = data_tools.load_shapes()
     names = [f"{odd[k % len(odd)]}{k}" for k in range(10)]
     metadata = test.metadata() | {"class_names": names, "dataset": dataset}

@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 import data_tools
+import quick_plots
 import visualization
 from discriminator import Discriminator
 from generator import Generator
 from inside_cnn.data import shapes
+from inside_cnn.engine import plots
 from inside_cnn.engine.plots import save_image_grid
 from inside_cnn.engine.weights import export_model, load_model
 from inside_cnn.interpretability import adversarial_figures
@@ -65,18 +67,23 @@ def test_sections(flags, perturb, classes, layers):
 
 @pytest.fixture(scope="module")
 def all_sections(tmp_path_factory):
-    """(folder, stdout) of all sections for the pair and two controls, at two epsilons."""
-    root, out = tmp_path_factory.mktemp("all"), io.StringIO()
+    """(folder, stdout) of all sections for the pair and two controls, at two epsilons.
+
+    Charts are plotted as users see them, image grids without text.
+    """
+    root, out, png_of = tmp_path_factory.mktemp("all"), io.StringIO(), plots.png_of
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.chdir(root)
         patch.setattr(adversarial_figures, "EPSILONS", [4.0, 8.0])
+        quick_grid = lambda figure: (quick_plots.png_of if figure.images else png_of)(figure)  # noqa: E731
+        patch.setattr(plots, "png_of", quick_grid)
         for seed, folder in enumerate(("output/baseline", "output/gan", "seed 1", "augmented")):
             torch.manual_seed(seed)
             Path(folder).mkdir(parents=True)
             export_model(Discriminator(8), Path(folder, WEIGHTS), {"dataset": "shapes"})
-        flags = ["--limit_test", "30", *QUICK[2:], "--max_features", "2", "8", "--animation=False"]
+        flags = ["--limit_test", "20", *QUICK[2:], "--max_features", "2", "8", "--animation=False"]
         flags += [f"--{name}" for name in visualization.SECTIONS if name != "animation"]
-        flags += ["--study_images", "20", "--control", "seed 1", f"augmented/{WEIGHTS}"]
+        flags += ["--study_images", "8", "--control", "seed 1", f"augmented/{WEIGHTS}"]
         assert visualization.main(flags) == 0
     return root / "visualization", out.getvalue()
 
@@ -98,7 +105,7 @@ def test_all_sections(all_sections):
     summary = json.loads((folder / "summary.json").read_text())
     assert list(summary) == ["without G", "with G", "seed 1", "augmented"]
     for name, metrics in summary.items():
-        assert metrics["perturbation"]["images"] == 30
+        assert metrics["perturbation"]["images"] == 20
         assert f"{metrics['perturbation']['accuracy_before']:.2f} %" in out
         assert metrics["max_classification_output"].keys() == set(shapes.CLASS_NAMES)
         assert len(metrics["layers"]["probe_accuracy"]) == 8
@@ -111,7 +118,7 @@ def test_all_sections(all_sections):
             assert set(metrics["attribution"]["named"]) <= set(shapes.CLASS_NAMES)
         else:
             assert not {"max_features", "attribution"} & metrics.keys()
-    assert "layers 1 to 8, seed 1, 30 test images:" in out
+    assert "layers 1 to 8, seed 1, 20 test images:" in out
     assert "Infinity" not in (folder / "summary.json").read_text()
 
 
@@ -122,7 +129,7 @@ def test_study_of_robustness(all_sections):
         for name, metrics in json.loads((folder / "summary.json").read_text()).items()
     }
     for study in studies.values():
-        assert study["images"] == 20
+        assert study["images"] == 8
         for attack in ("noise", "step", "pgd"):
             accuracies, intervals = study[f"{attack}_accuracy"], study[f"{attack}_interval"]
             assert study["epsilons"] == [4, 8]
@@ -198,7 +205,7 @@ def test_classic_method_maximizes_the_first_features(run_main, two_runs):
     assert metrics["activation"] == pytest.approx(after.tolist(), abs=1e-4)
 
 
-def test_animation_of_the_sample_grids(run_main, refused, two_runs):
+def test_animation_of_the_sample_grids(run_main, refused, two_runs, matplotlib_plots):
     assert "sample grids" in refused(visualization, *QUICK, "--animation")
     samples = two_runs / "output/gan/samples"
     samples.mkdir()

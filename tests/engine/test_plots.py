@@ -9,6 +9,8 @@ import processes
 from inside_cnn.engine import plots
 from inside_cnn.engine.plots import BOX_COLOR, save_charts, save_curves, save_image_grid
 
+pytestmark = pytest.mark.usefixtures("matplotlib_plots")
+
 
 def test_image_grid_shows_every_pixel(tmp_path):
     images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
@@ -112,15 +114,13 @@ def test_figures_do_not_depend_on_the_environment(tmp_path):
 import hashlib, torch
 from inside_cnn.engine.plots import image_grid
 images = torch.arange(4 * 3072).reshape(4, 3, 32, 32).to(torch.uint8)
-print(hashlib.sha256(image_grid(images, ["a", "b"], "title", list("abcd"))).hexdigest())
+digest = hashlib.sha256(image_grid(images, ["a", "b"], "title", list("abcd"))).hexdigest()
 """
     lines = ("savefig.bbox: tight", "image.origin: lower", "text.usetex: True", "text.color: white")
     (tmp_path / "matplotlibrc").write_text("\n".join(lines))
     own = {"MPLBACKEND": "module://not_installed.backend", "MATPLOTLIBRC": str(tmp_path)}
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
-        ).stdout
-        for env in (processes.ENVIRONMENT, processes.ENVIRONMENT | own)
-    }
-    assert len(digests) == 1
+    command = [sys.executable, "-c", f"{code}print(digest)"]
+    printed = subprocess.check_output(command, env=processes.ENVIRONMENT | own, text=True)
+    here = {}
+    exec(code, here)
+    assert printed.strip() == here["digest"]

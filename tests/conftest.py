@@ -7,20 +7,33 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+from filelock import FileLock
 
-import data_tools
 import quick_plots
+import train_discriminator
 from discriminator import Discriminator
 from inside_cnn.data import cifar10
 from inside_cnn.data.shapes import CLASS_NAMES, generate_shapes
 from inside_cnn.engine import plots, weights
-from inside_cnn.layers.accelerate import accelerate
-from inside_cnn.training.optimizers import make_optimizer
 from own_images import write_pictures
 
 PNG_OF = plots.png_of
 matplotlib.use("Agg")
+# They start first, so that the workers of pytest-xdist end at about the same time.
+SLOWEST_FILES = [
+    *("test_models", "test_distributed", "test_inception", "test_visualization", "test_tutorial"),
+    *("test_survival", "test_adversarial", "test_networks", "test_hubconf", "test_results"),
+    *("test_own_images", "test_learning", "test_page", "test_evaluate_gan", "test_resume"),
+]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = item.path.stem
+        return SLOWEST_FILES.index(name) if name in SLOWEST_FILES else len(SLOWEST_FILES)
+
+    items.sort(key=place)
 
 
 @pytest.fixture
@@ -39,22 +52,30 @@ def cifar10_dir():
 
 
 @pytest.fixture(scope="session")
-def trained():
-    """A small classifier of the shapes, trained for a few seconds: accurate, but not robust."""
-    train, _ = data_tools.load_shapes()
-    torch.manual_seed(0)
-    network = accelerate(Discriminator(width=12))
-    optimizer = make_optimizer("muon", network, 5e-3, 0.03)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # rounding depends on it
-    for batch in data_tools.epoch_order(10_000, 0, 0).split(64):
-        logits = network(data_tools.to_signed(train.images[batch]))[1]
-        loss = torch.nn.functional.cross_entropy(logits, train.labels[batch])
-        network.zero_grad()
-        loss.backward()
-        optimizer.step()
-    torch.set_num_threads(threads)
-    return network.eval().requires_grad_(False)
+def trained_run(tmp_path_factory):
+    """The folder of a training on the shapes, for all workers of pytest-xdist."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "trained"
+    flags = "--dataset shapes --device cpu --precision fp32 --width 12 --batch_size 50 --epochs 1 "
+    flags += "--limit_train 10000 --limit_test 1000 --lr 0.01 --muon_lr 0.1 --cutout 0 "
+    flags += f"--label_smoothing 0 --ema_decay 0 --output_dir {folder}"
+    with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
+        quick_plots.use(patch.setattr)
+        if not (folder / "summary.json").exists():
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # rounding depends on it
+            assert train_discriminator.main(flags.split()) == 0
+            torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(trained_run):
+    """A small classifier of the shapes: accurate, but not robust."""
+    model, _ = weights.load_model(trained_run / "discriminator.safetensors")
+    return model.requires_grad_(False)
 
 
 @pytest.fixture

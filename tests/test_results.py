@@ -42,9 +42,9 @@ def test_json_files_contain_no_paths(path):
 
 @pytest.mark.cifar10
 @pytest.mark.parametrize("path", DISCRIMINATORS, ids=name_of)
-@pytest.mark.parametrize("images", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("images", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_published_accuracy_is_reproduced(path, cifar10_dir, images):
-    """On all test images; on 200 of them within four standard errors."""
+    """On all test images; on 100 of them within four standard errors."""
     model, metadata = load_model(path)
     share = metadata["test_accuracy"] / 100
     standard_error = 100 * (share * (1 - share) / images) ** 0.5

@@ -35,7 +35,7 @@ def test_images():
 
 @pytest.fixture
 def few_images(test_images):
-    return tuple(part[:8] for part in test_images)
+    return tuple(part[:4] for part in test_images)
 
 
 def predicted(network, levels):
@@ -50,10 +50,17 @@ def seeded():
     return torch.Generator().manual_seed(0)
 
 
+@pytest.fixture
+def few_starts(monkeypatch):
+    """Four starts of the full attack, for speed."""
+    monkeypatch.setattr(adversarial, "TARGETS", 2)
+    monkeypatch.setattr(adversarial, "RESTARTS", 2)
+
+
 # ------------------------------------------------------------------------------ gradients, one step
 
 
-def test_no_pixel_changes_by_more_than_epsilon(network, few_images):
+def test_no_pixel_changes_by_more_than_epsilon(network, few_images, few_starts):
     """Exactly: float64 differences of levels that float32 represents exactly."""
     (images, labels), epsilon = few_images, 0.5
     images[0], images[1] = 0, 255  # the edges of the range
@@ -82,7 +89,7 @@ def test_no_pixel_changes_by_more_than_epsilon(network, few_images):
 @pytest.mark.parametrize("loss", ["cross-entropy", "margin", "targeted margin"])
 def test_loss_gradient_by_hand(network, few_images, loss):
     images, labels = few_images
-    rivals, index = (labels + 4) % 10, torch.arange(8)
+    rivals, index = (labels + 4) % 10, torch.arange(4)
     x = data_tools.to_signed(images).requires_grad_()
     expected_logits = logits = network.logits(x)
     if loss == "cross-entropy":
@@ -295,15 +302,15 @@ def test_a_robust_network_keeps_its_accuracy():
 # ------------------------------------------------------------------------------ the study
 
 
-def test_study_predicts_the_images_of_each_attack(network, test_images, monkeypatch):
-    monkeypatch.setattr(adversarial, "BATCH", 15)
-    images, labels = (part[:24] for part in test_images)
+def test_study_predicts_the_images_of_each_attack(network, test_images, few_starts, monkeypatch):
+    monkeypatch.setattr(adversarial, "BATCH", 8)
+    images, labels = (part[:12] for part in test_images)
     targets = (labels + 1) % 10
     epsilons = [0.5, 4.0, 8.0]
     classes_of, levels, evaluations = study(network, images, labels, epsilons, 4.0)
     assert classes_of.keys() == set(ATTACKS)
     for rows in classes_of.values():
-        assert rows.shape == (3, 24)
+        assert rows.shape == (3, 12)
     for index, epsilon in enumerate(epsilons):
         assert (levels[index].double() - images.double()).abs().max() <= epsilon
         assert torch.equal(classes_of["pgd"][index], predicted(network, levels[index]))

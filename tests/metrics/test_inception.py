@@ -32,6 +32,11 @@ def weights(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def network(weights):
+    return inception.Inception(weights)
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(inception, "CACHE", tmp_path / "features")
@@ -44,14 +49,9 @@ def images():
     return torch.randint(0, 256, (10, 3, 32, 32), generator=stream, dtype=torch.uint8)
 
 
-@pytest.fixture
-def network(weights, monkeypatch):
-    monkeypatch.setattr(scores, "KERNEL_SUBSET", 4)
-    return inception.Inception(weights)
-
-
-def test_scores_equal_those_of_torch_fidelity(weights, network, images):
+def test_scores_equal_those_of_torch_fidelity(weights, network, images, monkeypatch):
     """Its network is not folded."""
+    monkeypatch.setattr(scores, "KERNEL_SUBSET", 4)
     theirs = torch_fidelity.calculate_metrics(
         input1=Rows(images),
         input2=Rows(images[5:]),
@@ -83,41 +83,38 @@ def test_scores_equal_those_of_torch_fidelity(weights, network, images):
     assert torch_fidelity.__version__ in metadata["extractor"]
 
 
-def test_no_inception_score_without_the_last_layer(weights, network, images, tmp_path):
-    state = torch.load(weights, weights_only=True)
-    del state["fc.weight"], state["fc.bias"]
-    torch.save(state, tmp_path / "trunk.pth")
-    features = network.features(images[:5], "images")
-    trunk = inception.Inception(tmp_path / "trunk.pth")
-    assert "last layer" in trunk.metadata()["inception_score_left_out"]
-    assert torch.equal(trunk.features(images[:5], "images"), features)
-    assert "inception_score" not in trunk.scores(features, features)
-
-
-def test_another_network_is_not_the_standard_one(weights, network, tmp_path, monkeypatch):
-    """Torchvision's Inception has the same layout. The last layer does not matter."""
+def test_a_network_without_the_last_layer(weights, network, images, tmp_path, monkeypatch):
+    """It has no Inception score. It may be the standard network, by its other weights:
+    torchvision's Inception has the same layout.
+    """
     assert network.note == " (not the standard FID network)"
     state = torch.load(weights, weights_only=True)
     monkeypatch.setattr(inception, "TRUNK_DIGEST", inception.trunk_digest(state))
     del state["fc.weight"], state["fc.bias"]
     torch.save(state, tmp_path / "trunk.pth")
-    assert inception.Inception(tmp_path / "trunk.pth").note == ""
+    trunk = inception.Inception(tmp_path / "trunk.pth")
+    assert trunk.note == ""
+    assert "last layer" in trunk.metadata()["inception_score_left_out"]
+    features = network.features(images[:2], "images")
+    assert torch.equal(trunk.features(images[:2], "images"), features)
+    assert "inception_score" not in trunk.scores(features, features)
 
 
 def test_cached_features_belong_to_images_and_weights(weights, images, tmp_path, cache):
     network = inception.Inception(weights)
-    features = network.features(images[:4], "images")
+    images = images[:2]
+    features = network.features(images, "images")
     assert len(list(cache.iterdir())) == 1
     state = torch.load(weights, weights_only=True)
     state["Mixed_7c.branch_pool.conv.weight"] *= 2
     torch.save(state, tmp_path / "other.pth")
     other = inception.Inception(tmp_path / "other.pth")
-    assert not torch.equal(other.features(images[:4], "images"), features)
+    assert not torch.equal(other.features(images, "images"), features)
     assert len(list(cache.iterdir())) == 2
     network.network = None  # nothing is computed again
-    assert torch.equal(network.features(images[:4], "images"), features)
+    assert torch.equal(network.features(images, "images"), features)
     with pytest.raises(TypeError):
-        network.features(images[:4].flip(3), "other images")
+        network.features(images.flip(3), "other images")
 
 
 class Gadget:

@@ -98,15 +98,6 @@ def test_sampling_only(evaluate, weights, form):
         assert torch.equal(images, samples_of(weights, sampling.sample_labels(12, [3, 5])))
 
 
-def test_class_names_are_never_paths(weights, run_main):
-    metadata = {"dataset": "shapes", "class_names": ["../../x", *"bcdefghij"]}
-    export_model(Generator(4), weights / "odd.safetensors", metadata)
-    flags = ["--generator", weights / "odd.safetensors", "--output_dir", weights / "odd"]
-    code, _, _ = run_main(evaluate_gan, *flags, *MACHINE, "--sample", 2, "--format", "png")
-    assert code == 0
-    assert sorted(p.name for p in (weights / "odd/samples").iterdir()) == ["0_______x", "1_b"]
-
-
 # ------------------------------------------------------------------------------ scores
 
 
@@ -229,8 +220,10 @@ def test_invalid_input(refused, weights, flags):
     (weights / "training" / "config.json").touch()
     (weights / "bad.pth").write_text("text")
     export_model(Discriminator(2), weights / "other.safetensors", {"dataset": "cifar10"})
+    export_model(Generator(4, latent_dim=5), weights / "short.safetensors", {"dataset": "shapes"})
     assert "no weights at" in call("--generator", weights / "empty")
     assert "holds a discriminator, not a generator" in call("--generator", judge)
+    assert "no room for 10 classes" in call("--generator", weights / "short.safetensors")
     assert "no weights at" in call("--judge", weights / "absent")
     assert "at most 1000" in call("--sample", 1001)
     assert "trained on cifar10, not on shapes" in call("--judge", weights / "other.safetensors")

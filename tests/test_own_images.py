@@ -162,12 +162,3 @@ def test_two_networks_of_different_classes_are_refused(refused, tmp_path, monkey
     flags = ["--discriminator_without_G", "a/d.safetensors"]
     flags += ["--discriminator_with_G", "b/d.safetensors", "--max_classification_output"]
     assert "a/d.safetensors: cat, dog; b/d.safetensors: cat, cow" in refused(visualization, *flags)
-
-
-def test_data_dir_is_required_for_a_folder(refused, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for script in (train_discriminator, data_tools):
-        assert "give --data_dir" in refused(script, "--dataset", "folder")
-    export_pair(tmp_path, ["cat", "dog"])
-    flags = ["--discriminator_without_G", "d.safetensors", "--attribution"]
-    assert "give --data_dir" in refused(visualization, *flags)

@@ -5,7 +5,6 @@ from argparse import Namespace
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 import data_tools
 import train_gan
@@ -14,7 +13,6 @@ from generator import Generator, sample_latents
 from inside_cnn.engine.weights import load_model
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.training import panels
-from inside_cnn.training.augmentation import move, sample_shift
 from inside_cnn.training.distributed import Ranks
 from inside_cnn.training.run import TrainingRun
 from processes import SMALL
@@ -115,32 +113,6 @@ def test_updates_lower_the_loss(make_updates, network, less):
     update = getattr(updates, f"update_{network}")
     losses = [update()[f"{network}_loss"].item() for _ in range(30)]
     assert losses[-1] < losses[0] - less
-
-
-def test_fakes_are_augmented_in_both_updates(make_updates):
-    """The same losses and weights as with a generator whose images are moved."""
-    shifts = sample_shift(8, torch.Generator().manual_seed(0))
-
-    class Moved(nn.Module):
-        def __init__(self, generator):
-            super().__init__()
-            self.generator = generator
-
-        def forward(self, z):
-            return move(self.generator(z), shifts)
-
-    def both(moved_by, wrapped=False):
-        updates = make_updates("--ema_decay", 0)
-        updates.inputs = updates.inputs._replace(shifts=moved_by)
-        if wrapped:
-            updates.gan.generator = Moved(updates.generator)
-        metrics = updates.update_discriminator() | updates.update_generator()
-        return metrics, parameters(updates.discriminator) + parameters(updates.generator)
-
-    (metrics, weights), (expected, expected_weights) = both(shifts), both(None, wrapped=True)
-    assert metrics == expected
-    assert_equal(weights, expected_weights)
-    assert both(None)[0] != metrics
 
 
 @pytest.mark.parametrize(("shrink", "pairs"), [(1, 8), (2, 4), (3, 3)])

@@ -28,29 +28,15 @@ def test_invalid_files_are_ignored_and_reported(mine, capsys):
         assert "ignored 4 files in total that are not valid pictures" in out
 
 
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (lambda path: path.write_bytes(b"text"), "the file is not a picture"),
-        (lambda path: path.write_bytes(huge_png(20_000, 20_000)), "exceeds limit"),
-        (
-            lambda path: (path.touch(), os.truncate(path, decoding.MAX_BYTES + 1)),
-            "the file is larger than 200 MB",
-        ),
-    ],
-)
-def test_ignored_file_is_reported_with_its_reason(mine, capsys, make, reason):
+def test_ignored_file_is_reported_with_its_reason(mine, capsys):
     """A valid picture has the same name in the other part."""
-    mine.fill("a", "b", part="train/", count=2)
-    mine.fill("a", "b", part="test/", count=2)
+    for part in ("train/", "test/"):
+        mine.fill("a", "b", part=part, count=2)
     path = mine.folder / "test/a/1.png"
-    path.unlink()
-    make(path)
+    os.truncate(path, decoding.MAX_BYTES + 1)
     train, test = load_folder(mine.folder)
     assert (len(train), len(test)) == (4, 3)
-    out = capsys.readouterr().out
-    assert f"ignored {path}: " in out
-    assert reason in out
+    assert f"ignored {path}: the file is larger than 200 MB" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------ the cache

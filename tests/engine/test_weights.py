@@ -104,6 +104,7 @@ WITH_LAYOUT = METADATA | {"layout": LAYOUT}
         (lambda t: t["critic_head.bias"].fill_(float("nan")), WITH_LAYOUT, "NaN"),
         (lambda t: t["critic_head.bias"].fill_(1e38), WITH_LAYOUT, "huge"),
         (lambda t: None, WITH_LAYOUT | {"width": "__import__('os')"}, "impossible sizes"),
+        (lambda t: None, WITH_LAYOUT | {"num_classes": "many"}, "impossible sizes"),
         (lambda t: None, WITH_LAYOUT | {"kind": "[]"}, "not exported"),
         (lambda t: None, WITH_LAYOUT | {"kind": "[" * 10_000}, "not exported"),
         (lambda t: recast(t, torch.int8), WITH_LAYOUT, "do not fit"),

@@ -8,13 +8,15 @@ QUICK = ["--limit_test", "20", "--steps", "2", "--device", "cpu", "--method", "c
 
 
 def test_other_weights_remove_the_figures_and_metrics_of_earlier_commands(run_main, two_runs):
-    """With the same weights, metrics and figures of earlier commands stay."""
+    """With the same weights, those of earlier commands stay, also of another network."""
     folder = two_runs / "visualization"
     path = folder / "summary.json"
-    run_main(visualization, *QUICK, "--max_classification_output")
+    run_main(visualization, *QUICK, "--max_classification_output", "--control", "output/baseline")
     run_main(visualization, *QUICK, "--max_features", 1)
     (folder / "mine.png").touch()
-    metrics = json.loads(path.read_text())["with G"]
+    summary = json.loads(path.read_text())
+    assert "max_classification_output" in summary["baseline"]
+    metrics = summary["with G"]
     assert metrics.keys() >= {"max_classification_output", "max_features"}
     assert (folder / "max_class_with_G.png").exists()
     weights = two_runs / "output/gan/discriminator.safetensors"

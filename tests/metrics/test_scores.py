@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -136,17 +134,6 @@ def test_judge_without_metadata_is_refused(tmp_path):
     export_model(Discriminator(6), tmp_path / "bare.safetensors", {})
     with pytest.raises(UserError, match="does not name the dataset it was trained on"):
         Judge(tmp_path / "bare.safetensors").check_classes(load_dataset("shapes")[0])
-
-
-def test_judge_of_other_classes_is_refused(judge):
-    shapes, _ = load_dataset("shapes")
-    judge.check_classes(shapes)
-    with pytest.raises(UserError, match="trained on shapes, not on cifar10; train one"):
-        judge.check_classes(replace(shapes, name="cifar10"))
-    with pytest.raises(
-        UserError, match=r"has 10 classes \(0, .*, 9\), not the 2 of shapes \(a, b\)"
-    ):
-        judge.check_classes(replace(shapes, class_names=("a", "b")))
 
 
 # ------------------------------------------------------------------------------ during training

@@ -1,11 +1,19 @@
-"""One rank of two: the discriminator's gradients of its shard of one batch, then an error."""
+"""One rank of two: a training until a signal to rank 1, the discriminator's gradients of its shard
+of one batch, then an error.
+"""
 
+import contextlib
 import os
+import signal
 import sys
 
 import torch
 
+import quick_plots
+import steps
+import train_discriminator
 import train_gan
+from discriminator import Discriminator
 from inside_cnn.core.errors import UserError
 from inside_cnn.engine import cli
 from inside_cnn.training import panels
@@ -46,7 +54,19 @@ def work(args):
         ranks.together(fail)
 
 
+def stopped_training(flags):
+    """The exit code of train_discriminator.py with a signal to rank 1."""
+    stop = contextlib.nullcontext()
+    if os.environ["RANK"] == "1":
+        stop = steps.signal_at_pass(Discriminator, 4, signal.SIGTERM)
+    with stop:
+        return train_discriminator.main(flags)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    quick_plots.use()
+    assert stopped_training(sys.argv[4:]) == 128 + signal.SIGTERM
+    os.environ["MASTER_PORT"] = sys.argv[3]
     # Different weights on every rank, so that broadcast is tested.
     sys.exit(cli.exit_code_of(work, train_gan.parse_args([*FLAGS, "--seed", os.environ["RANK"]])))

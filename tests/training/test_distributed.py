@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import processes
+import quick_plots
 import rank_worker
 import train_discriminator
 import train_gan
@@ -20,18 +21,42 @@ from processes import EVERY_STEP, SMALL, run, started
 slow = pytest.mark.slow
 
 
-def test_gradients_of_two_ranks_equal_those_of_one(tmp_path, images):
-    """And the error of one rank ends both and is printed once."""
+@pytest.fixture(scope="module")
+def batch():
     labels, fake_labels = torch.arange(8), torch.arange(8).flip(0)
-    z = sample_latents(fake_labels, generator=torch.Generator().manual_seed(0))
-    alpha = torch.rand(3, 1, 1, 1, generator=torch.Generator().manual_seed(1))  # two and one
-    batch = [images, labels, z, fake_labels, alpha]
-    torch.save(batch, tmp_path / "batch.pt")
-    files = [tmp_path / "batch.pt", tmp_path / "of_two.pt"]
-    codes, _, err = run("tests/helpers/rank_worker.py", files, ranks=2)
+    stream = torch.Generator().manual_seed(0)
+    real = torch.rand(8, 3, 32, 32, generator=stream) * 2 - 1
+    z = sample_latents(fake_labels, generator=stream)
+    alpha = torch.rand(3, 1, 1, 1, generator=stream)  # two and one
+    return [real, labels, z, fake_labels, alpha]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory, small_folder, batch):
+    """(folder, flags of its run, exit codes, stdout, stderr) of two processes of rank_worker.py.
+
+    They resume a run that a single process has stopped after its first step, in mid-epoch, with an
+    uneven last batch and test set.
+    """
+    folder = tmp_path_factory.mktemp("two_ranks")
+    torch.save(batch, folder / "batch.pt")
+    flags = [*SMALL, *small_folder, "--epochs", "2", "--batch_size", "32", "--limit_test", "41"]
+    flags += ["--flip", "alternating", "--output_dir"]
+    with pytest.MonkeyPatch.context() as patch:
+        quick_plots.use(patch.setattr)
+        alone = [*flags, str(folder / "run"), "--max_minutes", "0"]
+        assert train_discriminator.main(alone) == 0
+    files = [folder / "batch.pt", folder / "of_two.pt", processes.free_port()]
+    worker = "tests/helpers/rank_worker.py"
+    return folder, flags, *run(worker, [*files, *flags, folder / "run"], ranks=2)
+
+
+def test_gradients_of_two_ranks_equal_those_of_one(two_ranks, batch):
+    """And the error of one rank ends both and is printed once."""
+    folder, _, codes, _, err = two_ranks
     assert codes == [2, 2], err
     assert err.count("error: ") == err.count(f"error: {rank_worker.ERROR}\n") == 1
-    of_two = torch.load(tmp_path / "of_two.pt", weights_only=True)
+    of_two = torch.load(folder / "of_two.pt", weights_only=True)
 
     args = train_gan.parse_args(rank_worker.FLAGS)
     with TrainingRun(args, "train_gan.py", panels.GAN) as alone:
@@ -62,28 +87,15 @@ def test_batches_that_cannot_be_shared_are_refused():
 
 # ------------------------------------------------------------------------------ resume
 
-SIGNAL_TO_RANK_1 = """
-import contextlib, discriminator, os, quick_plots, signal, steps, sys, train_discriminator
-quick_plots.use()
-stop = steps.signal_at_pass(discriminator.Discriminator, 4, signal.SIGTERM)
-with stop if os.environ["RANK"] == "1" else contextlib.nullcontext():
-    sys.exit(train_discriminator.main(sys.argv[1:]))
-"""
 
-
-def test_resume_with_two_ranks_until_a_signal_to_one(run_main, small_folder, tmp_path):
-    """In mid-epoch, with an uneven last batch and test set. At last, one rank resumes the run."""
-    flags = [*SMALL, *small_folder, "--epochs", 2, "--batch_size", 32, "--limit_test", 41]
-    flags += ["--flip", "alternating", "--output_dir"]
-    assert run_main(train_discriminator, *flags, tmp_path / "whole")[0] == 0
-    parts = [*flags, tmp_path / "run"]
-    assert run_main(train_discriminator, *parts, "--max_minutes", 0)[0] == 0
-    codes, out, err = run("-c", [SIGNAL_TO_RANK_1, *parts], ranks=2)
-    assert codes == [143, 143], err
-    assert out.count("resumed after step 1\n") == 1
+def test_resume_with_two_ranks_until_a_signal_to_one(run_main, two_ranks):
+    """At last, one rank resumes the run."""
+    folder, flags, _, out, err = two_ranks
+    assert run_main(train_discriminator, *flags, folder / "whole")[0] == 0
+    assert out.count("resumed after step 1\n") == 1, err
     assert out.count("stopped by SIGTERM after step 5") == 1
-    assert "resumed after step 5\n" in run_main(train_discriminator, *parts)[1]
-    pairs = zip(records(tmp_path / "whole"), records(tmp_path / "run"), strict=True)
+    assert "resumed after step 5\n" in run_main(train_discriminator, *flags, folder / "run")[1]
+    pairs = zip(records(folder / "whole"), records(folder / "run"), strict=True)
     for one, two in pairs:  # the discriminator has no BatchNorm
         assert one == pytest.approx(two, rel=1e-3)
 

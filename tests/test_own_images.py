@@ -53,7 +53,7 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize("classes", [2, pytest.param(7, marks=SLOW), pytest.param(64, marks=SLOW)])
 def test_every_script(mine, run_main, request, classes):
-    if classes == 7:  # with odd names
+    if classes > 2:  # many or odd names
         request.getfixturevalue("matplotlib_plots")
     data = mine(classes)
 

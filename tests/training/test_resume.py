@@ -1,14 +1,18 @@
-"""A stopped and resumed run is bit-identical to an uninterrupted one."""
+"""A resumed run is bit-identical to an uninterrupted one; settings with which it resumes."""
 
+import json
 import signal
 
 import pytest
+import torch
 
 import train_discriminator
 import train_gan
 from compare import assert_same_run
 from discriminator import Discriminator
 from generator import Generator
+from inside_cnn.core.device import pick_precision
+from inside_cnn.training.run_folder import recorded_precision
 from processes import SMALL
 from steps import signal_at_pass
 
@@ -67,3 +71,44 @@ def test_more_epochs_with_the_classic_recipe(train, tmp_path):
     assert code == 0
     assert "resumed after step 5" in out
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+# ------------------------------------------------------------------------------ settings
+
+EPOCHS = ["--epochs", 2]
+
+
+def test_auto_precision_is_that_of_the_run(train, tmp_path):
+    """The job may be queued again for a node with another CPU."""
+    (other,) = {"fp32", "bf16"} - {pick_precision("auto", torch.device("cpu"))}
+    train(train_discriminator, "run", *EPOCHS, "--precision", other, "--max_steps", 2)
+    assert recorded_precision(tmp_path / "run") == other
+    flags = [*EPOCHS, "--precision", "auto", "--max_steps", 3]
+    code, out, _ = train(train_discriminator, "run", *flags)
+    assert code == 0
+    assert f"--precision auto: {other}" in out
+    assert json.loads((tmp_path / "run/config.json").read_text())["settings"]["precision"] == other
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_only_a_saved_run_has_a_precision(tmp_path, saved):
+    (tmp_path / "config.json").write_text('{"settings": {"precision": "fp16"}}')
+    if saved:
+        (tmp_path / "summary.json").touch()
+    assert recorded_precision(tmp_path) is None
+
+
+def test_a_recipe_equals_its_values(train):
+    recipe, sizes = train_gan.RECIPES["brief"], ("width", "batch_size", "epochs")
+    flags = [text for name in recipe.keys() - sizes for text in (f"--{name}", recipe[name])]
+    train(train_gan, "run", *EPOCHS, "--recipe", "brief", "--max_steps", 2)
+    code, out, _ = train(train_gan, "run", *EPOCHS, *flags, "--max_steps", 3)
+    assert code == 0
+    assert "resumed after step 2" in out
+
+
+def test_a_limit_of_all_images_is_none(run_main, tmp_path):
+    flags = [*SMALL, "--output_dir", tmp_path, "--limit_train"]
+    run_main(train_discriminator, *flags, 30_000, "--max_steps", 1)
+    out = run_main(train_discriminator, *flags, 20_000, "--max_steps", 2)[1]
+    assert "resumed after step 1" in out

@@ -201,9 +201,9 @@ def load_images(args, networks, device):
     all_have_start = all(network.start is not None for network in networks)
     if not needed and all_have_start:
         return None, None
-    names = {str(network.metadata.get("dataset")) for network in networks}
-    if args.dataset == "auto" and args.model is not None:
+    if args.dataset == "auto" and args.model:
         raise UserError("--model needs images: give their data set by --dataset")
+    names = {str(network.metadata.get("dataset")) for network in networks}
     if args.dataset == "auto" and not (len(names) == 1 and names <= set(DATASETS)):
         listed = ", ".join(sorted(names))
         raise UserError(f"the weights name the data sets {listed}; give one by --dataset")
@@ -223,8 +223,8 @@ def load_images(args, networks, device):
     for network in networks:
         if network.has_scores:
             check_classes(network.path, network.metadata, test)
-            if network.start is None:
-                network.set_start(test.metadata())
+        if network.start is None:
+            network.set_start(test.metadata())
     return train, test
 
 

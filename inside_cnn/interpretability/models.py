@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import difflib
 import importlib.util
-import inspect
 import sys
 import sysconfig
 import traceback
@@ -97,13 +96,7 @@ def _from_file(file, name):
     build = getattr(module, name, None)
     if not callable(build):
         raise UserError(f"--model: {file} has no function {name}")
-    parameters = inspect.signature(build).parameters.values()
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in kinds]
-    if needed:
-        listed = ", ".join(needed)
-        raise UserError(f"--model: {name} needs arguments ({listed}); give a function without any")
-    with _failing_as(f"--model: {name} failed"):
+    with _failing_as(f"--model: {name}, called without arguments, failed"):
         model = build()
     if not isinstance(model, nn.Module):
         raise UserError(f"--model: {name} returns a {type(model).__name__}, not a torch.nn.Module")
@@ -121,7 +114,7 @@ def _from_torchvision(name, weights):
     if weights is not None and weights not in known and not Path(weights).is_file():
         raise UserError(f"--weights {weights}: no such file, and not one of {', '.join(known)}")
     chosen = known.get(weights)
-    with _failing_as(f"{name} cannot be made or its weights not be downloaded"):
+    with _failing_as(f"{name} or its weights cannot be loaded"):
         model = models.get_model(name, weights=chosen)
     mean, std, size, names = MEAN, STD, SIZES["torchvision"], None
     if chosen is not None:

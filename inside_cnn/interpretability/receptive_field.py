@@ -61,17 +61,15 @@ def _average(func, x, weight, bias=None, *options, groups=1, **named):
 
     options: stride, padding, dilation or output_padding, groups, ...
     """
-    if func is F.linear:
-        y, shape = x.mean(-1, keepdim=True), (*x.shape[:-1], len(weight))
-    else:
+    axis, channels = -1 if func is F.linear else 1, len(weight)
+    y = x.mean(axis, keepdim=True)
+    if func is not F.linear:
         groups, options = (*options[3:4], groups)[0], (*options[:3], *[1] * len(options[3:4]))
-        channels = weight.shape[1] * groups if func is F.conv_transpose2d else len(weight)
-        ones = x.new_ones(1, 1, *weight.shape[2:])
-        y = func(x.mean(1, keepdim=True), ones, None, *options, **named)
-        shape = len(y), channels, *y.shape[2:]
+        channels = weight.shape[1] * groups if func is F.conv_transpose2d else channels
+        y = func(y, x.new_ones(1, 1, *weight.shape[2:]), None, *options, **named)
     if y.requires_grad:  # only the pixels count: otherwise, small gradients would become 0
         y.register_hook(lambda g: (g.abs() > 1e-5 * g.abs().amax()).to(g.dtype))
-    return y.expand(shape).contiguous()  # later functions may work in place
+    return torch.cat([y] * channels, axis)  # no view: later functions may work in place
 
 
 def _average_pool(x, size, stride=None, padding=0, dilation=1, ceil_mode=False, **_named):

@@ -110,17 +110,19 @@ def measures(results):
 def differences(results):
     """A row for each measure, a column for each of STEPS: the range over all pairs of seeds.
 
-    With intervals, it is from their lowest to their highest end. Bold, if it excludes 0.
+    With intervals, it is from their lowest to their highest end. Bold, if it excludes 0 and if
+    there are at least two pairs.
     """
     networks = seeds_of(read_json(results / "ladder/summary.json"))
     rows = []
     for measure in MEASURES:
         row = [measure.title]
         for arm, base in STEPS:
-            pairs = itertools.product(networks[arm].values(), networks[base].items())
+            pairs = list(itertools.product(networks[arm].values(), networks[base].items()))
             ends = [end for one, (name, other) in pairs for end in _ends(measure, one, name, other)]
-            text = f"{min(ends):+.1f} to {max(ends):+.1f}" if ends else "–"
-            row.append(f"**{text}**" if ends and (min(ends) > 0 or max(ends) < 0) else text)
+            low, high = (min(ends), max(ends)) if ends else (0, 0)
+            text = f"{low:+.2g} to {high:+.2g}" if low < high else f"{low:+.2g}" if ends else "–"
+            row.append(f"**{text}**" if len(pairs) > 1 and (low > 0 or high < 0) else text)
         rows.append(row)
     return ["", *(f"`{arm}` − `{base}`" for arm, base in STEPS)], rows
 

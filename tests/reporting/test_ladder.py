@@ -63,14 +63,14 @@ def test_every_seed_is_shown(results):
 
 def test_difference_is_bold_if_no_pair_of_seeds_contradicts_it(results):
     row = row_of(ladder.differences(results), "accuracy after the full attack, epsilon 4/255")
-    assert row["`full` − `none`"] == "**+14.0 to +31.0**"
-    assert row["`full` − `none_early`"] == "-2.0 to +32.0"
+    assert row["`full` − `none`"] == "**+14 to +31**"
+    assert row["`full` − `none_early`"] == "-2 to +32"
     assert row["`full` − `trained`"] == "–"
 
 
 def test_difference_without_intervals_is_the_range_over_seeds(results):
     row = row_of(ladder.differences(results), "linear probe, layer 8")
-    assert row["`full` − `none`"] == "**+17.0 to +28.0**"
+    assert row["`full` − `none`"] == "**+17 to +28**"
 
 
 def test_similarity_is_over_different_networks(results):

@@ -153,21 +153,26 @@ def test_a_model_without_layers(run_main, file):
     assert "calibration" in summary["Works"]
 
 
-@pytest.mark.parametrize(
-    "changed", [["--image_size", 16], ["--layers", "layer1"], ["--weights", "net.pt"]]
-)
-def test_other_settings_remove_earlier_metrics(run_main, file, changed):
-    torch.save(load_network(f"{file}:build").model.state_dict(), "net.pt")
+def test_another_image_size_removes_earlier_metrics(run_main, file):
     flags = [*QUICK, "--model", f"{file}:build"]
-    for more in (["--calibration"], ["--max_classification_output"]):
-        run_main(visualization, *flags, *more)
     path = Path("visualization/summary.json")
+    for section in ("--calibration", "--max_classification_output"):
+        run_main(visualization, *flags, section)
     assert {"calibration", "max_classification_output"} < json.loads(path.read_text())[
         "build"
     ].keys()
-    run_main(visualization, *flags, *changed, "--frequency")
-    keys = {"weights", "sha256", "image_size", "layer_names", "frequency"}
+    run_main(visualization, *flags, "--image_size", 16, "--calibration")
+    keys = {"weights", "sha256", "image_size", "layer_names", "calibration"}
     assert json.loads(path.read_text())["build"].keys() == keys
+
+
+def test_description(file):
+    """Other settings give another description; see the test before."""
+    torch.save(load_network(f"{file}:build").model.state_dict(), "net.pt")
+    changes = [{}, {"weights": "net.pt"}, {"image_size": 16}, {"layers": ["layer1"]}]
+    descriptions = [load_network(f"{file}:build", **of).description() for of in changes]
+    assert descriptions[0] == load_network(f"{file}:build").description()
+    assert all(of != descriptions[0] for of in descriptions[1:])
 
 
 def test_chosen_layers_and_weights(run_main, file):
@@ -244,14 +249,14 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "vit
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", *SLOW])
 def test_torchvision(run_main, tmp_path, monkeypatch, name):
-    """Random weights, 1,000 classes, pictures of 3 classes at 64, 96 or 224 pixels."""
+    """Random weights, 1,000 classes, pictures of 3 classes at 40, 96 or 224 pixels."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     images, labels = torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8), torch.arange(12) % 3
     for part in ("train", "test"):
         write_pictures(tmp_path / "pictures" / part, images, labels, ["a", "b", "c"])
     size, layers, fields = {
-        "shufflenet_v2_x0_5": (64, ["conv1", "maxpool", "stage4"], [3, 7, 64]),
+        "shufflenet_v2_x0_5": (40, ["stage4", "maxpool", "conv1"], [3, 7, 40]),
         "resnet18": (96, ["layer1", "layer3"], [43, 96]),
         "vit_b_16": (224, ["conv_proj", "encoder"], [16, 224]),
     }[name]

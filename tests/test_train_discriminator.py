@@ -76,7 +76,9 @@ def test_files_of_a_run(small_run, matplotlib_plots, refused, tmp_path):
 
 def test_alternating_flips(monkeypatch):
     train_set, sampled = data_tools.load_shapes()[0].first(64), []
-    monkeypatch.setattr(train_discriminator, "shift", lambda _, row, *__: sampled.append(row))
+    monkeypatch.setattr(
+        train_discriminator.augmentation, "shift", lambda _, row, *__: sampled.append(row)
+    )
     run = Namespace(steps_per_epoch=1, shard=lambda rows: rows, batch=lambda: torch.arange(64))
     run.stream = lambda *name: random_stream("cpu", 0, *name)
     steps = *(("alternating", epoch) for epoch in range(3)), ("random", 0), ("random", 1)

@@ -142,7 +142,8 @@ def save_charts(charts, path, columns=2):
         names = list(chart["lines"])
         if len(names) > 1 and names not in legends:
             legends.append(names)
-            axes.legend(frameon=False, fontsize=8)
+            beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(names) > 6 else {}
+            axes.legend(frameon=False, fontsize=8, **beside)
     save_figure(figure, path)
 
 

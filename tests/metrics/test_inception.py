@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 import torch_fidelity
+from torch_fidelity import metric_isc
 
 from inside_cnn.core.errors import UserError
 from inside_cnn.metrics import inception, scores
@@ -45,16 +46,25 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def images():
+    """Each has one color, so that even the predictions of random weights differ."""
     stream = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (10, 3, 32, 32), generator=stream, dtype=torch.uint8)
+    colors = torch.randint(0, 256, (6, 3, 1, 1), generator=stream, dtype=torch.uint8)
+    return colors.expand(6, 3, 32, 32).contiguous()
 
 
 def test_scores_equal_those_of_torch_fidelity(weights, network, images, monkeypatch):
-    """Its network is not folded."""
+    """Its network is not folded. The Inception score has two splits: one image has a score of 1."""
     monkeypatch.setattr(scores, "KERNEL_SUBSET", 4)
+    of_splits = metric_isc.isc_features_to_metric
+
+    def of_two_splits(logits, splits, *args, **options):
+        assert splits == 10
+        return of_splits(logits, 2, *args, **options)
+
+    monkeypatch.setattr(metric_isc, "isc_features_to_metric", of_two_splits)
     theirs = torch_fidelity.calculate_metrics(
         input1=Rows(images),
-        input2=Rows(images[5:]),
+        input2=Rows(images[2:]),
         isc=True,
         fid=True,
         kid=True,
@@ -68,8 +78,8 @@ def test_scores_equal_those_of_torch_fidelity(weights, network, images, monkeypa
         rng_seed=0,
     )
     features = network.features(images, "images")
-    ours = network.scores(features, features[5:])
-    assert (ours["images"], ours["reference_images"]) == (10, 5)
+    ours = network.scores(features, features[2:])
+    assert (ours["images"], ours["reference_images"]) == (6, 4)
     for field, key in {
         "fid": torch_fidelity.KEY_METRIC_FID,
         "kid": torch_fidelity.KEY_METRIC_KID_MEAN,
@@ -78,6 +88,7 @@ def test_scores_equal_those_of_torch_fidelity(weights, network, images, monkeypa
         "inception_score_std": torch_fidelity.KEY_METRIC_ISC_STD,
     }.items():
         assert ours[field] == pytest.approx(theirs[key], rel=1e-3, abs=1e-4), field
+    assert ours["inception_score"] > 1.01
     metadata = network.metadata()
     assert metadata["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert torch_fidelity.__version__ in metadata["extractor"]
@@ -114,7 +125,7 @@ def test_cached_features_belong_to_images_and_weights(weights, images, tmp_path,
     network.network = None  # nothing is computed again
     assert torch.equal(network.features(images, "images"), features)
     with pytest.raises(TypeError):
-        network.features(images.flip(3), "other images")
+        network.features(images.flip(0), "other images")
 
 
 class Gadget:

@@ -115,11 +115,11 @@ def test_generated_images_with_and_without_channels(opened):
 
 
 @PUBLISHED
-def test_attacks(opened):
-    """20 steps on 16 images: each step from PyTorch's own iterate, and the whole attack."""
+def test_attacks(opened, size):
+    """20 steps: each step from PyTorch's own iterate, and the whole attack."""
     pages, page = opened
     network = Network("without G", pages.networks[0])
-    images = random_images(16)
+    images = random_images(16 if size == "full_size" else 4)
     labels = predict(network, images.float()).argmax(1)
     low, high = limits(images, 8)
     start = torch.lerp(low, high, torch.rand(images.shape, generator=torch.manual_seed(1)))
@@ -161,7 +161,7 @@ def test_attacks(opened):
         for each in (logits, expected)
     )
     assert abs(margin - expected_margin) < 0.02 * expected_margin.abs()
-    assert (logits.argmax(1) == expected.argmax(1)).sum() >= 15
+    assert (logits.argmax(1) != expected.argmax(1)).sum() <= 1
 
 
 @pytest.mark.parametrize("size", ["small"])

@@ -52,9 +52,7 @@ MEASURES = (
     ),
     Measure("linear probe, layer 4", "layers/probe_accuracy/3"),
     Measure("linear probe, layer 8", "layers/probe_accuracy/7"),
-    Measure("class-selective features, layer 4", "layers/selective_share/3"),
     Measure("class-selective features, layer 8", "layers/selective_share/7"),
-    Measure("features firing on < 10 % of the images, layer 5", "layers/fires_below_10_percent/4"),
     Measure("expected calibration error", "calibration/expected_calibration_error"),
     Measure("AUC, test images and uniform noise", "critic_score/uniform noise/auc"),
     Measure(

@@ -61,7 +61,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("sampling only")
     group.add_argument("--sample", type=at_least(1), metavar="N", help="write N images and stop")
     formats, classes = ("png", "npz", "grid"), "only these classes, by number from 0"
-    group.add_argument("--format", choices=formats, default="grid", help="of the images")
+    group.add_argument("--format", choices=formats, help="of the images (default: grid)")
     group.add_argument("--labels", type=at_least(0), nargs="+", metavar="K", help=classes)
     group = parser.add_argument_group("scores")
     group.add_argument(
@@ -82,8 +82,11 @@ def parse_args(argv=None):
     cli.add_device_arguments(parser)
     parser.add_argument("--output_dir", default="evaluation", help="folder for scores and figures")
     args = parser.parse_args(argv)
-    if args.labels and not args.sample:
-        parser.error("--labels requires --sample: scores are computed over all classes")
+    scoring = ("inception", "limit_train", "limit_test")
+    for name in scoring if args.sample else ("labels", "format"):
+        if getattr(args, name) is not None:
+            parser.error(f"--{name} has no effect {'with' if args.sample else 'without'} --sample")
+    args.format = args.format or "grid"
     return args
 
 
@@ -97,17 +100,17 @@ def make_image_sets(args, generator, sample, train, test):
     many images as the table can use.
     """
     num_classes = len(train.class_names)
-    labels = sampling.sample_labels(args.samples, range(num_classes))
     count = min(args.samples, len(test), len(train))
-    samples = sample(labels, "samples")
+    labels = sampling.labels_like(train, count)
     untrained = untrained_like(generator, labels, args.seed, num_classes)
-    untrained_samples = sample(labels[:count], "untrained generator", untrained)
     real = train.first(count)
     return {
         "test images": test,
         "noisy training images": replace(real, images=noisy(real.images, args.seed)),
-        "samples": replace(train, images=samples, labels=labels),
-        "untrained generator": replace(train, images=untrained_samples, labels=labels[:count]),
+        "samples": replace(real, images=sample(labels, "samples"), labels=labels),
+        "untrained generator": replace(
+            real, images=sample(labels, "untrained generator", untrained), labels=labels
+        ),
     }
 
 
@@ -233,7 +236,7 @@ def run(args):
             result |= score(args, image_sets, train, judge, new)
             write_atomically(new / "evaluation.json", json.dumps(result, indent=2).encode())
         if network is not None:
-            labels = sampling.sample_labels(max(len(train), len(test)), range(num_classes))
+            labels = sampling.labels_like(train, max(len(train), len(test)))
             images = sample(labels, "samples for Inception"), train.images, test.images
             scores = network.both_protocols(*images, args.seed)
             result["inception"] = network.metadata() | {"scores": scores}
@@ -244,8 +247,7 @@ def run(args):
 
 
 def main(argv=None):
-    args = parse_args(argv)
-    return cli.exit_code_of(run, args)
+    return cli.exit_code_of(run, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -124,9 +124,11 @@ def test_scores_and_figures(evaluate, weights, matplotlib_plots):
     assert distances["samples"]["percentile_1"] <= distances["samples"]["percentile_50"]
     assert distances["test images"]["detected"] == pytest.approx(1, abs=0.5)
 
-    samples = samples_of(weights, sampling.sample_labels(100))
-    assert torch.equal(images_in(folder / "samples.png", top=26), samples)
-    assert torch.equal(images_in(folder / "nearest.png", top=46, rows=1), samples[:10])
+    real = evaluate_gan.load_dataset("shapes")[0].first(100)
+    samples, (displayed, *_) = samples_of(weights, real.labels), real.columns()
+    grid = images_in(folder / "samples.png", top=26, rows=len(displayed) // 10)
+    assert torch.equal(grid, samples[displayed])
+    assert torch.equal(images_in(folder / "nearest.png", top=46, rows=1), grid[:10])
 
 
 def test_interrupted_scoring_leaves_the_previous_result(evaluate, weights, run_main, flags):
@@ -186,8 +188,8 @@ def test_inception_by_both_protocols(evaluate, weights, monkeypatch):
         f"test images against training images{note}": (20, 24),
         f"samples against training images{note}": (24, 24),
     }
-    _, test = evaluate_gan.load_dataset("shapes")
-    samples = samples_of(weights, sampling.sample_labels(20))
+    train, test = evaluate_gan.load_dataset("shapes")
+    samples = samples_of(weights, train.labels[:20])
     features = (images.flatten(1)[:, ::400].float() for images in (samples, test.images[:20]))
     expected = scores.distances(*features)["frechet_distance"]
     assert rows[f"samples against test images{note}"]["fid"] == pytest.approx(expected, rel=1e-9)
@@ -229,7 +231,9 @@ def test_invalid_input(refused, weights, flags):
     assert "trained on cifar10, not on shapes" in call("--judge", weights / "other.safetensors")
     assert "--sample" in call("--sample", 0)
     assert "--labels 10" in call("--sample", 5, "--labels", 10)
-    assert "--labels requires --sample" in call("--labels", 1)
+    assert "--labels has no effect without --sample" in call("--labels", 1)
+    assert "--format has no effect without --sample" in call("--format", "png")
+    assert "--inception has no effect with --sample" in call("--sample", 5, "--inception")
     assert "at least 20" in call("--samples", 19)
     assert "too few" in call("--limit_test", 19)
     assert "holds no weights of torch-fidelity" in call("--inception", weights / "bad.pth")

@@ -18,6 +18,14 @@ def sample_labels(count, classes=range(10)):
     return classes[torch.arange(count) % len(classes)]
 
 
+def labels_like(dataset, count):
+    """int64 (count,), whose classes have the shares of the dataset: in turn if all are equal."""
+    sizes = dataset.labels.bincount(minlength=len(dataset.class_names)).cpu()
+    if sizes.max() == sizes.min():
+        return sample_labels(count, range(len(sizes)))
+    return dataset.labels.cpu()[torch.arange(count) % len(dataset)]
+
+
 def latents_of(labels, latent_dim, seed, purpose=Stream.LATENTS, num_classes=10, truncation=None):
     """The latents of samples with labels int64 (n,), float32 (n, latent_dim) on the CPU.
 

@@ -3,6 +3,8 @@
 Distances, precision and recall are torch-fidelity's, which has no density and coverage.
 """
 
+import functools
+
 import torch
 
 from inside_cnn.core.device import Stream
@@ -110,10 +112,17 @@ class TrainingScores:
     def __init__(self, judge, dataset, seed, samples=2000, reference=10_000):
         """dataset: provides the first `reference` images. Raises UserError."""
         judge.check_classes(dataset)
+        if len(dataset) < MIN_SAMPLES:
+            raise UserError(f"--evaluate_every needs at least {MIN_SAMPLES} real images")
         self.judge, self.seed = judge, seed
         self.class_names = dataset.class_names
-        self.labels = sampling.sample_labels(samples, range(len(dataset.class_names)))
-        self.reference, _ = judge.features_and_classes(dataset.images[:reference])
+        self.labels = sampling.labels_like(dataset, samples)
+        self.images = dataset.images[:reference]
+
+    @functools.cached_property
+    def reference(self):
+        """The judge's features of the real images."""
+        return self.judge.features_and_classes(self.images)[0]
 
     def __call__(self, generator):
         """{"frechet_distance", "kernel_distance", "class_consistency" in %}."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from generator import Generator
+from inside_cnn.data.dataset import Dataset
 from inside_cnn.metrics import sampling
 
 
@@ -18,6 +19,16 @@ def generator():
 def test_labels_are_in_turn():
     assert sampling.sample_labels(12).tolist() == [*range(10), 0, 1]
     assert sampling.sample_labels(5, [3, 7]).tolist() == [3, 7, 3, 7, 3]
+
+
+def test_labels_have_the_shares_of_the_dataset():
+    images, names = torch.zeros(6, 3, 32, 32, dtype=torch.uint8), ("a", "b")
+    for labels, expected in (
+        ([1, 1, 0, 1, 0, 0], [0, 1, 0, 1, 0, 1, 0, 1]),  # equal shares: in turn
+        ([1, 1, 0, 1, 1, 1], [1, 1, 0, 1, 1, 1, 1, 1]),
+    ):
+        dataset = Dataset("folder", images, torch.tensor(labels), names, "")
+        assert sampling.labels_like(dataset, 8).tolist() == expected
 
 
 def test_latents_depend_on_the_seed_and_the_index_only():

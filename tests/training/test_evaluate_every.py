@@ -77,6 +77,7 @@ def test_an_unsuitable_judge_is_refused(scored_run, tmp_path):
     for flags, message in (
         (["--judge", tmp_path / "absent"], "no weights at"),
         (["--hold_out", 200], "trained with --hold_out 0, not 200"),
+        (["--limit_train", 19, "--batch_size", 8], "needs at least 20 real images"),
     ):
         code, _, err = scored_run("--epochs", 1, *flags)
         assert code == 2

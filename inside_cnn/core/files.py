@@ -17,7 +17,7 @@ def write_atomically(path, data):
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
+        raise FileExistsError(errno.EEXIST, f"{path.name} is not a regular file", str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -37,6 +37,11 @@ def remove_temporaries(path):
     """Remove temporary files left by killed writes to `path`, whose name may be a pattern."""
     for temporary in path.parent.glob(f".{path.name}.{'[0-9a-f]' * 8}.tmp"):
         temporary.unlink()
+
+
+def read_json(path):
+    """The value in a JSON file of this program."""
+    return json.loads(path.read_bytes())
 
 
 def parse_json(text, otherwise=None):

@@ -5,9 +5,10 @@ after its arm and seed. The functions return the headings and rows of a table.
 """
 
 import itertools
-import json
 import statistics
 from typing import NamedTuple
+
+from inside_cnn.core.files import read_json
 
 ARMS = ("full", "trained", "frozen", "penalty", "none", "none_early")  # see docs/training.md
 STEPS = (  # arms that differ in one part of the loss, then the ends, and those of equal accuracy
@@ -61,10 +62,6 @@ MEASURES = (
 )
 
 
-def read_json(path):
-    return json.loads(path.read_bytes())
-
-
 def value_at(tree, path):
     """The value at "key/key/index" in dicts and lists; None if a key is missing."""
     for key in path.split("/"):
@@ -108,8 +105,8 @@ def measures(results):
 def differences(results):
     """A row for each measure, a column for each of STEPS: the range over all pairs of seeds.
 
-    With intervals, it is from their lowest to their highest end. Bold, if it excludes 0 and if
-    there are at least two pairs.
+    With intervals, it is from their lowest to their highest end. Bold, if it excludes 0 and if both
+    arms have at least two seeds.
     """
     networks = seeds_of(read_json(results / "ladder/summary.json"))
     rows = []
@@ -118,9 +115,10 @@ def differences(results):
         for arm, base in STEPS:
             pairs = list(itertools.product(networks[arm].values(), networks[base].items()))
             ends = [end for one, (name, other) in pairs for end in _ends(measure, one, name, other)]
-            low, high = (min(ends), max(ends)) if ends else (0, 0)
+            low, high = (min(ends) + 0.0, max(ends) + 0.0) if ends else (0, 0)  # + 0.0: no "-0"
             text = f"{low:+.2g} to {high:+.2g}" if low < high else f"{low:+.2g}" if ends else "–"
-            row.append(f"**{text}**" if len(pairs) > 1 and (low > 0 or high < 0) else text)
+            several = min(len(networks[arm]), len(networks[base])) > 1
+            row.append(f"**{text}**" if several and (low > 0 or high < 0) else text)
         rows.append(row)
     return ["", *(f"`{arm}` − `{base}`" for arm, base in STEPS)], rows
 

@@ -12,7 +12,7 @@ import shlex
 import statistics
 from pathlib import Path
 
-from inside_cnn.core.files import is_number, write_atomically
+from inside_cnn.core.files import is_number, read_json, write_atomically
 from inside_cnn.reporting import ladder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,10 +49,6 @@ RUNS = {  # folders in results/: title, flags of the script
     "baseline_64_epochs": ("classifier, for longer", "--epochs 64"),
     "classic_32_epochs": ("the homework's recipe", "--recipe classic --epochs 32"),
 }
-
-
-def read_json(path):
-    return json.loads(path.read_bytes())
 
 
 def read_lines(path):

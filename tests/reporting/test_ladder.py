@@ -68,6 +68,15 @@ def test_difference_is_bold_if_no_pair_of_seeds_contradicts_it(results):
     assert row["`full` − `trained`"] == "–"
 
 
+def test_difference_of_a_single_seed_is_not_bold(results):
+    path = results / "ladder/summary.json"
+    summary = json.loads(path.read_text())
+    summary["penalty_0"] = summary.pop("full_0")  # as robust as before
+    path.write_text(json.dumps(summary))
+    row = row_of(ladder.differences(results), "accuracy after the full attack, epsilon 4/255")
+    assert row["`penalty` − `none`"] == "+24 to +31"
+
+
 def test_difference_without_intervals_is_the_range_over_seeds(results):
     row = row_of(ladder.differences(results), "linear probe, layer 8")
     assert row["`full` − `none`"] == "**+17 to +28**"

@@ -6,8 +6,8 @@ Writes to output/gan: config.json, metrics.jsonl, curves.png, samples/, summary.
 discriminator.safetensors, generator.safetensors (the moving average), generator_raw.safetensors
 and, with --evaluate_every, generator_best.safetensors. The same command resumes a stopped run.
 
---critic trains the discriminator alone, without a part of its loss or against a generator that does
-not learn. These control networks isolate the effects of the generator on the discriminator.
+--critic other than `full` trains the discriminator alone, without a part of its loss or against a
+generator that does not learn. These control networks isolate the effects of the generator.
 """
 
 import math
@@ -52,10 +52,10 @@ RECIPES = {
         "d_fake_class_weight": 1.0,
         "g_class_weight": 1.0,
         "gen_train": 1,
-        "ema_decay": 0.999,  # no update depends on the average
+        "ema_decay": 0.999,  # affects only the exported generator and its samples
     }
 }
-# How it was chosen: benchmarks/recipes.md.
+# How these values were chosen: benchmarks/recipes.md.
 RECIPES["muon"] = RECIPES["classic"] | {
     "epochs": 100,
     "augmentation": "shift",
@@ -69,7 +69,7 @@ RECIPES["muon"] = RECIPES["classic"] | {
 }
 # For minutes on a CPU, for example with --width 64.
 RECIPES["brief"] = dict(RECIPES["muon"], epochs=3, batch_size=32, gen_train=2, gp_batch_shrink=2)
-WITHOUT_FAKES = ("none", "penalty")  # values of --critic
+NO_FAKES = ("none", "penalty")  # values of --critic
 GENERATOR_ONLY = ("g_optimizer", "g_class_weight", "gen_train", "ema_decay")  # flags
 MIN_NOISE = 16  # entries of a latent in addition to the one-hot class
 
@@ -115,7 +115,7 @@ def make_parser():
         "--critic",
         choices=("full", "trained", "frozen", "penalty", "none"),
         default="full",
-        help="loss of the discriminator in addition to the classes of real images. full: the GAN; "
+        help="loss of the discriminator beside the class loss of real images. full: the GAN; "
         "trained: critic loss and penalty with --fixed_generator, which does not learn; "
         "frozen: the same with an untrained generator; penalty: only the gradient penalty, "
         "between pairs of real images; none: nothing",
@@ -144,8 +144,8 @@ def parse_args(argv=None):
         conditions=[
             (("muon_lr", "momentum"), "--d_optimizer or --g_optimizer muon", uses_muon),
             (GENERATOR_ONLY, "--critic full", lambda args: args.critic == "full"),
-            (["d_fake_class_weight"], "fakes", lambda args: args.critic not in WITHOUT_FAKES),
-            (("gp_weight", "gp_batch_shrink"), "a penalty", lambda args: args.critic != "none"),
+            (["d_fake_class_weight"], "another --critic", lambda args: args.critic not in NO_FAKES),
+            (("gp_weight", "gp_batch_shrink"), "another --critic", lambda a: a.critic != "none"),
         ],
     )
     if args.judge is not None and not args.evaluate_every:
@@ -182,7 +182,8 @@ class FakeInputs(NamedTuple):
     """Inputs of the generator for one step.
 
     labels: int64 (b,); z: latents with these classes (b, latent_dim); shifts: augmentation of the
-    fakes, or None; alpha: of gradient_penalty, or None.
+    fakes, or None; alpha: share of the real image in each point of the penalty, (pairs, 1, 1, 1),
+    or None. Without fakes only alpha is used.
     """
 
     labels: torch.Tensor
@@ -213,8 +214,7 @@ def sample_fake_inputs(run, args, num_classes, stream, penalty=False):
     z = sample_latents(labels, args.latent_dim, stream, num_classes)
     alpha = torch.rand(size, 1, 1, 1, generator=stream, device=device) if penalty else None
     shifts = augmentation.sample_shift(size, stream) if args.augmentation == "shift" else None
-    if penalty:
-        alpha = alpha[: penalty_pairs(args)]
+    alpha = alpha[: penalty_pairs(args)] if penalty else None
     return run.shard(FakeInputs(labels, z, shifts, alpha))
 
 
@@ -229,21 +229,22 @@ def penalty_pairs(args):
 class GAN:
     """Both networks with their optimizers, and one update of each.
 
-    Updates take tensors and return the parts of their loss on the device, so that a CUDA device can
-    capture them. step: number of the discriminator's step, from 1.
+    Updates take tensors and return the parts of their loss as tensors: they can be captured as CUDA
+    graphs and must not read a value. step: number of the discriminator's step, from 1.
     """
 
     def __init__(self, run, args, num_classes=10, fixed_generator=None):
-        """fixed_generator: a trained generator that does not learn; None: a new one."""
+        """fixed_generator: a trained generator that does not learn; None: a new, untrained one."""
         self.run, self.args = run, args
         torch.manual_seed(args.seed)  # initial weights are sampled on the CPU: the same anywhere
         discriminator = Discriminator(args.width, num_classes)
         generator = fixed_generator or Generator(args.width, args.latent_dim)
+        # With hand-derived second derivatives, see layers/double_backward.py.
         self.discriminator = accelerate(discriminator, run.device, run.compiled)
         self.generator = accelerate(generator, run.device, run.compiled)
         self.ema = EMA(self.generator, args.ema_decay)
         options = {"lr": args.lr, "muon_lr": args.muon_lr, "momentum": args.momentum}
-        options |= {"betas": (0.0, 0.9), "bf16": run.precision == "bf16"}
+        options |= {"betas": (0.0, 0.9), "bf16": run.precision == "bf16"}  # betas of WGAN-GP
         self.d_optimizer = make_optimizer(args.d_optimizer, self.discriminator, **options)
         self.g_optimizer = make_optimizer(args.g_optimizer, self.generator, **options)
 
@@ -259,7 +260,7 @@ class GAN:
             share = len(inputs.alpha) * self.run.ranks.world / penalty_pairs(args)
             options["gp_weight"] *= share
         with self.run.autocast():
-            if args.critic in WITHOUT_FAKES:
+            if args.critic in NO_FAKES:
                 loss, parts = real_images_loss(self.discriminator, *real, **options)
             else:
                 with torch.no_grad():
@@ -276,7 +277,7 @@ class GAN:
         return parts
 
     def update_generator(self, step, inputs):
-        """One step of the generator and of its average; the discriminator is frozen."""
+        """One step of the generator and of its average; the discriminator does not change."""
         self.discriminator.requires_grad_(False)
         with self.run.autocast():
             fake = self.fakes(inputs)
@@ -297,7 +298,7 @@ class GAN:
         return {name: getattr(self, name) for name in names}
 
     def exports(self, metrics):
-        """{file: (network, metadata)}; metrics: of the discriminator."""
+        """The networks to export, {file: (network, metadata)}; metrics: of the discriminator."""
         metadata = metrics | {"critic": self.args.critic}
         if self.args.critic == "trained":
             metadata["fixed_generator_sha256"] = digest(self.generator)
@@ -313,7 +314,7 @@ class GAN:
 
 
 def load_fixed_generator(args, dataset):
-    """The generator of --critic trained, with BatchNorm's running averages; else None.
+    """The generator of --critic trained, in eval mode; None for other values of --critic.
 
     Raises UserError if its classes or --latent_dim differ.
     """
@@ -322,6 +323,8 @@ def load_fixed_generator(args, dataset):
     path = find_weights(args.fixed_generator, "generator.safetensors")
     generator, metadata = load_model(path, kind="generator")
     check_classes(path, metadata, dataset)
+    if args.hold_out and (held_out := metadata.get("hold_out", 0)) != args.hold_out:
+        raise UserError(f"{path} was trained with --hold_out {held_out}, not {args.hold_out}")
     if generator.latent_dim != args.latent_dim:
         raise UserError(f"--latent_dim {args.latent_dim}: {path} takes {generator.latent_dim}")
     return generator
@@ -339,21 +342,22 @@ def make_scorer(run, args, reference):
     held_out = judge.metadata.get("hold_out", 0)
     if args.hold_out and held_out != args.hold_out:
         trained = f"the judge {path} was trained with --hold_out {held_out}"
-        raise UserError(f"{trained}, not {args.hold_out}; train one")
+        raise UserError(f"{trained}, not {args.hold_out}; train a judge with that value")
     return TrainingScores(judge, reference, args.seed)
 
 
 def score(run, scorer, ema):
     """The scores of the moving average; exports it if it has the best distance so far."""
     scores, judge = run.ranks.from_main(lambda: (scorer(ema.model), scorer.judge.digest))
-    name, closeness = f"frechet_distance by {judge}", -scores["frechet_distance"]
+    # The distances of different judges do not compare.
+    name, negative_distance = f"frechet_distance by {judge}", -scores["frechet_distance"]
     metadata = {"weights": ema.name} | scores
-    run.keep_best("generator_best.safetensors", name, closeness, ema.model, metadata)
+    run.keep_best("generator_best.safetensors", name, negative_distance, ema.model, metadata)
     return scores
 
 
 def save_samples(run, ema, dataset):
-    """Write ten samples of each displayed class by the moving average, always of equal latents."""
+    """Write ten samples of each displayed class by the moving average, of the same latents."""
     count = len(dataset.class_names)
     title = f"{dataset.name}, epoch {run.step / run.steps_per_epoch:.4g}, {ema.name} generator"
     names = [dataset.class_names[k] for k in displayed_classes(count)]

@@ -131,3 +131,11 @@ def test_fixed_generator_with_another_latent_dim_is_refused(fixed_generator, ref
     flags = ["--critic", "trained", "--fixed_generator", fixed_generator, "--latent_dim", 50]
     err = refused(train_gan, *SMALL, "--output_dir", tmp_path / "run", *flags)
     assert "--latent_dim 50" in err
+
+
+def test_fixed_generator_that_was_trained_on_held_out_images_is_refused(
+    fixed_generator, refused, tmp_path
+):
+    flags = ["--critic", "trained", "--fixed_generator", fixed_generator, "--hold_out", 100]
+    err = refused(train_gan, *SMALL, "--output_dir", tmp_path / "run", *flags)
+    assert "trained with --hold_out 0, not 100" in err

@@ -258,7 +258,9 @@ class TrainingRun:
             self._best[file] = score_name, value
 
     def last_record(self):
-        return (self.folder.records() or [{}])[-1]
+        """The record of the last step; its position only, if none was logged then."""
+        last = (self.folder.records() or [{}])[-1]
+        return last if last.get("step") == self.step else self._position()
 
     def save_image(self, file, make):
         """Write the PNG that `make` returns into the run's folder, from rank 0."""
@@ -295,7 +297,7 @@ class TrainingRun:
                 "best": self._best,
             }
             saved = self.folder.save_state(self.step, state)
-        if epoch_due:
+        if epoch_due and self.step < self.total_steps:  # else `finish` does it
             self._export_all(exports(metrics))
         if self.epoch_ends:
             self.progress.start_lap()

@@ -51,11 +51,11 @@ class RunFolder:
         self._lock = None
 
     def open(self, total_steps):
-        """Lock the folder; returns (state of the newest valid checkpoint, summary), or None each.
+        """Lock the folder; returns (state of the newest valid checkpoint or None, None).
 
-        The summary is that of a run that is finished after total_steps. Raises UserError if another
-        process holds the lock, if the settings differ, if the folder cannot be used or holds other
-        results, or if all checkpoints are corrupt.
+        Of a run that is finished after total_steps: (None, its summary). Raises UserError if
+        another process holds the lock, if the settings differ, if the folder cannot be used or
+        holds other results, or if all checkpoints are corrupt.
         """
         with writing_to(self.path):
             self._lock = lock(self.path)
@@ -73,7 +73,7 @@ class RunFolder:
                 "resumed; give another --output_dir"
             )
         if summary is not None and summary["step"] == state["step"] >= total_steps:
-            return state, summary
+            return None, summary
         if state is not None and state.get("format") == 1:
             state = from_format_1(state) | {"format": FORMAT}
         if state is not None and state.get("format") != FORMAT:
@@ -240,10 +240,9 @@ def lock(folder):
 def recorded_precision(path):
     """The precision of the run in a folder that can be resumed, or None."""
     path = Path(path)
-    if not any(path.glob(pattern) for pattern in SAVED):
+    if not any(any(path.glob(pattern)) for pattern in SAVED):
         return None
-    precision = _settings_of(_read_json(path / "config.json")).get("precision")
-    return precision if precision in ("fp32", "bf16") else None
+    return _settings_of(_read_json(path / "config.json")).get("precision")
 
 
 def _settings_of(config):

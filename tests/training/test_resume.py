@@ -90,12 +90,24 @@ def test_auto_precision_is_that_of_the_run(train, tmp_path):
     assert json.loads((tmp_path / "run/config.json").read_text())["settings"]["precision"] == other
 
 
-@pytest.mark.parametrize("saved", [False, True])
-def test_only_a_saved_run_has_a_precision(tmp_path, saved):
-    (tmp_path / "config.json").write_text('{"settings": {"precision": "fp16"}}')
-    if saved:
-        (tmp_path / "summary.json").touch()
+def test_only_a_saved_run_has_a_precision(tmp_path):
+    (tmp_path / "config.json").write_text('{"settings": {"precision": "bf16"}}')
     assert recorded_precision(tmp_path) is None
+    (tmp_path / "summary.json").touch()
+    assert recorded_precision(tmp_path) == "bf16"
+
+
+def test_a_longer_run_that_ends_without_a_record_has_no_metrics_of_an_earlier_step(train, tmp_path):
+    flags = [*EPOCHS, "--save_every_minutes", 0]
+    train(train_gan, "run", *flags, "--max_steps", 1)
+    summary = tmp_path / "run/summary.json"
+    assert json.loads(summary.read_text()).keys() >= {"critic_gap", "lr"}
+    for _ in range(2):
+        train(train_gan, "run", *flags, "--max_minutes", 0)
+    train(train_gan, "run", *flags, "--max_steps", 3)
+    metrics = json.loads(summary.read_text())
+    assert (metrics["step"], metrics["epochs_done"]) == (3, 0.6)
+    assert not metrics.keys() & {"critic_gap", "lr"}
 
 
 def test_a_recipe_equals_its_values(train):

@@ -67,7 +67,8 @@ endif
 # The GAN trains in parallel with the rest, each with half of the cores, since small networks gain
 # little from more threads. The pipes disable the progress bars, which would share one terminal.
 # Nothing is downloaded: CIFAR-10 is used if it is on the disk.
-DEMO_DATA := $(if $(wildcard $(or $(CIFAR10_DIR),data)/cifar-10-*),cifar10,shapes)
+DEMO_DATA := $(if $(wildcard $(addprefix $(or $(CIFAR10_DIR),data)/,cifar-10-* data_batch_1 \
+	train-*.parquet plain_text/train-*.parquet)),cifar10,shapes)
 DEMO_TRAINING := --dataset $(DEMO_DATA) --width 32 --limit_train 20000 --limit_test 1000
 demo_%: export OMP_NUM_THREADS = $(HALF_OF_CORES)
 demo_published:

@@ -28,7 +28,7 @@ def load_dataset(name, data_dir=None, download=True, size=32):
     images in data_dir, or without data_dir CIFAR-10 if it exists or can be downloaded, else the
     shapes.
     data_dir: the folder of cifar-10-batches-py, by default DEFAULT_DATA_DIR; required for `folder`.
-    size: side in pixels of the user's own images; the other datasets have 32.
+    size: side in pixels of the user's own images; the other datasets, and the trainings, have 32.
     Raises UserError if the files are missing, corrupt or cannot be downloaded, ValueError for an
     unknown name.
     """

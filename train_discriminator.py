@@ -3,7 +3,7 @@
     python train_discriminator.py --data_dir data
 
 Writes to output/baseline: config.json, metrics.jsonl, curves.png, summary.json, checkpoints/ and
-discriminator.safetensors, the weights after the last epoch (their moving average, unless
+discriminator.safetensors, the weights at the last saved epoch (their moving average, unless
 --ema_decay 0). The same command resumes a stopped run.
 """
 
@@ -78,7 +78,7 @@ def parse_args(argv=None):
         "schedule": {
             "choices": ("drops", "triangular"),
             "help": "drops: learning rate divided by 10 after each of --lr_drop_epochs; "
-            "triangular: linear from 0 in the --warmup, then linear to 0 at the end of --epochs",
+            "triangular: from 0 in the --warmup, then to 0 at the end of --epochs, both linearly",
         },
         "lr_drop_epochs": {"type": at_least(0), "nargs": "*", "help": "for --schedule drops"},
         "warmup": share | {"help": "share of the steps, for --schedule triangular"},
@@ -115,11 +115,11 @@ def parse_args(argv=None):
     return args
 
 
-# ------------------------------------------------------------------------------ the method
+# ------------------------------------------------------------------------------ updates
 
 
 def learning_rate_factor(args, step, steps_per_epoch):
-    """Factor of the largest learning rates at `step`, from 0."""
+    """Factor of the largest learning rates at `step`, counted from 0."""
     if args.schedule == "drops":
         return drops(step // steps_per_epoch, args.lr_drop_epochs)
     return triangular(step, args.epochs * steps_per_epoch, args.warmup)

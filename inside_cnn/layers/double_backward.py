@@ -291,9 +291,9 @@ def _in_chunks(v, g, x, weight, mean, rstd, count):
 def _layer_norm_second(v, g, x, weight, mean, rstd, count):
     """Gradients of <v, input gradient> with respect to g, x and weight, in the types of these.
 
-    v, g, x: (b, n); weight: (n,); mean, rstd: (b, 1); count: entries without padding. With h and z
-    as above and m(.) the mean over a row, the input gradient is s (h - m(h) - z m(h z)), and the
-    derivatives of <v, .> are
+    v, g, x: (b, n); weight: (n,); mean, rstd: (b, 1); count: entries without padding. With
+    h = g weight, s = rstd, z = (x - mean) s and m(.) the mean over a row, the input gradient is
+    s (h - m(h) - z m(h z)), and the derivatives of <v, .> are
         h: s (v - m(v) - z m(v z))
         x: -s^2 (m(hz) (v - m(v)) + m(vz) (h - m(h)) + z (m(vh) - m(v) m(h) - 3 m(hz) m(vz)))
     """

@@ -72,7 +72,14 @@ def _panels(columns, count, size):
 
 @own_style()
 def save_curves(records, path, panels):
-    """Learning curves by epoch as PNG, one panel for each title; no file if there are no values.
+    """Write the `curves_figure` of the same arguments as PNG, if there is one."""
+    if figure := curves_figure(records, panels):
+        save_figure(figure, path)
+
+
+@own_style()
+def curves_figure(records, panels):
+    """Learning curves by epoch, one panel for each title; None if there is nothing to plot.
 
     panels: {title: {field of the records: name in the legend}}. Panels without values are omitted.
     """
@@ -83,7 +90,7 @@ def save_curves(records, path, panels):
             if points:
                 lines.setdefault(title, {})[name] = points
     if not lines:
-        return
+        return None
     figure, all_axes = _panels(3, len(lines), (4.2, 3.1))
     for axes, (title, curves) in zip(all_axes, lines.items(), strict=True):
         for name, points in curves.items():
@@ -94,7 +101,7 @@ def save_curves(records, path, panels):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(curves) > 1:
             axes.legend(frameon=False)
-    save_figure(figure, path)
+    return figure
 
 
 @own_style()

@@ -173,6 +173,24 @@ def test_findings_compare_the_published_control_networks(make, tmp_path):
     assert (tmp_path / "ladder/summary.json").read_text() == "visualization.py"
 
 
+@pytest.mark.parametrize(
+    ("path", "dataset"),
+    [
+        ("cifar-10-batches-py", "cifar10"),
+        ("cifar-10-binary.tar.gz", "cifar10"),
+        ("data_batch_1", "cifar10"),
+        ("plain_text/train-00000-of-00001.parquet", "cifar10"),
+        ("train/cat/1.png", "shapes"),
+    ],
+)
+def test_demo_uses_cifar10_in_every_form(make, tmp_path, path, dataset):
+    (tmp_path / "data" / path).parent.mkdir(parents=True)
+    (tmp_path / "data" / path).touch()
+    code, calls, output = make("demo_gan", CIFAR10_DIR=str(tmp_path / "data"))
+    assert code == 0, output
+    assert calls[0][1].dataset == dataset
+
+
 @pytest.mark.parametrize("fail", ["published", "train_discriminator.py", "train_gan.py", "nothing"])
 def test_demo_stops_if_a_part_fails(make, fail):
     """Also if a part fails that runs in parallel with the GAN. No other training starts then."""

@@ -179,8 +179,10 @@ $(foreach arm,full none none_early,$(foreach seed,0 1 2,$(eval $(call LADDER_RUN
 $(foreach arm,penalty frozen trained,$(foreach seed,0 1,$(eval $(call LADDER_RUN,$(arm),$(seed)))))
 
 # The control networks that are published, compared: about two hours on one core.
+COMPARED_NETWORKS = $(foreach arm,full trained frozen penalty none none_early,\
+	$(sort $(wildcard $(LADDER)/$(arm)_?)))
 findings: $(INSTALLED)
-	python visualization.py --networks $(wildcard $(LADDER)/*_?) --dataset cifar10 \
+	python visualization.py --networks $(COMPARED_NETWORKS) --dataset cifar10 \
 		--perturb_images --frequency --calibration --critic_score --transfer --compare_layers \
 		--output_dir $(FINDINGS)
 	cp $(addprefix $(FINDINGS)/,$(COMPARED)) $(LADDER)

@@ -334,12 +334,17 @@ def make_figures(args, networks, sets, folder, summary):
         keep("layers", layer_section(with_layers, labeled_set, folder))
     if args.frequency:
         keep("frequency", frequency_section(networks, test_set, folder))
-    if args.calibration:
+    if args.calibration and test_set is not labeled_set:
+        print("no calibration: the labels are predictions")
+    elif args.calibration:
         keep("calibration", calibration_section(networks, test_set, folder))
     if args.transfer:
         keep("transfer", transfer_section(networks, test_set, folder, class_images))
     if args.attribution:
         with_maps = [network for network in pair if last_maps(network) is not None]
+        for network in pair:
+            if network not in with_maps:
+                print(f"no attribution: {network.name} has no layer with a map")
         keep("attribution", {n.name: attribution_section(n, test_set, folder) for n in with_maps})
     if args.animation:
         animation(args, networks, folder / "training.gif")

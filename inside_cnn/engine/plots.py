@@ -112,7 +112,7 @@ def save_histograms(values, path, xlabel):
     top = max(float(np.quantile(v, 0.995)) for v in values.values())
     low = min(0.0, *(float(np.quantile(v, 0.005)) for v in values.values()))
     for name, numbers in values.items():
-        options = {"range": (low, top), "density": True, "alpha": 0.5, "label": name}
+        options = {"range": (low, top), "density": True, "histtype": "step", "label": name}
         axes.hist(np.asarray(numbers), bins=60, **options)
     axes.set(xlabel=xlabel, yticks=[])
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -183,7 +183,7 @@ def shortened(name, most=12):
 
 def enlargement(images, scale):
     """How many times images (n, 3, h, w) are enlarged, if those of 32 pixels are `scale` times."""
-    return max(1, round(scale * 32 / images.shape[2]))
+    return math.ceil(scale * 32 / images.shape[2])
 
 
 def save_image_grid(images, path, *args, **options):

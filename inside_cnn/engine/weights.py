@@ -213,7 +213,8 @@ def digest(model):
         sha256.update(name.encode())
         if tensor.ndim == 3:  # the layout of the published digests
             tensor = tensor.movedim(0, -1)
-        sha256.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        values = tensor.detach().cpu().contiguous().flatten()
+        sha256.update(values.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return sha256.hexdigest()
 
 

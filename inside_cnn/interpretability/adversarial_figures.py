@@ -24,7 +24,7 @@ ATTACK = (
 CHARTS = {  # title: attack, measure
     "random noise: accuracy": ("noise", "accuracy"),
     "one signed step: accuracy": ("step", "accuracy"),
-    "PGD: upper bound on the robust accuracy": ("pgd", "accuracy"),
+    "PGD, full attack at 4/255: upper bound": ("pgd", "accuracy"),
     "random noise: the next class is predicted": ("noise", "predicted_next_class"),
     "one signed step toward the next class": ("step_targeted", "predicted_next_class"),
 }
@@ -44,12 +44,12 @@ def one_step(network, test_set, epsilon, folder, suffix=""):
     """
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
     targets = (labels + 1) % len(names)
-    parts = []
+    exact, parts = network.at("fp32"), []
     for batch, classes in adversarial.labeled_batches(images, targets, f"perturb, {network.name}"):
-        gradient, logits = adversarial.loss_gradient(network, batch.float(), classes)
+        gradient, _ = adversarial.loss_gradient(network, batch.float(), classes)
         moved = adversarial.signed_step(batch, gradient, epsilon, targeted=True)
-        after = predict(network, moved).softmax(1)
-        parts.append((moved.round().byte(), gradient, logits.softmax(1), after))
+        before, after = (predict(exact, each).softmax(1) for each in (batch.float(), moved))
+        parts.append((moved.round().byte(), gradient, before, after))
     changed, gradients, before, after = map(torch.cat, zip(*parts, strict=True))
 
     metrics = {

@@ -1,7 +1,7 @@
 """Attribution of a class logit to the image: Grad-CAM and integrated gradients.
 
-The head takes the maximum of each map, so only one position of each map contributes to the logit: a
-bright region need not have contributed.
+The head of the discriminators takes the maximum of each map, so only one position of each map
+contributes to the logit: a bright region need not have contributed.
 """
 
 import torch
@@ -49,9 +49,11 @@ def integrated_gradients(network, images, classes, baseline, steps=64):
 
 
 def last_maps(network):
-    """The last layer with a map of several rows and columns; None if there is none."""
-    maps = [layer for layer, (_, h, w) in network.shapes.items() if min(h, w) > 1]
-    return maps[-1] if maps else None
+    """The last layer with a map of several rows and columns that the logits depend on, or None."""
+    for layer, (_, h, w) in reversed(network.shapes.items()):
+        if min(h, w) > 1 and network.logits_from(network.start, layer)[0].requires_grad:
+            return layer
+    return None
 
 
 def attribution_section(network, test_set, folder):

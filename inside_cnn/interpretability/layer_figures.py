@@ -69,7 +69,7 @@ def measures(network, features_of, test_set):
         }
         for key, value in values.items():
             metrics.setdefault(key, []).append(round(value, 2))
-    return metrics | {"images": [half, len(labels) - half]}
+    return metrics | {"layer_names": [*map(str, features_of)], "images": [half, len(labels) - half]}
 
 
 def plot(networks, metrics_of, path):

@@ -81,7 +81,7 @@ def class_section(network, how, folder):
     captions = []
     for name, of in metrics_of.items():
         logits = f"logit {of['logit']:.1f}, over random views {of['logit_moved']:.1f}"
-        captions.append(f"{shortened(name, 24)}\n{logits}")
+        captions.append("\n".join([shortened(name, 24), *logits.split(", ")]))
         print(f"  {name:<12} {logits}, at the start {of['logit_of_mean_image']:.1f}")
     path = folder / f"max_class_{network.slug}.png"
     title = f"Images that maximize a class logit, {network.full_title}"

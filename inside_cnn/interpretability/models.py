@@ -68,7 +68,7 @@ def _failing_as(message):
     """Any exception becomes a UserError of one line: message, type, reason, place in a file."""
     try:
         yield
-    except Exception as error:  # a foreign model and torch.load raise almost anything
+    except (Exception, SystemExit) as error:  # a foreign model and torch.load raise almost anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         frames = traceback.extract_tb(error.__traceback__)
         own = [f for f in frames if not any(part in f.filename for part in LIBRARIES)]
@@ -100,7 +100,7 @@ def _from_file(file, name):
         model = build()
     if not isinstance(model, nn.Module):
         raise UserError(f"--model: {name} returns a {type(model).__name__}, not a torch.nn.Module")
-    return model
+    return getattr(model, "_orig_mod", model)  # of torch.compile, which hooks and copies break
 
 
 def _from_torchvision(name, weights):
@@ -143,7 +143,8 @@ def _load_weights(model, file):
         raise UserError(f"--weights {file} holds no state dict, also not under {keys}")
     if state.keys() != model.state_dict().keys():  # of torch.compile, DistributedDataParallel
         state = {k.replace("_orig_mod.", "").removeprefix("module."): v for k, v in state.items()}
-    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    with _failing_as("--weights: call the model once in its function"):  # lazy parameters
+        own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     other = {key: tuple(value.shape) for key, value in state.items()}
     differ = sorted(k for k in own.keys() | other.keys() if own.get(k) != other.get(k))
     if differ:
@@ -159,12 +160,19 @@ def _check_output(network):
     """The number of classes. Raises UserError unless the output is (b, classes) and finite."""
     size = network.image_size
     message = f"{network.name} failed for images of {size}x{size} pixels (--image_size)"
-    with _failing_as(message), torch.no_grad():
-        output = network.model(network.preprocess(_images(network)))
+    images = _images(network).requires_grad_()
+    with _failing_as(message):
+        output = network.model(network.preprocess(images))
+    if network.precision != "fp32":
+        with _failing_as(f"{network.name} failed in bfloat16; give --precision fp32"):
+            network.logits(images)
     output = output[0] if isinstance(output, tuple) else output
-    if not (isinstance(output, torch.Tensor) and output.ndim == 2 and len(output) == 2):
+    is_table = isinstance(output, torch.Tensor) and output.ndim == 2
+    if not (is_table and len(output) == len(images) and output.shape[1] > 1):
         form = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise UserError(f"{network.name} returns {form}, not logits (b, classes)")
+    if not output.requires_grad:
+        raise UserError(f"{network.name} has no gradient; remove torch.no_grad from its forward")
     if not output.isfinite().all():
         raise UserError(f"{network.name} returns NaN or infinite logits")
     return output.shape[1]
@@ -202,7 +210,7 @@ def _choose_layers(network, requested):
                 f"(b, n, c){_similar(name, found)} (all: --list_layers)"
             )
     if not found:
-        print(f"{network.name} has no layer, hence no features and comparison of layers")
+        print(f"{network.name} has no layer, hence no features, attribution or comparison of layers")
     children = [name for name in found if "." not in name]
     chosen = requested or children or found
     return {name: module for name, module in found.items() if name in chosen}

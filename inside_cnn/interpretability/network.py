@@ -153,15 +153,17 @@ class Network:
         outputs = []
 
         def cut(module, inputs, output):
+            if outputs:  # a later call
+                return None
             outputs.append(output.detach().requires_grad_())
-            return outputs[-1].clone()  # later modules may work in place
+            return outputs[0].clone()  # later modules may work in place
 
         handle = self.layers[layer].register_forward_hook(cut)
         try:
             logits = self.logits(images)
         finally:
             handle.remove()
-        return logits, outputs[-1]
+        return logits, outputs[0]
 
     @cached_property
     def shapes(self):
@@ -222,7 +224,7 @@ class Network:
         if isinstance(self.model, Discriminator):
             more = {"width": self.width}
         else:
-            more = {"image_size": self.image_size, "layer_names": [*map(str, self.layer_names)]}
+            more = {"image_size": self.image_size}
         return {"weights": self.path, "sha256": self.digest} | more
 
     def set_start(self, metadata):

@@ -24,6 +24,9 @@ class Objective:
     def __add__(self, other):
         return Objective(lambda *inputs: self(*inputs) + other(*inputs))
 
+    def __radd__(self, start):  # 0, of sum()
+        return self
+
     def __mul__(self, factor):
         return Objective(lambda *inputs: factor * self(*inputs))
 

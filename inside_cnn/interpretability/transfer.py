@@ -24,7 +24,7 @@ def agreement(networks, images_of, labels):
     """
     matrix = {}
     for source, images in images_of.items():
-        correct = {n.name: predict(n, images).argmax(1) == labels for n in networks}
+        correct = {n.name: predict(n.at("fp32"), images).argmax(1) == labels for n in networks}
         matrix[source] = {name: 100 * of.double().mean().item() for name, of in correct.items()}
     return matrix
 

@@ -13,6 +13,7 @@ from torch import nn
 import data_tools
 import visualization
 from inside_cnn.core.errors import UserError
+from inside_cnn.engine.weights import digest
 from inside_cnn.interpretability import (
     channel,
     class_logit,
@@ -23,7 +24,7 @@ from inside_cnn.interpretability import (
     neuron,
     optimize,
 )
-from inside_cnn.interpretability.attribution import grad_cam, integrated_gradients
+from inside_cnn.interpretability.attribution import grad_cam, integrated_gradients, last_maps
 from inside_cnn.interpretability.receptive_field import Field
 from inside_cnn.layers.double_backward import input_gradient
 from own_images import write_pictures
@@ -89,7 +90,35 @@ def returns_tuple():
     torch.manual_seed(0)
     return ResNet("tuple")
 
+@torch.no_grad()
+def forward(self, x): return self.net(x)
+
+class NoGradient(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = ResNet()
+
+NoGradient.forward = forward
+
+class Autoencoder(nn.Module):  # the last maps are of the decoder
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.head = nn.Conv2d(3, WIDTH, 3, 4, 1), nn.Linear(WIDTH, 10)
+        self.decoder = nn.Upsample(scale_factor=4)
+
+    def forward(self, x):
+        maps = self.encoder(x)
+        return self.head(maps.amax((2, 3))), self.decoder(maps)
+
+class Lazy(nn.Sequential):
+    def __init__(self): super().__init__(nn.Flatten(), nn.LazyLinear(10))
+
+def compiled():
+    torch.manual_seed(0)
+    return torch.compile(ResNet())
+
 def nan(): return ResNet("nan")
+def binary(): return nn.Sequential(nn.Flatten(), nn.Linear(3072, 1))
 def maps(): return ResNet("maps")
 def number(): return 3
 def needs(width, classes=10): return ResNet()
@@ -97,6 +126,7 @@ def needs(width, classes=10): return ResNet()
 QUICK = ["--device", "cpu", "--precision", "fp32", "--steps", 3, "--study_images", 2]
 QUICK += ["--dataset", "shapes", "--limit_test", 20]
 RAISES = """
+import torch
 from torch import nn
 
 def build(): return {}["depth"]
@@ -106,6 +136,11 @@ class Plain(nn.Module):  # without parameters and layers
 
 class Raises(Plain): power = "2"
 class Works(Plain): power = 2
+class Brief(Plain):  # fails in bfloat16
+    power = 2
+    def forward(self, x):
+        if torch.is_autocast_enabled("cpu"): raise RuntimeError("mixed types")
+        return super().forward(x)
 """
 
 
@@ -114,8 +149,10 @@ def file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("raises.py").write_text(RAISES)
     Path("absent.py").write_text("\nimport no_such_module\n")
+    Path("exits.py").write_text("import sys\nsys.exit('usage: exits.py')\n")
     Path("syntax.py").write_text("\n\ndef build(:\n")
     Path("mynet.py").write_text(CODE)
+    torch.save({"weight": torch.zeros(1)}, "empty.pt")
     return "mynet.py"
 
 
@@ -137,7 +174,7 @@ def test_all_sections(run_main, file, function):
     assert sections <= summary[function].keys()
     assert "no critic score" in out
     assert last in summary[function]["max_features"]
-    assert summary[function]["layer_names"][-1] == last
+    assert summary[function]["layers"]["layer_names"][-1] == last
     network = load_network(f"{file}:{function}")
     logit = network.logits(torch.zeros(1, 3, 32, 32))[0, 0].item()
     of_class = next(iter(summary[function]["max_classification_output"].values()))
@@ -145,12 +182,13 @@ def test_all_sections(run_main, file, function):
 
 
 def test_a_model_without_layers(run_main, file):
-    flags = ["--max_features", "--compare_layers", "--attribution", "--calibration"]
+    flags = ["--max_features", "--compare_layers", "--attribution", "--calibration", "--frequency"]
     code, out, err = run_main(visualization, *QUICK, *flags, "--model", "raises.py:Works")
     assert code == 0, err
-    assert "Works has no layer" in out
+    assert "Works has no layer, hence no features, attribution" in out
+    assert "no calibration: the labels are predictions" in out  # it has 48 classes
     summary = json.loads(Path("visualization/summary.json").read_text())
-    assert "calibration" in summary["Works"]
+    assert summary["Works"].keys() == {"weights", "sha256", "image_size", "frequency"}
 
 
 def test_another_image_size_removes_earlier_metrics(run_main, file):
@@ -162,17 +200,38 @@ def test_another_image_size_removes_earlier_metrics(run_main, file):
         "build"
     ].keys()
     run_main(visualization, *flags, "--image_size", 16, "--calibration")
-    keys = {"weights", "sha256", "image_size", "layer_names", "calibration"}
+    keys = {"weights", "sha256", "image_size", "calibration"}
     assert json.loads(path.read_text())["build"].keys() == keys
 
 
 def test_description(file):
     """Other settings give another description; see the test before."""
     torch.save(load_network(f"{file}:build").model.state_dict(), "net.pt")
-    changes = [{}, {"weights": "net.pt"}, {"image_size": 16}, {"layers": ["layer1"]}]
+    changes = [{}, {"weights": "net.pt"}, {"image_size": 16}]
     descriptions = [load_network(f"{file}:build", **of).description() for of in changes]
-    assert descriptions[0] == load_network(f"{file}:build").description()
+    assert descriptions[0] == load_network(f"{file}:build", layers=["layer1"]).description()
     assert all(of != descriptions[0] for of in descriptions[1:])
+
+
+def test_maps_of_the_attribution_are_those_of_the_logits(file):
+    assert last_maps(load_network(f"{file}:Autoencoder")) == "encoder"
+
+
+def test_a_shared_module_is_cut_at_its_first_call(file, images):
+    network = load_network(f"{file}:tied", layers=["block"])
+    _, maps = network.logits_from(images, "block")
+    assert torch.equal(maps, network.activations(images, "block"))
+
+
+def test_a_compiled_model_is_used_without_compilation(file, images):
+    network, plain = (load_network(f"{file}:{name}") for name in ("compiled", "build"))
+    assert network.layer_names == plain.layer_names
+    assert torch.equal(network.logits(images), plain.logits(images))
+
+
+def test_weights_in_bfloat16_have_a_digest(file):
+    model = load_network(f"{file}:build").model
+    assert digest(model.bfloat16()) != digest(model.float())
 
 
 def test_chosen_layers_and_weights(run_main, file):
@@ -285,6 +344,11 @@ def test_torchvision(run_main, tmp_path, monkeypatch, name):
         (["--model", "mynet.py:number"], "returns a int"),
         (["--model", "mynet.py:nan"], "NaN"),
         (["--model", "mynet.py:maps"], "not logits"),
+        (["--model", "mynet.py:binary"], "returns (2, 1), not logits"),
+        (["--model", "mynet.py:NoGradient"], "no gradient; remove torch.no_grad"),
+        (["--model", "raises.py:Brief", "--precision", "bf16"], "give --precision fp32"),
+        (["--model", "mynet.py:Lazy", "--weights", "empty.pt"], "call the model once"),
+        (["--model", "exits.py:build"], "SystemExit: usage: exits.py (exits.py:2)"),
         (["--model", "mynet.py:build", "--weights", "none.pt"], "none.pt cannot be read"),
         (["--model", "mynet.py:build", "--weights", "mynet.py"], "mynet.py cannot be read"),
         (["--model", "mynet.py:build", "--layers", "layer4"], "no layer layer4"),
@@ -297,9 +361,9 @@ def test_torchvision(run_main, tmp_path, monkeypatch, name):
         (["--model", "mynet.py:build", "--layers", "????"], "or (b, n, c) (all: --list_layers)\n"),
         (["--model", "absent.py:build"], "No module named 'no_such_module' (absent.py:2)"),
         (["--model", "syntax.py:build"], "SyntaxError: invalid syntax (syntax.py, line 3)"),
-        (["--model", "raises.py:build"], "KeyError: 'depth' (raises.py:4)"),
+        (["--model", "raises.py:build"], "KeyError: 'depth' (raises.py:5)"),
         (["--model", "raises.py:Raises"], "--image_size): TypeError: unsupported operand"),
-        (["--model", "raises.py:Raises"], "'Tensor' and 'str' (raises.py:7)"),
+        (["--model", "raises.py:Raises"], "'Tensor' and 'str' (raises.py:8)"),
         (["--model", "mynet.py:build", "--dataset", "auto"], "data set by --dataset"),
         (["--model", "torchvision:resnet18", "--weights", "BEST"], "DEFAULT"),
         (["--model", "torchvision:vit_b_16", "--image_size", 64], "--image_size"),
@@ -377,6 +441,7 @@ def test_objectives_are_composed(network, images):
     mixed = feature("layer3", 4) + 0.5 * class_logit(3) - channel("layer3", 4)
     first, second, *_, last = values.values()
     torch.testing.assert_close(mixed(network, images), first + 0.5 * last - second)
+    torch.testing.assert_close(sum(list(values))(network, images), sum(values.values()))
     equal = diversity("layer3")(network, images[:1].repeat(3, 1, 1, 1))
     torch.testing.assert_close(equal, -torch.ones(3))
     assert (diversity("layer3")(network, images) > -1).all()

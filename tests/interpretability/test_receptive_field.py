@@ -28,6 +28,13 @@ class Call(nn.Module):
         return self.function(x, *self.options)
 
 
+class ChannelNorm(nn.Module):
+    """Without parameters, and of a class that PyTorch does not have."""
+
+    def forward(self, x):
+        return x - x.mean(1, keepdim=True)
+
+
 def conv(*sizes):
     return nn.Conv2d(*sizes)
 
@@ -51,6 +58,10 @@ WHOLE, UPSAMPLED = (32, 0, 0), nn.Upsample(None, 2, "bilinear")
         # Of 31 and 47 pixels.
         ([conv(3, 3, 3, 2, 1) for _ in range(4)], [(3, 2, -1), (7, 4, -3), (15, 8, -7), WHOLE]),
         ([Call(torch.Tensor.flatten, 2), nn.Linear(1024, 4)], [WHOLE, WHOLE]),
+        (
+            [conv(3, 4, 4, 4), ChannelNorm(), conv(4, 4, 3, 1, 1)],
+            [(4, 4, 0), (4, 4, 0), (12, 4, -4)],
+        ),
     ],
 )
 def test_fields_of_other_networks(modules, expected):

@@ -210,7 +210,7 @@ def _choose_layers(network, requested):
                 f"(b, n, c){_similar(name, found)} (all: --list_layers)"
             )
     if not found:
-        print(f"{network.name} has no layer, hence no features, attribution or comparison of layers")
+        print(f"{network.name} has no layer, hence no features, attribution, comparison")
     children = [name for name in found if "." not in name]
     chosen = requested or children or found
     return {name: module for name, module in found.items() if name in chosen}

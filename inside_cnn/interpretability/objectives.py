@@ -24,8 +24,8 @@ class Objective:
     def __add__(self, other):
         return Objective(lambda *inputs: self(*inputs) + other(*inputs))
 
-    def __radd__(self, start):  # 0, of sum()
-        return self
+    def __radd__(self, start):
+        return self if start == 0 else NotImplemented  # sum() starts with 0
 
     def __mul__(self, factor):
         return Objective(lambda *inputs: factor * self(*inputs))

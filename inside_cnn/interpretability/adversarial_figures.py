@@ -44,12 +44,12 @@ def one_step(network, test_set, epsilon, folder, suffix=""):
     """
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
     targets = (labels + 1) % len(names)
-    exact, parts = network.at("fp32"), []
+    parts = []
     for batch, classes in adversarial.labeled_batches(images, targets, f"perturb, {network.name}"):
-        gradient, _ = adversarial.loss_gradient(network, batch.float(), classes)
+        gradient, logits = adversarial.loss_gradient(network, batch.float(), classes)
         moved = adversarial.signed_step(batch, gradient, epsilon, targeted=True)
-        before, after = (predict(exact, each).softmax(1) for each in (batch.float(), moved))
-        parts.append((moved.round().byte(), gradient, before, after))
+        after = predict(network, moved).softmax(1)
+        parts.append((moved.round().byte(), gradient, logits.softmax(1), after))
     changed, gradients, before, after = map(torch.cat, zip(*parts, strict=True))
 
     metrics = {

@@ -21,6 +21,7 @@ from inside_cnn.layers.double_backward import input_gradient
 COLORS = ((1.0, 1.0, 1.0), (0.6, 0.0, -0.6), (0.3, -0.6, 0.3))  # gray, red-blue, purple-green
 HELD_OUT_VIEWS = 16  # of each image
 NO_SMOOTHING = 0.25  # share of the steps, at the beginning, without total variation
+PIXELS = 2**20  # of the images in one pass: 1,024 of 32x32, 20 of 224x224
 
 # ------------------------------------------------------------------------------ objectives
 
@@ -178,14 +179,17 @@ def robust_ascent(
     shape = (restarts * count, 3, size, size // 2 + 1, 2)
     spectra = 0.1 * torch.randn(shape, generator=stream, device=device)  # images are nearly gray
     optimizer = torch.optim.Adam([spectra.requires_grad_()], 0.05, fused=True)
+    rows = count * max(1, PIXELS // (count * size**2))  # of one pass through the network
     for step in with_progress(range(steps), title, restarts * count):
         images = from_spectra(spectra)
         weight = smoothness * max(0, step / steps - NO_SMOOTHING) / (1 - NO_SMOOTHING)
         shrink = min(1.0, (steps - step) / (settle * steps)) if settle else 1.0
         ranges = Views(*(shrink * value for value in views[:4]), views.centers)
         view = random_view(images, ranges, stream)
-        loss = -objective(view) + weight * total_variation(images)
-        (spectra.grad,) = torch.autograd.grad(loss.sum(), spectra)
+        parts = [part.detach().requires_grad_() for part in view.split(rows)]
+        gradient = torch.cat([input_gradient(objective(part).sum(), part) for part in parts])
+        loss = weight * total_variation(images).sum() - (gradient * view).sum()
+        (spectra.grad,) = torch.autograd.grad(loss, spectra)
         optimizer.step()
     images = from_spectra(spectra).detach()
     with torch.no_grad():

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from discriminator import Discriminator
+from inside_cnn.interpretability import activation_maximization
 from inside_cnn.interpretability.activation_maximization import (
     VIEWS,
     Views,
@@ -156,6 +157,16 @@ def test_robust_images_generalize_over_views():
     assert objective(plain).min() > 2.9  # of 3
     assert held_out(objective, plain).max() < 0.05
     assert held_out(objective, robust).min() > 0.08
+
+
+def test_parts_of_a_large_batch_give_the_same_images(network, monkeypatch):
+    def images():
+        objective = feature_objective(network, 3, torch.arange(4))
+        return robust_ascent(objective, 4, steps=3, restarts=2, smoothness=1.0)
+
+    whole = images()
+    monkeypatch.setattr(activation_maximization, "PIXELS", 1)
+    torch.testing.assert_close(images(), whole, rtol=0, atol=1e-4)
 
 
 def views_of(network, **options):

@@ -14,7 +14,7 @@ from inside_cnn.layers.double_backward import input_gradient
 BATCH = 250  # images of one attack
 STEPS, RESTARTS, TARGETS = 50, 5, 3  # of the full attack
 BUDGET = STEPS * (RESTARTS + TARGETS)  # its gradient evaluations for each image
-ATTACKS = ("noise", "step", "pgd", "step_targeted")  # of the study
+ATTACKS = ("noise", "step", "pgd")  # of the study
 
 
 @torch.no_grad()
@@ -176,8 +176,8 @@ def study(network, images, labels, epsilons, full_epsilon, title=""):
     """Every attack at every epsilon.
 
     Gradients are in the network's precision, predictions in float32, since bfloat16 rounds small
-    perturbations away. `step_targeted` aims at the class after the label. At a larger epsilon PGD
-    continues only with the images that it did not fool at smaller ones.
+    perturbations away. At a larger epsilon PGD continues only with the images that it did not fool
+    at smaller ones.
     images: uint8 (n, 3, 32, 32); labels: int64 (n,); epsilons: e levels, ascending, above 0;
     full_epsilon: the one at which `pgd` is the full attack; at the others it has one start.
     Returns {attack: int64 (e, n)}, the predicted classes; the images of `pgd`, float32
@@ -201,17 +201,12 @@ def _study_batch(network, images, labels, epsilons, full_epsilon, index, title):
     stream = random_stream(images.device, 0, Stream.STUDY, index)
     noise_stream = random_stream(images.device, 0, Stream.STUDY_NOISE, index)
     levels = images.float()
-    away, logits = loss_gradient(network, levels, labels)  # at every epsilon the same direction
-    toward, _ = loss_gradient(network, levels, (labels + 1) % logits.shape[1])
+    gradient, _ = loss_gradient(network, levels, labels)  # at every epsilon the same direction
     latest = predict_classes(levels)
     predicted, pgd_levels = [], []
     for epsilon in with_progress(epsilons, title, len(images)):
-        single = (
-            random_noise(images, epsilon, noise_stream),
-            signed_step(images, away, epsilon),
-            signed_step(images, toward, epsilon, targeted=True),
-        )
-        noise, step, targeted_step = map(predict_classes, single)
+        noise = predict_classes(random_noise(images, epsilon, noise_stream))
+        step = predict_classes(signed_step(images, gradient, epsilon))
         left = latest == labels
         levels, latest = levels.clone(), latest.clone()
         if epsilon == full_epsilon:  # on all images, for the evaluations that each takes
@@ -227,6 +222,6 @@ def _study_batch(network, images, labels, epsilons, full_epsilon, index, title):
             latest[left] = predict_classes(attacked)
         if epsilon == full_epsilon:  # an image that only a smaller epsilon fooled counts as fooled
             evaluations[evaluations.isinf() & (latest != labels)] = 1
-        predicted.append(torch.stack([noise, step, latest, targeted_step]))
+        predicted.append(torch.stack([noise, step, latest]))
         pgd_levels.append(levels)
     return torch.stack(predicted, dim=1), torch.stack(pgd_levels), evaluations

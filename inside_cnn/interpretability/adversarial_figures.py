@@ -21,12 +21,10 @@ ATTACK = (
     f"{adversarial.STEPS} steps; at {FULL_EPSILON:g}/255 with {adversarial.RESTARTS} starts and "
     f"{adversarial.TARGETS} targets"
 )
-CHARTS = {  # title: attack, measure
-    "random noise: accuracy": ("noise", "accuracy"),
-    "one signed step: accuracy": ("step", "accuracy"),
-    "PGD, full attack at 4/255: upper bound": ("pgd", "accuracy"),
-    "random noise: the next class is predicted": ("noise", "predicted_next_class"),
-    "one signed step toward the next class": ("step_targeted", "predicted_next_class"),
+CHARTS = {  # attack: title
+    "noise": "random noise",
+    "step": "one signed step",
+    "pgd": "PGD, full attack at 4/255: upper bound",
 }
 
 
@@ -102,7 +100,6 @@ def strength_section(networks, test_set, folder):
 def _study_of(network, test_set, folder):
     """(metrics, {attack: bool (n,), whether each image is correct, for the paired differences})."""
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
-    targets = (labels + 1) % len(names)
     predicted, pgd_levels, evaluations = adversarial.study(
         network, images, labels, EPSILONS, FULL_EPSILON, f"attacks, {network.name}"
     )
@@ -117,7 +114,6 @@ def _study_of(network, test_set, folder):
         "pgd": ATTACK,
         "accuracy_clean": percent(clean == labels),
         "interval_clean": percent_interval(clean == labels),
-        "predicted_next_class_clean": percent(clean == targets),
         "full_attack": {
             "epsilon": f"{FULL_EPSILON:g}/255",
             "accuracy": percent(withstood),
@@ -129,7 +125,6 @@ def _study_of(network, test_set, folder):
     for attack, rows in predicted.items():
         metrics[f"{attack}_accuracy"] = [percent(row == labels) for row in rows]
         metrics[f"{attack}_interval"] = [percent_interval(row == labels) for row in rows]
-        metrics[f"{attack}_predicted_next_class"] = [percent(row == targets) for row in rows]
     print(
         f"{network.name}, accuracy in % on the first {len(labels)} test images: "
         f"{metrics['accuracy_clean']:.2f}; under attack of {EPSILONS}/255:"
@@ -156,12 +151,13 @@ def _plot_study(metrics_of, styles, folder):
 
     The accuracy over the number of gradients is flat where the full attack has converged.
     """
-    common = {"y": f"% of {next(iter(metrics_of.values()))['images']} test images", "height": 100}
+    count = next(iter(metrics_of.values()))["images"]
+    common = {"y": f"accuracy on {count} test images, %", "height": 100}
     charts, lines = {}, {}
-    for title, (attack, measure) in CHARTS.items():
+    for attack, title in CHARTS.items():
         of_attack = {}
         for name, of in metrics_of.items():
-            ys = [of[f"{measure}_clean"], *of[f"{attack}_{measure}"]]
+            ys = [of["accuracy_clean"], *of[f"{attack}_accuracy"]]
             of_attack[name] = ([0.0, *EPSILONS], ys, styles[name])
         x = "epsilon, the largest change of a pixel, / 255"
         charts[title] = common | {"x": x, "lines": of_attack}

@@ -15,6 +15,7 @@ from discriminator import Discriminator
 from inside_cnn.data import cifar10
 from inside_cnn.data.shapes import CLASS_NAMES, generate_shapes
 from inside_cnn.engine import plots, weights
+from inside_cnn.layers.double_backward import compile_works
 from own_images import write_pictures
 
 PNG_OF = plots.png_of
@@ -108,6 +109,13 @@ def no_matplotlib(monkeypatch):
 def matplotlib_plots(no_matplotlib, monkeypatch):
     """Figures as users see them."""
     monkeypatch.setattr(plots, "png_of", PNG_OF)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """torch.compile returns the function itself."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *args: function(*args))
+    assert compile_works(torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

@@ -173,13 +173,14 @@ def test_networks_replace_the_pair(run_main, two_runs):
 
 def test_seeds_share_a_color_and_differ_in_the_marker():
     networks = [
-        Network(name, None, is_control=name != "with G")
-        for name in ("with G", "seed_1", "seed_2", "other")
+        Network(name, None, is_control=name not in ("mynet", "with G"))
+        for name in ("mynet", "with G", "seed_1", "seed_2", "other")
     ]
     styles = line_styles(networks)
     assert styles["seed_1"]["color"] == styles["seed_2"]["color"] != styles["other"]["color"]
     assert styles["seed_1"]["marker"] != styles["seed_2"]["marker"]
-    assert (styles["with G"]["linestyle"], styles["other"]["linestyle"]) == ("-", "--")
+    assert [style["linestyle"] for style in styles.values()] == ["-", "-", "--", "--", "--"]
+    assert len({style["color"] for style in styles.values()}) == 4
 
 
 def test_classic_method_maximizes_the_first_features(run_main, two_runs):

@@ -68,6 +68,7 @@ def test_folders_train_and_test(mine, capsys):
     out = capsys.readouterr().out
     assert f"{mine.folder / 'val'} is not used" in out
     assert f"{mine.folder / 'dataset.json'} is not read" in out
+    assert "10 train pictures have a single color" in out
     assert sorted(levels(train)) == [0, 1, 2, 3, 4, 100, 101, 102, 103, 104]
     assert sorted(levels(test)) == [0, 1, 100, 101]
     assert "10 + 4 pictures of 2 classes" in train.source
@@ -130,13 +131,6 @@ def test_names_are_utf8_in_every_locale(monkeypatch):
     latin = "猫".encode().decode("latin-1")  # what Python reads from the disk with LC_ALL=en_US
     monkeypatch.setattr(os, "fsencode", lambda name: name.encode("latin-1"))
     assert normalized(latin) == printable(latin) == "猫"
-
-
-def test_pictures_of_a_single_color_are_reported(mine, capsys):
-    mine.fill("a", "b")
-    load_folder(mine.folder)
-    out = capsys.readouterr().out
-    assert "train pictures have a single color" in out
 
 
 # ------------------------------------------------------------------------------ invalid folders

@@ -108,6 +108,10 @@ def raises(error):
     return run
 
 
+def out_of_memory(chip):
+    return f"error: out of memory on the {chip}; use a smaller --batch_size\n"
+
+
 @pytest.mark.parametrize(
     ("run", "code", "out", "err"),
     [
@@ -115,24 +119,9 @@ def raises(error):
         (raises(KeyboardInterrupt), 130, "", "interrupted\n"),
         (raises(cli.Stopped(143, "stopped; saved")), 143, "stopped; saved\n", ""),
         (raises(UserError("no such device")), 2, "", "error: no such device\n"),
-        (
-            raises(torch.OutOfMemoryError("CUDA out of memory")),
-            2,
-            "",
-            "error: out of memory on the GPU; use a smaller --batch_size\n",
-        ),
-        (
-            raises(RuntimeError("CUDA error: out of memory")),
-            2,
-            "",
-            "error: out of memory on the GPU; use a smaller --batch_size\n",
-        ),
-        (
-            lambda _: torch.empty(2**60),
-            2,
-            "",
-            "error: out of memory on the CPU; use a smaller --batch_size\n",
-        ),
+        (raises(torch.OutOfMemoryError("CUDA out of memory")), 2, "", out_of_memory("GPU")),
+        (raises(RuntimeError("CUDA error: out of memory")), 2, "", out_of_memory("GPU")),
+        (lambda _: torch.empty(2**60), 2, "", out_of_memory("CPU")),
         (
             raises(PermissionError(13, "Permission denied", "mine/a/1.png")),
             2,

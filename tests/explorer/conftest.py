@@ -13,7 +13,7 @@ from generator import Generator
 from inside_cnn.data import shapes
 from inside_cnn.engine.weights import export_bytes, export_model, load_model
 from inside_cnn.explorer.page import contents_of, write_page
-from own_images import write_set
+from own_images import write_pictures
 
 RESULTS = Path(__file__).parents[2] / "results"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -49,7 +49,8 @@ def small(trained, tmp_path_factory):
     for name, model in models.items():
         export_model(model, paths[name], {"dataset": "folder", "class_names": NAMES})
     train, test = shapes.load_shapes()
-    write_set(folder / "pictures", train.first(60), test.first(300), NAMES)
+    for part, dataset in (("train", train.first(60)), ("test", test.first(300))):
+        write_pictures(folder / "pictures" / part, dataset.images, dataset.labels, NAMES)
     return Page(folder, paths, data_dir=folder / "pictures")
 
 

@@ -15,17 +15,7 @@ def test_error_by_hand():
     assert counts.tolist() == [0, 0, 0, 0, 0, 0, 2, 0, 0, 4]
     assert confidences[[6, 9]].tolist() == pytest.approx([0.65, 0.95])
     assert accuracies[[6, 9]].tolist() == pytest.approx([1.0, 0.5])
-
-
-def test_correct_probabilities_have_no_error():
-    probability = torch.rand(100_000, generator=torch.Generator().manual_seed(0)) / 2 + 0.5
-    right = torch.rand(100_000, generator=torch.Generator().manual_seed(1)) < probability
-    two = torch.stack([probability, 1 - probability], 1)
-    assert calibration(two, (~right).long())[0] < 0.01
-
-
-def test_confidence_1_is_in_the_last_bin():
-    assert calibration(torch.eye(3), torch.arange(3))[3][-1] == 3
+    assert calibration(torch.eye(3), labels[1:4])[3][-1] == 3  # confidence 1
 
 
 def test_section_reports_the_error_of_a_network(trained, tmp_path):

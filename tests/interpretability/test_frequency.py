@@ -45,31 +45,24 @@ def test_noise_has_one_band_and_an_rms_of_16(band):
     assert abs(torch.corrcoef(noise[:2].flatten(1))[0, 1].item()) < 0.5
 
 
-class LowPass(nn.Module):
-    """Two classes by the mean brightness of the left half: a gradient of low frequencies."""
+class Pattern(nn.Module):
+    """Two classes by the product of the image and a pattern, whose frequency the gradient has."""
 
-    width = num_classes = 2
-
-    def forward(self, x):
-        value = x[..., :16].mean((1, 2, 3))
-        return value, torch.stack([value, -value], 1)
-
-
-class Finest(nn.Module):
-    """Two classes by the finest checkerboard: a gradient of the highest frequency."""
-
-    width = num_classes = 2
+    def __init__(self, pattern):
+        super().__init__()
+        self.pattern = pattern
 
     def forward(self, x):
-        sign = 1 - 2 * (torch.arange(32)[:, None] + torch.arange(32)).remainder(2).float()
-        value = (x * sign).mean((1, 2, 3))
+        value = (x * self.pattern).mean((1, 2, 3))
         return value, torch.stack([value, -value], 1)
 
 
 def test_networks_of_known_frequency(tmp_path):
     """Noise in the band that a network depends on changes its class, noise elsewhere does not."""
     test_set = data_tools.load_shapes()[1].first(100)
-    networks = [as_network(LowPass(), "without G"), as_network(Finest(), "with G")]
+    line = torch.arange(32)
+    left_half, checkerboard = line < 16, 1 - 2 * ((line[:, None] + line) % 2)
+    networks = [as_network(Pattern(left_half)), as_network(Pattern(checkerboard), "with G")]
     test_set.labels = (test_set.images[..., :16].float().mean((1, 2, 3)) < 127.5).long()
     low = frequency_section(networks, test_set, tmp_path)["without G"]
     assert low["gradient_energy"][0] > 80

@@ -31,8 +31,3 @@ def test_measures_of_each_layer_and_network(trained, tmp_path, capsys):
     assert metrics["cka_standardized"]["with G"] != similarity
     assert (tmp_path / "layers.png").exists()
     assert "layers 1 to 8, trained with G, 300 test images" in capsys.readouterr().out
-
-
-def test_one_network_has_no_similarity(tmp_path):
-    test = data_tools.load_shapes()[1].first(20)
-    assert layer_section([as_network(Discriminator(4))], test, tmp_path)["without G"]["cka"] == {}

@@ -19,11 +19,6 @@ from inside_cnn.interpretability.layer_probes import (
 from networks import as_network
 
 
-@pytest.fixture
-def labels():
-    return torch.arange(200) % 10
-
-
 def random(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -39,7 +34,8 @@ def test_pooled_features_are_those_of_each_layer(images):
         assert torch.allclose(features, expected, atol=1e-5)
 
 
-def test_probe_decodes_a_code_but_not_noise(labels):
+def test_probe_decodes_a_code_but_not_noise():
+    labels = torch.arange(200) % 10
     code = F.one_hot(labels, 10).float() @ random(10, 6, seed=1)
     same = code + 0.01 * random(200, 6, seed=2)
     assert probe_accuracy(code, labels, same, labels, 10) == 100

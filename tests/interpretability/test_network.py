@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from inside_cnn.interpretability.network import Network, as_maps, line_styles
+from inside_cnn.interpretability.network import as_maps
 from networks import as_network
 
 
@@ -39,10 +39,3 @@ def test_outputs_as_maps(shape, expected, units):
     step = 1 if shape == expected else 5  # tokens and channels-last maps: rows of units
     if maps.shape[3] > 1:
         assert maps[0, 0, 0, 1] == units + step
-
-
-def test_only_controls_are_dashed(trained):
-    networks = [Network(name, trained, is_control=name == "c") for name in ("mynet", "with G", "c")]
-    styles = line_styles(networks)
-    assert [of["linestyle"] for of in styles.values()] == ["-", "-", "--"]
-    assert len({of["color"] for of in styles.values()}) == 3

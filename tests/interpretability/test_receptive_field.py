@@ -5,18 +5,8 @@ from torch import nn
 
 from discriminator import MAP_SIZES, Discriminator
 from inside_cnn.interpretability.network import Network
-from inside_cnn.interpretability.receptive_field import Field, box
-from inside_cnn.layers.accelerate import accelerate
+from inside_cnn.interpretability.receptive_field import box
 from networks import as_network
-
-
-def test_geometry_by_hand():
-    """3; +2 1; +2 2; +2 2; +2 4 four times: every layer adds twice the stride before it."""
-    fields = as_network(accelerate(Discriminator(width=3))).fields
-    sizes, strides = [3, 5, 9, 13, 21, 29, 37, 45], [1, 2, 2, 4, 4, 4, 4, 8]
-    firsts = [-1, -2, -4, -6, -10, -14, -18, -22]
-    expected = [2 * (Field(*of),) for of in zip(sizes, strides, firsts, strict=True)]
-    assert list(fields.values()) == expected
 
 
 class Call(nn.Module):

@@ -44,12 +44,6 @@ def losses_and_gradients(discriminator, generator):
     return (d_parts | g_parts).values(), gradients, buffers
 
 
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """torch.compile returns the function itself."""
-    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *args: function(*args))
-
-
 def channels_of(network):
     """A set to which every executed convolution adds (channels in, channels out)."""
     channels = set()

@@ -62,14 +62,20 @@ def plain_gradient(output, inputs, create_graph):
     return torch.autograd.grad(output, inputs, create_graph=create_graph)[0]
 
 
+def assert_equal_gradients(layer, inputs, native, exact_inputs, tolerance):
+    """Those of the penalty, of a layer and of PyTorch's in float64."""
+    ours = penalty_gradients(layer, inputs, double_backward.input_gradient)
+    theirs = penalty_gradients(native, exact_inputs, plain_gradient)
+    for a, b in zip(ours, theirs, strict=True):
+        assert relative_error(a.cpu(), b) < tolerance
+
+
 @DEVICES
 @pytest.mark.parametrize("name", LAYERS)
 def test_penalty_gradients_equal_those_of_pytorch(name, device):
     make, layer, native = LAYERS[name]
-    ours = penalty_gradients(layer, make(device=device), double_backward.input_gradient)
-    theirs = penalty_gradients(native, make(), plain_gradient)
-    for a, b in zip(ours, theirs, strict=True):
-        assert relative_error(a.cpu(), b) < (1e-12 if device == "cpu" else 1e-10)
+    tolerance = 1e-12 if device == "cpu" else 1e-10
+    assert_equal_gradients(layer, make(device=device), native, make(), tolerance)
 
 
 class RequestedGradients(TorchDispatchMode):
@@ -118,19 +124,10 @@ def test_third_derivative_of_layer_norm_is_refused():
 
 def test_chunks_of_images_equal_the_whole_batch():
     """The last chunk is smaller than the others."""
-    x, w, b = tensors((21, 64, 64, 16), (64, 64, 16), (64, 64, 16), dtype=torch.float32)
-    assert 1 < 2**20 // w.numel() < 21
-    ours = penalty_gradients(double_backward.layer_norm, [x, w, b], double_backward.input_gradient)
-    exact = [t.detach().double().requires_grad_() for t in (x, w, b)]
-    for a, b in zip(ours, penalty_gradients(native_norm, exact, plain_gradient), strict=True):
-        assert relative_error(a, b) < 1e-5
-
-
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """torch.compile returns the function itself."""
-    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *args: function(*args))
-    assert double_backward.compile_works(torch.device("cpu"))
+    inputs = tensors((21, 64, 64, 16), (64, 64, 16), (64, 64, 16), dtype=torch.float32)
+    assert 1 < 2**20 // inputs[1].numel() < 21
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    assert_equal_gradients(double_backward.layer_norm, inputs, native_norm, exact, 1e-5)
 
 
 def norm_of_padded_rows(x, weight, bias, added):
@@ -148,10 +145,7 @@ def test_compilable_functions_equal_pytorchs_kernels(uncompiled, added):
 
     inputs = norm_inputs()
     torch.testing.assert_close(layer(*inputs), native_norm(*inputs))
-    ours = penalty_gradients(layer, inputs, double_backward.input_gradient)
-    theirs = penalty_gradients(native_norm, inputs, plain_gradient)
-    for a, b in zip(ours, theirs, strict=True):
-        assert relative_error(a, b) < 1e-12
+    assert_equal_gradients(layer, inputs, native_norm, inputs, 1e-12)
 
 
 def test_padded_rows_have_no_second_derivative_through_the_weights(uncompiled):
@@ -173,15 +167,9 @@ NO_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C+
     ],
 )
 def test_compiled_layer_norm_equals_pytorchs(device):
-    def results(compiled):
-        x, weight, bias = norm_inputs(dtype=torch.float32, device=device)
-        if compiled:
-            y = double_backward.layer_norm(x, weight, bias, compiled=True)
-        else:
-            y = native_norm(x, weight, bias)
-        gradient = double_backward.input_gradient(y.square().sum(), x, create_graph=True)
-        gradients = torch.autograd.grad((gradient.square() + y).sum(), (x, weight, bias))
-        return y, gradient, *gradients
+    def layer(x, weight, bias):
+        return double_backward.layer_norm(x, weight, bias, compiled=True)
 
     assert double_backward.compile_works(torch.device(device))
-    torch.testing.assert_close(results(True), results(False), rtol=1e-4, atol=1e-4)
+    inputs = norm_inputs(dtype=torch.float32, device=device)
+    assert_equal_gradients(layer, inputs, native_norm, norm_inputs(), 1e-4)

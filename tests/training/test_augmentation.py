@@ -11,7 +11,6 @@ import train_gan
 from discriminator import Discriminator
 from generator import Generator
 from inside_cnn.training.augmentation import (
-    Augmentation,
     augment,
     move,
     sample_augmentation,
@@ -22,15 +21,9 @@ from processes import SMALL
 from steps import inputs_of, outputs_of
 
 
-def random_images(count=6):
+def random_images(count):
     stream = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (count, 3, 32, 32), generator=stream, dtype=torch.uint8)
-
-
-def neutral(count):
-    """Parameters that change nothing."""
-    zero, one = torch.zeros(count), torch.ones(count)
-    return Augmentation(zero, zero, 32 * one, zero.bool(), one, one, one, zero)
 
 
 def torchvision_augment(image, top, left, size, flip, brightness, contrast, saturation, hue):
@@ -44,42 +37,17 @@ def torchvision_augment(image, top, left, size, flip, brightness, contrast, satu
     return tvf.adjust_hue(x, hue) * 2 - 1
 
 
-def check_against_torchvision(params, images):
+def test_augmentation_against_torchvision():
+    """With all parameters at random. The first two images have no hue."""
+    images, params = random_images(64), sample_augmentation(64, torch.Generator().manual_seed(2))
+    images[0], images[1] = 100, 0
     ours = augment(images, params)
     for index, image in enumerate(images):
         theirs = torchvision_augment(image, *(field[index].item() for field in params))
         assert (ours[index] - theirs).abs().max() < 2e-5
-    return ours
-
-
-@pytest.mark.parametrize(
-    ("field", "values"),
-    [
-        ("brightness", [0.0, 0.5, 0.9, 1.0, 1.1, 1.7]),
-        ("contrast", [0.0, 0.5, 0.9, 1.0, 1.1, 1.7]),
-        ("saturation", [0.0, 0.5, 0.9, 1.0, 1.1, 1.7]),
-        ("hue", [-0.5, -0.1, -0.01, 0.0, 0.1, 0.5]),
-        ("flip", [True, False] * 3),
-    ],
-)
-def test_each_parameter_against_torchvision(field, values):
-    params = neutral(6)._replace(**{field: torch.tensor(values)})
-    check_against_torchvision(params, random_images())
-
-
-def test_random_parameters_against_torchvision():
-    params = sample_augmentation(64, torch.Generator().manual_seed(2))
-    ours = check_against_torchvision(params, random_images(64))
     assert ours.dtype == torch.float32
     assert ours.min() >= -1
     assert ours.max() <= 1
-
-
-def test_gray_and_black_images_keep_their_hue():
-    gray = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8)
-    gray[1] = 0
-    out = augment(gray, neutral(2)._replace(hue=torch.tensor([0.3, 0.3])))
-    assert torch.allclose(out, data_tools.to_signed(gray), atol=1e-6)
 
 
 def test_sampled_parameters_have_the_documented_ranges():

@@ -20,18 +20,6 @@ def random(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 20), (2, 20, 8), (1, 6, 6)])
-def test_newton_schulz_keeps_singular_vectors(shape):
-    """The exact answer is U V^T; the quintic leaves every singular value within [0.6, 1.25]."""
-    matrices = random(*shape)
-    u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
-    in_their_basis = u.mT @ newton_schulz(matrices) @ vh.mT
-    singular_values = in_their_basis.diagonal(dim1=1, dim2=2)
-    assert (in_their_basis - torch.diag_embed(singular_values)).abs().max() < 1e-4
-    assert singular_values.min() > 0.6
-    assert singular_values.max() < 1.25
-
-
 def test_zero_gradient_changes_nothing():
     assert newton_schulz(torch.zeros(2, 4, 3)).abs().max() == 0
     weight = nn.Parameter(of_norm_one_row(random(4, 3)))

@@ -206,25 +206,20 @@ def test_runs_with_renamed_settings_resume(start, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "content", "message"),
     [
-        ("summary.json", "summary.json is not of this run"),
-        ("samples/001.png", "001.png is not of this run"),
-        ("config.json", "another program"),
+        ("summary.json", "{}", "summary.json is not of this run"),
+        ("samples/001.png", "", "001.png is not of this run"),
+        ("config.json", '{"model_type": "bert"}', "another program"),
+        ("config.json", '{"settings": 3}', "another program"),
+        ("config.json", "[1]", "another program"),
+        ("config.json", "text", "another program"),
     ],
 )
-def test_files_of_others_are_not_overwritten(start, tmp_path, name, message):
+def test_files_of_others_are_not_overwritten(start, tmp_path, name, content, message):
     (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_bytes(b'{"model_type": "bert"}')
+    (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         start(tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
-    assert [path.read_bytes() for path in files] == [b'{"model_type": "bert"}']
-
-
-@pytest.mark.parametrize("content", ["[1]", '{"settings": 3}', "text"])
-def test_an_unknown_config_is_refused(start, tmp_path, content):
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(UserError, match="another program"):
-        start(tmp_path)
-    assert (tmp_path / "config.json").read_text() == content
+    assert [path.read_text() for path in files] == [content]

@@ -15,41 +15,36 @@ from steps import at_pass
 EPOCHS, STEPS = 3, 5  # and steps in an epoch
 
 
-@pytest.fixture
-def watched_run(run_main, tmp_path):
-    """Train for EPOCHS epochs; returns the folder and its contents after each epoch.
+def watch(run_main, folder, script, kind, *flags):
+    """Train for EPOCHS epochs; returns the contents of the folder after each epoch.
 
     {epoch: (steps of the checkpoints, {export: its step})}
     """
+    seen = {}
 
-    def call(script, kind, *flags):
-        folder = tmp_path / "_".join(map(str, ("run", *flags)))
-        seen = {}
+    def view(epoch):
+        paths = checkpoint.list_checkpoints(folder / "checkpoints")
+        seen[epoch] = (
+            {checkpoint.checkpoint_step(path) for path in paths},
+            {path.name: load_model(path)[1]["step"] for path in folder.glob("*.safetensors")},
+        )
 
-        def view(epoch):
-            paths = checkpoint.list_checkpoints(folder / "checkpoints")
-            seen[epoch] = (
-                {checkpoint.checkpoint_step(path) for path in paths},
-                {path.name: load_model(path)[1]["step"] for path in folder.glob("*.safetensors")},
-            )
-
-        # The files of an epoch are written before the first pass of the next.
-        actions = {epoch * STEPS + 1: lambda epoch=epoch: view(epoch) for epoch in range(1, EPOCHS)}
-        arguments = [*SMALL, "--epochs", EPOCHS, "--output_dir", folder, *flags]
-        with at_pass(kind, actions):
-            assert run_main(script, *arguments)[0] == 0
-        view(EPOCHS)
-        return folder, seen
-
-    return call
+    # The files of an epoch are written before the first pass of the next.
+    actions = {epoch * STEPS + 1: lambda epoch=epoch: view(epoch) for epoch in range(1, EPOCHS)}
+    arguments = [*SMALL, "--epochs", EPOCHS, "--output_dir", folder, *flags]
+    with at_pass(kind, actions):
+        assert run_main(script, *arguments)[0] == 0
+    view(EPOCHS)
+    return seen
 
 
 @pytest.mark.parametrize(
     ("script", "kind"), [(train_gan, Generator), (train_discriminator, Discriminator)]
 )
-def test_saving_every_second_epoch_gives_the_same_run(watched_run, script, kind):
+def test_saving_every_second_epoch_gives_the_same_run(run_main, tmp_path, script, kind):
     """Saves and exports after epochs 2 and 3, the last."""
-    folder, seen = watched_run(script, kind, "--save_every_epochs", 2)
+    folder, often = tmp_path / "every second", tmp_path / "every"
+    seen = watch(run_main, folder, script, kind, "--save_every_epochs", 2)
     for epoch, (steps, exports) in seen.items():
         saved = [e for e in range(1, epoch + 1) if e % 2 == 0 or e == EPOCHS]
         assert steps == {STEPS * e for e in saved}
@@ -58,8 +53,7 @@ def test_saving_every_second_epoch_gives_the_same_run(watched_run, script, kind)
             names |= {"generator.safetensors", "generator_raw.safetensors"}
         assert exports == (dict.fromkeys(names, STEPS * saved[-1]) if saved else {})
 
-    often, seen = watched_run(script, kind)
-    for epoch, (steps, exports) in seen.items():
+    for epoch, (steps, exports) in watch(run_main, often, script, kind).items():
         assert steps == {STEPS * e for e in range(max(1, epoch - 1), epoch + 1)}
         assert exports["discriminator.safetensors"] == STEPS * epoch
     assert {path.name for path in folder.iterdir()} == {path.name for path in often.iterdir()}

@@ -46,7 +46,7 @@ def images():
 @pytest.fixture(scope="session")
 def cifar10_dir():
     """The folder of CIFAR-10; tests that use it are skipped without it."""
-    folder = Path(os.environ.get("CIFAR10_DIR", "data"))
+    folder = Path(os.environ.get("CIFAR10_DIR", "data")).absolute()
     if not (folder / cifar10.CIFAR10_FOLDER).is_dir():
         pytest.skip("no CIFAR-10: set CIFAR10_DIR")
     return folder
@@ -79,10 +79,15 @@ def trained(trained_run):
     return model.requires_grad_(False)
 
 
-@pytest.fixture
-def two_runs(tmp_path, monkeypatch):
-    """Untrained discriminators in the folders of two trainings, below the current folder."""
+@pytest.fixture(autouse=True)
+def empty_working_directory(tmp_path, monkeypatch):
+    """So that no test uses or changes the user's own output/."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    """Untrained discriminators in the folders of two trainings, below the current folder."""
     for seed, folder in enumerate(("output/baseline", "output/gan")):
         torch.manual_seed(seed)
         (tmp_path / folder).mkdir(parents=True)
@@ -142,6 +147,18 @@ def run_main(capsys):
             code = stop.code
         captured = capsys.readouterr()
         return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def succeed(run_main):
+    """Call main, check that it ends with exit code 0, return stdout."""
+
+    def call(module, *argv):
+        code, out, err = run_main(module, *argv)
+        assert code == 0, err
+        return out
 
     return call
 

@@ -44,10 +44,9 @@ def test_counted_flops_are_those_of_the_steps():
 
 
 @pytest.mark.slow
-def test_table(run_main, tmp_path):
+def test_table(succeed, tmp_path):
     flags = ["--width", 4, "--batch_size", 4, "--images", 8, "--repeats", 1, "--device", "cpu"]
-    code, out, _ = run_main(throughput, *flags, "--json", tmp_path / "table.json")
-    assert code == 0
+    out = succeed(throughput, *flags, "--json", tmp_path / "table.json")
     table = json.loads((tmp_path / "table.json").read_text())
     machine = table.pop("machine")
     assert list(table) == list(throughput.parts(Namespace(width=4, batch_size=4, images=8)))

@@ -1,12 +1,7 @@
 import pytest
 import torch
 
-from discriminator import MAP_SIZES, Discriminator, block
-
-
-def test_parameter_count():
-    with torch.device("meta"):
-        assert sum(p.numel() for p in Discriminator().parameters()) == 3_137_971
+from discriminator import MAP_SIZES, Discriminator
 
 
 def test_shapes_of_outputs_and_features(images):
@@ -25,18 +20,3 @@ def test_invalid_layer_and_image_shape(images):
             Discriminator(width=2).features(images, layer)
     with pytest.raises(ValueError, match="32"):
         Discriminator(width=2)(torch.zeros(1, 3, 28, 28))
-
-
-def test_block_computed_by_hand():
-    # The convolution with a 1 in the middle of its kernel is the identity. For 1, 2, 3, 6 the mean
-    # is 3, the variance (4 + 1 + 0 + 9) / 4 = 3.5. Then y = 2 x_hat + 1, and LeakyReLU(0.01).
-    layers = block(1, 1, size=2, stride=1)
-    with torch.no_grad():
-        layers[0].weight.zero_()[0, 0, 1, 1] = 1
-        layers[0].bias.zero_()
-        layers[1].weight.fill_(2)
-        layers[1].bias.fill_(1)
-    out = layers(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]]))
-    root = 3.5**0.5
-    expected = [0.01 * (1 - 4 / root), 0.01 * (1 - 2 / root), 1.0, 1 + 6 / root]
-    assert out.flatten().tolist() == pytest.approx(expected, rel=1e-4)

@@ -4,9 +4,11 @@ import re
 import subprocess
 import sys
 
+import pytest
 import torch
 
 import hubconf
+from generator import sample_latents
 from inside_cnn.engine import weights
 from processes import ENVIRONMENT, ROOT
 
@@ -43,7 +45,6 @@ def test_local_form_beside_foreign_modules(tmp_path):
 
 def test_example_of_the_model_card(tmp_path, monkeypatch):
     """results/README.md: torch.hub, captum, torch.func, ONNX."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights, "RESULTS", ROOT / "results")
     (code,) = re.findall(
         r"```python\n(.*?)```", (ROOT / "results/README.md").read_text(), re.DOTALL
@@ -73,3 +74,21 @@ def test_networks_are_plain_and_equal_to_the_published_ones(images, monkeypatch)
     expected, _ = weights.load_model(ROOT / "results/baseline/discriminator.safetensors")
     torch.testing.assert_close(model(images)[1], expected(images)[1], rtol=1e-4, atol=1e-4)
     assert hubconf.generator(pretrained=False).training
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", ["classifier", "critic", "generator"])
+def test_onnx_export_equals_torch(tmp_path, images, monkeypatch, name):
+    from onnx.reference import ReferenceEvaluator
+
+    monkeypatch.setattr(weights, "RESULTS", ROOT / "results")
+    model = getattr(hubconf, name)()
+    x = sample_latents(torch.arange(2)) if name == "generator" else images[:2]
+    torch.onnx.export(model, (x,), tmp_path / "model.onnx", dynamo=True)
+    session = ReferenceEvaluator(str(tmp_path / "model.onnx"))
+    outputs = session.run(None, {session.input_names[0]: x.numpy()})
+    with torch.no_grad():
+        expected = [model(x)] if name == "generator" else model(x)
+    for output, value in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(torch.tensor(output), value, rtol=1e-4, atol=1e-4)

@@ -44,9 +44,8 @@ def write(path, content):
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
+def runs(tmp_path):
     """Small versions of the results of two trainings, visualization.py and evaluate_gan.py."""
-    monkeypatch.chdir(tmp_path)
     for run, accuracy in (("baseline", 93.5), ("gan", 84.25)):
         folder = tmp_path / "output" / run
         write(folder / "config.json", {"settings": {"data_dir": str(tmp_path)}})
@@ -71,10 +70,9 @@ def runs(tmp_path, monkeypatch):
     return tmp_path
 
 
-def make_page(run_main, *flags):
+def make_page(succeed, *flags):
     """(the page, stdout)."""
-    code, out, err = run_main(report, *flags)
-    assert code == 0, err
+    out = succeed(report, *flags)
     return Path("report.html").read_text(), out
 
 
@@ -85,8 +83,8 @@ def images_of(page):
     return [(html.unescape(alt), base64.b64decode(source)) for source, alt in sources]
 
 
-def test_page_contains_all_results(run_main, runs):
-    page, out = make_page(run_main)
+def test_page_contains_all_results(succeed, runs):
+    page, out = make_page(succeed)
     assert "report: report.html" in out
     for text in ("93.50 %", "84.25 %", "of 8/255, classifier<b>12.50 %"):
         assert text in page
@@ -100,10 +98,7 @@ def test_page_contains_all_results(run_main, runs):
     cells = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr>(.*)</tr>", page)]
     assert [row for row in cells if row] == [["2.579", "10,000"], ["13.02", "0"]]
 
-
-def test_images_decode_and_nothing_is_fetched(run_main, runs):
-    page, _ = make_page(run_main)
-    images = images_of(page)
+    images = images_of(page)  # they decode, and nothing is fetched
     for _, content in images:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
@@ -116,13 +111,12 @@ def test_images_decode_and_nothing_is_fetched(run_main, runs):
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
 
 
-def test_missing_parts_show_the_command_that_makes_them(run_main, tmp_path, monkeypatch):
+def test_missing_parts_show_the_command_that_makes_them(succeed, tmp_path):
     """Files may be missing, and those of an old run may lack fields."""
-    monkeypatch.chdir(tmp_path)
     write(tmp_path / "output/baseline/summary.json", {"epochs_done": 3})
     write(tmp_path / "visualization/summary.json", {"with G": {"layers": {"dead_share": [1.0]}}})
     write(tmp_path / "evaluation/evaluation.json", {"scores": {"samples": {"precision": None}}})
-    page, _ = make_page(run_main)
+    page, _ = make_page(succeed)
     assert 'class="card"' not in page
     for command in ("train_discriminator.py", "train_gan.py", "evaluate_gan.py"):
         assert f"<code>python {command}</code>" in page
@@ -130,29 +124,28 @@ def test_missing_parts_show_the_command_that_makes_them(run_main, tmp_path, monk
     assert "<img" not in page
 
 
-def test_published_results_replace_missing_ones(run_main, published, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_published_results_replace_missing_ones(succeed, published, tmp_path):
     for name, accuracy in (("baseline", 94.125), ("gan", 85.5)):
         write(published / name / "config.json", {"settings": {}})
         write(published / name / "summary.json", {"test_accuracy": accuracy})
-    page, out = make_page(run_main)
+    page, out = make_page(succeed)
     assert "94.12 %" in page
     assert "no output/gan/config.json: using the published" in out
     write(tmp_path / "output/gan/config.json", {"settings": {}})
     write(tmp_path / "output/gan/summary.json", {"test_accuracy": 55.5})
     write(tmp_path / "mine/summary.json", {"test_accuracy": 66.5})
-    page, _ = make_page(run_main)
+    page, _ = make_page(succeed)
     assert "94.12 %" in page
     assert "55.50 %" in page
-    assert "66.50 %" in make_page(run_main, "--gan", "mine")[0]
+    assert "66.50 %" in make_page(succeed, "--gan", "mine")[0]
 
 
-def test_hostile_text_is_escaped(run_main, runs):
+def test_hostile_text_is_escaped(succeed, runs):
     """Names of classes and control networks are untrusted."""
     evil = "</script><script>alert(1)</script>{{ 7 * 191 }}"
     scores = {evil: {evil: 0.5}, "surrogate \ud800": {}}
     write(runs / "evaluation/evaluation.json", {"scores": scores, "inception": {"left_out": evil}})
-    page, _ = make_page(run_main)
+    page, _ = make_page(succeed)
     assert evil not in page
     assert page.count(html.escape(evil)) == 2
     assert "1337" not in page
@@ -160,15 +153,14 @@ def test_hostile_text_is_escaped(run_main, runs):
     assert "surrogate ?" in page
 
 
-def test_invalid_paths(refused, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_invalid_paths(refused, tmp_path):
     assert "no folder" in refused(report, "--gan", "nowhere")
     (tmp_path / "file").write_text("kept")
     assert "cannot write" in refused(report, "--output", "file/report.html")
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_results_of_other_weights_are_left_out(run_main, runs):
+def test_results_of_other_weights_are_left_out(succeed, runs):
     """Scores and figures of a network that a new run has replaced."""
     networks = {
         "baseline/discriminator": Discriminator(2),
@@ -183,29 +175,29 @@ def test_results_of_other_weights_are_left_out(run_main, runs):
     # The metadata of published weights has the digest before rounding.
     rounded, exact = Discriminator(2), {BEFORE_ROUNDING: critic["sha256"]}
     export_model(rounded, runs / "output/gan/discriminator.safetensors", exact)
-    page, out = make_page(run_main)
+    page, out = make_page(succeed)
     assert "left out" not in out
     assert "not made yet" not in page
 
     export_model(Generator(2), runs / "output/gan/generator_raw.safetensors", {})
-    page, out = make_page(run_main)
+    page, out = make_page(succeed)
     assert out.count("left out: evaluation (not made with the generator of") == 1
     assert "recall" not in page
     assert 'alt="layers"' in page
     export_model(Discriminator(2), runs / "output/gan/discriminator.safetensors", {})
-    page, out = make_page(run_main)
+    page, out = make_page(succeed)
     assert out.count("left out: visualization (not made with the discriminator of") == 1
     assert 'alt="layers"' not in page
     assert len(re.findall("data-label", page)) == MAX_FRAMES  # the run's own samples
 
 
 @pytest.fixture
-def browse(run_main, runs):
+def browse(succeed, runs):
     """Open the page in a headless Chromium; requests and errors fail the test."""
     sync = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("no Chromium")
-    make_page(run_main)
+    make_page(succeed)
     problems, address = [], (runs / "report.html").as_uri()
     with sync.sync_playwright() as playwright:
         browser = playwright.chromium.launch(

@@ -17,27 +17,13 @@ from inside_cnn.engine.weights import load_model
 from inside_cnn.metrics.classifier import evaluate, predict
 from inside_cnn.training import checkpoint, panels
 from inside_cnn.training.run import TrainingRun
-
-SMALL = [
-    *("--dataset", "shapes", "--limit_train", 120, "--limit_test", 60, "--width", 4),
-    *("--batch_size", 32, "--device", "cpu", "--precision", "fp32"),
-]
+from processes import SMALL
 
 
-@pytest.fixture
-def small_run(run_main, tmp_path):
-    """Train in a folder `run`. Returns what run_main does."""
-
-    def call(*flags):
-        return run_main(train_discriminator, *SMALL, "--output_dir", tmp_path / "run", *flags)
-
-    return call
-
-
-def test_files_of_a_run(small_run, matplotlib_plots, refused, tmp_path):
-    code, out, _ = small_run("--epochs", 2)
-    assert code == 0
+def test_files_of_a_run(succeed, matplotlib_plots, refused, tmp_path):
     folder = tmp_path / "run"
+    train = (train_discriminator, *SMALL, "--batch_size", 32, "--output_dir", folder, "--epochs")
+    out = succeed(*train, 2)
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "metrics.jsonl", "summary.json", "curves.png", "checkpoints"),
         *("discriminator.safetensors", ".lock"),
@@ -45,12 +31,12 @@ def test_files_of_a_run(small_run, matplotlib_plots, refused, tmp_path):
     with Image.open(folder / "curves.png") as curves:
         assert curves.width > 500
     lines = records(folder)
-    assert [line["step"] for line in lines] == [4, 8]  # 120 images in batches of 32, 32, 32, 24
+    assert [line["step"] for line in lines] == [3, 6]  # 80 images in batches of 32, 32, 16
     assert [line["epochs_done"] for line in lines] == [1.0, 2.0]
     model, metadata = load_model(folder / "discriminator.safetensors")
     summary = json.loads((folder / "summary.json").read_text())
     _, test_set = data_tools.load_shapes()
-    test_set = test_set.first(60)
+    test_set = test_set.first(40)
     correct = predict(model, test_set.images).argmax(1) == test_set.labels
     assert metadata["test_accuracy"] == summary["test_accuracy"]
     assert summary["test_accuracy"] == pytest.approx(100 * correct.double().mean().item(), abs=1e-3)
@@ -61,16 +47,13 @@ def test_files_of_a_run(small_run, matplotlib_plots, refused, tmp_path):
         assert_equal(model.state_dict(), state["parts"]["model"])
 
     before = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
-    code, out, _ = small_run("--epochs", 2)
-    assert code == 0
-    assert "finished already" in out
+    assert "finished already" in succeed(*train, 2)
     assert {p: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
 
-    again = (train_discriminator, *SMALL, "--output_dir", folder, "--epochs")
-    assert "epochs was 2, now 3" in refused(*again, 3)  # the learning rates depend on them
+    assert "epochs was 2, now 3" in refused(*train, 3)  # the learning rates depend on them
     shutil.rmtree(folder / "checkpoints")
     before = {p: p.read_bytes() for p in folder.iterdir()}
-    assert "without its checkpoints" in refused(*again, 2)
+    assert "without its checkpoints" in refused(*train, 2)
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
 
 
@@ -93,13 +76,12 @@ def test_alternating_flips(monkeypatch):
 
 
 @pytest.mark.parametrize("script", [train_discriminator, train_gan])
-def test_accuracy_is_of_the_held_out_images(run_main, tmp_path, script):
+def test_accuracy_is_of_the_held_out_images(succeed, tmp_path, script):
     flags = ["--hold_out", 200, "--max_steps", 2, "--output_dir", tmp_path]
-    code, out, _ = run_main(script, *SMALL, *flags)
-    assert code == 0
+    out = succeed(script, *SMALL, *flags)
     model, metadata = load_model(tmp_path / "discriminator.safetensors")
     _, held_out = data_tools.load_shapes()[0].hold_out(200)
-    expected = evaluate(model, held_out.first(60), "fp32")
+    expected = evaluate(model, held_out.first(40), "fp32")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["test_loss"] == pytest.approx(expected["test_loss"], rel=1e-5)
     assert metadata["hold_out"] == 200
@@ -155,7 +137,7 @@ def test_bf16_step_agrees_with_fp32(make_update):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--batch_size", 121], "larger than the set"),
+        (["--batch_size", 81], "larger than the set"),
         (["--device", "cuda:99"], "--device"),
         (["--output_dir", "{tmp}/file/run"], "cannot write"),
     ],
@@ -170,24 +152,20 @@ def test_bad_input_writes_nothing(refused, tmp_path, script, flags, message):
 
 
 @pytest.mark.gpu
-def test_resume_on_cuda(run_main, tmp_path):
+def test_resume_on_cuda(succeed, tmp_path):
     """On a GPU the last bits of a gradient may differ."""
     flags = [*SMALL[:-4], "--device", "cuda", "--precision", "bf16", "--epochs", 2]
     for folder, parts in (("whole", [[]]), ("parts", [["--max_steps", 4], []])):
         for more in parts:
-            code, _, _ = run_main(
-                train_discriminator, *flags, "--output_dir", tmp_path / folder, *more
-            )
-            assert code == 0
+            succeed(train_discriminator, *flags, "--output_dir", tmp_path / folder, *more)
     whole, parts = (records(tmp_path / folder)[-1]["train_loss"] for folder in ("whole", "parts"))
     assert whole == pytest.approx(parts, rel=0.05)
 
 
 @pytest.mark.slow
 @pytest.mark.cifar10
-def test_the_classic_recipe_follows_the_public_curve(run_main, cifar10_dir, tmp_path):
+def test_the_classic_recipe_follows_the_public_curve(succeed, cifar10_dir, tmp_path):
     """Two epochs at full width reach 56 % (a public log of this recipe: 52.4, then 59.0)."""
     flags = ["--data_dir", cifar10_dir, "--output_dir", tmp_path / "run", "--epochs", 2]
-    code, _, _ = run_main(train_discriminator, "--recipe", "classic", *flags)
-    assert code == 0
+    succeed(train_discriminator, "--recipe", "classic", *flags)
     assert records(tmp_path / "run")[-1]["test_accuracy"] >= 56

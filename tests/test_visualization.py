@@ -18,18 +18,8 @@ from inside_cnn.engine import plots
 from inside_cnn.engine.plots import save_image_grid
 from inside_cnn.engine.weights import export_model, load_model
 from inside_cnn.interpretability import adversarial_figures
-from inside_cnn.interpretability.activation_maximization import (
-    ascent,
-    feature_objective,
-)
+from inside_cnn.interpretability.activation_maximization import ascent, feature_objective
 from inside_cnn.interpretability.network import WEIGHTS, Network, line_styles
-
-
-@pytest.fixture(autouse=True)
-def empty_working_directory(tmp_path, monkeypatch):
-    """So that no run in the user's own output/ is used."""
-    monkeypatch.chdir(tmp_path)
-
 
 QUICK = ["--limit_test", "60", "--steps", "3", "--device", "cpu", "--precision", "fp32"]
 
@@ -148,22 +138,12 @@ def test_study_of_robustness(all_sections):
     assert low <= difference <= high
 
 
-def test_unusable_controls_are_refused(refused, two_runs):
-    same_name = two_runs / "seed 1" / WEIGHTS, two_runs / "seed_1.safetensors"
-    same_name[0].parent.mkdir()
-    for path in same_name:
-        export_model(Discriminator(4), path, {"dataset": "shapes"})
-    message = refused(visualization, *QUICK, "--control", two_runs / "seed 1", same_name[1])
-    assert "two networks are named 'seed_1'" in message
-    assert "no weights at" in refused(visualization, *QUICK, "--control", two_runs / "absent")
-
-
-def test_networks_replace_the_pair(run_main, two_runs):
+def test_networks_replace_the_pair(succeed, two_runs):
     for folder in ("arm_0", "arm_1"):
         (two_runs / folder).mkdir()
         export_model(Discriminator(4), two_runs / folder / WEIGHTS, {"dataset": "shapes"})
     flags = ["--networks", two_runs / "arm_0", two_runs / "arm_1", "--max_features", 8]
-    assert run_main(visualization, *QUICK, *flags)[0] == 0
+    succeed(visualization, *QUICK, *flags)
     summary = json.loads((two_runs / "visualization/summary.json").read_text())
     assert {name: list(of["max_features"]) for name, of in summary.items()} == {
         "arm_0": ["8"],
@@ -183,9 +163,9 @@ def test_seeds_share_a_color_and_differ_in_the_marker():
     assert len({style["color"] for style in styles.values()}) == 4
 
 
-def test_classic_method_maximizes_the_first_features(run_main, two_runs):
+def test_classic_method_maximizes_the_first_features(succeed, two_runs):
     flags = ["--method", "classic", "--max_features", 1, "--max_classification_output"]
-    assert run_main(visualization, *QUICK, *flags)[0] == 0
+    succeed(visualization, *QUICK, *flags)
     summary = json.loads((two_runs / "visualization/summary.json").read_text())
     metrics = summary["with G"]["max_features"]["1"]
     assert (metrics["method"], metrics["features"]) == ("classic", list(range(12)))
@@ -199,15 +179,14 @@ def test_classic_method_maximizes_the_first_features(run_main, two_runs):
     assert metrics["activation"] == pytest.approx(after.tolist(), abs=1e-4)
 
 
-def test_animation_of_the_sample_grids(run_main, refused, two_runs, matplotlib_plots):
+def test_animation_of_the_sample_grids(succeed, refused, two_runs, matplotlib_plots):
     assert "sample grids" in refused(visualization, *QUICK, "--animation")
     samples = two_runs / "output/gan/samples"
     samples.mkdir()
     for epoch, color in ((998, 0), (999, 90), (1000, 200)):  # sorted by number
         images = torch.full((10, 3, 32, 32), color, dtype=torch.uint8)
         save_image_grid(images, samples / f"{epoch:03d}.png", title=f"epoch {epoch}")
-    code, _, _ = run_main(visualization, *QUICK, "--animation")
-    assert code == 0
+    succeed(visualization, *QUICK, "--animation")
     with Image.open(two_runs / "visualization/training.gif") as gif:
         assert gif.n_frames == 3
         assert gif.info["loop"] == 0
@@ -219,7 +198,7 @@ def test_animation_of_the_sample_grids(run_main, refused, two_runs, matplotlib_p
 
 
 def test_missing_data_skips_implied_sections_and_refuses_requested_ones(
-    run_main, refused, published_pair, monkeypatch
+    succeed, refused, published_pair, monkeypatch
 ):
     """Each network starts from the mean image in its own metadata."""
 
@@ -228,13 +207,12 @@ def test_missing_data_skips_implied_sections_and_refuses_requested_ones(
 
     monkeypatch.setattr(visualization, "load_dataset", missing)
     assert "no data set" in refused(visualization, *QUICK, "--attribution")
-    code, out, _ = run_main(visualization, *QUICK)
-    assert code == 0
+    out = succeed(visualization, *QUICK)
     assert "skipped without test images: perturb_images, compare_layers, attribution" in out
     files = {path.name for path in Path("visualization").iterdir()}
     assert files == {"summary.json", "max_class_without_G.png", "max_class_with_G.png"}
     flags = ["--max_classification_output", "--max_features", 1, "--method", "classic"]
-    assert run_main(visualization, *QUICK, *flags)[0] == 0
+    succeed(visualization, *QUICK, *flags)
     assert out.count("using the published") == 2
     summary = json.loads(Path("visualization/summary.json").read_text())
     assert summary["with G"]["weights"] == str(published_pair / "gan" / WEIGHTS)
@@ -244,18 +222,6 @@ def test_missing_data_skips_implied_sections_and_refuses_requested_ones(
         of_classes = summary[name]["max_classification_output"].values()
         logits = [metrics["logit_of_mean_image"] for metrics in of_classes]
         assert logits == pytest.approx(network(start)[1][0].tolist(), abs=1e-4)
-
-
-def test_a_missing_network_is_reported_and_skipped(run_main, two_runs):
-    path = two_runs / "other.safetensors"
-    (two_runs / "output/gan/discriminator.safetensors").rename(path)
-    flags = ["--max_classification_output", "--discriminator_without_G", path]
-    code, out, _ = run_main(visualization, *QUICK, *flags)
-    assert code == 0
-    assert "no discriminator trained with G" in out
-    assert f"discriminator trained without G: {path}" in out
-    assert (two_runs / "visualization/max_class_without_G.png").exists()
-    assert not (two_runs / "visualization/max_class_with_G.png").exists()
 
 
 def test_unusable_arguments_are_refused_before_anything_is_written(refused, two_runs):
@@ -272,6 +238,12 @@ def test_unusable_arguments_are_refused_before_anything_is_written(refused, two_
         path = two_runs / "output/gan" / WEIGHTS
         export_model(Discriminator(width=4), path, metadata)
         assert "--dataset" in refused(visualization, *QUICK)
+    same_name = two_runs / "seed 1" / WEIGHTS, two_runs / "seed_1.safetensors"
+    same_name[0].parent.mkdir()
+    for path in same_name:
+        export_model(Discriminator(4), path, {"dataset": "shapes"})
+    message = refused(visualization, *QUICK, "--control", two_runs / "seed 1", same_name[1])
+    assert "two networks are named 'seed_1'" in message
     for folder in ("baseline", "gan"):
         (two_runs / "output" / folder / WEIGHTS).unlink()
     assert "train_discriminator.py" in refused(visualization)
@@ -296,14 +268,13 @@ def published_pair(published):
     return published
 
 
-def test_own_networks_precede_published_ones(run_main, published_pair, two_runs):
+def test_own_networks_precede_published_ones(succeed, published_pair, two_runs):
     (two_runs / "output/gan/discriminator.safetensors").unlink()
-    code, out, _ = run_main(visualization, *QUICK, "--max_classification_output")
-    assert code == 0
+    out = succeed(visualization, *QUICK, "--max_classification_output")
     assert f"{published_pair / 'gan' / WEIGHTS} has other classes than output/baseline" in out
     assert "with G" not in json.loads(Path("visualization/summary.json").read_text())
     export_model(Discriminator(width=4), Path("output/baseline", WEIGHTS), described(0))
-    assert run_main(visualization, *QUICK, "--max_classification_output")[0] == 0
+    succeed(visualization, *QUICK, "--max_classification_output")
     summary = json.loads(Path("visualization/summary.json").read_text())
     assert summary["without G"]["weights"] == f"output/baseline/{WEIGHTS}"
     assert summary["with G"]["weights"] == str(published_pair / "gan" / WEIGHTS)

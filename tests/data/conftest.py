@@ -5,12 +5,8 @@ from PIL import Image
 
 
 @pytest.fixture
-def mine(tmp_path, monkeypatch):
-    """The folder, with methods that add gray pictures of a given level.
-
-    The working directory is temporary: the cache is written below it.
-    """
-    monkeypatch.chdir(tmp_path)
+def mine(tmp_path):
+    """The folder, with methods that add gray pictures of a given level."""
 
     class PictureFolder:
         folder = tmp_path / "mine"

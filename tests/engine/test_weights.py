@@ -226,7 +226,6 @@ FILE = "generator.safetensors"
 def test_order_of_given_own_and_published_weights(
     tmp_path, monkeypatch, capsys, given, existing, expected
 ):
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(weights, "RESULTS", tmp_path / "results")
     for folder in existing:
         (tmp_path / folder).mkdir(parents=True)

@@ -29,7 +29,7 @@ def at_pass(kind, actions):
             passes += 1
             actions.get(passes, lambda: None)()
 
-    with _registered(register_module_forward_pre_hook, before):
+    with register_module_forward_pre_hook(before):
         yield
 
 
@@ -59,7 +59,7 @@ def nan_input(network, kind, after):
         poisoned = poisoned or poison
         return (inputs[0] * float("nan"), *inputs[1:]) if poison else None
 
-    with _registered(register_module_forward_pre_hook, before):
+    with register_module_forward_pre_hook(before):
         yield
     assert poisoned
 
@@ -73,7 +73,7 @@ def inputs_of(kind):
         if learns(module, kind):
             seen.append(inputs[0].detach().clone())
 
-    with _registered(register_module_forward_pre_hook, before):
+    with register_module_forward_pre_hook(before):
         yield seen
 
 
@@ -86,7 +86,7 @@ def outputs_of(kind):
         if type(module) is kind and module.training:
             seen.append(output.detach().clone())
 
-    with _registered(register_module_forward_hook, after):
+    with register_module_forward_hook(after):
         yield seen
 
 
@@ -99,7 +99,7 @@ def samples_replaced(kind, images, switch):
             return images[torch.arange(len(output)) % len(images)]
         return None
 
-    with _registered(register_module_forward_hook, after):
+    with register_module_forward_hook(after):
         yield
 
 
@@ -111,14 +111,5 @@ def rates_taken():
     def before(optimizer, _args, _kwargs):
         seen.append([float(group["lr"]) for group in optimizer.param_groups])
 
-    with _registered(register_optimizer_step_pre_hook, before):
+    with register_optimizer_step_pre_hook(before):
         yield seen
-
-
-@contextlib.contextmanager
-def _registered(register, hook):
-    handle = register(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

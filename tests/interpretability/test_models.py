@@ -137,8 +137,7 @@ class Brief(Plain):  # fails in bfloat16
 
 
 @pytest.fixture
-def file(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def file():
     Path("raises.py").write_text(RAISES)
     Path("absent.py").write_text("\nimport no_such_module\n")
     Path("exits.py").write_text("import sys\nsys.exit('usage: exits.py')\n")
@@ -152,13 +151,12 @@ def file(tmp_path, monkeypatch):
     "function",
     ["returns_tuple", *(pytest.param(name, marks=pytest.mark.slow) for name in ("build", "tied"))],
 )
-def test_all_sections(run_main, file, function):
+def test_all_sections(succeed, file, function):
     Path(file).write_text(CODE.replace("WIDTH = 8", "WIDTH = 4"))
     last = {"build": "fc", "tied": "copy", "returns_tuple": "fc"}[function]
     flags = ["--model", f"{file}:{function}"]
     flags += ["--layers", "layer3", "fc"] if function == "returns_tuple" else []
-    code, out, err = run_main(visualization, *QUICK, *flags)
-    assert code == 0, err
+    out = succeed(visualization, *QUICK, *flags)
     assert "discriminator" not in out
     summary = json.loads(Path("visualization/summary.json").read_text())
     sections = {"perturbation", "strength_study", "max_classification_output", "max_features"}
@@ -173,10 +171,9 @@ def test_all_sections(run_main, file, function):
     assert of_class["logit_of_mean_image"] == pytest.approx(logit)  # it starts from gray
 
 
-def test_a_model_without_layers(run_main, file):
+def test_a_model_without_layers(succeed, file):
     flags = ["--max_features", "--compare_layers", "--attribution", "--calibration", "--frequency"]
-    code, out, err = run_main(visualization, *QUICK, *flags, "--model", "raises.py:Works")
-    assert code == 0, err
+    out = succeed(visualization, *QUICK, *flags, "--model", "raises.py:Works")
     assert "Works has no layer, hence no features, attribution" in out
     assert "no calibration: the labels are predictions" in out  # it has 48 classes
     summary = json.loads(Path("visualization/summary.json").read_text())
@@ -227,7 +224,7 @@ def test_weights_in_bfloat16_have_a_digest(file):
     assert digest(model.bfloat16()) != digest(model.float())
 
 
-def test_chosen_layers_and_weights(run_main, file):
+def test_chosen_layers_and_weights(succeed, file):
     """Also a second network beside it."""
     model = load_network(f"{file}:build").model
     model.fc.bias.data += 5
@@ -241,8 +238,7 @@ def test_chosen_layers_and_weights(run_main, file):
         assert not loaded.model.training
     flags = ["--model", f"{file}:build", "--weights", "net.pt"]
     flags += ["--layers", "layer3", "layer1.conv1"]
-    code, _, err = run_main(visualization, *QUICK, *flags, "--max_features", "--compare_layers")
-    assert code == 0, err
+    succeed(visualization, *QUICK, *flags, "--max_features", "--compare_layers")
     metrics = json.loads(Path("visualization/summary.json").read_text())["build"]
     assert list(metrics["max_features"]) == ["layer1.conv1", "layer3"]
     assert metrics["layers"]["receptive_field"] == [5, 25]
@@ -250,31 +246,28 @@ def test_chosen_layers_and_weights(run_main, file):
     assert Path("visualization/max_features_build_layer3.png").is_file()
 
 
-def test_own_discriminator_beside_it(run_main, file, two_runs):
+def test_own_discriminator_beside_it(succeed, file, two_runs):
     Path("mynet.py").write_text(CODE)
     flags = ["--model", f"{file}:build", "--control", "output/gan", "--transfer"]
-    code, _, err = run_main(visualization, *QUICK, *flags)
-    assert code == 0, err
+    succeed(visualization, *QUICK, *flags)
     summary = json.loads(Path("visualization/summary.json").read_text())
     assert set(summary["build"]["transfer"]["adversarial_images"]) == {"build", "gan"}
 
 
-def test_layers_are_listed(run_main, file):
-    code, out, _ = run_main(visualization, "--model", f"{file}:build", "--list_layers")
-    assert code == 0
+def test_layers_are_listed(succeed, file):
+    out = succeed(visualization, "--model", f"{file}:build", "--list_layers")
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines()[1:]}
     assert lines["layer2.conv2"] == "16 x 16 x 16 13 x 13 pixels"
     assert lines["fc"] == "10 x 1 x 1 whole image"
 
 
-def test_numbers_as_names_and_layers_in_place(run_main, file):
+def test_numbers_as_names_and_layers_in_place(succeed, file):
     """Of an nn.Sequential; Grad-CAM at a layer whose output the next one overwrites."""
     layers = "nn.Conv2d(3, 4, 3, 2), nn.ReLU(inplace=True), nn.AdaptiveMaxPool2d(1)"
     code = f"return nn.Sequential({layers}, nn.Flatten(), nn.Linear(4, 10))"
     Path("seq.py").write_text(f"from torch import nn\n\ndef net():\n    {code}\n")
     flags = ["--model", "seq.py:net", "--layers", 0, "--attribution", "--max_features", 1]
-    code, _, err = run_main(visualization, *QUICK, *flags)
-    assert code == 0, err
+    succeed(visualization, *QUICK, *flags)
     metrics = json.loads(Path("visualization/summary.json").read_text())["net"]
     assert list(metrics["max_features"]) == ["1"]
 
@@ -283,9 +276,8 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "vit
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", *SLOW])
-def test_torchvision(run_main, tmp_path, monkeypatch, name):
+def test_torchvision(succeed, tmp_path, name):
     """Random weights, 1,000 classes, pictures of 3 classes at 40, 96 or 224 pixels."""
-    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     images, labels = torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8), torch.arange(12) % 3
     for part in ("train", "test"):
@@ -300,14 +292,12 @@ def test_torchvision(run_main, tmp_path, monkeypatch, name):
     flags += ["--study_images", 1, "--device", "cpu"]
     sections = ["--perturb_images", "false", "--transfer", "false", "--max_features", "false"]
     sections += ["--max_classification_output", "false"] if name == "vit_b_16" else []
-    code, out, err = run_main(visualization, *flags, *sections)
-    assert code == 0, err
+    out = succeed(visualization, *flags, *sections)
     assert "its predictions are the labels" in out
     metrics = json.loads(Path("visualization/summary.json").read_text())[name]
     assert metrics["frequency"]["accuracy"] == 100
     assert metrics["layers"]["receptive_field"] == fields
-    code, _, err = run_main(visualization, *flags, "--max_features", layers[-1])
-    assert code == 0, err
+    succeed(visualization, *flags, "--max_features", layers[-1])
 
 
 @pytest.mark.parametrize(

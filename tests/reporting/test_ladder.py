@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from inside_cnn.reporting import ladder, tables
+from inside_cnn.reporting import ladder
 
 ATTACK = "full attack at 4/255"
 ACCURACIES = {"full_0": 30.0, "full_1": 20.0, "none_0": 2.0, "none_1": 3.0, "none_early_0": 10.0}
@@ -94,8 +94,3 @@ def test_transfer_is_relative_to_noise(results):
     assert row["`full`"] == "-15"  # 80 and 70 of 90
     assert row["`none`"] == "-17"  # 80 and 70, of 90 and of 94
     assert row["`frozen`"] == "–"
-
-
-def test_table_of_a_document(results):
-    table = tables.control_networks(results, "accuracy")
-    assert table.splitlines()[2] == "| `full` | – | 74.61 | – |"

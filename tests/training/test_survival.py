@@ -46,11 +46,11 @@ train_gan.main(sys.argv[1:])
 """
 
 
-def test_killed_inside_a_save(run_main, one_thread, small_folder, tmp_path):
+def test_killed_inside_a_save(run_main, succeed, one_thread, small_folder, tmp_path):
     """SIGKILL between writing the temporary file and renaming it. Until then, no other process may
     write into the folder."""
     flags = [*SMALL, *small_folder, *EVERY_STEP, "--epochs", "2", "--output_dir"]
-    assert run_main(train_gan, *flags, tmp_path / "whole")[0] == 0
+    succeed(train_gan, *flags, tmp_path / "whole")
     parts = tmp_path / "parts"
     with processes.started("-c", [KILLED_IN_SAVE, *flags, parts]) as (process,):
         assert "inside\n" in process.stdout
@@ -60,8 +60,7 @@ def test_killed_inside_a_save(run_main, one_thread, small_folder, tmp_path):
     temporary, *complete = sorted(path.name for path in (parts / "checkpoints").iterdir())
     assert re.fullmatch(r"\.step_000000007\.pt\..+\.tmp", temporary)
     assert complete == ["step_000000005.pt", "step_000000006.pt"]
-    code, out, _ = run_main(train_gan, *flags, parts)
-    assert code == 0
+    out = succeed(train_gan, *flags, parts)
     assert "resumed after step 6" in out
     assert_same_run(tmp_path / "whole", parts)
 
@@ -111,7 +110,7 @@ def test_a_full_stdout_does_not_end_the_run(tmp_path):
         (train_discriminator, Discriminator, Discriminator),
     ],
 )
-def test_nan_stops_the_run_before_the_step(run_main, tmp_path, script, network, kind):
+def test_nan_stops_the_run_before_the_step(run_main, succeed, tmp_path, script, network, kind):
     """NaN images or latents at step 8."""
     flags = [*SMALL, "--epochs", "2", "--output_dir"]
     with nan_input(network, kind, after=7):
@@ -119,8 +118,7 @@ def test_nan_stops_the_run_before_the_step(run_main, tmp_path, script, network, 
     assert code == cli.DIVERGED
     assert "diverged at step 8: " in out
     assert "step_000000005.pt" in out
-    code, out, _ = run_main(script, *flags, tmp_path / "run")
-    assert code == 0
+    out = succeed(script, *flags, tmp_path / "run")
     assert "resumed after step 5" in out
 
 
@@ -145,11 +143,11 @@ SIX_STEPS = [*SMALL, "--limit_train", 48, *EVERY_STEP, "--epochs", 2, "--output_
         pytest.param(train_gan, 1, marks=pytest.mark.slow),
     ],
 )
-def test_a_failed_write(run_main, tmp_path, script, stride):
+def test_a_failed_write(run_main, succeed, tmp_path, script, stride):
     """Exit code 2: the run could not begin; 4: a file is missing at the end; 0: after a retry."""
     whole = tmp_path / "whole"
     with failing(0) as attempts:
-        assert run_main(script, *SIX_STEPS, whole)[0] == 0
+        succeed(script, *SIX_STEPS, whole)
     assert len(attempts) > 40
     codes = set()
     for number in range(1, len(attempts) + 1, stride):

@@ -15,12 +15,13 @@ from inside_cnn.core.errors import UserError
 def launched():
     """(rank, world size, local rank or None) from the environment of torchrun or srun.
 
-    Raises UserError if WORLD_SIZE is set and RANK is not.
+    Raises UserError if WORLD_SIZE is set, but is not a number or RANK is not.
     """
     if "WORLD_SIZE" not in os.environ:
         return 0, 1, None
-    if "RANK" not in os.environ:
-        raise UserError("WORLD_SIZE is set, but RANK is not: use torchrun or unset WORLD_SIZE")
+    for name in ("WORLD_SIZE", "RANK"):
+        if not os.environ.get(name, "").isdecimal():
+            raise UserError(f"{name} is not a number: use torchrun or unset WORLD_SIZE")
     local = os.environ.get("LOCAL_RANK")
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     return rank, world, None if local is None else int(local)

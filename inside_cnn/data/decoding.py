@@ -23,7 +23,7 @@ from inside_cnn.data.pictures import MAX_BYTES, SIZE, read_levels, to_8_bits
 PARTS = ("train", "test")
 TEST_SHARE = 10  # one picture of a class in TEST_SHARE is for testing
 CACHE = Path("output/image_cache")  # not in the folder of the pictures, which may be read-only
-FORMAT = 3  # version of the cached files
+FORMAT = 4  # version of the cached files
 
 
 class Picture(NamedTuple):

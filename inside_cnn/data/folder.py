@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import os
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 from PIL import Image
@@ -101,10 +102,17 @@ def find_pictures(folder):
 
 
 def subfolders(folder):
-    """{class name: folder name}, sorted, without hidden folders and those of the system."""
+    """{class name: folder name}, sorted, without hidden folders and those of the system.
+
+    Raises UserError for two folders whose names differ only in letters that cannot be printed.
+    """
     with os.scandir(folder) as entries:
         folders = [e.name for e in entries if e.is_dir() and is_visible(e.name)]
-    return dict(sorted((printable(name), name) for name in folders))
+    names = dict(sorted((printable(name), name) for name in folders))
+    if len(names) < len(folders):
+        twice = Counter(map(printable, folders)).most_common(1)[0][0]
+        raise UserError(f"{folder} holds two folders called {twice}; rename one of them")
+    return names
 
 
 def is_visible(name):
@@ -143,8 +151,16 @@ def check_part_names(folder, top):
 
 
 def files_below(folder):
-    """Paths of the regular files in a folder and below it; links are followed, hidden ones not."""
+    """Paths of the regular files in a folder and below it, each folder once, without hidden ones.
+
+    Links are followed.
+    """
+    visited = set()
     for root, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in visited:  # a link to a folder above it
+            folders.clear()
+            continue
+        visited.add(real)
         folders[:] = filter(is_visible, folders)
         paths = (os.path.join(root, name) for name in files if not name.startswith("."))
         yield from filter(os.path.isfile, paths)

@@ -34,6 +34,8 @@ def read_levels(data, size=SIZE):
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
             levels = np.asarray(image, dtype=np.float32)
+            if not np.isfinite(levels).all():
+                raise ValueError("a pixel is not a finite number")
             image, highest = Image.fromarray(levels), float(levels.max())
         else:
             image = as_rgb(image)

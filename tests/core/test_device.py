@@ -52,9 +52,13 @@ def test_rank_and_world_size_from_the_environment(monkeypatch, values, expected)
     assert launched() == expected
 
 
-def test_world_size_without_rank_is_refused(monkeypatch):
-    set_environment(monkeypatch, {"WORLD_SIZE": "2"})
-    with pytest.raises(UserError, match="RANK is not"):
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [({}, "RANK"), ({"RANK": "x"}, "RANK"), ({"RANK": "0", "WORLD_SIZE": ""}, "WORLD_SIZE")],
+)
+def test_invalid_numbers_of_processes_are_refused(monkeypatch, values, name):
+    set_environment(monkeypatch, {"WORLD_SIZE": "2"} | values)
+    with pytest.raises(UserError, match=f"{name} is not a number"):
         launched()
 
 

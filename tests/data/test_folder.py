@@ -83,6 +83,7 @@ def test_subfolders_and_links_are_followed_but_hidden_files_are_not(mine, tmp_pa
     (tmp_path / "other").mkdir()
     Image.new("RGB", (32, 32), (202, 202, 202)).save(tmp_path / "other/x.png")
     (mine.folder / "train/link").symlink_to(tmp_path / "other")
+    (mine.folder / "bus/loop").symlink_to(mine.folder / "bus")  # its pictures count once
     loaded = [level for part in load_folder(mine.folder) for level in levels(part)]
     assert len(loaded) == 82
     assert {201, 202} <= set(loaded)
@@ -115,6 +116,8 @@ def test_unprintable_class_name(mine):
         with open(os.fsencode(mine.folder) + b"/a\xff\n/%d.png" % number, "wb") as file:
             file.write((mine.folder / "z/0.png").read_bytes())
     assert load_folder(mine.folder)[0].class_names == ("a??", "z")
+    mine.fill("a?\n")
+    assert "holds two folders called a??; rename one" in error_of(mine.folder)
 
 
 @pytest.mark.parametrize("name", ["@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN"])

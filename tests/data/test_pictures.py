@@ -102,8 +102,9 @@ def test_first_frame_of_an_animation():
         (b"plain text", "not a picture"),
         (written(Image.fromarray(noise(64, 64, 3)))[:3000], "cannot be decoded"),
         (huge_png(20_000, 20_000), "exceeds limit"),
+        (written(Image.fromarray(np.full((9, 9), np.inf, np.float32)), "TIFF"), "finite"),
     ],
-    ids=["empty", "text", "truncated", "bomb"],
+    ids=["empty", "text", "truncated", "bomb", "infinite"],
 )
 def test_invalid_pictures(data, message):
     with pytest.raises(UserError, match=message):

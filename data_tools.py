@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.output_folder import writing_to
+from inside_cnn.core.files import writing_to
 from inside_cnn.data.cifar10 import has_cifar10, load_cifar10
 from inside_cnn.data.dataset import DATASETS, DEFAULT_DATA_DIR, DataMissing, Dataset
 from inside_cnn.data.folder import holds_pictures, load_folder

@@ -18,8 +18,7 @@ from pathlib import Path
 from data_tools import DATASETS, load_dataset
 from inside_cnn.core.device import keep_freed_memory, peak_memory, pick_device, pick_precision
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import write_atomically
-from inside_cnn.core.output_folder import all_or_nothing, writing_to
+from inside_cnn.core.files import all_or_nothing, write_atomically, writing_to
 from inside_cnn.engine import cli
 from inside_cnn.engine.plots import save_image_grid
 from inside_cnn.engine.weights import (

@@ -11,7 +11,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from inside_cnn.core.output_folder import writing_to
+from inside_cnn.core.files import writing_to
 from inside_cnn.engine import cli
 from inside_cnn.explorer.page import contents_of, write_page
 from inside_cnn.interpretability.network import TRAININGS

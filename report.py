@@ -9,8 +9,7 @@ not exist the published one in results/. It needs no network and no other file.
 from pathlib import Path
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import write_atomically
-from inside_cnn.core.output_folder import writing_to
+from inside_cnn.core.files import write_atomically, writing_to
 from inside_cnn.engine import cli
 from inside_cnn.engine.weights import own_or_published
 

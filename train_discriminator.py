@@ -7,8 +7,6 @@ discriminator.safetensors, the weights at the last saved epoch (their moving ave
 --ema_decay 0). The same command resumes a stopped run.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 
@@ -125,16 +123,10 @@ def learning_rate_factor(args, step, steps_per_epoch):
     return triangular(step, args.epochs * steps_per_epoch, args.warmup)
 
 
-class Batch(NamedTuple):
-    """images: augmented, float32 (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,)."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-
-
 def sample_batch(run, args, train_set):
-    """This process's shard of the Batch of a step, and its share of all images of the batch.
+    """This process's shard of the batch of a step, and its share of all images of the batch.
 
+    images: augmented, float32 (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,).
     Random numbers are sampled for all images, so that they do not depend on the number of
     processes.
     """
@@ -152,7 +144,7 @@ def sample_batch(run, args, train_set):
         images = augmentation.augment(images, parameters)
     else:
         images = augmentation.shift(images, parameters, args.cutout)
-    return Batch(images, train_set.labels[shard]), len(shard) / len(indices)
+    return images, train_set.labels[shard], len(shard) / len(indices)
 
 
 class Classifier:
@@ -173,13 +165,12 @@ class Classifier:
             bf16=run.precision == "bf16",
         )
 
-    def update(self, step, share, batch):
+    def update(self, step, share, images, labels):
         """One step on the cross-entropy of the class head, and of the moving average.
 
         step: its number, from 1, a tensor; share: images on this process / images on all, a tensor.
         Returns sums over the images, on the device: reading them would make the CPU wait.
         """
-        images, labels = batch
         with self.run.autocast():
             _, class_logits = self.model(images)
         class_logits = class_logits.float()
@@ -216,10 +207,10 @@ def train(args):
 
         while run.step < run.total_steps:
             set_learning_rates(optimizer, learning_rate_factor(args, run.step, run.steps_per_epoch))
-            batch, share = sample_batch(run, args, train_set)
+            images, labels, share = sample_batch(run, args, train_set)
             step = torch.full((), run.step + 1, device=run.device)
             share = torch.full((), share, device=run.device)
-            record = run.advance(update(step, share, batch), count=len(batch.labels))
+            record = run.advance(update(step, share, images, labels), count=len(labels))
             if run.epoch_ends:
                 metrics = evaluate(ema.model, test_set, run.precision, run.ranks)
                 record |= {name: metrics[name] for name in ("test_loss", "test_accuracy")}

@@ -171,13 +171,6 @@ def uses_muon(args):
 # process takes its shard.
 
 
-class RealBatch(NamedTuple):
-    """images: augmented, float32 (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,)."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-
-
 class FakeInputs(NamedTuple):
     """Inputs of the generator for one step.
 
@@ -193,7 +186,7 @@ class FakeInputs(NamedTuple):
 
 
 def sample_real(run, args, train_set):
-    """This process's shard of the RealBatch of a step."""
+    """This process's shard of a step's real images, augmented, in [-1, 1], and their labels."""
     stream = run.stream(Stream.REAL, run.step)
     if args.augmentation == "crop":
         augment = augmentation.augment
@@ -204,7 +197,7 @@ def sample_real(run, args, train_set):
         parameters = augmentation.sample_shift(args.batch_size, stream, max_shift)
     shard = run.shard(run.batch())
     images = augment(train_set.images[shard], run.shard(parameters))
-    return RealBatch(images, train_set.labels[shard])
+    return images, train_set.labels[shard]
 
 
 def sample_fake_inputs(run, args, num_classes, stream, penalty=False):
@@ -254,7 +247,7 @@ class GAN:
         return fake if inputs.shifts is None else augmentation.move(fake, inputs.shifts)
 
     def update_discriminator(self, step, real, inputs):
-        """One step of the discriminator. real: RealBatch; inputs: FakeInputs."""
+        """One step of the discriminator. real: (images, labels); inputs: FakeInputs."""
         args, options = self.args, {"alpha": inputs.alpha, "gp_weight": self.args.gp_weight}
         if inputs.alpha is not None:  # processes may have different numbers of pairs
             share = len(inputs.alpha) * self.run.ranks.world / penalty_pairs(args)

@@ -22,7 +22,7 @@ from data_tools import DATASETS, DataMissing, load_dataset
 from discriminator import NUM_LAYERS
 from inside_cnn.core.device import keep_freed_memory, pick_device, pick_precision
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.output_folder import writing_to
+from inside_cnn.core.files import writing_to
 from inside_cnn.engine import cli
 from inside_cnn.engine.plots import save_animation
 from inside_cnn.engine.weights import check_classes, common_class_names, load_model

@@ -111,12 +111,12 @@ def shipped(args, where):
         stream = device.random_stream(where, 0, device.Stream.REAL, step)
         chosen = torch.randint(len(images), (args.batch_size,), generator=stream, device=where)
         augmented = augment(images[chosen], sample_augmentation(len(chosen), stream))
-        real = train_gan.RealBatch(augmented, labels[chosen])
+        real = augmented, labels[chosen]
         return torch.full((), step, device=where), real, stream
 
     def classifier_step():
         step, real, _ = batch()
-        update_classifier(step, torch.ones((), device=where), real)
+        update_classifier(step, torch.ones((), device=where), *real)
 
     def gan_step():
         step, real, stream = batch()

@@ -101,8 +101,7 @@ def make_update(images):
 
             def update():
                 step.add_(1)
-                batch = train_discriminator.Batch(images, torch.arange(8))
-                return classifier.update(step, torch.tensor(1.0), batch)
+                return classifier.update(step, torch.tensor(1.0), images, torch.arange(8))
 
             return classifier, update
 

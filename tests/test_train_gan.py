@@ -29,7 +29,7 @@ class Updates:
 
     def __init__(self, run, args, images):
         self.run, self.step = run, torch.tensor(0)
-        self.real = train_gan.RealBatch(images, torch.arange(len(images)))
+        self.real = images, torch.arange(len(images))
         self.gan = train_gan.GAN(run, args)
         self.discriminator, self.generator = self.gan.discriminator, self.gan.generator
         stream = torch.Generator().manual_seed(0)

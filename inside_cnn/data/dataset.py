@@ -1,5 +1,6 @@
 """A labeled image dataset in memory."""
 
+import base64
 import os
 from dataclasses import dataclass, replace
 
@@ -7,7 +8,6 @@ import numpy as np
 import torch
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.data.pixels import encode_mean_image
 
 DATASETS = ("auto", "cifar10", "shapes", "folder")
 DEFAULT_DATA_DIR = os.path.expanduser(os.environ.get("CIFAR10_DIR") or "data")
@@ -26,11 +26,6 @@ def displayed_classes(count):
 def displayed_note(count, displayed=MAX_COLUMNS):
     """Addition to the title of a figure that omits classes: " (10 of 64 classes)", or ""."""
     return f" ({displayed} of {count} classes)" if displayed < count else ""
-
-
-def are_names(value):
-    """Whether a metadata value, which may be anything, is a list of printable names."""
-    return isinstance(value, list) and all(isinstance(n, str) and n.isprintable() for n in value)
 
 
 @dataclass
@@ -100,9 +95,10 @@ class Dataset:
 
         The mean is the start of activation maximization; `pixels.mean_image` decodes it.
         """
+        mean = self.images[:128].float().mean(0).round().to(torch.uint8).cpu().numpy()
         return {
             "dataset": self.name,
             "class_names": list(self.class_names),
             "num_classes": len(self.class_names),
-            "mean_image": encode_mean_image(self.images[:128]),
+            "mean_image": base64.b64encode(mean.tobytes()).decode(),
         }

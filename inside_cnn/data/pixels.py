@@ -1,4 +1,4 @@
-"""Pixels as uint8 and in [-1, 1]; mean images as text for the metadata of exported weights."""
+"""Pixels as uint8 and in [-1, 1]; mean images as text in the metadata of exported weights."""
 
 import base64
 
@@ -14,12 +14,6 @@ def to_signed(images):
 def to_uint8(images):
     """Float images in [-1, 1] -> uint8, rounded; the inverse of to_signed."""
     return images.float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def encode_mean_image(images):
-    """The rounded mean of uint8 images (b, 3, 32, 32) as base64 text."""
-    mean = images.float().mean(0).round().to(torch.uint8)
-    return base64.b64encode(mean.cpu().numpy().tobytes()).decode()
 
 
 def mean_image(metadata):

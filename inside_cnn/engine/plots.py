@@ -71,13 +71,6 @@ def _panels(columns, count, size):
 
 
 @own_style()
-def save_curves(records, path, panels):
-    """Write the `curves_figure` of the same arguments as PNG, if there is one."""
-    if figure := curves_figure(records, panels):
-        save_figure(figure, path)
-
-
-@own_style()
 def curves_figure(records, panels):
     """Learning curves by epoch, one panel for each title; None if there is nothing to plot.
 

@@ -15,7 +15,6 @@ from discriminator import Discriminator
 from generator import Generator
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import parse_json, write_atomically
-from inside_cnn.data.dataset import are_names
 from inside_cnn.engine.cli import MAX_SIZE
 from inside_cnn.layers.accelerate import accelerate
 
@@ -133,7 +132,8 @@ def _network_of(metadata, path, kind):
         raise UserError(f"{path} holds a {own_kind}, not a {kind}")
     model_class, arguments = _KINDS[own_kind]
     names = metadata.get("class_names")
-    if not (are_names(names) and names):
+    are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not (are_names and names and "".join(names).isprintable()):
         names = None
         metadata.pop("class_names", None)
     # The latents of a generator encode the class. Exports of the first version lack the number.
@@ -196,14 +196,11 @@ def check_classes(title, metadata, dataset, remedy=""):
     title: of the network, starts the message; remedy: ends it.
     """
     names, expected = class_names_of(metadata), list(dataset.class_names)
-    named, trained_on = "class_names" in metadata, metadata.get("dataset")
-    if len(names) != len(expected) or (named and names != expected):
+    if len(names) != len(expected) or ("class_names" in metadata and names != expected):
         raise UserError(
             f"{title} has {len(names)} classes ({', '.join(names)}), not the {len(expected)} of "
             f"{dataset.name} ({', '.join(expected)}){remedy}"
         )
-    if not named and trained_on not in (None, dataset.name):
-        raise UserError(f"{title} was trained on {trained_on}, not on {dataset.name}{remedy}")
 
 
 def digest(model):

@@ -22,8 +22,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 )
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import write_atomically
-from inside_cnn.core.output_folder import writing_to
+from inside_cnn.core.files import write_atomically, writing_to
 from inside_cnn.core.progress import with_progress
 from inside_cnn.data.download import download
 from inside_cnn.metrics.scores import distances, text_of

@@ -91,11 +91,9 @@ class Judge:
         self.digest = digest(self.model)
 
     def check_classes(self, dataset):
-        """Raise UserError if the judge was trained on other or unknown classes."""
-        name, remedy = f"the judge {self.path}", "train one with train_discriminator.py"
-        if not self.metadata.keys() & {"dataset", "class_names"}:
-            raise UserError(f"{name} does not name the dataset it was trained on; {remedy}")
-        check_classes(name, self.metadata, dataset, f"; {remedy}, or give --judge")
+        """Raise UserError if the judge was trained on other classes."""
+        remedy = "; train one with train_discriminator.py, or give --judge"
+        check_classes(f"the judge {self.path}", self.metadata, dataset, remedy)
 
     def features_and_classes(self, images, title=""):
         """uint8 (n, 3, 32, 32) -> features float64 (n, width), classes int64 (n,), on the CPU."""

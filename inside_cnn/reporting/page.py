@@ -6,7 +6,6 @@ The template escapes every value. A missing part is None or an empty list.
 import base64
 import functools
 import io
-import json
 import os
 import re
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
-from inside_cnn.core.files import is_number
+from inside_cnn.core.files import is_number, read_json
 from inside_cnn.engine.plots import evenly_chosen
 from inside_cnn.engine.weights import BEFORE_ROUNDING, digest, load_model
 from inside_cnn.reporting.tables import short, title_of
@@ -29,7 +28,7 @@ def contents_of(folders):
     folders: {"baseline", "gan", "visualization", "evaluation": Path}.
     """
     folders = folders | dict.fromkeys(results_of_other_weights(folders), Path(os.devnull))
-    evaluation = read_json(folders["evaluation"] / "evaluation.json")
+    evaluation = read_json(folders["evaluation"] / "evaluation.json") or {}
     limit = evaluation.get("truncation")
     truncation = f", truncation {limit:g}" if limit else ""
     return {
@@ -56,15 +55,10 @@ def render(contents):
 # ------------------------------------------------------------------------------ reading
 
 
-def read_json(path):
-    """The dict in a JSON file; empty if there is no file."""
-    return json.loads(path.read_bytes()) if path.is_file() else {}
-
-
 def results_of_other_weights(folders):
     """Which of "visualization" and "evaluation" were not made with the weights of the runs."""
-    summary = read_json(folders["visualization"] / "summary.json")
-    evaluation = read_json(folders["evaluation"] / "evaluation.json")
+    summary = read_json(folders["visualization"] / "summary.json") or {}
+    evaluation = read_json(folders["evaluation"] / "evaluation.json") or {}
     stale = set()
     for name, run, kind, results in (
         ("visualization", "baseline", "discriminator", summary.get("without G", {})),
@@ -124,10 +118,10 @@ def frames(folder, pattern, label, **options):
 def cards(folders, evaluation, truncation):
     """The key metrics that exist, [(title, value)]."""
     values = {}
-    summary = read_json(folders["visualization"] / "summary.json")
+    summary = read_json(folders["visualization"] / "summary.json") or {}
     networks = (("baseline", "without G", "classifier"), ("gan", "with G", "critic"))
     for run, network, name in networks:
-        accuracy = read_json(folders[run] / "summary.json").get("test_accuracy")
+        accuracy = (read_json(folders[run] / "summary.json") or {}).get("test_accuracy")
         values[f"test accuracy, {name}"] = accuracy
         if step := summary.get(network, {}).get("perturbation"):
             values[f"accuracy after one step of {step['epsilon']}, {name}"] = step["accuracy_after"]

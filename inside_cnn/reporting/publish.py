@@ -12,8 +12,7 @@ from pathlib import Path
 
 from data_tools import load_dataset
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import write_atomically
-from inside_cnn.core.output_folder import writing_to
+from inside_cnn.core.files import write_atomically, writing_to
 from inside_cnn.engine import cli
 from inside_cnn.engine.older_versions import renamed
 from inside_cnn.engine.weights import (

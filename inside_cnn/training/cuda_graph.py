@@ -17,7 +17,7 @@ class CapturedStep:
     values back, and may change only tensors that keep their memory: weights, gradients, states of
     optimizers.
 
-    An argument is a tensor, a NamedTuple of arguments, or None. A call copies the tensors to the
+    An argument is a tensor, a tuple of arguments, or None. A call copies the tensors to the
     graph's inputs; the next call overwrites its outputs. The plain function runs if not `enabled`,
     if the shapes or types differ from those captured, as those of a smaller last batch do, and,
     after a notice, if CUDA refuses the capture.

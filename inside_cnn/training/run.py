@@ -1,7 +1,6 @@
 """The mechanics of a training run, which a training script calls from its own loop."""
 
 import contextlib
-import functools
 import json
 import math
 import sys
@@ -21,7 +20,7 @@ from inside_cnn.core.device import (
 )
 from inside_cnn.core.progress import Progress
 from inside_cnn.engine.cli import MAY_CHANGE
-from inside_cnn.engine.plots import save_curves
+from inside_cnn.engine.plots import curves_figure, save_figure
 from inside_cnn.engine.weights import export_bytes
 from inside_cnn.training.cuda_graph import CapturedStep
 from inside_cnn.training.distributed import Ranks, check_batches
@@ -325,6 +324,9 @@ class TrainingRun:
 
     def _plot_curves(self):
         self.curves_timer.reset()
-        folder, path = self.folder, self.folder.path / "curves.png"
-        plot = functools.partial(save_curves, folder.records(), path, self.panels.curves)
-        folder.attempt(path.name, plot, Exception)  # a figure never ends a run
+
+        def plot():
+            if figure := curves_figure(self.folder.records(), self.panels.curves):
+                save_figure(figure, self.folder.path / "curves.png")
+
+        self.folder.attempt("curves.png", plot, Exception)  # a figure never ends a run

@@ -8,8 +8,7 @@ import traceback
 from pathlib import Path
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import parse_json, remove_temporaries, write_atomically
-from inside_cnn.core.output_folder import writing_to
+from inside_cnn.core.files import read_json, remove_temporaries, write_atomically, writing_to
 from inside_cnn.engine.cli import SAVE_FAILED, Stopped
 from inside_cnn.engine.older_versions import ADDED, renamed, without_deleted
 from inside_cnn.training.checkpoint import (
@@ -59,14 +58,14 @@ class RunFolder:
         """
         with writing_to(self.path):
             self._lock = lock(self.path)
-        self.config = _read_json(self.path / "config.json")
+        self.config = read_json(self.path / "config.json")
         existing = self._glob(FILES)
         if self.config is None and existing:
             raise UserError(f"{existing[0]} is not of this run; give another --output_dir")
         if self.config is not None:
             self._check_settings()
         state = load_latest(self.checkpoints)
-        summary = _read_json(self.path / "summary.json")
+        summary = read_json(self.path / "summary.json")
         if state is None and summary is not None:
             raise UserError(
                 f"{self.path} holds a finished run without its checkpoints, so it cannot be "
@@ -91,7 +90,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path} already holds a run; give another --output_dir, or --resume auto"
             )
-        if not _settings_of(self.config):
+        if "settings" not in self.config:
             raise UserError(f"{self.path} belongs to another program; give another --output_dir")
         if not (self._glob(SAVED) or self.records()):
             self.config = None
@@ -242,14 +241,5 @@ def recorded_precision(path):
     path = Path(path)
     if not any(any(path.glob(pattern)) for pattern in SAVED):
         return None
-    return _settings_of(_read_json(path / "config.json")).get("precision")
-
-
-def _settings_of(config):
-    settings = config.get("settings") if isinstance(config, dict) else None
-    return settings if isinstance(settings, dict) else {}
-
-
-def _read_json(path):
-    """The content of a JSON file, {} if it has no JSON, None if there is no file."""
-    return parse_json(path.read_bytes(), otherwise={}) if path.is_file() else None
+    config = read_json(path / "config.json") or {}
+    return config.get("settings", {}).get("precision")

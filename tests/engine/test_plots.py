@@ -7,7 +7,7 @@ from matplotlib.image import imread
 
 import processes
 from inside_cnn.engine import plots
-from inside_cnn.engine.plots import BOX_COLOR, save_charts, save_curves, save_image_grid
+from inside_cnn.engine.plots import BOX_COLOR, curves_figure, save_charts, save_image_grid
 
 pytestmark = pytest.mark.usefixtures("matplotlib_plots")
 
@@ -80,12 +80,10 @@ def test_charts_with_the_same_names_share_a_legend(plotted):
 
 def test_curves(tmp_path):
     records = [{"epochs_done": e, "loss": 1 / e} | ({"acc": e} if e > 1 else {}) for e in (1, 2, 3)]
-    path = tmp_path / "curves.png"
-    save_curves(records, path, {"loss": {"loss": "train"}, "acc": {"acc": "a", "no": "b"}})
-    assert imread(path).std() > 0
-    path.unlink()
-    save_curves([], path, {"loss": {"loss": "train"}})
-    assert not path.exists()
+    panels = {"loss": {"loss": "train"}, "acc": {"acc": "a", "no": "b"}}
+    plots.save_figure(curves_figure(records, panels), tmp_path / "curves.png")
+    assert imread(tmp_path / "curves.png").std() > 0
+    assert curves_figure([], panels) is None
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def update(gan, batch):
     """One update of the discriminator with the batch: real, labels, z, fake_labels, alpha."""
     real, labels, z, fake_labels, alpha = batch
     inputs = train_gan.FakeInputs(fake_labels, z, alpha=alpha)
-    return gan.update_discriminator(torch.tensor(1), train_gan.RealBatch(real, labels), inputs)
+    return gan.update_discriminator(torch.tensor(1), (real, labels), inputs)
 
 
 def fail():

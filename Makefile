@@ -104,8 +104,8 @@ demo: $(INSTALLED)
 CHECK_FINISHED = test -f $(1)/summary.json || \
 	{ echo "the training was stopped: the same command resumes it" >&2; exit 1; }
 SETTINGS = GAN_EPOCHS=$(GAN_EPOCHS) TRAIN_FLAGS=$(TRAIN_FLAGS)
-SAMPLE_EPOCHS = $(shell for n in 0 1 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n; done) $(GAN_EPOCHS)
-PUBLISHED := summary.json layers.png robustness.png attack_convergence.png jittered_images_with_G.png \
+SAMPLE_EPOCHS = $(shell for n in 0 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n; done) $(GAN_EPOCHS)
+PUBLISHED := summary.json layers.png robustness.png attack_convergence.png \
 	frequency.png calibration.png critic_score_with_G.png transfer.png \
 	max_class_without_G.png max_class_with_G.png \
 	max_features_without_G_layer4.png \

@@ -278,12 +278,6 @@ def score_sets(network, train_set, test_set):
     return sets | critic_score.baseline_sets(test_images)
 
 
-def chosen_layers(network, layers):
-    """Those of the requested layers that a network has; True: its own ones."""
-    names = network.layer_names
-    return [layer for layer in names if layers is True or str(layer) in map(str, layers)]
-
-
 def make_figures(args, networks, sets, folder, summary):
     """Run each requested section. The summary is written after each."""
     train_set, labeled_set = sets
@@ -317,7 +311,8 @@ def make_figures(args, networks, sets, folder, summary):
     if args.max_features:
         metrics_of = {}
         for network in pair:
-            layers = chosen_layers(network, args.max_features)
+            requested = network.layers if args.max_features is True else args.max_features
+            layers = [n for n in network.layer_names if str(n) in map(str, requested)]
             metrics = feature_section(network, layers, how, folder, test_set)
             metrics_of[network.name] = summary[network.name].get("max_features", {}) | metrics
         keep("max_features", metrics_of)
@@ -365,10 +360,11 @@ def run(args):
             named = [name for name in named if isinstance(name, str)]
         options = args.weights, args.image_size, named, device, precision
         networks.insert(0, load_network(args.model, *options))
-        if len({network.slug for network in networks}) < len(networks):
-            raise UserError(f"two networks are named {networks[0].name}; rename the function")
         if len({network.image_size for network in networks}) > 1:
             raise UserError("the networks take images of different sizes; see --image_size")
+    slugs = [network.slug for network in networks]  # of the figures' names
+    if len(set(slugs)) < len(slugs):
+        raise UserError(f"two networks have the same name ({', '.join(slugs)}); rename a folder")
     if args.list_layers:
         for network in networks:
             list_layers(network)
@@ -376,8 +372,7 @@ def run(args):
     common_class_names({network.path: network.metadata for network in networks})
     sets = load_images(args, networks, device)
     for network in networks:
-        size = f"width {network.width}" if network.has_scores else f"{network.image_size} pixels"
-        print(f"{network.full_title}: {network.path}, {size}")
+        print(f"{network.full_title}: {network.path}")
     folder = Path(args.output_dir)
     with writing_to(folder):
         summary = open_summary(folder / "summary.json", networks)

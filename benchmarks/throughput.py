@@ -31,8 +31,9 @@ from discriminator import Discriminator
 from generator import Generator
 from inside_cnn.core import device
 from inside_cnn.engine import cli
-from inside_cnn.interpretability.activation_maximization import ascent, feature_objective
+from inside_cnn.interpretability.activation_maximization import ascent
 from inside_cnn.interpretability.network import Network
+from inside_cnn.interpretability.objectives import feature
 from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.training import panels
 from inside_cnn.training.augmentation import augment, sample_augmentation
@@ -128,8 +129,7 @@ def shipped(args, where):
         start = torch.zeros(min(100, args.width), 3, 32, 32, device=where)
         d.eval().requires_grad_(False)  # as in visualization.py
         network = Network("", d, precision=run.precision)
-        objective = feature_objective(network, LAYER, torch.arange(len(start)))
-        ascent(objective, start, steps=2)
+        ascent(partial(feature(LAYER, torch.arange(len(start))), network), start, steps=2)
         d.train().requires_grad_(True)
 
     return {

@@ -2,6 +2,7 @@ import base64
 import contextlib
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from inside_cnn.engine import plots
 from inside_cnn.engine.plots import save_image_grid
 from inside_cnn.engine.weights import export_model, load_model
 from inside_cnn.interpretability import adversarial_figures
-from inside_cnn.interpretability.activation_maximization import ascent, feature_objective
+from inside_cnn.interpretability.activation_maximization import ascent
 from inside_cnn.interpretability.network import WEIGHTS, Network, line_styles
+from inside_cnn.interpretability.objectives import feature
 
 QUICK = ["--limit_test", "60", "--steps", "3", "--device", "cpu", "--precision", "fp32"]
 
@@ -173,7 +175,7 @@ def test_classic_method_maximizes_the_first_features(succeed, two_runs):
     network, _ = load_model(two_runs / "output/gan/discriminator.safetensors")
     start = data_tools.to_signed(data_tools.load_shapes()[1].images[:60].float().mean(0).round())
     start = start.repeat(12, 1, 1, 1)
-    objective = feature_objective(Network("", network), 1, torch.arange(12))
+    objective = partial(feature(1, torch.arange(12)), Network("", network))
     before, after = objective(start), objective(ascent(objective, start, steps=3))
     assert metrics["activation_of_mean_image"] == pytest.approx(before.tolist(), abs=1e-4)
     assert metrics["activation"] == pytest.approx(after.tolist(), abs=1e-4)
@@ -243,7 +245,7 @@ def test_unusable_arguments_are_refused_before_anything_is_written(refused, two_
     for path in same_name:
         export_model(Discriminator(4), path, {"dataset": "shapes"})
     message = refused(visualization, *QUICK, "--control", two_runs / "seed 1", same_name[1])
-    assert "two networks are named 'seed_1'" in message
+    assert "two networks have the same name" in message
     for folder in ("baseline", "gan"):
         (two_runs / "output" / folder / WEIGHTS).unlink()
     assert "train_discriminator.py" in refused(visualization)

@@ -122,7 +122,7 @@ class Stream(IntEnum):
     AUGMENTATION, FLIPS = 0, 1  # train_discriminator.py
     LATENTS, WALKS, TRAINING_SCORES = 10, 11, 12  # samples
     NOISY_IMAGES = 20  # metrics/baselines.py
-    STUDY, PERTURB, STUDY_NOISE = 30, 31, 32  # attacks
+    STUDY, STUDY_NOISE = 30, 32  # attacks
     NOISE_IN_BANDS = 40  # interpretability/frequency.py
     BASELINE_SETS = 41  # interpretability/critic_score.py
 

@@ -174,11 +174,6 @@ def shortened(name, most=12):
     return name if len(name) <= most else name[: most - 1].rstrip() + "…"
 
 
-def enlargement(images, scale):
-    """How many times images (n, 3, h, w) are enlarged, if those of 32 pixels are `scale` times."""
-    return math.ceil(scale * 32 / images.shape[2])
-
-
 def save_image_grid(images, path, *args, **options):
     """Write the `image_grid` of the same arguments, atomically."""
     write_atomically(path, image_grid(images, *args, **options))
@@ -188,14 +183,15 @@ def save_image_grid(images, path, *args, **options):
 def image_grid(
     images, column_names=(), title="", captions=(), columns=None, scale=3, gap=4, boxes=()
 ):
-    """The bytes of a PNG of images in rows of `columns`; a pixel becomes scale x scale pixels.
+    """The bytes of a PNG of images in rows of `columns`.
 
     images: uint8 (n, 3, h, w); column_names: text above each column; columns: default: the number
     of names, or 10; captions: text below each image, one or two lines, n or none; boxes: (top,
     left, bottom, right) in image pixels of a frame in each image, n or none; gap: pixels between
-    images.
+    images; scale: how many times images of 32 pixels are enlarged.
     """
     columns = columns or len(column_names) or 10
+    scale = math.ceil(scale * 32 / images.shape[2])
     images = images.cpu().numpy().transpose(0, 2, 3, 1)
     side = images.shape[1] * scale
     caption_lines = max((c.count("\n") + 1 for c in captions), default=0)

@@ -14,7 +14,7 @@ from discriminator import MAP_SIZES
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
 from inside_cnn.engine import weights
-from inside_cnn.interpretability.layer_probes import class_selectivity, most_correlated
+from inside_cnn.interpretability.layer_probes import class_selectivity
 from inside_cnn.interpretability.network import TRAININGS, load_networks
 from inside_cnn.interpretability.top_images import peak_positions, strongest_units
 from inside_cnn.metrics import sampling
@@ -54,7 +54,7 @@ def contents_of(given, data_dir=None, dataset="auto"):
     for network in networks:  # all statistics are those of the networks in the page
         rounded = weights.from_8_bits(weights.to_8_bits(network.model.state_dict()))
         network.model.load_state_dict(rounded)
-        print(f"{WORDS[network.name]}: {network.path}, width {network.width}")
+        print(f"{WORDS[network.name]}: {network.path}, width {network.model.width}")
     print(f"images: {images.source if images else 'only those that you open in the page'}")
     return {
         "classes": names,
@@ -139,14 +139,18 @@ def statistics(units, others, images):
     best = values[:IMAGES].topk(min(TOP_IMAGES, len(values)), dim=0).indices
     places = torch.stack([best, rows.gather(0, best), columns.gather(0, best)], 2)
     selectivity = class_selectivity(values, images.labels, len(images.class_names))
-    width = values.shape[1]
+    width, match = values.shape[1], []
+    for other_values, *_ in others:
+        both = torch.corrcoef(torch.cat([values, other_values], 1).double().T)
+        best = both[:width, width:].nan_to_num().max(1)  # constant features have 0
+        match = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
     return {
         "mean": values.mean(0).tolist(),
         "std": values.std(0).tolist(),
         "peak": peak_positions(*units).tolist(),
         "top": places.long().transpose(0, 1).tolist(),
         "favored": selectivity.topk(min(FAVORED, width)).indices.tolist(),
-        "match": [most_correlated(values, other[0], k) for other in others for k in range(width)],
+        "match": match,
     }
 
 

@@ -23,42 +23,6 @@ HELD_OUT_VIEWS = 16  # of each image
 NO_SMOOTHING = 0.25  # share of the steps, at the beginning, without total variation
 PIXELS = 2**20  # of the images in one pass: 1,024 of 32x32, 20 of 224x224
 
-# ------------------------------------------------------------------------------ objectives
-
-
-def class_objective(network, classes):
-    """Image i's value is its logit of class classes[i % n]."""
-    return lambda images: _select(network.logits(images), classes)
-
-
-def feature_objective(network, layer, features):
-    """Image i's value is the largest activation of feature features[i % n] over its map."""
-    return lambda images: _select(
-        network.pool(network.activations(images, layer)).float(), features
-    )
-
-
-def unit_objective(network, layer, features, positions):
-    """Image i's value is one unit of the layer: feature i % n at its position of the map.
-
-    features: int64 (n,); positions: int64 (n, 2), row and column.
-    """
-
-    def values(images):
-        maps = network.activations(images, layer)
-        height, width = maps.shape[2:]
-        units = (features * height + positions[:, 0]) * width + positions[:, 1]
-        return _select(maps.flatten(1), units).float()
-
-    return values
-
-
-def _select(table, columns):
-    """Row i's value in column columns[i % n]: (b, width) -> (b,)."""
-    rows = torch.arange(len(table), device=table.device)
-    return table[rows, columns.to(table.device)[rows % len(columns)]]
-
-
 # ------------------------------------------------------------------------------ plain ascent
 
 

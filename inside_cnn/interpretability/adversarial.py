@@ -79,25 +79,16 @@ def signed_step(images, gradient, epsilon, targeted=False):
 
 
 def projected_gradient(
-    network,
-    images,
-    classes,
-    epsilon,
-    *,
-    targeted=False,
-    rivals=None,
-    steps=STEPS,
-    stop_early=True,
-    generator=None,
+    network, images, classes, epsilon, *, rivals=None, steps=STEPS, stop_early=True, generator=None
 ):
     """Signed steps along the margin's gradient from a random start, within epsilon of the image.
 
     The step size decreases linearly from 2 epsilon to 2 epsilon / steps. With stop_early an image
-    leaves the batch once it is fooled: its class is not predicted or, if `targeted`, it is. This is
-    decided in float32; predictions in bfloat16 only select candidates.
-    images: uint8 (b, 3, 32, 32); classes: int64 (b,), to leave or to reach; epsilon: in levels;
-    rivals: as in loss_gradient. Returns float32 levels in [0, 255] and float32 (b,), the gradient
-    evaluations until each image was fooled, or inf.
+    leaves the batch once it is fooled: its class is not predicted. This is decided in float32;
+    predictions in bfloat16 only select candidates.
+    images: uint8 (b, 3, 32, 32); classes: int64 (b,), to leave; epsilon: in levels; rivals: as in
+    loss_gradient. Returns float32 levels in [0, 255] and float32 (b,), the gradient evaluations
+    until each image was fooled, or inf.
     Sources: Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks;
     decreasing steps: Croce and Hein 2020, Reliable Evaluation of Adversarial Robustness.
     """
@@ -109,7 +100,7 @@ def projected_gradient(
     active = torch.arange(len(images), device=images.device)
 
     def is_fooled(logits, rows):
-        return (logits.argmax(1) == classes[rows]) == targeted
+        return logits.argmax(1) != classes[rows]
 
     for index in range(steps):
         if len(active) == 0:
@@ -122,7 +113,7 @@ def projected_gradient(
         evaluations[active[fooled]] = index + 1
         moving = ~fooled if stop_early else torch.ones_like(fooled)
         active = active[moving]
-        step = (-2 if targeted else 2) * epsilon * (1 - index / steps) * gradient[moving].sign()
+        step = 2 * epsilon * (1 - index / steps) * gradient[moving].sign()
         levels[active] = (current[moving] + step).clamp(low[active], high[active])
     if len(active):
         fooled = active[is_fooled(predict(exact, levels[active]), active)]
@@ -153,23 +144,6 @@ def full_attack(network, images, labels, epsilon, generator=None):
         )
         evaluations[left] = index * STEPS + used
     return levels, evaluations
-
-
-def perturb(network, images, classes, epsilon, attack, targeted=False):
-    """Images moved away from the classes or, if `targeted`, toward them.
-
-    images: uint8 (b, 3, 32, 32); classes: int64 (b,); epsilon: in levels; attack: `noise`, which
-    ignores the classes, `step`, or `pgd` of 20 steps. Deterministic. Returns float32 levels in
-    [0, 255].
-    """
-    stream = random_stream(images.device, 0, Stream.PERTURB)
-    if attack == "noise":
-        return random_noise(images, epsilon, stream)
-    if attack == "step":
-        gradient, _ = loss_gradient(network, images.float(), classes)
-        return signed_step(images, gradient, epsilon, targeted)
-    options = {"targeted": targeted, "steps": 20, "generator": stream}
-    return projected_gradient(network, images, classes, epsilon, **options)[0]
 
 
 def study(network, images, labels, epsilons, full_epsilon, title=""):

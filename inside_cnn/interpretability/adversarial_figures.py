@@ -8,7 +8,7 @@ robust accuracy: a stronger attack may fool more.
 import torch
 
 from data_tools import to_uint8
-from inside_cnn.engine.plots import enlargement, save_charts, save_image_grid, shortened
+from inside_cnn.engine.plots import save_charts, save_image_grid, shortened
 from inside_cnn.engine.statistics import paired_differences, percent, percent_interval
 from inside_cnn.interpretability import adversarial
 from inside_cnn.interpretability.adversarial import predict
@@ -17,10 +17,6 @@ from inside_cnn.interpretability.network import line_styles
 ROWS_SHOWN = 5  # images of each class in the perturbation grids
 EPSILONS = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]  # of the study, in levels of 0 to 255
 FULL_EPSILON = 4.0  # at which it runs the full attack
-ATTACK = (
-    f"{adversarial.STEPS} steps; at {FULL_EPSILON:g}/255 with {adversarial.RESTARTS} starts and "
-    f"{adversarial.TARGETS} targets"
-)
 CHARTS = {  # attack: title
     "noise": "random noise",
     "step": "one signed step",
@@ -76,7 +72,7 @@ def one_step(network, test_set, epsilon, folder, suffix=""):
     ):
         path = folder / f"{file}{suffix}.png"
         title = f"{title}; columns by true class{note} ({network.title})"
-        save_image_grid(grid, path, columns, title, captions, scale=enlargement(grid, 4))
+        save_image_grid(grid, path, columns, title, captions, scale=4)
     return metrics
 
 
@@ -111,7 +107,6 @@ def _study_of(network, test_set, folder):
         "images": len(labels),
         "epsilons": EPSILONS,
         "precision_of_gradients": network.precision,
-        "pgd": ATTACK,
         "accuracy_clean": percent(clean == labels),
         "interval_clean": percent_interval(clean == labels),
         "full_attack": {
@@ -141,7 +136,7 @@ def _study_of(network, test_set, folder):
             f"{network.title}{note}"
         )
         captions = prediction_captions(predict(exact, levels).softmax(1), names)
-        save_image_grid(levels.byte(), path, columns, title, captions, scale=enlargement(levels, 4))
+        save_image_grid(levels.byte(), path, columns, title, captions, scale=4)
     noise = predicted["noise"][EPSILONS.index(8.0)] == labels
     return metrics, {"full attack at 4/255": withstood, "noise at 8/255": noise}
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from matplotlib import colormaps
 
 from data_tools import to_signed, to_uint8
-from inside_cnn.engine.plots import enlargement, save_image_grid
+from inside_cnn.engine.plots import save_image_grid
 from inside_cnn.interpretability.adversarial_figures import prediction_captions
 from inside_cnn.interpretability.network import as_maps, layer_title
 from inside_cnn.layers.double_backward import input_gradient
@@ -86,5 +86,5 @@ def attribution_section(network, test_set, folder):
         f"gradients){note}"
     )
     grid = to_uint8(torch.cat([images, overlay, heat]))
-    save_image_grid(grid, path, columns, title, captions, scale=enlargement(grid, 4))
+    save_image_grid(grid, path, columns, title, captions, scale=4)
     return {"named": [test_set.class_names[k] for k in predicted.tolist()]}

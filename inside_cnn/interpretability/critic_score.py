@@ -23,11 +23,7 @@ def auc(positive, negative):
 
     float (n,), float (m,) -> 0 to 1, the area under the ROC curve.
     """
-    ordered = negative.double().sort().values
-    positive = positive.double()
-    below = torch.searchsorted(ordered, positive)
-    up_to = torch.searchsorted(ordered, positive, right=True)
-    return ((below + up_to).double().mean() / (2 * len(negative))).item()
+    return (1 + (positive[:, None] - negative).sign().double().mean().item()) / 2
 
 
 def blurred(images, sigma=2.0):

@@ -6,7 +6,8 @@ from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_charts
 from inside_cnn.engine.statistics import percent
 from inside_cnn.interpretability import layer_probes
-from inside_cnn.interpretability.network import line_styles
+from inside_cnn.interpretability.network import line_styles, split
+from inside_cnn.interpretability.top_images import strongest_units
 
 IMAGES = 10_000  # test images
 CHARTS = {  # measure: title, label of the y axis, its height
@@ -29,8 +30,9 @@ def layer_section(networks, test_set, folder):
     test_set = test_set.first(IMAGES)
     metrics_of, features_of = {}, {}
     for network in networks:
-        title = f"layers, {network.name}"
-        features = layer_probes.pooled_features(network, test_set.images, title)
+        batches = with_progress(split(test_set.images, 500), f"layers, {network.name}", 500)
+        units = strongest_units(network.at("fp32"), batches, network.layers)
+        features = {layer: values for layer, (values, *_) in units.items()}
         features_of[network.name] = list(features.values())
         metrics_of[network.name] = measures(network, features, test_set)
     for one, other in itertools.combinations(features_of, 2):
@@ -50,13 +52,13 @@ def layer_section(networks, test_set, folder):
 
 
 def measures(network, features_of, test_set):
-    """{measure: one value for each layer} of one network; features_of: from pooled_features."""
+    """{measure: one value for each layer} of one network; features_of: {layer: (n, width)}."""
     labels, classes = test_set.labels.cpu(), len(test_set.class_names)
     half = len(labels) // 2
     metrics = {"cka": {}, "cka_standardized": {}}
     for layer in with_progress(list(features_of), f"probes, {network.name}", 1):
         features = features_of[layer]
-        rate = layer_probes.firing_rate(features)
+        rate = (features > 0).double().mean(0)
         values = {
             "receptive_field": max(field.size for field in network.fields[layer]),
             "map_size": network.shapes[layer][1],

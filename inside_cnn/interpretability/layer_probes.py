@@ -7,29 +7,12 @@ images. A feature fires on an image if this maximum is above 0.
 import torch
 import torch.nn.functional as F
 
-from data_tools import to_signed
-from inside_cnn.core.progress import with_progress
-from inside_cnn.interpretability.network import split
-
 DECAY = 1e-3  # of a probe's weights
 MIN_FIRING_RATE = 0.01  # of a selective feature
 MIN_SELECTIVITY = 0.5  # of a selective feature
 SHUFFLES = 100  # of the labels
 TOP = 9  # activations in the measure `stand_out`
 MAX_CORRELATION = 0.5  # of `distinct` features
-
-
-@torch.no_grad()
-def pooled_features(network, images, title=""):
-    """uint8 (n, 3, 32, 32) -> {layer: float32 (n, width)} on the CPU, computed in float32."""
-    parts_of = {layer: [] for layer in network.layer_names}
-    for batch in with_progress(split(images, 500), title, 500):
-        network.at("fp32").visit(
-            to_signed(batch),
-            parts_of,
-            lambda layer, maps: parts_of[layer].append(network.pool(maps).cpu()),
-        )
-    return {layer: torch.cat(parts) for layer, parts in parts_of.items()}
 
 
 def fit_probe(features, labels, classes):
@@ -66,11 +49,6 @@ def probe_accuracy(features, labels, test_features, test_labels, classes):
     return 100 * (predicted == test_labels).double().mean().item()
 
 
-def firing_rate(features):
-    """Share of the images on which each feature fires: (n, width) -> float64 (width,)."""
-    return (features > 0).double().mean(0)
-
-
 def class_selectivity(features, labels, classes):
     """(a - b) / (a + b): a is a feature's mean over the images of a class, b over the others.
 
@@ -98,7 +76,8 @@ def selective_features(features, labels, classes):
         class_selectivity(features, order, classes).amax(0)
         for order in (labels, *(labels[order] for order in orders))
     )
-    frequent, limit = firing_rate(features) >= MIN_FIRING_RATE, torch.stack(null).quantile(0.99, 0)
+    frequent = (features > 0).double().mean(0) >= MIN_FIRING_RATE
+    limit = torch.stack(null).quantile(0.99, 0)
     return frequent & (measured > MIN_SELECTIVITY) & (measured > limit)
 
 
@@ -114,19 +93,6 @@ def linear_cka(features, others, standardize=False):
         x, y = (f / f.std(0).clamp_min(1e-8) for f in (x, y))
     cross = (y.mT @ x).norm() ** 2
     return (cross / ((x.mT @ x).norm() * (y.mT @ y).norm()).clamp_min(1e-12)).item()
-
-
-def most_correlated(features, others, feature):
-    """(index, Pearson correlation) of the other network's feature that correlates most with one.
-
-    features: (n, width), others: (n, width'), of the same images. Constant features have 0.
-    """
-    own = features[:, feature].double()
-    own, others = own - own.mean(), others.double() - others.double().mean(0)
-    scale = own.norm() * others.norm(dim=0)
-    correlation = (own @ others) / scale.clamp_min(1e-12)
-    best = correlation.argmax()
-    return best.item(), correlation[best].item()
 
 
 def stand_out(features):

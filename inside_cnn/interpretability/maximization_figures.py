@@ -3,6 +3,7 @@
 import itertools
 import zlib
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,18 +11,11 @@ import torch.nn.functional as F
 from data_tools import Dataset, to_uint8
 from inside_cnn.core.progress import with_progress
 from inside_cnn.data.dataset import displayed_classes
-from inside_cnn.engine.plots import enlargement, save_image_grid, shortened
-from inside_cnn.interpretability.activation_maximization import (
-    VIEWS,
-    ascent,
-    class_objective,
-    feature_objective,
-    held_out,
-    robust_ascent,
-    unit_objective,
-)
+from inside_cnn.engine.plots import save_image_grid, shortened
+from inside_cnn.interpretability.activation_maximization import VIEWS, held_out
 from inside_cnn.interpretability.layer_probes import distinct, stand_out
 from inside_cnn.interpretability.network import Network, layer_title, slug_of, split
+from inside_cnn.interpretability.objectives import class_logit, feature, neuron, optimize
 from inside_cnn.interpretability.receptive_field import box, centers
 from inside_cnn.interpretability.top_images import peak_positions, strongest_units
 
@@ -36,23 +30,11 @@ ROBUST = {  # of the robust method: options of robust_ascent
 }
 
 
-def maximized(how, objective, start, count, *, kind, views=VIEWS, title=""):
-    """`count` images that maximize an objective, (count, 3, h, h) in [-1, 1].
-
-    how: {"method": `classic`, from the mean image `start`, or `robust`, "steps": their number};
-    kind: `class` or `feature`.
-    """
-    options = {"steps": how["steps"], "title": title}
-    if how["method"] == "classic":
-        return ascent(objective, start.repeat(count, 1, 1, 1), **options)
-    options |= ROBUST[kind] | {"views": views, "size": start.shape[3], "device": start.device}
-    return robust_ascent(objective, count, **options)
-
-
 @torch.no_grad()
-def values_of(objective, images, start, views=VIEWS):
+def values_of(network, objective, images, views=VIEWS):
     """The objective of the images, over random views of them, and of the mean image: three (n,)."""
-    of_start = objective(start.repeat(len(images), 1, 1, 1))
+    objective = partial(objective, network)
+    of_start = objective(network.start.repeat(len(images), 1, 1, 1))
     return objective(images), held_out(objective, images, views), of_start
 
 
@@ -65,13 +47,13 @@ def maximized_classes(names):
 def class_section(network, how, folder):
     """One image per class that maximizes its logit; returns {class: metrics} and the images.
 
-    how: as in `maximized`. Writes max_class_NETWORK.png to `folder`.
+    how: {"method", "steps"} of `optimize`. Writes max_class_NETWORK.png to `folder`.
     """
     classes = maximized_classes(network.class_names)
     names, title = [network.class_names[k] for k in classes], f"classes, {network.name}"
-    objective = class_objective(network, torch.tensor(classes))
-    images = maximized(how, objective, network.start, len(names), kind="class", title=title)
-    values = [v.tolist() for v in values_of(objective, images, network.start)]
+    objective = class_logit(torch.tensor(classes))
+    images = optimize(network, objective, len(names), title=title, **how, **ROBUST["class"])
+    values = [v.tolist() for v in values_of(network, objective, images)]
     with torch.no_grad():
         probabilities = network.logits(images).softmax(1)[:, classes]
         values.append(probabilities.diagonal().tolist())
@@ -85,7 +67,7 @@ def class_section(network, how, folder):
         print(f"  {name:<12} {logits}, at the start {of['logit_of_mean_image']:.1f}")
     path = folder / f"max_class_{network.slug}.png"
     title = f"Images that maximize a class logit, {network.full_title}"
-    options = {"columns": 5 if len(names) <= 25 else 8, "scale": enlargement(images, 6), "gap": 8}
+    options = {"columns": 5 if len(names) <= 25 else 8, "scale": 6, "gap": 8}
     save_image_grid(to_uint8(images), path, title=title, captions=captions, **options)
     print(f"  {path}", flush=True)
     return metrics_of, images
@@ -167,7 +149,7 @@ def feature_section(network, layers, how, folder, test_set=None):
     robust one takes the features that stand out most and as many random ones. It maximizes each at
     the position where it peaks on test images, and plots the receptive field of this unit beside
     the test images with the largest activations.
-    how: as in `maximized`. Writes max_features_NETWORK_layerN.png to `folder`.
+    how: as in class_section. Writes max_features_NETWORK_layerN.png to `folder`.
     """
     units = {}
     if how["method"] == "robust":
@@ -189,21 +171,20 @@ def views_of(network, layer, positions):
 
 def _one_layer(network, layer, how, folder, units):
     """Plot one layer; returns its metrics. units: its LayerUnits; None: the classic method."""
-    both = network, network.at("fp32")
     if units is None:
         count = min(CLASSIC_FEATURES, network.shapes[layer][0])
         chosen, views = torch.arange(count), VIEWS
         selected, others = chosen, torch.arange(0)
-        objective, exact = (feature_objective(n, layer, chosen) for n in both)
+        objective = feature(layer, chosen)
     else:
         selected, others = units.choose()
         chosen = torch.cat([selected, others])
         positions = units.positions[chosen]
         views = views_of(network, layer, positions)
-        objective, exact = (unit_objective(n, layer, chosen, positions) for n in both)
-    options = {"kind": "feature", "views": views, "title": f"{layer_title(layer)}, {network.name}"}
-    images = maximized(how, objective, network.start, len(chosen), **options)
-    values, moved, of_start = values_of(exact, images, network.start, views)
+        objective = neuron(layer, chosen, *positions.T)
+    options = ROBUST["feature"] | {"views": views, "title": f"{layer_title(layer)}, {network.name}"}
+    images = optimize(network, objective, len(chosen), **how, **options)
+    values, moved, of_start = values_of(network.at("fp32"), objective, images, views)
     metrics = {
         "method": how["method"],
         "features": selected.tolist(),
@@ -230,7 +211,7 @@ def _one_layer(network, layer, how, folder, units):
             "ratio to the best test image"
         )
         cells, options = torch.stack(cells), {"title": title, "boxes": boxes}
-        options |= {"columns": 2 * (1 + EXAMPLES), "scale": enlargement(images, 3), "gap": 6}
+        options |= {"columns": 2 * (1 + EXAMPLES), "gap": 6}
     path = (
         folder / f"max_features_{network.slug}_{slug_of(layer_title(layer).replace(' ', ''))}.png"
     )

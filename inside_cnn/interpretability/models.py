@@ -2,23 +2,23 @@
 
 import contextlib
 import dataclasses
-import difflib
-import importlib.util
 import sys
 import sysconfig
+import textwrap
 import traceback
 from functools import partial
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from discriminator import IMAGE_SIZE
 from inside_cnn.core.errors import UserError
 from inside_cnn.interpretability.network import Network, as_maps
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for torchvision's models
-SIZES = {"torchvision": 224, "file": 32}  # default sides of images
 CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model")  # of the weights
 # Parts of the paths of files that are not the user's.
 LIBRARIES = ("-packages", "<", sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]))
@@ -40,17 +40,19 @@ def load_network(spec, weights=None, image_size=None, layers=(), device="cpu", p
     if source == "torchvision":
         model, file, preprocess, names, size = _from_torchvision(name, weights)
     else:
-        model, file, size = _from_file(source, name), weights, SIZES["file"]
+        model, file, size = _from_file(source, name), weights, IMAGE_SIZE
     if file is not None:
         _load_weights(model, file)
     with _failing_as(f"--model: {name} cannot be used"):  # such as lazy parameters
         model = model.eval().requires_grad_(False).to(device)
+    size = image_size or size
     network = Network(
         name,
         model,
         f"{spec}, {weights}" if weights else spec,
+        start=torch.zeros(1, 3, size, size, device=device),
         precision=precision,
-        image_size=image_size or size,
+        image_size=size,
         layers={},
         preprocess=preprocess,
         has_scores=False,
@@ -58,7 +60,6 @@ def load_network(spec, weights=None, image_size=None, layers=(), device="cpu", p
     count = _check_output(network)
     network.class_names = names or [str(k) for k in range(count)]
     network.metadata = {"num_classes": count} | ({"class_names": names} if names else {})
-    network.start = torch.zeros(1, 3, *2 * [network.image_size], device=device)
     network.layers = _choose_layers(network, [str(name) for name in layers])
     return network
 
@@ -69,35 +70,22 @@ def _failing_as(message):
     try:
         yield
     except (Exception, SystemExit) as error:  # a foreign model and torch.load raise almost anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
         frames = traceback.extract_tb(error.__traceback__)
         own = [f for f in frames if not any(part in f.filename for part in LIBRARIES)]
         place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
         raise UserError(f"{message}: {reason}{place}") from None
 
 
-def _similar(name, names):
-    """The names that are similar to a wrong one, as a part of a message."""
-    close = difflib.get_close_matches(name, names)
-    return f"; similar: {', '.join(close)}" if close else ""
-
-
 def _from_file(file, name):
     """The module that a function of a Python file returns."""
-    path = Path(file)
-    if not path.is_file() or path.suffix != ".py":
-        raise UserError(f"--model: no file {file}, or not a .py file")
-    module_spec = importlib.util.spec_from_file_location(f"model_of_{path.stem}", path)
-    module = importlib.util.module_from_spec(module_spec)
-    sys.path.insert(0, str(path.parent.absolute()))  # for what it imports, also later
-    sys.modules[module_spec.name] = module
-    with _failing_as(f"--model: {file} cannot be imported"):
-        module_spec.loader.exec_module(module)
-    build = getattr(module, name, None)
-    if not callable(build):
-        raise UserError(f"--model: {file} has no function {name}")
-    with _failing_as(f"--model: {name}, called without arguments, failed"):
-        model = build()
+    sys.path.insert(0, str(Path(file).parent.absolute()))  # for what it imports, also later
+    loader = SourceFileLoader(f"model_of_{Path(file).stem}", file)
+    module = module_from_spec(spec_from_loader(loader.name, loader))
+    sys.modules[loader.name] = module
+    with _failing_as(f"--model {file}:{name}, called without arguments"):
+        loader.exec_module(module)
+        model = getattr(module, name)()
     if not isinstance(model, nn.Module):
         raise UserError(f"--model: {name} returns a {type(model).__name__}, not a torch.nn.Module")
     return getattr(model, "_orig_mod", model)  # of torch.compile, which hooks and copies break
@@ -106,27 +94,24 @@ def _from_file(file, name):
 def _from_torchvision(name, weights):
     """(model, file of weights or None, preprocess, class names or None, image size)."""
     from torchvision import models  # here: its import takes seconds
+    from torchvision.transforms.functional import normalize
 
-    names = models.list_models(module=models)
-    if name not in names:
-        raise UserError(f"--model: torchvision has no classifier {name}{_similar(name, names)}")
+    if name not in models.list_models(module=models):
+        raise UserError(f"--model: torchvision has no classifier {name}")
     known = models.get_model_weights(name).__members__
     if weights is not None and weights not in known and not Path(weights).is_file():
         raise UserError(f"--weights {weights}: no such file, and not one of {', '.join(known)}")
     chosen = known.get(weights)
     with _failing_as(f"{name} or its weights cannot be loaded"):
         model = models.get_model(name, weights=chosen)
-    mean, std, size, names = MEAN, STD, SIZES["torchvision"], None
-    if chosen is not None:
-        options = chosen.transforms.keywords
-        mean, std = options.get("mean", mean), options.get("std", std)
-        size, names = options["crop_size"], chosen.meta["categories"]
+    preset = (chosen or known["DEFAULT"]).transforms()
 
     def preprocess(images):
-        mean_and_std = torch.tensor([mean, std], device=images.device)[:, :, None, None]
-        return ((images + 1) / 2 - mean_and_std[0]) / mean_and_std[1]
+        return normalize((images + 1) / 2, preset.mean, preset.std)
 
-    return model, None if chosen is not None else weights, preprocess, names, size
+    if chosen is None:
+        return model, weights, preprocess, None, 224
+    return model, None, preprocess, chosen.meta["categories"], preset.crop_size[0]
 
 
 def _load_weights(model, file):
@@ -137,49 +122,30 @@ def _load_weights(model, file):
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     for key in CHECKPOINT_KEYS:
-        state = state.get(key, state) if isinstance(state, dict) else state
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         keys = ", ".join(CHECKPOINT_KEYS)
         raise UserError(f"--weights {file} holds no state dict, also not under {keys}")
     if state.keys() != model.state_dict().keys():  # of torch.compile, DistributedDataParallel
         state = {k.replace("_orig_mod.", "").removeprefix("module."): v for k, v in state.items()}
-    with _failing_as("--weights: call the model once in its function"):  # lazy parameters
-        own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    other = {key: tuple(value.shape) for key, value in state.items()}
-    differ = sorted(k for k in own.keys() | other.keys() if own.get(k) != other.get(k))
-    if differ:
-        listed = "; ".join(
-            f"{key} ({own.get(key, 'missing')} in the model, {other.get(key, 'missing')} there)"
-            for key in differ[:3]
-        )
-        raise UserError(f"--weights {file} do not fit ({len(differ)} keys): {listed}")
-    model.load_state_dict(state)
+    with _failing_as(f"--weights {file}"):
+        model.load_state_dict(state)
 
 
 def _check_output(network):
     """The number of classes. Raises UserError unless the output is (b, classes) and finite."""
-    size = network.image_size
-    message = f"{network.name} failed for images of {size}x{size} pixels (--image_size)"
-    images = _images(network).requires_grad_()
-    with _failing_as(message):
-        output = network.model(network.preprocess(images))
-    if network.precision != "fp32":
-        with _failing_as(f"{network.name} failed in bfloat16; give --precision fp32"):
-            network.logits(images)
-    output = output[0] if isinstance(output, tuple) else output
-    is_table = isinstance(output, torch.Tensor) and output.ndim == 2
-    if not (is_table and len(output) == len(images) and output.shape[1] > 1):
-        form = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise UserError(f"{network.name} returns {form}, not logits (b, classes)")
-    if not output.requires_grad:
+    images, size = network.start.repeat(2, 1, 1, 1).requires_grad_(), network.image_size
+    settings = f"for --image_size {size} --precision {network.precision}"
+    with _failing_as(f"{network.name} failed {settings}"):
+        logits = network.logits(images)
+    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
+        raise UserError(f"{network.name} returns {tuple(logits.shape)}, not logits (b, classes)")
+    if not logits.requires_grad:
         raise UserError(f"{network.name} has no gradient; remove torch.no_grad from its forward")
-    if not output.isfinite().all():
+    if not logits.isfinite().all():
         raise UserError(f"{network.name} returns NaN or infinite logits")
-    return output.shape[1]
-
-
-def _images(network):
-    return torch.zeros(2, 3, *2 * [network.image_size], device=network.device)
+    return logits.shape[1]
 
 
 def _find_layers(network):
@@ -194,7 +160,7 @@ def _find_layers(network):
     modules = list(network.model.named_modules())[1:]
     handles = [m.register_forward_hook(partial(note, name)) for name, m in modules]
     with torch.no_grad():
-        network.logits(_images(network))
+        network.logits(network.start.repeat(2, 1, 1, 1))
     for handle in handles:
         handle.remove()
     return found
@@ -207,7 +173,7 @@ def _choose_layers(network, requested):
         if name not in found:
             raise UserError(
                 f"{network.name} has no layer {name} with an output (b, c, h, w), (b, c) or "
-                f"(b, n, c){_similar(name, found)} (all: --list_layers)"
+                "(b, n, c) (all: --list_layers)"
             )
     if not found:
         print(f"{network.name} has no layer, hence no features, attribution, comparison")

@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from data_tools import to_signed
@@ -168,37 +167,20 @@ class Network:
     @cached_property
     def shapes(self):
         """{layer: (c, h, w)}, the shape of its maps."""
-        shapes = {}
+        shapes = dict.fromkeys(self.layers)  # in this order
         image = torch.zeros(1, 3, *2 * [self.image_size], device=self.device)
         with torch.no_grad():
-            self.visit(
-                image, self.layers, lambda n, maps: shapes.update({n: tuple(maps.shape[1:])})
-            )
-        return {layer: shapes[layer] for layer in self.layers}
+            self.visit(image, shapes, lambda n, maps: shapes.update({n: tuple(maps.shape[1:])}))
+        return shapes
 
     @cached_property
     def fields(self):
         """{layer: (Field of its rows, Field of its columns)}; computed once."""
         return receptive_fields(self)
 
-    @staticmethod
-    def pool(maps):
-        """Maximum of every map: (b, c, h, w) -> (b, c)."""
-        return F.max_pool2d(maps, maps.shape[-2:]).flatten(1)
-
     @property
     def device(self):
         return next(self.model.parameters(), torch.empty(0)).device
-
-    @property
-    def width(self):
-        """The number of features of each layer."""
-        return self.model.width
-
-    @cached_property
-    def digest(self):
-        """SHA-256 of the weights."""
-        return digest(self.model)
 
     @property
     def slug(self):
@@ -222,10 +204,10 @@ class Network:
     def description(self):
         """What identifies the network beside its metrics, and determines them."""
         if isinstance(self.model, Discriminator):
-            more = {"width": self.width}
+            more = {"width": self.model.width}
         else:
             more = {"image_size": self.image_size}
-        return {"weights": self.path, "sha256": self.digest} | more
+        return {"weights": self.path, "sha256": digest(self.model)} | more
 
     def set_start(self, metadata):
         """Set `start` and `class_names` from metadata of the training set, if it has both."""
@@ -253,25 +235,6 @@ def line_styles(networks):
     return styles
 
 
-def _find_networks(given, others, defaults):
-    """{name: path of the weights} of the pair, if they exist or were given, and of the others."""
-    paths = {}
-    for name, (_, run, script) in TRAININGS.items():
-        if not (given[name] or defaults):
-            continue
-        path = find_weights(given[name], WEIGHTS, run)
-        if given[name] or path.is_file():
-            paths[name] = path
-        else:
-            print(f"no discriminator trained {name}: skipped (run {script})")
-    for path in (find_weights(path, WEIGHTS) for path in others):
-        name = Path(os.path.abspath(path)).parent.name if path.name == WEIGHTS else path.stem
-        if slug_of(name) in map(slug_of, (*TRAININGS, *paths)):  # of the figures' names
-            raise UserError(f"two networks are named {name!r}; rename a folder or a file")
-        paths[name] = path
-    return paths
-
-
 def load_networks(given, device, controls=(), precision="fp32", defaults=True, named=()):
     """The Networks that exist, `without G` first, the controls last.
 
@@ -279,16 +242,23 @@ def load_networks(given, device, controls=(), precision="fp32", defaults=True, n
     folders, after which the networks are named. A published network that was not requested is
     skipped if the user's own one has other classes.
     Without `defaults` only networks that were requested.
-    Raises UserError if a requested network cannot be loaded, if two have the same name, or if none
-    exists.
+    Raises UserError if a requested network cannot be loaded, or if none exists.
     """
-    networks = []
-    paths = _find_networks(given, [*named, *controls], defaults)
-    first_control = len(paths) - len(controls)
-    for index, (name, path) in enumerate(paths.items()):
+    networks, paths = [], []
+    for name, (_, run, script) in TRAININGS.items():
+        if given[name] or defaults:
+            path = find_weights(given[name], WEIGHTS, run)
+            if given[name] or path.is_file():
+                paths.append((name, path))
+            else:
+                print(f"no discriminator trained {name}: skipped (run {script})")
+    for path in (find_weights(path, WEIGHTS) for path in (*named, *controls)):
+        folder = Path(os.path.abspath(path)).parent.name
+        paths.append((folder if path.name == WEIGHTS else path.stem, path))
+    for index, (name, path) in enumerate(paths):
         model, metadata = load_model(path, device, kind="discriminator")
         model.requires_grad_(False)
-        is_control = index >= first_control
+        is_control = index >= len(paths) - len(controls)
         networks.append(
             Network(name, model, str(path), metadata, precision=precision, is_control=is_control)
         )

@@ -3,9 +3,12 @@
 images = optimize(network, feature("layer3", 12) + 0.5 * class_logit(3))
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
+from discriminator import Discriminator
 from inside_cnn.interpretability.activation_maximization import ascent, robust_ascent
 
 
@@ -39,8 +42,16 @@ class Objective:
         return self + -other
 
 
+def _select(table, columns):
+    """Row i's value in column columns[i % n], or in the one column: (b, width) -> (b,)."""
+    columns = torch.as_tensor(columns, device=table.device).flatten()
+    rows = torch.arange(len(table), device=table.device)
+    return table[rows, columns[rows % len(columns)]]
+
+
 def class_logit(label):
-    return Objective(lambda network, images: network.logits(images)[:, label])
+    """The logit of a class; label: a number, or int64 (n,), of which image i has label[i % n]."""
+    return Objective(lambda network, images: _select(network.logits(images), label))
 
 
 def _of_maps(layer, values):
@@ -48,18 +59,23 @@ def _of_maps(layer, values):
 
 
 def feature(layer, index):
-    """The largest activation of a feature over its map."""
-    return _of_maps(layer, lambda maps: maps[:, index].amax((1, 2)))
+    """The largest activation of a feature over its map; index: as in class_logit."""
+    return _of_maps(layer, lambda maps: _select(Discriminator.pool(maps), index))
+
+
+def neuron(layer, index, row, column):
+    """The activation of one unit; index, row and column: as in class_logit."""
+
+    def values(maps):
+        height, width = maps.shape[2:]
+        return _select(maps.flatten(1), (index * height + row) * width + column)
+
+    return _of_maps(layer, values)
 
 
 def channel(layer, index):
     """The mean activation of a feature over its map."""
     return _of_maps(layer, lambda maps: maps[:, index].mean((1, 2)))
-
-
-def neuron(layer, index, row, column):
-    """The activation of one unit."""
-    return _of_maps(layer, lambda maps: maps[:, index, row, column])
 
 
 def direction(layer, vector):
@@ -84,17 +100,15 @@ def diversity(layer):
     return _of_maps(layer, values)
 
 
-def optimize(network, objective, count=1, steps=256, method="robust", smoothness=5.0):
+def optimize(network, objective, count=1, steps=256, method="robust", title="", **options):
     """Images that maximize an Objective: (count, 3, h, h) in [-1, 1].
 
     method: `robust`, from different starts, or `classic`, from network.start, all equal; see
-    activation_maximization.
+    activation_maximization. options: of robust_ascent.
     """
-
-    def values(images):
-        return objective(network, images)
-
+    values = partial(objective, network)
     if method == "classic":
-        return ascent(values, network.start.repeat(count, 1, 1, 1), steps)
-    options = {"restarts": 1, "steps": steps, "smoothness": smoothness}
-    return robust_ascent(values, count, size=network.image_size, device=network.device, **options)
+        return ascent(values, network.start.repeat(count, 1, 1, 1), steps, title=title)
+    options = {"restarts": 1, "smoothness": 5.0} | options
+    options |= {"size": network.image_size, "device": network.device}
+    return robust_ascent(values, count, steps=steps, title=title, **options)

@@ -64,7 +64,7 @@ MEASURES = (
 
 def value_at(tree, path):
     """The value at "key/key/index" in dicts and lists; None if a key is missing."""
-    for key in path.split("/"):
+    for key in filter(None, path.split("/")):
         if tree is None:
             return None
         tree = tree[int(key)] if isinstance(tree, list) else tree.get(key)

@@ -102,8 +102,8 @@ def frames(folder, pattern, label, **options):
     """Frames of a slider, by the number at the end of file names: [{"label", "images"}]."""
     paths_at = {}
     for path in sorted(folder.glob(pattern), reverse=True):
-        number = float(re.search(r"[\d.]+$", path.stem)[0])
-        paths_at.setdefault(number, []).append(path)
+        if number := re.search(r"\d+(\.\d+)?$", path.stem):
+            paths_at.setdefault(float(number[0]), []).append(path)
     slider = []
     for number in evenly_chosen(sorted(paths_at), MAX_FRAMES):
         text = label.format(number)

@@ -94,16 +94,11 @@ def lines(results, file):
 
 def rows(results, file, path):
     """A row for each dict in a JSON file; path: keys separated by "/", one of them "*"."""
-
-    def descend(tree, keys):
-        for key in filter(None, keys.split("/")):
-            tree = tree.get(key, {})
-        return tree
-
     before, _, after = path.partition("*")
-    dicts = descend(read_json(results / file), before)
+    dicts = ladder.value_at(read_json(results / file), before)
     dicts.pop("machine", None)  # of benchmarks/throughput.py
-    return columns([{"": title_of(name), **descend(row, after)} for name, row in dicts.items()])
+    cells = {title_of(name): ladder.value_at(row, after) for name, row in dicts.items()}
+    return columns([{"": name, **row} for name, row in cells.items()])
 
 
 def series(results, section, head, *fields):

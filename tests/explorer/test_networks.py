@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from inside_cnn.data.pixels import to_signed
 from inside_cnn.interpretability import activation_maximization as maximization
 from inside_cnn.interpretability.adversarial import limits, loss_gradient, predict, signed_step
 from inside_cnn.interpretability.network import Network
+from inside_cnn.interpretability.objectives import class_logit, feature
 from inside_cnn.interpretability.receptive_field import box, centers
 from inside_cnn.metrics import sampling
 
@@ -230,8 +232,8 @@ def test_pixel_ascent(opened):
     network = Network("without G", pages.networks[0])
     start = to_signed(random_images(1))
     for layer, objective in (
-        (0, maximization.class_objective(network, torch.tensor([3]))),
-        (6, maximization.feature_objective(network, 6, torch.tensor([3]))),
+        (0, partial(class_logit(3), network)),
+        (6, partial(feature(6, 3), network)),
     ):
         expected = objective(maximization.ascent(objective, start, steps=10)).item()
         values = call(

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 
@@ -7,8 +9,6 @@ from inside_cnn.interpretability.activation_maximization import (
     VIEWS,
     Views,
     ascent,
-    class_objective,
-    feature_objective,
     from_spectra,
     held_out,
     random_view,
@@ -16,8 +16,8 @@ from inside_cnn.interpretability.activation_maximization import (
     sample_maps,
     total_variation,
     transform,
-    unit_objective,
 )
+from inside_cnn.interpretability.objectives import class_logit, feature
 from networks import as_network
 
 
@@ -29,22 +29,6 @@ def network():
 
 def seeded():
     return torch.Generator().manual_seed(0)
-
-
-# ------------------------------------------------------------------------------ objectives
-
-
-def test_objectives_select_values_by_index(network, images):
-    logits = network.logits(images)
-    assert torch.equal(class_objective(network, torch.arange(10))(images), logits.diagonal())
-    pooled = network.activations(images, 3).amax((2, 3))
-    values = feature_objective(network, 3, features=torch.tensor([7, 2, 7]))(images)
-    assert torch.equal(values, pooled[torch.arange(8), torch.tensor([7, 2, 7, 7, 2, 7, 7, 2])])
-    features, positions = torch.tensor([7, 2]), torch.tensor([[0, 3], [7, 7]])
-    values = unit_objective(network, 4, features, positions)(images)
-    maps = network.activations(images, 4)
-    expected = [maps[i, 2, 7, 7] if i % 2 else maps[i, 7, 0, 3] for i in range(8)]
-    assert torch.equal(values, torch.stack(expected))
 
 
 # ------------------------------------------------------------------------------ plain ascent
@@ -161,7 +145,7 @@ def test_robust_images_generalize_over_views():
 
 def test_parts_of_a_large_batch_give_the_same_images(network, monkeypatch):
     def images():
-        objective = feature_objective(network, 3, torch.arange(4))
+        objective = partial(feature(3, torch.arange(4)), network)
         return robust_ascent(objective, 4, steps=3, restarts=2, smoothness=1.0)
 
     whole = images()
@@ -175,7 +159,7 @@ def views_of(network, **options):
 
     def objective(images):
         views.append(images.detach())
-        return class_objective(network, torch.arange(10))(images)
+        return class_logit(torch.arange(10))(network, images)
 
     images = robust_ascent(objective, 10, steps=20, restarts=1, **options)
     return views[:20], images

@@ -4,7 +4,8 @@ import torch
 import data_tools
 from discriminator import Discriminator
 from inside_cnn.interpretability.layer_figures import layer_section
-from inside_cnn.interpretability.layer_probes import firing_rate, pooled_features, probe_accuracy
+from inside_cnn.interpretability.layer_probes import probe_accuracy
+from inside_cnn.interpretability.top_images import strongest_units
 from networks import as_network
 
 
@@ -15,14 +16,15 @@ def test_measures_of_each_layer_and_network(trained, tmp_path, capsys):
     networks = [as_network(trained, "without G"), as_network(Discriminator(width=8), "with G")]
     metrics_of = layer_section(networks, test, tmp_path)
     metrics, labels = metrics_of["without G"], test.labels
-    features_of = pooled_features(networks[0], test.images).values()
+    units = strongest_units(networks[0], [test.images], range(1, 9))
+    features_of = [values for values, *_ in units.values()]
     accuracies = [
         probe_accuracy(features[:150], labels[:150], features[150:], labels[150:], 10)
         for features in features_of
     ]
     assert metrics["probe_accuracy"] == pytest.approx(accuracies, abs=0.01)
     assert accuracies[7] > accuracies[0] + 10
-    rare = [100 * (firing_rate(f) < 0.01).double().mean().item() for f in features_of]
+    rare = [100 * ((f > 0).double().mean(0) < 0.01).double().mean().item() for f in features_of]
     assert metrics["fires_below_1_percent"] == pytest.approx(rare, abs=0.01)
     assert metrics["images"] == [150, 150]
     similarity = metrics["cka"]["with G"]

@@ -2,36 +2,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import data_tools
-from discriminator import Discriminator
 from inside_cnn.interpretability.layer_probes import (
     DECAY,
     class_selectivity,
     distinct,
     fit_probe,
     linear_cka,
-    most_correlated,
-    pooled_features,
     probe_accuracy,
     selective_features,
     stand_out,
 )
-from networks import as_network
 
 
 def random(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_pooled_features_are_those_of_each_layer(images):
-    torch.manual_seed(0)
-    network = Discriminator(width=5)
-    levels = data_tools.to_uint8(images)
-    features_of = pooled_features(as_network(network), levels)
-    assert list(features_of) == list(range(1, 9))
-    for layer, features in features_of.items():
-        expected = network.features(data_tools.to_signed(levels), layer).amax((2, 3))
-        assert torch.allclose(features, expected, atol=1e-5)
 
 
 def test_probe_decodes_a_code_but_not_noise():
@@ -125,12 +109,3 @@ def test_class_selectivity_by_hand():
     labels = torch.tensor([1, 1, 0])
     values = class_selectivity(features, labels, 3)
     assert values[1].tolist() == pytest.approx([0.5, -1.0, 0.0])
-
-
-def test_most_correlated_feature():
-    own = random(50, 3)
-    others = torch.stack([-own[:, 1], torch.ones(50), 5 + 2 * own[:, 1] + 0.01 * own[:, 0]], 1)
-    index, correlation = most_correlated(own, others, 1)
-    assert index == 2
-    assert correlation == pytest.approx(1, abs=1e-3)
-    assert most_correlated(torch.ones(50, 1), own, 0)[1] == 0

@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -6,19 +7,15 @@ import torch
 import data_tools
 from data_tools import to_signed
 from discriminator import MAP_SIZES
-from inside_cnn.interpretability.activation_maximization import (
-    VIEWS,
-    class_objective,
-    held_out,
-    unit_objective,
-)
+from inside_cnn.interpretability.activation_maximization import VIEWS, held_out
 from inside_cnn.interpretability.maximization_figures import (
+    ROBUST,
     LayerUnits,
     feature_section,
-    maximized,
     views_of,
     visible_part,
 )
+from inside_cnn.interpretability.objectives import class_logit, neuron, optimize
 from inside_cnn.interpretability.receptive_field import box
 from networks import as_network
 
@@ -28,20 +25,20 @@ def test_robust_images_have_larger_values_over_held_out_views(trained, layer):
     """For a class (no layer) and for the unit in the middle."""
     kind, views = "class", VIEWS
     network = as_network(trained)
-    objective = class_objective(network, torch.arange(10))
+    objective = class_logit(torch.arange(10))
     if layer is not None:
-        positions = torch.full((10, 2), MAP_SIZES[layer - 1] // 2)
-        kind, views = "feature", views_of(network, layer, positions)
-        objective = unit_objective(network, layer, torch.arange(10), positions)
-    start = torch.zeros(1, 3, 32, 32)
+        middle = MAP_SIZES[layer - 1] // 2
+        kind, views = "feature", views_of(network, layer, torch.full((10, 2), middle))
+        objective = neuron(layer, torch.arange(10), middle, middle)
+    network.start = torch.zeros(1, 3, 32, 32)
     values = []
     for method in ("robust", "classic"):
-        how = {"method": method, "steps": 40}
-        images = maximized(how, objective, start, 10, kind=kind, views=views)
+        images = optimize(network, objective, 10, 40, method, views=views, **ROBUST[kind])
         assert images.abs().max() <= 1
-        values.append(held_out(objective, images, views).mean())
+        values.append(held_out(partial(objective, network), images, views).mean())
     assert values[0] > 1.2 * values[1]
-    assert values[0] > held_out(objective, start.repeat(10, 1, 1, 1), views).mean() + 1
+    start = network.start.repeat(10, 1, 1, 1)
+    assert values[0] > held_out(partial(objective, network), start, views).mean() + 1
 
 
 def test_views_keep_a_unit_in_its_receptive_field(trained):
@@ -95,8 +92,7 @@ def test_a_feature_is_maximized_at_the_position_where_it_peaks(tied, tmp_path, c
     assert metrics["position"][index] == [1, 6]
     assert metrics["activation"][index] > metrics["best_test_image"][index] > 0
     assert 3 not in metrics["below_best_test_image"]
-    middle = unit_objective(network, 4, torch.tensor([3]), torch.tensor([[4, 4]]))
-    assert (middle(to_signed(test_set.images)) < 0).all()
+    assert (neuron(4, 3, 4, 4)(network, to_signed(test_set.images)) < 0).all()
     below = metrics["below_best_test_image"]
     assert f"{12 - len(below)} of 12 synthetic images" in capsys.readouterr().out
 

@@ -362,9 +362,10 @@ def run(args):
         networks.insert(0, load_network(args.model, *options))
         if len({network.image_size for network in networks}) > 1:
             raise UserError("the networks take images of different sizes; see --image_size")
-    slugs = [network.slug for network in networks]  # of the figures' names
+    slugs = [network.slug for network in networks]  # parts of the names of figures
     if len(set(slugs)) < len(slugs):
-        raise UserError(f"two networks have the same name ({', '.join(slugs)}); rename a folder")
+        names = ", ".join(network.name for network in networks)
+        raise UserError(f"two networks have the same name ({names}); rename a folder or function")
     if args.list_layers:
         for network in networks:
             list_layers(network)

@@ -52,8 +52,15 @@ def test_page_is_written_and_opened(run_main, two_runs, monkeypatch):
     assert len(opened) == 1
 
 
-def test_without_weights(refused, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_most_correlated_feature():
+    own = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    others = [-own[:, 1], torch.ones(50), 5 + 2 * own[:, 1] + 0.01 * own[:, 0], torch.ones(50)]
+    index, correlation = page.most_correlated(own, torch.stack(others, 1))[1]
+    assert (index, correlation) == (2, pytest.approx(1, abs=1e-3))
+    assert page.most_correlated(torch.ones(50, 1), own)[0][1] == 0
+
+
+def test_without_weights(refused):
     assert "train_discriminator.py" in refused(explore, "--no_browser")
     assert not Path("output").exists()
 

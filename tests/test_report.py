@@ -53,7 +53,7 @@ def runs(tmp_path):
         picture(folder / "curves.png", 50)
     for epoch in range(30):
         picture(tmp_path / f"output/gan/samples/{epoch:03d}.png", 8 * epoch)
-    picture(tmp_path / "output/gan/samples/020 copy.png", 0)  # of the user, not displayed
+    picture(tmp_path / "output/gan/samples/020 2.png", 0)  # of the user, not displayed
     for name in FIGURES:
         picture(tmp_path / f"visualization/{name}.png", 100)
     for network in ("without_G", "with_G", "seed_1"):

@@ -15,13 +15,14 @@ from inside_cnn.core.errors import UserError
 def launched():
     """(rank, world size, local rank or None) from the environment of torchrun or srun.
 
-    Raises UserError if WORLD_SIZE is set, but is not a number or RANK is not.
+    Raises UserError if WORLD_SIZE is set and one of them is not a number, or RANK is missing.
     """
     if "WORLD_SIZE" not in os.environ:
         return 0, 1, None
-    for name in ("WORLD_SIZE", "RANK"):
-        if not os.environ.get(name, "").isdecimal():
-            raise UserError(f"{name} is not a number: use torchrun or unset WORLD_SIZE")
+    for name, default in {"WORLD_SIZE": "", "RANK": "", "LOCAL_RANK": "0"}.items():
+        if not os.environ.get(name, default).isdecimal():
+            text = f"WORLD_SIZE is set, but {name} is missing or not a number"
+            raise UserError(f"{text}: use torchrun or unset WORLD_SIZE")
     local = os.environ.get("LOCAL_RANK")
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     return rank, world, None if local is None else int(local)

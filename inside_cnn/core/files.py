@@ -68,9 +68,9 @@ def all_or_nothing(folder, last):
             os.replace(path, folder / path.name)
 
 
-def read_json(path):
-    """The value in a JSON file of this program; None if there is no file."""
-    return json.loads(path.read_bytes()) if path.is_file() else None
+def read_json(path, optional=False):
+    """The value in a JSON file of this program; None if it is optional and does not exist."""
+    return None if optional and not path.is_file() else json.loads(path.read_bytes())
 
 
 def parse_json(text, otherwise=None):

@@ -104,7 +104,7 @@ def find_pictures(folder):
 def subfolders(folder):
     """{class name: folder name}, sorted, without hidden folders and those of the system.
 
-    Raises UserError for two folders whose names differ only in letters that cannot be printed.
+    Raises UserError for two folders with the same class name, see printable.
     """
     with os.scandir(folder) as entries:
         folders = [e.name for e in entries if e.is_dir() and is_visible(e.name)]
@@ -151,16 +151,16 @@ def check_part_names(folder, top):
 
 
 def files_below(folder):
-    """Paths of the regular files in a folder and below it, each folder once, without hidden ones.
+    """Paths of the regular files in a folder and below it, without hidden files and folders.
 
-    Links are followed.
+    Links are followed, except to folders that were visited before or that contain the folder.
     """
-    visited = set()
+    visited = set(map(str, Path(os.path.realpath(folder)).parents))
     for root, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(root)) in visited:  # a link to a folder above it
+        if (real := os.path.realpath(root)) in visited:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = filter(is_visible, folders)
+        folders[:] = sorted(filter(is_visible, folders))
         paths = (os.path.join(root, name) for name in files if not name.startswith("."))
         yield from filter(os.path.isfile, paths)

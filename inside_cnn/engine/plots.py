@@ -188,7 +188,7 @@ def image_grid(
     images: uint8 (n, 3, h, w); column_names: text above each column; columns: default: the number
     of names, or 10; captions: text below each image, one or two lines, n or none; boxes: (top,
     left, bottom, right) in image pixels of a frame in each image, n or none; gap: pixels between
-    images; scale: how many times images of 32 pixels are enlarged.
+    images; scale: how many times images of 32 pixels are enlarged, larger ones less.
     """
     columns = columns or len(column_names) or 10
     scale = math.ceil(scale * 32 / images.shape[2])

@@ -196,11 +196,14 @@ def check_classes(title, metadata, dataset, remedy=""):
     title: of the network, starts the message; remedy: ends it.
     """
     names, expected = class_names_of(metadata), list(dataset.class_names)
-    if len(names) != len(expected) or ("class_names" in metadata and names != expected):
+    named, trained_on = "class_names" in metadata, metadata.get("dataset")
+    if len(names) != len(expected) or (named and names != expected):
         raise UserError(
             f"{title} has {len(names)} classes ({', '.join(names)}), not the {len(expected)} of "
             f"{dataset.name} ({', '.join(expected)}){remedy}"
         )
+    if not named and trained_on not in (None, dataset.name):
+        raise UserError(f"{title} was trained on {trained_on}, not on {dataset.name}{remedy}")
 
 
 def digest(model):

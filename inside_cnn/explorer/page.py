@@ -139,19 +139,24 @@ def statistics(units, others, images):
     best = values[:IMAGES].topk(min(TOP_IMAGES, len(values)), dim=0).indices
     places = torch.stack([best, rows.gather(0, best), columns.gather(0, best)], 2)
     selectivity = class_selectivity(values, images.labels, len(images.class_names))
-    width, match = values.shape[1], []
-    for other_values, *_ in others:
-        both = torch.corrcoef(torch.cat([values, other_values], 1).double().T)
-        best = both[:width, width:].nan_to_num().max(1)  # constant features have 0
-        match = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
     return {
         "mean": values.mean(0).tolist(),
         "std": values.std(0).tolist(),
         "peak": peak_positions(*units).tolist(),
         "top": places.long().transpose(0, 1).tolist(),
-        "favored": selectivity.topk(min(FAVORED, width)).indices.tolist(),
-        "match": match,
+        "favored": selectivity.topk(min(FAVORED, values.shape[1])).indices.tolist(),
+        "match": most_correlated(values, others[0][0]) if others else [],
     }
+
+
+def most_correlated(values, others):
+    """For each column of (n, c), the most correlated one of the others, (n, d): (index, r).
+
+    The correlation with a constant column is 0.
+    """
+    both = torch.corrcoef(torch.cat([values, others], 1).double().T)
+    best = both[: values.shape[1], values.shape[1] :].nan_to_num().max(1)
+    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 
 def description_of(gallery):

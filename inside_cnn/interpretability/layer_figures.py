@@ -32,7 +32,7 @@ def layer_section(networks, test_set, folder):
     for network in networks:
         batches = with_progress(split(test_set.images, 500), f"layers, {network.name}", 500)
         units = strongest_units(network.at("fp32"), batches, network.layers)
-        features = {layer: values for layer, (values, *_) in units.items()}
+        features = {layer: values.clone() for layer, (values, *_) in units.items()}
         features_of[network.name] = list(features.values())
         metrics_of[network.name] = measures(network, features, test_set)
     for one, other in itertools.combinations(features_of, 2):

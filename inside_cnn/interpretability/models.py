@@ -31,7 +31,7 @@ def load_network(spec, weights=None, image_size=None, layers=(), device="cpu", p
     name of its weights, such as DEFAULT. image_size: side of the images. layers: names of modules,
     by default the children of the module; each returns a tensor (b, c, h, w), (b, c) or (b, n, c).
     The model of a file takes images in [-1, 1]; one of torchvision gets them normalized as its
-    weights require. Raises UserError for anything that does not fit.
+    weights require, or else its DEFAULT weights. Raises UserError for anything that does not fit.
     """
     source, _, name = spec.rpartition(":")
     if not source or not name:
@@ -83,7 +83,7 @@ def _from_file(file, name):
     loader = SourceFileLoader(f"model_of_{Path(file).stem}", file)
     module = module_from_spec(spec_from_loader(loader.name, loader))
     sys.modules[loader.name] = module
-    with _failing_as(f"--model {file}:{name}, called without arguments"):
+    with _failing_as(f"--model {file}:{name} failed (it is called without arguments)"):
         loader.exec_module(module)
         model = getattr(module, name)()
     if not isinstance(model, nn.Module):
@@ -94,7 +94,6 @@ def _from_file(file, name):
 def _from_torchvision(name, weights):
     """(model, file of weights or None, preprocess, class names or None, image size)."""
     from torchvision import models  # here: its import takes seconds
-    from torchvision.transforms.functional import normalize
 
     if name not in models.list_models(module=models):
         raise UserError(f"--model: torchvision has no classifier {name}")
@@ -107,7 +106,8 @@ def _from_torchvision(name, weights):
     preset = (chosen or known["DEFAULT"]).transforms()
 
     def preprocess(images):
-        return normalize((images + 1) / 2, preset.mean, preset.std)
+        mean, std = torch.tensor([preset.mean, preset.std], device=images.device)[:, :, None, None]
+        return ((images + 1) / 2 - mean) / std
 
     if chosen is None:
         return model, weights, preprocess, None, 224
@@ -137,7 +137,7 @@ def _check_output(network):
     """The number of classes. Raises UserError unless the output is (b, classes) and finite."""
     images, size = network.start.repeat(2, 1, 1, 1).requires_grad_(), network.image_size
     settings = f"for --image_size {size} --precision {network.precision}"
-    with _failing_as(f"{network.name} failed {settings}"):
+    with _failing_as(f"{network.name} does not return logits (b, classes) {settings}"):
         logits = network.logits(images)
     if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
         raise UserError(f"{network.name} returns {tuple(logits.shape)}, not logits (b, classes)")

@@ -42,15 +42,15 @@ class Objective:
         return self + -other
 
 
-def _select(table, columns):
-    """Row i's value in column columns[i % n], or in the one column: (b, width) -> (b,)."""
-    columns = torch.as_tensor(columns, device=table.device).flatten()
-    rows = torch.arange(len(table), device=table.device)
-    return table[rows, columns[rows % len(columns)]]
+def _select(values, *indices):
+    """Row i's value at indices[0][i % n], ...: (b, ...) -> (b,). An index may be a number."""
+    rows = torch.arange(len(values), device=values.device)
+    indices = [torch.as_tensor(index, device=values.device).flatten() for index in indices]
+    return values[(rows, *(index[rows % len(index)] for index in indices))]
 
 
 def class_logit(label):
-    """The logit of a class; label: a number, or int64 (n,), of which image i has label[i % n]."""
+    """The logit of a class; label: a number, or int64 (n,): image i uses label[i % n]."""
     return Objective(lambda network, images: _select(network.logits(images), label))
 
 
@@ -65,12 +65,7 @@ def feature(layer, index):
 
 def neuron(layer, index, row, column):
     """The activation of one unit; index, row and column: as in class_logit."""
-
-    def values(maps):
-        height, width = maps.shape[2:]
-        return _select(maps.flatten(1), (index * height + row) * width + column)
-
-    return _of_maps(layer, values)
+    return _of_maps(layer, lambda maps: _select(maps, index, row, column))
 
 
 def channel(layer, index):
@@ -104,7 +99,7 @@ def optimize(network, objective, count=1, steps=256, method="robust", title="", 
     """Images that maximize an Objective: (count, 3, h, h) in [-1, 1].
 
     method: `robust`, from different starts, or `classic`, from network.start, all equal; see
-    activation_maximization. options: of robust_ascent.
+    activation_maximization. options: of robust_ascent; without effect for `classic`.
     """
     values = partial(objective, network)
     if method == "classic":

@@ -63,7 +63,7 @@ MEASURES = (
 
 
 def value_at(tree, path):
-    """The value at "key/key/index" in dicts and lists; None if a key is missing."""
+    """The value at "key/key/index" in dicts and lists; None if a key is missing; "": the tree."""
     for key in filter(None, path.split("/")):
         if tree is None:
             return None

@@ -28,7 +28,7 @@ def contents_of(folders):
     folders: {"baseline", "gan", "visualization", "evaluation": Path}.
     """
     folders = folders | dict.fromkeys(results_of_other_weights(folders), Path(os.devnull))
-    evaluation = read_json(folders["evaluation"] / "evaluation.json") or {}
+    evaluation = dict_in(folders["evaluation"] / "evaluation.json")
     limit = evaluation.get("truncation")
     truncation = f", truncation {limit:g}" if limit else ""
     return {
@@ -55,10 +55,15 @@ def render(contents):
 # ------------------------------------------------------------------------------ reading
 
 
+def dict_in(path):
+    """The dict in a JSON file; empty if there is no file."""
+    return read_json(path, optional=True) or {}
+
+
 def results_of_other_weights(folders):
     """Which of "visualization" and "evaluation" were not made with the weights of the runs."""
-    summary = read_json(folders["visualization"] / "summary.json") or {}
-    evaluation = read_json(folders["evaluation"] / "evaluation.json") or {}
+    summary = dict_in(folders["visualization"] / "summary.json")
+    evaluation = dict_in(folders["evaluation"] / "evaluation.json")
     stale = set()
     for name, run, kind, results in (
         ("visualization", "baseline", "discriminator", summary.get("without G", {})),
@@ -102,8 +107,8 @@ def frames(folder, pattern, label, **options):
     """Frames of a slider, by the number at the end of file names: [{"label", "images"}]."""
     paths_at = {}
     for path in sorted(folder.glob(pattern), reverse=True):
-        if number := re.search(r"\d+(\.\d+)?$", path.stem):
-            paths_at.setdefault(float(number[0]), []).append(path)
+        if number := re.search(r"(?:^|epsilon)(\d+(?:\.\d+)?)$", path.stem):
+            paths_at.setdefault(float(number[1]), []).append(path)
     slider = []
     for number in evenly_chosen(sorted(paths_at), MAX_FRAMES):
         text = label.format(number)
@@ -118,10 +123,10 @@ def frames(folder, pattern, label, **options):
 def cards(folders, evaluation, truncation):
     """The key metrics that exist, [(title, value)]."""
     values = {}
-    summary = read_json(folders["visualization"] / "summary.json") or {}
+    summary = dict_in(folders["visualization"] / "summary.json")
     networks = (("baseline", "without G", "classifier"), ("gan", "with G", "critic"))
     for run, network, name in networks:
-        accuracy = (read_json(folders[run] / "summary.json") or {}).get("test_accuracy")
+        accuracy = dict_in(folders[run] / "summary.json").get("test_accuracy")
         values[f"test accuracy, {name}"] = accuracy
         if step := summary.get(network, {}).get("perturbation"):
             values[f"accuracy after one step of {step['epsilon']}, {name}"] = step["accuracy_after"]

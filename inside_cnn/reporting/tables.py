@@ -95,9 +95,9 @@ def lines(results, file):
 def rows(results, file, path):
     """A row for each dict in a JSON file; path: keys separated by "/", one of them "*"."""
     before, _, after = path.partition("*")
-    dicts = ladder.value_at(read_json(results / file), before)
+    dicts = ladder.value_at(read_json(results / file), before) or {}
     dicts.pop("machine", None)  # of benchmarks/throughput.py
-    cells = {title_of(name): ladder.value_at(row, after) for name, row in dicts.items()}
+    cells = {title_of(name): ladder.value_at(row, after) or {} for name, row in dicts.items()}
     return columns([{"": name, **row} for name, row in cells.items()])
 
 

@@ -58,14 +58,14 @@ class RunFolder:
         """
         with writing_to(self.path):
             self._lock = lock(self.path)
-        self.config = read_json(self.path / "config.json")
+        self.config = read_json(self.path / "config.json", optional=True)
         existing = self._glob(FILES)
         if self.config is None and existing:
             raise UserError(f"{existing[0]} is not of this run; give another --output_dir")
         if self.config is not None:
             self._check_settings()
         state = load_latest(self.checkpoints)
-        summary = read_json(self.path / "summary.json")
+        summary = read_json(self.path / "summary.json", optional=True)
         if state is None and summary is not None:
             raise UserError(
                 f"{self.path} holds a finished run without its checkpoints, so it cannot be "
@@ -241,5 +241,5 @@ def recorded_precision(path):
     path = Path(path)
     if not any(any(path.glob(pattern)) for pattern in SAVED):
         return None
-    config = read_json(path / "config.json") or {}
+    config = read_json(path / "config.json", optional=True) or {}
     return config.get("settings", {}).get("precision")

@@ -279,6 +279,8 @@ def test_invalid_class_names_are_ignored(tmp_path, names):
         (DOGS, ""),
         (DOGS | {"dataset": "photos"}, ""),
         (UNNAMED, ""),
+        (UNNAMED | {"dataset": "folder"}, ""),
+        (UNNAMED | {"dataset": "shapes"}, "trained on shapes, not on folder"),
         (COWS, r"has 2 classes \(cat, cow\), not the 2 of folder \(cat, dog\)"),
         ({"num_classes": 3}, "has 3 classes"),
     ],

@@ -296,8 +296,7 @@ def page_of(folder, models, classes, **options):
 
 
 @pytest.mark.parametrize("classes", [2, 7, 64])
-def test_a_gan_alone(tmp_path, monkeypatch, open_page, classes):
-    monkeypatch.chdir(tmp_path)
+def test_a_gan_alone(tmp_path, open_page, classes):
     models = {
         "with G": Discriminator(width=8, num_classes=classes),
         "generator": Generator(width=8, latent_dim=70),
@@ -312,8 +311,7 @@ def test_a_gan_alone(tmp_path, monkeypatch, open_page, classes):
     assert pictures(page)
 
 
-def test_a_classifier_alone_without_images(tmp_path, monkeypatch, open_page):
-    monkeypatch.chdir(tmp_path)
+def test_a_classifier_alone_without_images(tmp_path, open_page):
     path = page_of(tmp_path, {"without G": Discriminator(width=8, num_classes=3)}, 3)
     page = open_page(path)
     page.get_by_text("Open a picture.").wait_for()

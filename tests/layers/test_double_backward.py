@@ -63,7 +63,7 @@ def plain_gradient(output, inputs, create_graph):
 
 
 def assert_equal_gradients(layer, inputs, native, exact_inputs, tolerance):
-    """Those of the penalty, of a layer and of PyTorch's in float64."""
+    """Compare the gradients of a penalty through our layer with those through PyTorch's layer."""
     ours = penalty_gradients(layer, inputs, double_backward.input_gradient)
     theirs = penalty_gradients(native, exact_inputs, plain_gradient)
     for a, b in zip(ours, theirs, strict=True):

@@ -173,6 +173,6 @@ def transfer(results):
                 for name, metrics in networks[arm].items()
                 if one != name
             ]
-            row.append(f"{statistics.mean(lost):.0f}" if lost else "–")
+            row.append(str(round(statistics.mean(lost))) if lost else "–")
         rows.append(row)
     return ["attacked", *(f"`{arm}`" for arm in ARMS)], rows

@@ -69,29 +69,30 @@ endif
 # Nothing is downloaded: CIFAR-10 is used if it is on the disk.
 DEMO_DATA := $(if $(wildcard $(addprefix $(or $(CIFAR10_DIR),data)/,cifar-10-* data_batch_1 \
 	train-*.parquet plain_text/train-*.parquet)),cifar10,shapes)
-DEMO_TRAINING := --dataset $(DEMO_DATA) --width 32 --limit_train 20000 --limit_test 1000
+DEMO_TRAINING := --dataset $(DEMO_DATA) --width 32 --limit_test 1000
 demo_%: export OMP_NUM_THREADS = $(HALF_OF_CORES)
 demo_published:
 	@echo "demo 1/4: class images of the published networks (about 40 s)"
 	@set -o pipefail; python visualization.py --discriminator_without_G results/baseline \
-		--discriminator_with_G results/gan --max_classification_output --steps 50 \
+		--discriminator_with_G results/gan --max_classification_output --steps 40 \
 		--output_dir $(DEMO)/published 2>&1 | cat
 
 demo_classifier: demo_published
-	@echo "demo 2/4: a classifier on $(DEMO_DATA) (about a minute)"
-	@set -o pipefail; python train_discriminator.py $(DEMO_TRAINING) --epochs 1 --cutout 0 \
-		--log_every_steps 20 --output_dir $(DEMO)/baseline 2>&1 | cat
+	@echo "demo 2/4: a classifier on $(DEMO_DATA) (about 15 s)"
+	@set -o pipefail; python train_discriminator.py $(DEMO_TRAINING) --limit_train 14000 \
+		--epochs 1 --cutout 0 --log_every_steps 20 --output_dir $(DEMO)/baseline 2>&1 | cat
 
 demo_gan:
-	@echo "demo 3/4: at the same time, a GAN on $(DEMO_DATA) (about ten minutes)"
-	@set -o pipefail; python train_gan.py $(DEMO_TRAINING) --batch_size 64 --epochs 5 \
-		--ema_decay 0.99 --output_dir $(DEMO)/gan 2>&1 | cat
+	@echo "demo 3/4: at the same time, a GAN on $(DEMO_DATA) (about 100 s)"
+	@set -o pipefail; python train_gan.py $(DEMO_TRAINING) --limit_train 7000 \
+		--batch_size 64 --epochs 3 --latent_dim 50 --lr 0.005 --muon_lr 0.04 \
+		--g_class_weight 3 --ema_decay 0.99 --output_dir $(DEMO)/gan 2>&1 | cat
 
 demo: $(INSTALLED)
 	@$(MAKE) --no-print-directory --jobs=2 DEMO_HALVES=yes demo_gan demo_classifier
-	@echo "demo 4/4: figures of both networks, and the report (about two minutes)"
+	@echo "demo 4/4: figures of both networks, and the report (about a minute)"
 	@python visualization.py --discriminator_without_G $(DEMO)/baseline --limit_test 500 \
-		--discriminator_with_G $(DEMO)/gan --study_images 50 --steps 60 \
+		--discriminator_with_G $(DEMO)/gan --study_images 20 --steps 40 \
 		--output_dir $(DEMO)/visualization
 	@python report.py --baseline $(DEMO)/baseline --gan $(DEMO)/gan \
 		--visualization $(DEMO)/visualization --output $(DEMO)/report.html
@@ -108,8 +109,7 @@ SAMPLE_EPOCHS = $(shell for n in 0 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n;
 PUBLISHED := summary.json layers.png robustness.png attack_convergence.png \
 	frequency.png calibration.png critic_score_with_G.png transfer.png \
 	max_class_without_G.png max_class_with_G.png \
-	max_features_without_G_layer4.png \
-	max_features_with_G_layer4.png max_features_with_G_layer8.png
+	max_features_without_G_layer4.png max_features_with_G_layer8.png
 
 full: $(FULL)/visualized $(FULL)/evaluated
 	mkdir -p $(RESULTS)/evaluation $(RESULTS)/visualization

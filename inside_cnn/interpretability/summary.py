@@ -33,4 +33,4 @@ def open_summary(path, networks):
 
 
 def write_summary(path, summary):
-    write_atomically(path, json.dumps(summary, indent=2).encode())
+    write_atomically(path, json.dumps(summary).encode())

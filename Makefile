@@ -92,7 +92,7 @@ demo: $(INSTALLED)
 	@$(MAKE) --no-print-directory --jobs=2 DEMO_HALVES=yes demo_gan demo_classifier
 	@echo "demo 4/4: figures of both networks, and the report (about a minute)"
 	@python visualization.py --discriminator_without_G $(DEMO)/baseline --limit_test 500 \
-		--discriminator_with_G $(DEMO)/gan --study_images 20 --steps 40 \
+		--discriminator_with_G $(DEMO)/gan --study_images 20 --layers 4 8 --steps 80 \
 		--output_dir $(DEMO)/visualization
 	@python report.py --baseline $(DEMO)/baseline --gan $(DEMO)/gan \
 		--visualization $(DEMO)/visualization --output $(DEMO)/report.html
@@ -107,7 +107,7 @@ CHECK_FINISHED = test -f $(1)/summary.json || \
 SETTINGS = GAN_EPOCHS=$(GAN_EPOCHS) TRAIN_FLAGS=$(TRAIN_FLAGS)
 SAMPLE_EPOCHS = $(shell for n in 0 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n; done) $(GAN_EPOCHS)
 PUBLISHED := summary.json layers.png robustness.png attack_convergence.png \
-	frequency.png calibration.png critic_score_with_G.png transfer.png \
+	frequency.png calibration.png transfer.png \
 	max_class_without_G.png max_class_with_G.png \
 	max_features_without_G_layer4.png max_features_with_G_layer8.png
 

@@ -141,7 +141,7 @@ def similarity(results):
     """
     networks = seeds_of(read_json(results / "ladder/summary.json"))
     rows = []
-    for arm, other in (("none", "none"), ("full", "full"), *STEPS):
+    for arm, other in (("none", "none"), ("full", "full"), ("trained", "trained"), *STEPS):
         curves = [
             of["layers"]["cka_standardized"][name]
             for one, of in networks[arm].items()

@@ -19,7 +19,7 @@ CODE = re.compile(r"^```py\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Shorter computations, whose results no answer uses.
 SHORTER = {
     "--limit_train 3200": "--limit_train 64",
-    "--limit_train 1600": "--limit_train 64",
+    "--limit_train 6000": "--limit_train 64",
     "steps=50": "steps=3",  # robust class images
     "steps=40": "steps=3",  # features
 }

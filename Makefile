@@ -55,6 +55,8 @@ GAN_EPOCHS := 100
 TRAIN_FLAGS :=
 SCORES := --inception
 
+.DEFAULT_GOAL := demo
+
 # With this PATH the commands below are those that a user types in the active venv.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
@@ -96,7 +98,7 @@ demo: $(INSTALLED)
 		--output_dir $(DEMO)/visualization
 	@python report.py --baseline $(DEMO)/baseline --gan $(DEMO)/gan \
 		--visualization $(DEMO)/visualization --output $(DEMO)/report.html
-	@echo "All figures are on one page: $(DEMO)/report.html. Some of them:"
+	@echo "Both small networks are on one page: $(DEMO)/report.html. Some figures:"
 	@ls $(DEMO)/published/max_class_with_G.png $(DEMO)/gan/curves.png \
 		$(DEMO)/visualization/max_class*.png $(DEMO)/visualization/max_*layer8.png
 	@ls $(DEMO)/gan/samples/*.png | tail -1

@@ -105,8 +105,8 @@ def measures(results):
 def differences(results):
     """A row for each measure, a column for each of STEPS: the range over all pairs of seeds.
 
-    With intervals, it is from their lowest to their highest end. Bold, if it excludes 0 and if both
-    arms have at least two seeds.
+    With intervals, it is from their lowest to their highest end; then bold, if it excludes 0 and if
+    both arms have at least two seeds.
     """
     networks = seeds_of(read_json(results / "ladder/summary.json"))
     rows = []
@@ -118,7 +118,8 @@ def differences(results):
             low, high = (min(ends) + 0.0, max(ends) + 0.0) if ends else (0, 0)  # + 0.0: no "-0"
             text = f"{low:+.2g} to {high:+.2g}" if low < high else f"{low:+.2g}" if ends else "–"
             several = min(len(networks[arm]), len(networks[base])) > 1
-            row.append(f"**{text}**" if several and (low > 0 or high < 0) else text)
+            is_real = measure.difference and several and (low > 0 or high < 0)
+            row.append(f"**{text}**" if is_real else text)
         rows.append(row)
     return ["", *(f"`{arm}` − `{base}`" for arm, base in STEPS)], rows
 

@@ -125,9 +125,9 @@ def test_attacks_fool_in_the_expected_order(network, test_images):
     clean = accuracy(network, images, labels)
     stream = seeded()
     gradient, _ = loss_gradient(network, images.float(), labels)
-    noise = accuracy(network, random_noise(images, 8, stream), labels)
-    step = accuracy(network, signed_step(images, gradient, 8), labels)
-    pgd, _ = projected_gradient(network, images, labels, 8, generator=stream)
+    noise = accuracy(network, random_noise(images, 16, stream), labels)
+    step = accuracy(network, signed_step(images, gradient, 16), labels)
+    pgd, _ = projected_gradient(network, images, labels, 16, generator=stream)
     assert clean > 80
     assert noise > step + 5
     assert step >= accuracy(network, pgd, labels)

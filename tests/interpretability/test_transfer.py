@@ -20,5 +20,5 @@ def test_matrices_of_a_trained_and_an_untrained_network(trained, tmp_path):
     assert of_classes["without G"] == pytest.approx(100 * right.double().mean().item())
     own = matrices["without G"]["adversarial_images"]["without G"]
     other = matrices["with G"]["adversarial_images"]["without G"]
-    assert own < other - 30
+    assert own < other - 15
     assert (tmp_path / "transfer.png").exists()

@@ -79,7 +79,7 @@ def test_difference_of_a_single_seed_is_not_bold(results):
 
 def test_difference_without_intervals_is_the_range_over_seeds(results):
     row = row_of(ladder.differences(results), "linear probe, layer 8")
-    assert row["`full` − `none`"] == "**+17 to +28**"
+    assert row["`full` − `none`"] == "+17 to +28"
 
 
 def test_similarity_is_over_different_networks(results):

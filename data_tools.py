@@ -12,7 +12,7 @@ import torch
 
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import writing_to
-from inside_cnn.data.cifar10 import has_cifar10, load_cifar10
+from inside_cnn.data.cifar10 import find_cifar10, load_cifar10
 from inside_cnn.data.dataset import DATASETS, DEFAULT_DATA_DIR, DataMissing, Dataset
 from inside_cnn.data.folder import holds_pictures, load_folder
 from inside_cnn.data.pixels import to_signed, to_uint8
@@ -38,7 +38,7 @@ def load_dataset(name, data_dir=None, download=True, size=32):
         return load_shapes()
     if name == "folder" and not data_dir:
         raise DataMissing("give --data_dir, the folder of your own images")
-    if name != "folder" and data_dir and not has_cifar10(data_dir):
+    if name != "folder" and data_dir and find_cifar10(data_dir)[0] is None:
         own_images = holds_pictures(data_dir)
         if own_images and name == "cifar10":
             remedy = "give --dataset folder, or another --data_dir"
@@ -64,19 +64,6 @@ def epoch_order(count, seed, epoch):
 # ------------------------------------------------------------------------------ command line
 
 
-def parse_args(argv=None):
-    from inside_cnn.engine.cli import Parser
-
-    parser = Parser(__doc__)
-    parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="dataset")
-    parser.add_argument(
-        "--data_dir",
-        help=f"folder of CIFAR-10 (default: {DEFAULT_DATA_DIR}), or of your own images",
-    )
-    parser.add_argument("--output", default="output/data_preview.png", help="preview figure")
-    return parser.parse_args(argv)
-
-
 def run(args):
     """Print the class sizes of a dataset and write its preview. Raises UserError."""
     from inside_cnn.engine.plots import save_image_grid  # here, since only this command needs it
@@ -95,9 +82,16 @@ def run(args):
 
 
 def main(argv=None):
-    from inside_cnn.engine.cli import exit_code_of
+    from inside_cnn.engine.cli import Parser, exit_code_of
 
-    return exit_code_of(run, parse_args(argv))
+    parser = Parser(__doc__)
+    parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="dataset")
+    parser.add_argument(
+        "--data_dir",
+        help=f"folder of CIFAR-10 (default: {DEFAULT_DATA_DIR}), or of your own images",
+    )
+    parser.add_argument("--output", default="output/data_preview.png", help="preview figure")
+    return exit_code_of(run, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

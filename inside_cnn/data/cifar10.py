@@ -62,47 +62,55 @@ def load_cifar10(data_dir, download=True):
     parquet files of Hugging Face are read. With `download`, a missing archive is downloaded first.
     Raises DataMissing if there is none, UserError for corrupt files.
     """
-    folder, data_dir = cifar10_folder(data_dir), Path(data_dir)
-    source, binary, parquet = folder, data_dir / BINARY_ARCHIVE, _parquet_files(data_dir)
-    has_pickles = folder.is_dir() or (data_dir / ARCHIVE).is_file()
-    if not has_pickles and binary.is_file():
-        source, parts = binary, _read_binary(binary)
-    elif not has_pickles and parquet:
-        source, parts = parquet[0][0].parent, map(_read_parquet, parquet, PARQUET)
+    form, source = find_cifar10(data_dir)
+    if form == BINARY_ARCHIVE:
+        parts = _read_binary(source)
+    elif form == "parquet":
+        parts = [_read_parquet(source, pattern) for pattern in PARQUET]
     else:
-        if not folder.is_dir():
-            _prepare(data_dir, download)
-        parts = _joined({name: _read_batch(folder / name) for name in MD5})
+        if form != CIFAR10_FOLDER:
+            source = _prepare(Path(data_dir), download)
+        parts = _joined([_read_batch(source / name) for name in MD5])
     checked = f"CIFAR-10 from {source} (verified by checksums)"
     tensors = (map(torch.from_numpy, part) for part in parts)
     return tuple(Dataset("cifar10", *part, CIFAR10_CLASSES, checked) for part in tensors)
 
 
+def find_cifar10(data_dir):
+    """(form, path) of CIFAR-10 in a folder, or (None, None).
+
+    form: CIFAR10_FOLDER, also if data_dir is that folder itself, ARCHIVE, BINARY_ARCHIVE or
+    "parquet"; path: of the archive or of the folder with the files.
+    """
+    data_dir = Path(data_dir)
+    if any((data_dir / name).is_file() for name in MD5):
+        return CIFAR10_FOLDER, data_dir
+    for name in (CIFAR10_FOLDER, ARCHIVE, BINARY_ARCHIVE):
+        if (data_dir / name).exists():
+            return name, data_dir / name
+    for folder in (data_dir, data_dir / "plain_text"):
+        if all(any(folder.glob(pattern)) for pattern in PARQUET):
+            return "parquet", folder
+    return None, None
+
+
 def _joined(batches):
-    """{name of MD5: (images, labels)} -> (images, int64 labels) of the training and test set."""
-    *train, test = (batches[name] for name in MD5)
+    """[(images, labels)] of MD5's files -> (images, int64 labels) of the training and test set."""
+    *train, test = batches
     for part in (train, [test]):
         images, labels = map(np.concatenate, zip(*part, strict=True))
         yield images, labels.astype(np.int64)
 
 
-def cifar10_folder(data_dir):
-    """data_dir/cifar-10-batches-py, or data_dir if it is that folder itself."""
-    data_dir = Path(data_dir)
-    is_itself = any((data_dir / name).is_file() for name in MD5)
-    return data_dir if is_itself else data_dir / CIFAR10_FOLDER
-
-
-def has_cifar10(data_dir):
-    """Whether a folder holds CIFAR-10 in one of its forms."""
-    archives = [Path(data_dir) / name for name in (ARCHIVE, BINARY_ARCHIVE)]
-    found = cifar10_folder(data_dir).is_dir() or any(path.is_file() for path in archives)
-    return found or bool(_parquet_files(data_dir))
-
-
 def _read_batch(path):
-    """(uint8 (n, 3, 32, 32), labels (n,)) of an official pickle."""
-    content = _read(path)
+    """(uint8 (n, 3, 32, 32), labels (n,)) of an official pickle. Raises UserError for another."""
+    remedy = f"delete {path.parent} and run again to download it again"
+    try:
+        content = path.read_bytes()  # the checked bytes are unpickled, not the file
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from None
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != MD5[path.name]:
+        raise UserError(f"{path} is corrupt (its MD5 is not the official one); {remedy}")
     with warnings.catch_warnings():
         # The official pickles store a dtype flag as 0; NumPy >= 2.4 expects False.
         warnings.simplefilter("ignore")
@@ -110,17 +118,9 @@ def _read_batch(path):
     return batch["data"].reshape(-1, 3, 32, 32), np.array(batch["labels"])
 
 
-def _parquet_files(data_dir):
-    """The lists of training and test files of the data set on Hugging Face, or [] without both."""
-    for folder in (Path(data_dir), Path(data_dir) / "plain_text"):
-        parts = [sorted(folder.glob(pattern)) for pattern in PARQUET]
-        if all(parts):
-            return parts
-    return []
-
-
-def _read_parquet(files, pattern):
-    """(images, labels), as in _joined, of a list of files of PARQUET."""
+def _read_parquet(folder, pattern):
+    """(images, labels), as in _joined, of the files of a pattern of PARQUET."""
+    files = sorted(folder.glob(pattern))
     try:
         from pyarrow import parquet
     except ImportError:
@@ -137,30 +137,18 @@ def _read_parquet(files, pattern):
 
 
 def _read_binary(archive):
-    """(images, labels), as in _joined, from an archive of records: a label, 3,072 pixels."""
-    batches = {}
+    """The parts, as in _joined, from an archive of records: a label, 3,072 pixels."""
+    batches = []
     with _open_official(archive, BINARY_SHA256) as tar:
         for name in MD5:
             content = tar.extractfile(f"cifar-10-batches-bin/{name}.bin").read()
             records = np.frombuffer(content, np.uint8).reshape(-1, 3073)
-            batches[name] = records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
+            batches.append((records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]))
     return _joined(batches)
 
 
-def _read(path):
-    """The content of an official file. The checked bytes are the ones that are unpickled."""
-    remedy = f"delete {path.parent} and run again to download it again"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from None
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != MD5[path.name]:
-        raise UserError(f"{path} is corrupt (its MD5 is not the official one); {remedy}")
-    return content
-
-
 def _prepare(data_dir, download):
-    """Create data_dir/cifar-10-batches-py from the archive, completely or not at all.
+    """Create data_dir/cifar-10-batches-py from the archive, completely or not at all; its path.
 
     The lock lets one process work at a time. On NFS, other nodes only see the lock of a file that
     is open for writing.
@@ -176,27 +164,23 @@ def _prepare(data_dir, download):
         with open(work / ".lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if folder.is_dir():  # another process created it
-                return
+                return folder
             try:
                 if not archive.is_file():
                     archive = work / ARCHIVE
                     print(f"downloading CIFAR-10 to {data_dir.absolute()}", flush=True)
                     download_file(URLS, archive, CIFAR10_SHA256)
-                _unpack(archive, work)
+                with _open_official(archive, CIFAR10_SHA256) as tar:
+                    # Nothing is unpacked outside. Python before 3.10.12 has no such filter.
+                    tar.extraction_filter = getattr(tarfile, "data_filter", None)
+                    tar.extractall(work)
                 os.replace(work / CIFAR10_FOLDER, folder)
             finally:
                 (work / ARCHIVE).unlink(missing_ok=True)
                 shutil.rmtree(work / CIFAR10_FOLDER, ignore_errors=True)
     except OSError as error:
         raise DataMissing(f"{missing}, and it cannot be created: {error}; {REMEDY}") from None
-
-
-def _unpack(archive, folder):
-    """Unpack the archive if it is the official one. Raises UserError."""
-    with _open_official(archive, CIFAR10_SHA256) as tar:
-        # Nothing is unpacked outside the folder. Python before 3.10.12 has no such filter.
-        tar.extraction_filter = getattr(tarfile, "data_filter", None)
-        tar.extractall(folder)
+    return folder
 
 
 def _open_official(archive, expected):

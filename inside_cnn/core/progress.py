@@ -34,16 +34,12 @@ class Progress:
             self.bar.update()
         elif time.monotonic() - self.last_line >= PLAIN_LINE_SECONDS:
             self.last_line = time.monotonic()
-            speed = self.images_per_second()
-            print(
-                f"{self.title}: {self.done}/{self.total}, {speed:.1f} images/s, {self.time_left()}",
-                flush=True,
-            )
+            speed = f"{self.images_per_second():.1f} images/s, {self.time_left()}"
+            print(f"{self.title}: {self.done}/{self.total}, {speed}", flush=True)
 
     def images_per_second(self):
         """Speed since the last start_lap, or since the start."""
-        seconds = max(time.monotonic() - self.lap_start, 1e-9)
-        return self.lap_images / seconds
+        return self.lap_images / max(time.monotonic() - self.lap_start, 1e-9)
 
     def time_left(self):
         """`05:30 left`, from the mean time of a step, including evaluation and figures."""

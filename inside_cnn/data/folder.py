@@ -16,8 +16,7 @@ from PIL import Image
 
 from inside_cnn.core.errors import UserError
 from inside_cnn.data.dataset import Dataset
-from inside_cnn.data.decoding import PARTS, Picture, digest_of, load_pictures
-from inside_cnn.data.pictures import FORMATS, SIZE
+from inside_cnn.data.decoding import FORMATS, PARTS, SIZE, Picture, digest_of, load_pictures
 
 MIN_CLASSES, MAX_CLASSES = 2, 64
 MAX_LISTED = 3  # ignored files that are listed by name
@@ -29,41 +28,32 @@ SYSTEM_FOLDERS += ("$RECYCLE.BIN", "System Volume Information")
 def load_folder(folder, size=SIZE):
     """The user's pictures of this size as (train, test), each in the order of its hashes.
 
-    They are decoded on all CPUs, and again when names, sizes or times have changed. Files that are
-    not valid pictures are reported and ignored.
+    Files that are not valid pictures are reported and ignored.
     Raises UserError for another folder structure, for fewer than MIN_CLASSES or more than
     MAX_CLASSES, and for a class without training or test pictures; OSError for unreadable files.
     """
     folder = Path(folder)
     class_names, pictures = find_pictures(folder)
-    tensors, failed = load_pictures(folder, class_names, pictures, size)
+    parts, failed = load_pictures(folder, class_names, pictures, size)
     for index, reason in list(failed.items())[:MAX_LISTED]:
         print(printable(f"ignored {pictures[index].path}: {reason}"))
     if len(failed) > MAX_LISTED:
         print(f"ignored {len(failed):,} files in total that are not valid pictures")
-    for part in PARTS:
-        flat = tensors[f"{part}_images"].flatten(1)
+    for part, (images, _) in zip(PARTS, parts, strict=True):
+        flat = images.flatten(1)
         if count := int((flat.amax(1) == flat.amin(1)).sum()):
             print(f"warning: {count:,} {part} pictures have a single color")
-    check_class_sizes(class_names, tensors)
-    counts = " + ".join(f"{len(tensors[f'{part}_labels']):,}" for part in PARTS)
+    for part, (_, labels) in zip(PARTS, parts, strict=True):
+        counts = labels.bincount(minlength=len(class_names)).tolist()
+        if 0 in counts:
+            raise UserError(
+                f"class {class_names[counts.index(0)]} has no picture in the {part} set; each "
+                "class needs at least two pictures, or one in train/CLASS and one in test/CLASS"
+            )
+    counts = " + ".join(f"{len(labels):,}" for _, labels in parts)
     source = printable(f"{counts} pictures of {len(class_names)} classes in {folder}")
-    parts = [(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in PARTS]
     digest = digest_of(class_names, *parts[0], *parts[1])
     return tuple(Dataset("folder", *part, class_names, source, digest) for part in parts)
-
-
-def check_class_sizes(class_names, tensors):
-    """Raise UserError if a class has no training or no test picture."""
-    for part in PARTS:
-        counts = tensors[f"{part}_labels"].bincount(minlength=len(class_names)).tolist()
-        if 0 not in counts:
-            continue
-        name = class_names[counts.index(0)]
-        raise UserError(
-            f"class {name} has no picture in the {part} set; each class needs at least two "
-            "pictures, or one in train/CLASS and one in test/CLASS"
-        )
 
 
 def find_pictures(folder):

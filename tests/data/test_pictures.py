@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.data.pictures import read_levels, to_8_bits
+from inside_cnn.data.decoding import read_levels, to_8_bits
 from own_images import huge_png
 
 

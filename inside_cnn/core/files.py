@@ -1,12 +1,15 @@
-"""Atomic writes, output folders, and JSON."""
+"""Atomic writes, output folders, JSON, and digests."""
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import secrets
 import tempfile
 from pathlib import Path
+
+import torch
 
 from inside_cnn.core.errors import UserError
 
@@ -73,14 +76,26 @@ def read_json(path, optional=False):
     return None if optional and not path.is_file() else json.loads(path.read_bytes())
 
 
-def parse_json(text, otherwise=None):
-    """The value of a JSON text (str or bytes), or `otherwise` if it is not valid JSON."""
+def parse_json(text):
+    """The value of a JSON text, or the text itself if it is not valid JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return otherwise
+        return text
 
 
 def is_number(value):
     """Whether a value from JSON can be plotted and printed."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def digest_of(*values):
+    """SHA-256 of the bytes of tensors and of other values as text: 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            flat = value.detach().cpu().flatten()
+            digest.update(flat.view(torch.uint8).numpy())  # NumPy has no bfloat16
+        else:
+            digest.update(str(value).encode(errors="surrogateescape"))
+    return digest.hexdigest()

@@ -4,7 +4,6 @@ import io
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import write_atomically
+from inside_cnn.core.files import digest_of, write_atomically
 from inside_cnn.core.progress import Progress
 
 SIZE = 32
@@ -168,14 +167,3 @@ def as_rgb(image):
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def digest_of(*values):
-    """SHA-256 of the bytes of tensors and of other values as text: 64 hexadecimal digits."""
-    digest = sha256()
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            digest.update(value.flatten().numpy())
-        else:
-            digest.update(str(value).encode(errors="surrogateescape"))
-    return digest.hexdigest()

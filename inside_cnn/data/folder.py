@@ -15,8 +15,9 @@ from pathlib import Path
 from PIL import Image
 
 from inside_cnn.core.errors import UserError
+from inside_cnn.core.files import digest_of
 from inside_cnn.data.dataset import Dataset
-from inside_cnn.data.decoding import FORMATS, PARTS, SIZE, Picture, digest_of, load_pictures
+from inside_cnn.data.decoding import FORMATS, PARTS, SIZE, Picture, load_pictures
 
 MIN_CLASSES, MAX_CLASSES = 2, 64
 MAX_LISTED = 3  # ignored files that are listed by name

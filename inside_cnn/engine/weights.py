@@ -3,7 +3,6 @@
 Below: writing, quantization to 8 bits, reading, class names, and finding files.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from safetensors.torch import save as safetensors_bytes
 from discriminator import Discriminator
 from generator import Generator
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import parse_json, write_atomically
+from inside_cnn.core.files import digest_of, parse_json, write_atomically
 from inside_cnn.engine.cli import MAX_SIZE
 from inside_cnn.layers.accelerate import accelerate
 
@@ -101,7 +100,7 @@ def load_model(path, device="cpu", kind=None):
     try:
         with safe_open(path, framework="pt") as file:
             text = file.metadata() or {}
-            metadata = {key: parse_json(value, otherwise=value) for key, value in text.items()}
+            metadata = {key: parse_json(value) for key, value in text.items()}
             model_class, sizes = _network_of(metadata, path, kind)
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             old_layout = metadata.get("layout") != LAYOUT
@@ -208,14 +207,10 @@ def check_classes(title, metadata, dataset, remedy=""):
 
 def digest(model):
     """SHA-256 of the names and values of a network's weights."""
-    sha256 = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        sha256.update(name.encode())
-        if tensor.ndim == 3:  # the layout of the published digests
-            tensor = tensor.movedim(0, -1)
-        values = tensor.detach().cpu().contiguous().flatten()
-        sha256.update(values.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
-    return sha256.hexdigest()
+    values = []
+    for name, tensor in model.state_dict().items():  # in the layout of the published digests
+        values += [name, tensor.movedim(0, -1) if tensor.ndim == 3 else tensor]
+    return digest_of(*values)
 
 
 # ------------------------------------------------------------------------------ finding files

@@ -22,7 +22,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 )
 
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import write_atomically, writing_to
+from inside_cnn.core.files import digest_of, write_atomically, writing_to
 from inside_cnn.core.progress import with_progress
 from inside_cnn.data.download import download
 from inside_cnn.metrics.scores import distances, text_of
@@ -118,9 +118,7 @@ class Inception:
 
     def _path(self, block):
         network = f"{EXTRACTOR} of {torch_fidelity.__version__}, {self.checksum}, fp32"
-        sha256 = hashlib.sha256(f"{network} {tuple(block.shape)} ".encode())
-        sha256.update(block.contiguous().numpy())
-        return CACHE / f"{sha256.hexdigest()}.safetensors"
+        return CACHE / f"{digest_of(f'{network} {tuple(block.shape)} ', block)}.safetensors"
 
     @torch.no_grad()
     def _extract(self, images):
@@ -182,8 +180,8 @@ class Inception:
 
 def trunk_digest(state):
     """SHA-256 of the weights of a state_dict without the last layer, which FID does not use."""
-    sha256 = hashlib.sha256()
+    values = []
     for name in sorted(state):
         if not name.startswith("fc.") and not name.endswith("num_batches_tracked"):
-            sha256.update(name.encode() + state[name].detach().float().numpy().tobytes())
-    return sha256.hexdigest()
+            values += [name, state[name].float()]
+    return digest_of(*values)

@@ -138,8 +138,12 @@ def read_levels(data, size=SIZE):
             if not np.isfinite(levels).all():
                 raise ValueError("a pixel is not a finite number")
             image, highest = Image.fromarray(levels), float(levels.max())
+        elif image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image).convert("RGB")
         else:
-            image = as_rgb(image)
+            image = image.convert("RGB")
     except UnidentifiedImageError:
         raise UserError(f"the file is not a picture (of {', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow raises almost anything for a crafted file
@@ -158,12 +162,3 @@ def to_8_bits(levels, highest):
     limits = {1: 1.5, 255: 255, 4095: 4095}
     top = next((top for top, limit in limits.items() if highest <= limit), 65535)
     return (levels * (255 / top)).round().clamp(0, 255).to(torch.uint8).expand(3, -1, -1)
-
-
-def as_rgb(image):
-    """A Pillow image of 8 bits as RGB. Transparent pixels become white."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")

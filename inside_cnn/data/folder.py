@@ -1,8 +1,8 @@
 """The user's own images: a folder of pictures for each class.
 
 DIR/train/CLASS/* and DIR/test/CLASS/*, or DIR/CLASS/* alone, of which a tenth becomes the test set.
-The part and the position of a picture depend on a hash of its path relative to DIR (or DIR/train):
-a new picture moves at most one other between the parts, and the first N images include all classes.
+A hash of a picture's path relative to DIR (or DIR/train) determines its part and its position, so
+the first N images include all classes.
 """
 
 import contextlib

@@ -51,7 +51,7 @@ CIFAR10_CLASSES = (
     "ship",
     "truck",
 )
-WORK_FOLDER = ".cifar10-download"  # in data_dir; the archive is downloaded and unpacked here
+WORK_FOLDER = ".cifar10-download"  # in data_dir; the archive is unpacked here
 REMEDY = f"use --data_dir or --dataset shapes, or download it there by hand: curl -LO {URLS[1]}"
 
 
@@ -139,7 +139,8 @@ def _read_parquet(folder, pattern):
 def _read_binary(archive):
     """The parts, as in _joined, from an archive of records: a label, 3,072 pixels."""
     batches = []
-    with _open_official(archive, BINARY_SHA256) as tar:
+    content = _read_official(archive, BINARY_SHA256)
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         for name in MD5:
             content = tar.extractfile(f"cifar-10-batches-bin/{name}.bin").read()
             records = np.frombuffer(content, np.uint8).reshape(-1, 3073)
@@ -166,25 +167,25 @@ def _prepare(data_dir, download):
             if folder.is_dir():  # another process created it
                 return folder
             try:
-                if not archive.is_file():
-                    archive = work / ARCHIVE
+                if archive.is_file():
+                    content = _read_official(archive, CIFAR10_SHA256)
+                else:
                     print(f"downloading CIFAR-10 to {data_dir.absolute()}", flush=True)
-                    download_file(URLS, archive, CIFAR10_SHA256)
-                with _open_official(archive, CIFAR10_SHA256) as tar:
+                    content = download_file(URLS, CIFAR10_SHA256)
+                with tarfile.open(fileobj=io.BytesIO(content)) as tar:
                     # Nothing is unpacked outside. Python before 3.10.12 has no such filter.
                     tar.extraction_filter = getattr(tarfile, "data_filter", None)
                     tar.extractall(work)
                 os.replace(work / CIFAR10_FOLDER, folder)
             finally:
-                (work / ARCHIVE).unlink(missing_ok=True)
                 shutil.rmtree(work / CIFAR10_FOLDER, ignore_errors=True)
     except OSError as error:
         raise DataMissing(f"{missing}, and it cannot be created: {error}; {REMEDY}") from None
     return folder
 
 
-def _open_official(archive, expected):
-    """The archive as an open TarFile, if its SHA-256 is the expected one. Raises UserError."""
+def _read_official(archive, expected):
+    """The content of an archive, if its SHA-256 is the expected one. Raises UserError."""
     content = archive.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != expected:
@@ -192,4 +193,4 @@ def _open_official(archive, expected):
             f"{archive} is not the official archive (its SHA-256 is {sha256}); delete it and run "
             f"again to download it, or {REMEDY}"
         )
-    return tarfile.open(fileobj=io.BytesIO(content))
+    return content

@@ -1,13 +1,11 @@
 """Downloads from mirrors, verified by their SHA-256."""
 
-import contextlib
 import hashlib
-import os
+import io
 import sys
 import time
 import urllib.request
 from http.client import HTTPException
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -19,8 +17,8 @@ class SlowMirror(OSError):
     """Fewer than SLOW_BYTES arrived in SLOW_SECONDS."""
 
 
-def download(urls, path, sha256):
-    """Download a file to `path`, completely or not at all.
+def download(urls, sha256):
+    """The content of a file on the internet.
 
     urls: mirrors, tried in this order; slow ones again at the end. sha256: the SHA-256 of the file,
     or its first digits.
@@ -29,7 +27,7 @@ def download(urls, path, sha256):
     errors, queue = [], [(url, len(urls) == 1) for url in urls]
     for url, patient in queue:
         try:
-            return _download(url, Path(path), sha256, patient)
+            return _download(url, sha256, patient)
         except SlowMirror:
             queue.append((url, True))
             print(f"note: {url} is slow; trying the next mirror", flush=True)
@@ -38,29 +36,23 @@ def download(urls, path, sha256):
     raise OSError("; ".join(errors))
 
 
-def _download(url, path, sha256, patient):
-    """Download from one mirror. patient: no SlowMirror."""
-    digest = hashlib.sha256()
-    with contextlib.ExitStack() as stack:
-        response = stack.enter_context(urllib.request.urlopen(url, timeout=STALL_SECONDS))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        stack.callback(temporary.unlink, missing_ok=True)
-        file = stack.enter_context(open(temporary, "wb"))
+def _download(url, sha256, patient):
+    """The content from one mirror. patient: no SlowMirror."""
+    content = io.BytesIO()
+    with urllib.request.urlopen(url, timeout=STALL_SECONDS) as response:
         options = {"total": int(response.headers.get("Content-Length") or 0) or None}
-        options |= {"unit": "B", "unit_scale": True, "desc": path.name}
+        options |= {"unit": "B", "unit_scale": True, "desc": url.rpartition("/")[2]}
         interval = 0.1 if sys.stderr.isatty() else 15  # seconds between lines of a log
-        bar = stack.enter_context(tqdm(**options, mininterval=interval))
-        start, received = time.monotonic(), 0
-        while chunk := response.read1(2**16):
-            file.write(chunk)
-            digest.update(chunk)
-            bar.update(len(chunk))
-            received += len(chunk)
-            if time.monotonic() - start >= SLOW_SECONDS:
-                if received < SLOW_BYTES and not patient:
-                    raise SlowMirror(url)
-                start, received = time.monotonic(), 0
-        if not digest.hexdigest().startswith(sha256):
-            raise OSError(f"invalid hash value {digest.hexdigest()} (a SHA-256)")
-        file.flush()
-        os.replace(temporary, path)
+        with tqdm(**options, mininterval=interval) as bar:
+            start, first = time.monotonic(), 0
+            while chunk := response.read1(2**16):
+                content.write(chunk)
+                bar.update(len(chunk))
+                if time.monotonic() - start >= SLOW_SECONDS:
+                    if content.tell() - first < SLOW_BYTES and not patient:
+                        raise SlowMirror(url)
+                    start, first = time.monotonic(), content.tell()
+    digest = hashlib.sha256(content.getbuffer()).hexdigest()
+    if not digest.startswith(sha256):
+        raise OSError(f"invalid hash value {digest} (a SHA-256)")
+    return content.getvalue()

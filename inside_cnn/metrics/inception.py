@@ -47,7 +47,7 @@ def obtain_weights():
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        download([URL_INCEPTION_V3], path, HASH_PREFIX)
+        write_atomically(path, download([URL_INCEPTION_V3], HASH_PREFIX))
     except OSError as error:
         raise InceptionMissing(
             f"the Inception weights could not be downloaded ({error}); download {URL_INCEPTION_V3} "

@@ -71,7 +71,8 @@ def decode(pictures, size):
     progress = Progress("decoding", len(pictures), 1)
     images = torch.zeros(len(pictures), 3, size, size, dtype=torch.uint8)
     failed, levels, highest = {}, {}, 0.0
-    with ThreadPoolExecutor() as pool:  # Pillow releases the GIL for large pictures
+    # Pillow releases the GIL for large pictures.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         results = pool.map(lambda picture: read_image(picture, size), pictures)
         for index, result in enumerate(results):
             if isinstance(result, str):
@@ -99,7 +100,7 @@ def rows_of_parts(pictures, failed):
     sizes, ranks = Counter(pictures[index].label for index in valid), Counter()
     rows = {part: [] for part in PARTS}
     for index in valid:
-        _, part, label, *_ = pictures[index]
+        part, label = pictures[index].part, pictures[index].label
         in_test = ranks[label] < max(sizes[label] // TEST_SHARE, min(1, sizes[label] - 1))
         rows[part or PARTS[in_test]].append(index)
         ranks[label] += 1

@@ -16,14 +16,13 @@ from inside_cnn.engine import cli
 from inside_cnn.explorer.page import contents_of, write_page
 from inside_cnn.interpretability.network import TRAININGS
 
-FLAGS = {name: (flag, run) for name, (flag, run, _) in TRAININGS.items()}
-FLAGS["generator"] = ("generator", "gan")
+FLAGS = TRAININGS | {"generator": ("generator", "gan", "train_gan.py")}
 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("networks")
-    for flag, run in FLAGS.values():
+    for flag, run, _ in FLAGS.values():
         text = f"exported weights, or a run's folder, of the {flag.replace('_', ' ')} "
         text += f"(default: output/{run}, else results/{run})"
         group.add_argument(f"--{flag}", metavar="PATH", help=text)
@@ -36,7 +35,7 @@ def parse_args(argv=None):
 
 def run(args):
     """Write the page and open it. Raises UserError."""
-    given = {name: getattr(args, flag) for name, (flag, _) in FLAGS.items()}
+    given = {name: getattr(args, flag) for name, (flag, *_) in FLAGS.items()}
     contents = contents_of(given, args.data_dir, args.dataset)
     path = Path(args.output).absolute()
     with writing_to(path.parent):

@@ -24,20 +24,18 @@ function predict(net, images) {
   });
 }
 
-/** The feature maps of an image: {values: (h, w, c) as one array, side}. */
+/** The feature maps of an image: the values of each, row by row. */
 function featureMaps(net, image, layer) {
-  const values = tf.tidy(() => net.features(toTensor([image]), layer).dataSync());
-  return { values, side: data.layers[layer - 1].side };
+  const { side } = data.layers[layer - 1];
+  return tf.tidy(() => net.features(toTensor([image]), layer)
+    .reshape([side * side, net.width]).transpose().arraySync());
 }
 
 /** `count` uniform numbers in [0, 1), or of the standard normal distribution. seed: a text. */
-function uniform(count, seed) {
-  return tf.tidy(() => tf.randomUniform([count], 0, 1, "float32", seed).dataSync());
-}
-
-function normals(count, seed) {
-  return tf.tidy(() => tf.randomNormal([count], 0, 1, "float32", seed).dataSync());
-}
+const uniform = (count, seed) =>
+  tf.tidy(() => tf.randomUniform([count], 0, 1, "float32", seed).dataSync());
+const normals = (count, seed) =>
+  tf.tidy(() => tf.randomNormal([count], 0, 1, "float32", seed).dataSync());
 
 /** The gradient of an image's loss by its pixels: cross-entropy, or the margin to another class. */
 function lossGradient(net, levels, label, margin) {
@@ -51,19 +49,16 @@ function lossGradient(net, levels, label, margin) {
 
 /** One step of `size` along the sign of the gradient, at most epsilon from the image. */
 function signedStep(levels, image, gradient, size, epsilon) {
-  return levels.map((value, i) => {
-    const moved = Math.fround(value + size * Math.sign(gradient[i]));
-    return clip(moved, Math.max(0, image[i] - epsilon), Math.min(255, image[i] + epsilon));
-  });
+  return Float32Array.from(levels, (value, i) => clip(value + size * Math.sign(gradient[i]),
+    Math.max(0, image[i] - epsilon), Math.min(255, image[i] + epsilon)));
 }
 
 /** The image with every pixel at a random place between -epsilon and epsilon, or at one of both. */
 function randomNoise(image, epsilon, signs) {
   const random = uniform(image.length, `noise ${epsilon}`);
   return Float32Array.from(image, (value, i) => {
-    const share = signs ? Math.round(random[i]) : random[i];
-    const low = Math.max(value - epsilon, 0);
-    return low + share * (Math.min(value + epsilon, 255) - low);
+    const [low, high] = [Math.max(value - epsilon, 0), Math.min(value + epsilon, 255)];
+    return low + (signs ? Math.round(random[i]) : random[i]) * (high - low);
   });
 }
 
@@ -97,7 +92,7 @@ function* pixelAscent(net, goal, start, { steps = 200 } = {}) {
       const moved = x.add(grad.mul(0.1)).sub(x.mul(x.abs()).mul(0.001)).clipByValue(-1, 1);
       return { value: value.dataSync()[0], levels: moved.add(1).mul(127.5).dataSync() };
     });
-    yield { image: new Uint8ClampedArray(levels), value: next.value, step, steps };
+    yield { image: new Uint8ClampedArray(levels), value: next.value, step, last: steps };
     levels = next.levels;
   }
 }
@@ -164,12 +159,12 @@ function* robustAscent(net, goal, { views, smoothness, settle, steps = 256 }) {
   try {
     for (let step = 0; step <= steps; step++) {
       const weight = smoothness * Math.max(0, (step / steps - 0.25) / 0.75);
-      const left = settle ? Math.min(1, (steps - step) / (settle * steps)) : 1;
-      const share = step < steps ? left : 0; // the last value is that of the image itself
+      // The last value is that of the image itself.
+      const share = step < steps ? Math.min(1, (steps - step) / (settle * steps)) : 0;
       yield tf.tidy(() => {
         const view = viewMatrix(randomMap(views, share, `view ${step}`));
         const noise = tf.tensor(normals(PIXELS, `noise ${step}`), [1, 32, 32, 3]);
-        const result = { step, steps };
+        const result = { step, last: steps };
         optimizer.minimize(() => {
           const image = fromSpectrum(spectrum, matrix);
           const seen = view.matMul(image.reshape([1024, 3])).reshape([1, 32, 32, 3]);
@@ -185,38 +180,24 @@ function* robustAscent(net, goal, { views, smoothness, settle, steps = 256 }) {
   }
 }
 
-/** A network without some features of a layer, on images whose activations are kept. */
-class Ablation {
-  constructor(net, layer) {
-    [this.net, this.layer, this.batches] = [net, layer, []];
-  }
-
-  /** Keep the activations of a batch of images. */
-  add(images) {
-    this.batches.push(tf.tidy(() => {
-      const x = this.net.features(toTensor(images), this.layer);
-      return { x, next: this.net.layers[this.layer]?.convolve(x) };
-    }));
-  }
-
-  /** The predicted class of each image of a batch without these features. From the output of the
-   * next convolution, their part is subtracted: this is cheaper than another convolution. */
-  predict({ x, next }, features) {
-    const { net, layer } = this;
-    return tf.tidy(() => {
-      const classesOf = (y, from) => net.outputs(y, from).logits.argMax(1).arraySync();
-      if (!next) return classesOf(x.mul(maskOf(net.width, features)), layer);
-      const { kernel, stride } = net.layers[layer];
-      const part = features.length
-        ? tf.conv2d(x.gather(features, 3), kernel.gather(features, 2), stride, 1) : 0;
-      return classesOf(normalize(next.sub(part), net.layers[layer]), layer + 1);
-    });
-  }
+/** The output of a layer for images, and of the next convolution if there is one. */
+function keptActivations(net, layer, images) {
+  return tf.tidy(() => {
+    const x = net.features(toTensor(images), layer);
+    return { x, next: net.layers[layer]?.convolve(x) };
+  });
 }
 
-/** A vector of ones, with zeros at these channels. */
-function maskOf(width, channels) {
-  return tf.tensor(Array.from({ length: width }, (_, channel) => +!channels.includes(channel)));
+/** The predicted class of each image without some features of a layer, from keptActivations. From
+ * the next convolution, their part is subtracted: this is cheaper than another convolution. */
+function predictWithout(net, layer, features, { x, next }) {
+  return tf.tidy(() => {
+    const classesOf = (y, from) => net.outputs(y, from).logits.argMax(1).arraySync();
+    if (!next) return classesOf(x.mul(maskOf(net.width, features)), layer);
+    const { kernel, stride } = net.layers[layer];
+    const part = tf.conv2d(x.gather(features, 3), kernel.gather(features, 2), stride, 1);
+    return classesOf(normalize(next.sub(part), net.layers[layer]), layer + 1);
+  });
 }
 
 /** A latent: the one-hot code of the class, or the shares of a mixture, then normal noise. */
@@ -238,8 +219,7 @@ function interpolate(start, end, t) {
   });
 }
 
-/** The images of latents, without some channels of a block (0: with all). */
-function generate(net, latents, block = 0, channels = []) {
-  const mask = () => maskOf(net.width, channels);
-  return tf.tidy(() => toImages(net.images(tf.tensor(latents), block, mask())));
+/** The images of latents, without some channels of a block if it is given. */
+function generate(net, latents, block, channels) {
+  return tf.tidy(() => toImages(net.images(tf.tensor(latents), block, channels)));
 }

@@ -116,6 +116,11 @@ class Discriminator { // tensor: from readWeights
   }
 }
 
+/** A vector of ones, with zeros at these channels. */
+function maskOf(width, channels) {
+  return tf.tensor(Array.from({ length: width }, (_, channel) => +!channels.includes(channel)));
+}
+
 class Generator { // tensor: from readWeights
   constructor(tensor) {
     const layer = (name, convolve) => {
@@ -137,11 +142,11 @@ class Generator { // tensor: from readWeights
     this.latentSize = weight.shape[1];
   }
 
-  /** latents (b, latentSize) -> images. The output of `block` (1 to 7) is multiplied by `mask`. */
-  images(latents, block, mask) {
+  /** latents (b, latentSize) -> images, without these channels of the output of `block`, 1 to 7. */
+  images(latents, block, channels) {
     const start = this.project(latents).reshape([-1, this.width, 4, 4]).transpose([0, 2, 3, 1]);
     const last = this.blocks.reduce((x, compute, i) =>
-      (i + 1 === block ? compute(x).mul(mask) : compute(x)), start);
+      (i + 1 === block ? compute(x).mul(maskOf(this.width, channels)) : compute(x)), start);
     return tf.conv2d(last, this.toRgb.kernel, 1, 1).add(this.toRgb.bias).tanh();
   }
 }

@@ -51,50 +51,44 @@ function valuesOf(id) {
 const keyOf = (input) => `${input.form.id}.${input.name}`; // in the address
 const activeTab = () => find("nav [aria-current=true]")?.value;
 
-/** Write the tab and the values of all forms into the address. */
-function saveState() {
-  const state = new URLSearchParams({ tab: activeTab() });
-  for (const input of findAll("form [name]")) {
-    if (input.value !== input.dataset.default) state.set(keyOf(input), input.value);
-  }
-  history.replaceState(null, "", `#${state}`);
-}
-
-/** Set all forms from the address; what does not fit is ignored. Returns the tab. */
+/** Set all forms from the address and open its tab; what does not fit is ignored. */
 function restoreState() {
   const state = new URLSearchParams(location.hash.slice(1));
   for (const input of findAll("form [name]")) {
-    input.dataset.default ??= input.value;
-    input.value = state.get(keyOf(input)) ?? input.dataset.default;
-    input.value ||= input.dataset.default; // a select without such an option is empty
+    const initial = (input.dataset.initial ??= input.value);
+    input.value = state.get(keyOf(input)) ?? initial;
+    input.value ||= initial; // a select without such an option is empty
   }
-  const tabs = findAll("nav button").map((button) => button.value);
-  return tabs.find((tab) => tab === state.get("tab")) ?? tabs[0];
+  const tabs = findAll("nav button").map(({ value }) => value);
+  return openTab(tabs.includes(state.get("tab")) ? state.get("tab") : tabs[0]);
 }
 
 /** Set values of a form and open a tab. */
 function openTab(name, values = {}, form = name) {
   for (const [key, value] of Object.entries(values)) find(`#${form} [name=${key}]`).value = value;
   if (name !== activeTab()) result.replaceChildren();
-  for (const button of findAll("nav button")) {
-    button.ariaCurrent = button.value === name;
-    document.getElementById(button.value).hidden = button.value !== name;
+  for (const tab of findAll("nav button")) {
+    tab.ariaCurrent = tab.value === name;
+    document.getElementById(tab.value).hidden = tab.value !== name;
   }
   return changed();
 }
 
-/** Compute the active tab again, from the values of its form. */
+/** Compute the active tab again, from the values of its form; the address gets all values. */
 function changed() {
   findAll("label b").forEach((number) => (number.textContent = number.nextElementSibling.value));
   const { image } = valuesOf("choose");
   findAll(".strip figure").forEach((node, i) => (node.ariaCurrent = i === image));
-  saveState();
-  const [tab, chosen] = [activeTab(), find(".of_image[aria-current=true]") && chosenImage()];
-  if (chosen === undefined) {
-    result.replaceChildren(element("p", {}, "Open a picture."));
-    return stop();
+  const tab = activeTab();
+  const state = new URLSearchParams({ tab });
+  for (const input of findAll("form [name]")) {
+    if (input.value !== input.dataset.initial) state.set(keyOf(input), input.value);
   }
-  return compute((pause) => TABS[tab](valuesOf(tab), pause, chosen));
+  history.replaceState(null, "", `#${state}`);
+  const chosen = find(".of_image[aria-current=true]") && chosenImage();
+  if (chosen !== undefined) return compute((pause) => TABS[tab](valuesOf(tab), pause, chosen));
+  result.replaceChildren(element("p", {}, "Open a picture."));
+  return stop();
 }
 
 /** An image in a figure. part: [left, top, side] of the image; frame: [left, top, right, bottom];
@@ -143,14 +137,14 @@ function named({ probabilities }) {
 function predictions(versions, label) {
   return element("div", { className: "pair" }, ...networks.map(({ name, critic }, i) => {
     const own = versions.map((version) => version[i]);
-    const shares = classes.map((_, k) => own.map(({ probabilities }) => probabilities[k]));
-    const highest = (k) => Math.max(...shares[k]);
-    const order = [...classes.keys()].sort((a, b) => highest(b) - highest(a));
+    const rows = classes.map((title, k) =>
+      [title, own.map(({ probabilities }) => probabilities[k]), k === label]);
+    rows.sort(([, a], [, b]) => Math.max(...b) - Math.max(...a));
     const scores = own.map(({ score }) => score.toFixed(1)).join(" → ");
     return element("div", { className: name },
       heading(`${name}: ${own.map(named).join(" → ")}`),
       element("p", {}, critic ? `critic score ${scores}` : ""),
-      bars(order.slice(0, 6).map((k) => [classes[k], shares[k], k === label])));
+      bars(rows.slice(0, 6)));
   }));
 }
 

@@ -1,13 +1,11 @@
 """The interactive page: the networks in 8 bits, images and statistics of every feature."""
 
 import base64
-import io
 from pathlib import Path
 
 import jinja2
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from data_tools import DATASETS, DataMissing, Dataset, load_dataset, to_signed
 from discriminator import MAP_SIZES
@@ -23,7 +21,6 @@ IMAGES = 200  # of the gallery, the same number of each class
 REFERENCE = 1000  # images of which the statistics are, the gallery first
 TOP_IMAGES = 8  # of the gallery, for each feature
 FAVORED = 10  # features for each class
-COLUMNS = 20  # of the gallery's picture
 FOLDER = Path(__file__).parent
 WORDS = {"without G": "classifier", "with G": "critic"}
 
@@ -38,7 +35,7 @@ def contents_of(given, data_dir=None, dataset="auto"):
     Raises UserError for weights that are missing, corrupt or of different classes, and for a set
     that cannot be used.
     """
-    networks = load_networks({name: given[name] for name in TRAININGS}, "cpu")
+    networks = load_networks(given, "cpu")
     generator, metadata_of = load_generator(given["generator"], networks)
     metadata_of |= {network.path: network.metadata for network in networks}
     images = test_images(networks, dataset, data_dir)
@@ -47,10 +44,9 @@ def contents_of(given, data_dir=None, dataset="auto"):
     names = list(images.class_names) if images else weights.common_class_names(metadata_of)
     if images is None and generator is not None:
         labels = sampling.sample_labels(IMAGES, range(len(names)))
-        size, classes = generator.latent_dim, len(names)
-        latents = sampling.latents_of(labels, size, seed=0, num_classes=classes)
-        samples = sampling.generate(generator, latents), labels
-        images = Dataset("generated", *samples, tuple(names), "samples of the generator")
+        latents = sampling.latents_of(labels, generator.latent_dim, seed=0, num_classes=len(names))
+        samples = sampling.generate(generator, latents)
+        images = Dataset("generated", samples, labels, tuple(names), "samples of the generator")
     for network in networks:  # all statistics are those of the networks in the page
         rounded = weights.from_8_bits(weights.to_8_bits(network.model.state_dict()))
         network.model.load_state_dict(rounded)
@@ -90,7 +86,7 @@ def test_images(networks, dataset, data_dir):
     if dataset == "auto" and len(sets) > 1:
         raise UserError(f"the networks were trained on different sets ({', '.join(sorted(sets))})")
     name = dataset if dataset != "auto" else sets.pop()
-    if name not in set(DATASETS) - {"auto"}:
+    if name not in DATASETS:
         return None
     try:
         _, test = load_dataset(name, data_dir, download=False)
@@ -109,31 +105,29 @@ def descriptions(networks, images):
 
     predicted: the classes in the gallery; correct: how many are; layers: see `statistics`.
     """
-    described = []
-    batches = images.images.split(100) if images else ()
-    units = [images and strongest_units(n, batches, n.layer_names) for n in networks]
-    for network, own, other in zip(networks, units, units[::-1], strict=True):
-        entry = {"name": WORDS[network.name], "critic": network.has_critic}
-        entry["weights"] = in_8_bits(network.model)
-        if images:
-            gallery = images.first(IMAGES)
+    described = [
+        {"name": WORDS[n.name], "critic": n.has_critic, "weights": in_8_bits(n.model)}
+        for n in networks
+    ]
+    if images:
+        gallery, batches = images.first(IMAGES), images.images.split(100)
+        units = [strongest_units(n, batches, n.layer_names) for n in networks]
+        for entry, network, own, other in zip(described, networks, units, units[::-1], strict=True):
             predicted = network.logits(to_signed(gallery.images)).argmax(1)
             entry["predicted"] = predicted.tolist()
             entry["correct"] = int((predicted == gallery.labels).sum())
-            others = [other] if other is not own else []
-            entry["layers"] = [statistics(own[n], [o[n] for o in others], images) for n in own]
-        described.append(entry)
+            entry["layers"] = [statistics(own[n], other[n][0], images) for n in own]
     return described
 
 
 def statistics(units, others, images):
     """The statistics of every feature of a layer on the images.
 
-    units: from `strongest_units`; others: a list with those of the other network if there is one.
+    units: from `strongest_units`; others: the values of the other network, or of the only one.
     mean, std: of the largest activation in an image; peak: [row, column]; top: the images of the
     gallery with the largest activations, each [image, row, column]; favored: for each class the
-    features with the largest class selectivity; match: [the most correlated feature of the other
-    network, correlation].
+    features with the largest class selectivity; match: [the most correlated one of the others,
+    correlation].
     """
     values, rows, columns = units
     best = values[:IMAGES].topk(min(TOP_IMAGES, len(values)), dim=0).indices
@@ -145,7 +139,7 @@ def statistics(units, others, images):
         "peak": peak_positions(*units).tolist(),
         "top": places.long().transpose(0, 1).tolist(),
         "favored": selectivity.topk(min(FAVORED, values.shape[1])).indices.tolist(),
-        "match": most_correlated(values, others[0][0]) if others else [],
+        "match": most_correlated(values, others),
     }
 
 
@@ -160,16 +154,10 @@ def most_correlated(values, others):
 
 
 def description_of(gallery):
-    """The gallery's images as a PNG, in rows of COLUMNS, and their labels."""
-    padded = F.pad(gallery.images, (0, 0, 0, 0, 0, 0, 0, -len(gallery) % COLUMNS))
-    rows = padded.unflatten(0, (-1, COLUMNS)).permute(0, 3, 1, 4, 2)
-    buffer = io.BytesIO()
-    Image.fromarray(rows.reshape(-1, 32 * COLUMNS, 3).numpy()).save(buffer, "PNG")
     return {
         "title": "generated image" if gallery.name == "generated" else "test image",
-        "columns": COLUMNS,
         "labels": gallery.labels.tolist(),
-        "png": base64_of(buffer.getvalue()),
+        "images": [base64_of(i.tobytes()) for i in gallery.images.movedim(1, 3).numpy()],
     }
 
 

@@ -1,35 +1,11 @@
 // The image that Attack, Activations and Compare use, and the start of the page.
 
 const MAX_MEGAPIXELS = 50;
-const images = []; // of the gallery
+const images = (gallery?.images ?? []).map((text) => new Uint8ClampedArray(bytesOf(text)));
 let ownPicture; // {image, title}
 let generator = null;
 
-/** The pixels of a square of a picture, scaled to 32x32. */
-function pixelsOf(picture, left, top, side) {
-  const canvas = element("canvas", { width: 32, height: 32 });
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.fillStyle = "white"; // behind transparent pixels
-  context.fillRect(0, 0, 32, 32);
-  context.imageSmoothingQuality = "high";
-  context.drawImage(picture, left, top, side, side, 0, 0, 32, 32);
-  return context.getImageData(0, 0, 32, 32).data.filter((_, i) => i % 4 < 3);
-}
-
-async function loadGallery() {
-  if (!gallery) return;
-  const picture = element("img", { src: `data:image/png;base64,${gallery.png}` });
-  await picture.decode();
-  for (const [i, label] of gallery.labels.entries()) {
-    const [row, column] = [Math.floor(i / gallery.columns), i % gallery.columns];
-    images.push(pixelsOf(picture, 32 * column, 32 * row, 32));
-    const node = figure(images[i], "", { title: `${classes[label]}, ${i}` });
-    node.onclick = () => openTab(activeTab(), { image: i }, "choose");
-    find(".strip").append(node);
-  }
-}
-
-/** Read the user's own picture: the central square. */
+/** Read the user's own picture: the central square, scaled to 32x32. */
 async function readOwn(file) {
   const header = new Image(); // its size is known before its pixels are decoded
   header.src = URL.createObjectURL(file);
@@ -43,8 +19,15 @@ async function readOwn(file) {
     : "this browser cannot decode it as a picture";
   find("#choose .error").textContent = picture ? "" : `${file.name}: ${problem}`;
   if (picture) {
+    const canvas = element("canvas", { width: 32, height: 32 });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.fillStyle = "white"; // behind transparent pixels
+    context.fillRect(0, 0, 32, 32);
+    context.imageSmoothingQuality = "high";
     const side = Math.min(width, height);
-    const image = pixelsOf(picture, (width - side) / 2, (height - side) / 2, side);
+    const corner = [(width - side) / 2, (height - side) / 2];
+    context.drawImage(picture, ...corner, side, side, 0, 0, 32, 32);
+    const image = context.getImageData(0, 0, 32, 32).data.filter((_, i) => i % 4 < 3);
     ownPicture = { image, title: file.name };
   }
   changed();
@@ -72,8 +55,7 @@ async function useGpu(pause) {
   };
   const expected = values();
   const isClose = (value, i) => Math.abs(value - expected[i]) < 1e-3;
-  const starts = await tf.setBackend("webgl").catch(() => false);
-  const works = starts && values().every(isClose);
+  const works = (await tf.setBackend("webgl").catch(() => false)) && values().every(isClose);
   if (!works) await tf.setBackend("wasm");
   const textContent = works ? "uses the GPU" : "WebGL is not accurate on this machine";
   Object.assign(find("#gpu"), { textContent, disabled: true });
@@ -83,18 +65,18 @@ async function start() {
   await tf.setBackend("wasm");
   for (const network of networks) network.net = new Discriminator(readWeights(network.weights));
   if (data.generator) generator = new Generator(readWeights(data.generator));
-  await loadGallery();
+  for (const [i, image] of images.entries()) {
+    const node = figure(image, "", { title: `${classes[gallery.labels[i]]}, ${i}` });
+    node.onclick = () => openTab(activeTab(), { image: i }, "choose");
+    find(".strip").append(node);
+  }
   find("#gpu").hidden = false;
-  find("#stop").onclick = stop;
-  find("#gpu").onclick = () => compute(useGpu).then(changed);
-  find("[type=file]").onchange = ({ target }) => target.files.length && readOwn(target.files[0]);
-  find("#continue").onclick = () => compute((pause) => showAscent(ascent, ascent.node, pause));
   for (const tab of findAll("nav button")) tab.onclick = () => openTab(tab.value);
   document.onsubmit = (event) => event.preventDefault();
-  document.oninput = (event) => event.target.type !== "file" && changed();
-  window.onhashchange = () => openTab(restoreState());
+  document.oninput = ({ target }) => (target.files?.length ? readOwn(target.files[0]) : changed());
+  window.onhashchange = restoreState;
   performance.mark("ready");
-  await openTab(restoreState());
+  await restoreState();
 }
 
 start().catch((error) => {

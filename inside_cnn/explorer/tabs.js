@@ -9,8 +9,7 @@ async function attack({ network, method, target, epsilon }, pause, { image, labe
   if (method === "noise") levels = randomNoise(image, epsilon, true);
   if (method === "step") {
     const gradient = lossGradient(net, image, goal, false);
-    const size = targeted ? -epsilon : epsilon;
-    levels = signedStep(Float32Array.from(image), image, gradient, size, epsilon);
+    levels = signedStep(image, image, gradient, targeted ? -epsilon : epsilon, epsilon);
   }
   if (method === "pgd") {
     let step = 0;
@@ -33,7 +32,7 @@ function sampleOf({ seed, label, number, label2, number2, position, ...others })
   const shares = classes.map((_, k) => others[`share${k}`]);
   const start = latentOf(generator, { seed, label, number, shares });
   const end = latentOf(generator, { seed, label: label2, number: number2 });
-  return generate(generator, [position ? interpolate(start, end, position / 100) : start])[0];
+  return generate(generator, [interpolate(start, end, position / 100)])[0];
 }
 
 async function sample(values, pause) {
@@ -84,15 +83,40 @@ function ascentOf({ net, layers }, layer, index, method) {
   return { steps, part: [...corner, extent], frame };
 }
 
-/** Show the steps of an ascent in `node`. */
-async function showAscent(next, node, pause) {
-  if (next !== ascent) ascent?.steps.return();
-  ascent = Object.assign(next, { node });
+/** Show a class (layer 0) or a feature: `figures`, its maximization, the strongest images of the
+ * gallery, and the most correlated feature of the other network. */
+async function showFeature({ network, layer, index, method }, pause, ...figures) {
+  const title = layer ? `layer ${layer}, feature ${index}` : classes[index];
+  const node = element("div");
+  const details = element("div", {}, heading(`${network.name}: ${title}`, network.name),
+    row("large", ...figures, node));
+  const statistics = network.layers?.[layer - 1]; // of features, not of classes
+  if (statistics) {
+    const strongest = statistics.top[index].map(([i, y, x]) =>
+      figure(images[i], classes[gallery.labels[i]], { frame: boxOf(layer, y, x) }));
+    details.append(heading("Images of the gallery with the largest activations"),
+      row("small", ...strongest));
+  }
+  if (statistics && networks.length > 1) {
+    const [feature, correlation] = statistics.match[index];
+    const other = 1 - networks.indexOf(network);
+    details.append(element("p", {}, `Most correlated feature of the ${networks[other].name}: `,
+      button(`feature ${feature}`, () => openTab("maximize", { network: other, layer, feature })),
+      ` (correlation ${correlation.toFixed(2)})`));
+  }
+  result.append(details);
+  ascent?.steps.return();
+  ascent = { ...ascentOf(network, layer, index, method), node };
+  await continueAscent(pause);
+}
+
+async function continueAscent(pause) {
+  const { steps, node, ...options } = ascent;
   find("#continue").hidden = true;
-  for (let found; !(found = next.steps.next()).done;) { // for...of would end a stopped ascent
-    const { image, value, step, steps } = found.value;
-    node.replaceChildren(figure(image, `value ${value.toFixed(2)}`, next));
-    await pause(`step ${step} of ${steps}`);
+  for (let found; !(found = steps.next()).done;) { // for...of would end a stopped ascent
+    const { image, value, step, last } = found.value;
+    node.replaceChildren(figure(image, `value ${value.toFixed(2)}`, options));
+    await pause(`step ${step} of ${last}`);
   }
   ascent = null;
 }
@@ -102,44 +126,21 @@ async function maximize({ network: name, layer, label, feature, method }, pause)
   const last = network.net.width - 1;
   find("#maximize [name=feature]").max = last;
   const index = layer ? clip(Math.round(feature), 0, last) : label;
-  const title = layer ? `layer ${layer}, feature ${index}` : classes[index];
-  const picture = element("div");
-  result.replaceChildren(heading(`${network.name}: ${title}`, network.name), row("large", picture),
-    ...featureDetails(network, layer, index));
-  await showAscent(ascentOf(network, layer, index, method), picture, pause);
-}
-
-/** The strongest images of the gallery, and the most correlated feature of the other network. */
-function featureDetails(network, layer, index) {
-  const statistics = network.layers?.[layer - 1]; // of features, not of classes (layer 0)
-  if (!statistics) return [];
-  const figures = statistics.top[index].map(([i, row, column]) =>
-    figure(images[i], classes[gallery.labels[i]], { frame: boxOf(layer, row, column) }));
-  const details = [heading("Images of the gallery with the largest activations"),
-    row("small", ...figures)];
-  if (statistics.match.length) {
-    const [feature, correlation] = statistics.match[index];
-    const other = 1 - networks.indexOf(network);
-    details.push(element("p", {}, `Most correlated feature of the ${networks[other].name}: `,
-      button(`feature ${feature}`, () => openTab("maximize", { network: other, layer, feature })),
-      ` (correlation ${correlation.toFixed(2)})`));
-  }
-  return details;
+  result.replaceChildren();
+  await showFeature({ network, layer, index, method }, pause);
 }
 
 /** The features of a layer, those first whose largest activation in the image is most unusual, in
  * standard deviations above their mean over the gallery (without a gallery, the largest). */
 function rankedFeatures(name, image, layer) {
   const { net, layers } = networks[name];
-  const { values, side } = featureMaps(net, image, layer);
-  const features = Array.from({ length: net.width }, (_, feature) => {
-    const map = Array.from({ length: side * side }, (_, i) => values[i * net.width + feature]);
+  const { side } = data.layers[layer - 1];
+  const { mean, std } = layers?.[layer - 1] ?? {};
+  const features = featureMaps(net, image, layer).map((map, feature) => {
     const place = largest(map);
     const [unit, value] = [[Math.floor(place / side), place % side], map[place]];
-    const { mean, std } = layers?.[layer - 1] ?? {};
     const deviation = () => (std[feature] > 1e-6 ? (value - mean[feature]) / std[feature] : 0);
-    const order = layers ? deviation() : value;
-    return { name, layer, feature, map, side, unit, value, order };
+    return { name, layer, feature, map, side, unit, value, order: std ? deviation() : value };
   });
   return features.sort((a, b) => b.order - a.order);
 }
@@ -177,17 +178,12 @@ async function activations({ layer, feature }, pause, { image, title }) {
     chosen ??= features.find((found) => `${name}:${found.feature}` === feature);
   }
   if (!chosen) return;
-  const network = networks[chosen.name];
-  const optimized = element("div");
-  const details = element("div", {},
-    heading(`${network.name}: layer ${layer}, feature ${chosen.feature}`, network.name),
-    row("large",
-      figure(image, `${title}: ${strengthOf(chosen)}`, { frame: boxOf(layer, ...chosen.unit) }),
-      figure(highlighted(image, chosen), "where it is active"), optimized),
-    ...featureDetails(network, layer, chosen.feature));
-  result.append(details);
-  details.scrollIntoView({ block: "nearest" });
-  await showAscent(ascentOf(network, layer, chosen.feature, "fourier"), optimized, pause);
+  const [network, method, index] = [networks[chosen.name], "fourier", chosen.feature];
+  const end = showFeature({ network, layer, index, method }, pause,
+    figure(image, `${title}: ${strengthOf(chosen)}`, { frame: boxOf(layer, ...chosen.unit) }),
+    figure(highlighted(image, chosen), "where it is active"));
+  result.lastElementChild.scrollIntoView({ block: "nearest" });
+  await end;
 }
 
 async function compare(_, pause, { image, title, label }) {
@@ -203,7 +199,7 @@ async function compare(_, pause, { image, title, label }) {
   }
 }
 
-let kept = null; // the Ablation of the last network and layer
+let kept = {}; // {net, layer, batches}: the activations of the gallery, ten images each
 
 /** The numbers below `width` that a text such as "3, 17-20" names. Throws an Error. */
 function parseFeatures(text, width) {
@@ -218,20 +214,19 @@ function parseFeatures(text, width) {
 }
 
 async function ablation({ network: name, layer, features: text, favored }, pause) {
-  const network = networks[name];
-  const isGenerator = !network; // the last of the list
-  find(".favored").hidden = isGenerator;
+  const network = networks[name]; // undefined for the generator, the last of the list
+  find(".favored").hidden = !network;
   const slider = find("#ablation [name=layer]");
-  slider.max = isGenerator ? 7 : 8;
+  slider.max = network ? 8 : 7;
   if (+slider.value !== layer) return changed();
-  if (favored !== "" && !isGenerator) {
+  if (network && favored !== "") {
     const features = network.layers[layer - 1].favored[favored].join(", ");
     return openTab("ablation", { favored: "", features });
   }
-  const { width } = isGenerator ? generator : network.net;
+  const { width } = network?.net ?? generator;
   const features = parseFeatures(String(text), width);
   const without = features.length ? `without ${features.length} of ${width} features` : "";
-  if (!isGenerator) return ablateNetwork(network, layer, features, without, pause);
+  if (network) return ablateNetwork(network, layer, features, without, pause);
   result.replaceChildren(heading(`Samples, ${without || "all features"}`));
   for (const removed of features.length ? [[], features] : [[]]) {
     const samples = result.appendChild(row("small"));
@@ -245,30 +240,31 @@ async function ablation({ network: name, layer, features: text, favored }, pause
 }
 
 /** Show the accuracy of a discriminator with all features of a layer, and without some. */
-async function ablateNetwork(network, layer, features, without, pause) {
-  if (kept?.net !== network.net || kept.layer !== layer) {
-    tf.dispose(kept?.batches ?? []);
-    kept = new Ablation(network.net, layer);
+async function ablateNetwork({ name, net, predicted }, layer, features, without, pause) {
+  if (kept.net !== net || kept.layer !== layer) {
+    tf.dispose(kept.batches);
+    kept = { net, layer, batches: [] };
   }
-  for (let start = 10 * kept.batches.length; start < images.length; start += 10) {
+  const { batches } = kept;
+  for (let start = 10 * batches.length; start < images.length; start += 10) {
     await pause(`activations: ${start} of ${images.length} images`);
-    kept.add(images.slice(start, start + 10));
+    batches.push(keptActivations(net, layer, images.slice(start, start + 10)));
   }
-  const predicted = [];
-  for (const batch of features.length ? kept.batches : []) {
-    await pause(`predictions: ${predicted.length} of ${images.length} images`);
-    predicted.push(...kept.predict(batch, features));
+  const ablated = [];
+  for (const batch of features.length ? batches : []) {
+    await pause(`predictions: ${ablated.length} of ${images.length} images`);
+    ablated.push(...predictWithout(net, layer, features, batch));
   }
   const { labels } = gallery;
-  const versions = [network.predicted, ...(features.length ? [predicted] : [])];
-  const accuracies = (rows) => versions.map((found) =>
-    sum(rows.map((i) => +(found[i] === labels[i]))) / rows.length);
-  const rows = [...labels.keys()];
-  const rowsOf = classes.map((name, k) => [name, rows.filter((i) => labels[i] === k)]);
+  const versions = features.length ? [predicted, ablated] : [predicted];
+  const accuracies = (rows) => versions.map((version) =>
+    sum(rows.map((i) => +(version[i] === labels[i]))) / rows.length);
+  const rowsOf = Object.groupBy(labels.keys(), (i) => labels[i]);
   result.replaceChildren(
-    heading(`${network.name}: accuracy on ${images.length} images ${without}`, network.name),
-    element("div", { className: network.name }, bars([["all classes", accuracies(rows), true],
-      ...rowsOf.filter(([, own]) => own.length).map(([name, own]) => [name, accuracies(own)])])));
+    heading(`${name}: accuracy on ${images.length} images ${without}`, name),
+    element("div", { className: name }, bars([
+      ["all classes", accuracies([...labels.keys()]), true],
+      ...Object.entries(rowsOf).map(([k, rows]) => [classes[k], accuracies(rows)])])));
 }
 
 const TABS = { attack, sample, maximize, activations, compare, ablation };

@@ -34,14 +34,20 @@ function readWeights(base64) {
   };
 }
 
+/** The kernel with these rows and columns. tf.gather and tf.stridedSlice are slow in WASM. */
+function pick(kernel, rows, columns) {
+  const chosen = tf.concat(rows.map((i) => kernel.slice([i], [1])), 0);
+  return tf.concat(columns.map((i) => chosen.slice([0, i], [-1, 1])), 1);
+}
+
 /** A transposed convolution of stride 2 and padding 1, as convolutions without products with zeros:
  * even and odd rows of the output depend on different rows of the kernel. */
 function transposedConvolution(kernel) {
   const size = kernel.shape[0]; // 3 or 4
-  const flipped = kernel.reverse([0, 1]);
-  const phases = [{ first: 4 - size, pad: [size - 3, 0] }, { first: size - 3, pad: [0, 1] }];
+  const even = { taps: size === 3 ? [1] : [3, 1], pad: [size - 3, 0] };
+  const phases = [even, { taps: [2, 0], pad: [0, 1] }];
   const parts = phases.map((row) => phases.map((column) => ({
-    kernel: flipped.stridedSlice([row.first, column.first], [size, size], [2, 2]),
+    kernel: pick(kernel, row.taps, column.taps),
     pad: [[0, 0], row.pad, column.pad, [0, 0]],
   })));
   return (x) => {
@@ -56,7 +62,7 @@ function transposedConvolution(kernel) {
  * fast as the library's own kernel in WASM. */
 function convolution(kernel, stride) {
   const swapped = kernel.transpose([0, 1, 3, 2]);
-  const flipped = swapped.reverse([0, 1]);
+  const flipped = pick(swapped, [2, 1, 0], [2, 1, 0]);
   const backward = stride === 2
     ? transposedConvolution(swapped)
     : (dy) => tf.conv2d(dy, flipped, 1, 1);

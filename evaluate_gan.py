@@ -19,27 +19,12 @@ from data_tools import DATASETS, load_dataset
 from inside_cnn.core.device import keep_freed_memory, peak_memory, pick_device, pick_precision
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import all_or_nothing, write_atomically, writing_to
-from inside_cnn.engine import cli
+from inside_cnn.engine import cli, weights
 from inside_cnn.engine.plots import save_image_grid
-from inside_cnn.engine.weights import (
-    check_classes,
-    class_names_of,
-    digest,
-    find_weights,
-    load_model,
-)
-from inside_cnn.metrics import sampling
+from inside_cnn.metrics import sampling, scores
 from inside_cnn.metrics.baselines import noisy, untrained_like
 from inside_cnn.metrics.memorization import memorization_metrics, save_nearest
 from inside_cnn.metrics.sample_files import write_samples
-from inside_cnn.metrics.scores import (
-    MIN_SAMPLES,
-    RELIABLE_SAMPLES,
-    Judge,
-    class_consistency,
-    score_table,
-    text_of,
-)
 
 
 def parse_args(argv=None):
@@ -98,10 +83,9 @@ def make_image_sets(args, generator, sample, train, test):
     All test images are included, for the judge's accuracy; all samples; of the other baselines, as
     many images as the table can use.
     """
-    num_classes = len(train.class_names)
     count = min(args.samples, len(test), len(train))
     labels = sampling.labels_like(train, count)
-    untrained = untrained_like(generator, labels, args.seed, num_classes)
+    untrained = untrained_like(generator, labels, args.seed, len(train.class_names))
     real = train.first(count)
     return {
         "test images": test,
@@ -116,24 +100,20 @@ def make_image_sets(args, generator, sample, train, test):
 def score(args, image_sets, train, judge, folder):
     """All scores except Inception's, and the figures of the samples.
 
-    image_sets: of make_image_sets. The scores use the same number of images of each.
+    image_sets: of make_image_sets.
     """
-
-    def features_and_classes(name, images):
-        return judge.features_and_classes(images, f"judge, {name}")
-
-    reference, _ = features_and_classes("training images", train.images)
-    outputs = {name: features_and_classes(name, part.images) for name, part in image_sets.items()}
-    test, samples = image_sets["test images"], image_sets["samples"]
-    accuracy, _ = class_consistency(outputs["test images"][1], test.labels, test.class_names)
-    count = min(len(train), *map(len, image_sets.values()))
-    compared = {
-        name: (features[:count], classes[:count], image_sets[name].labels[:count])
-        for name, (features, classes) in outputs.items()
+    reference, _ = judge.features_and_classes(train.images, "judge, training images")
+    outputs = {
+        name: (*judge.features_and_classes(part.images, f"judge, {name}"), part.labels)
+        for name, part in image_sets.items()
     }
-    table = score_table(compared, reference, train.class_names, args.seed)
+    test, samples = image_sets["test images"], image_sets["samples"]
+    _, classes, labels = outputs["test images"]
+    accuracy, _ = scores.class_consistency(classes, labels, test.class_names)
+    table = scores.score_table(outputs, reference, train.class_names, args.seed)
+    count = table["samples"]["images"]
     for name, row in table.items():
-        print(f"{name}: {text_of(row)}")
+        print(f"{name}: {scores.text_of(row)}")
     print(f"accuracy of the judge on real test images: {accuracy:.2f} %")
     displayed, columns, note = samples.columns()
     title = ", ".join(filter(None, (note.strip(), truncation_note(args))))
@@ -177,7 +157,7 @@ def load_data(args, metadata):
     if name not in DATASETS or name == "auto":
         raise UserError("the weights do not name the generator's dataset; give --dataset")
     train, test = load_dataset(name, args.data_dir)
-    check_classes("the generator", metadata, train)
+    weights.check_classes("the generator", metadata, train)
     print(f"data: {train.source}")
     return train.first(args.limit_train), test.first(args.limit_test)
 
@@ -190,11 +170,11 @@ def run(args):
     folder = Path(args.output_dir)
     if (folder / "config.json").exists():
         raise UserError(f"{folder} holds a training run; give another --output_dir")
-    path = find_weights(args.generator, "generator.safetensors", "gan")
-    generator, metadata = load_model(path, device, kind="generator")
+    path = weights.find_weights(args.generator, "generator.safetensors", "gan")
+    generator, metadata = weights.load_model(path, device, kind="generator")
     source = f"generator: {path}, width {generator.width}, step {metadata.get('step')}"
     print(", ".join(filter(None, (source, truncation_note(args)))))
-    names = class_names_of(metadata)
+    names = weights.class_names_of(metadata)
     options = {"num_classes": len(names), "truncation": args.truncation}
 
     def sample(labels, title, generator=generator):
@@ -204,20 +184,20 @@ def run(args):
     if args.sample:
         with writing_to(folder):
             return write_samples(args, names, sample, folder)
-    judge_path = find_weights(args.judge, "discriminator.safetensors", "baseline")
-    judge = Judge(judge_path, device, precision)
+    judge_path = weights.find_weights(args.judge, "discriminator.safetensors", "baseline")
+    judge = scores.Judge(judge_path, device, precision)
     train, test = load_data(args, metadata)
     judge.check_classes(train)
     num_classes, count = len(train.class_names), min(args.samples, len(train), len(test))
-    if count < (least := max(MIN_SAMPLES, num_classes)):
+    if count < (least := max(scores.MIN_SAMPLES, num_classes)):
         message = f"{count} images are too few for the scores of {num_classes} classes"
         raise UserError(f"{message}: at least {least}")
-    if count < RELIABLE_SAMPLES:
+    if count < scores.RELIABLE_SAMPLES:
         print(f"warning: scores of {count} images compare only with scores of as many images")
     network, entry = load_inception(args, device)
     result = {
         "generator": str(path),
-        "sha256": digest(generator),
+        "sha256": weights.digest(generator),
         "weights": metadata.get("weights"),
         "step": metadata.get("step"),
         "epochs_done": metadata.get("epochs_done"),
@@ -237,8 +217,8 @@ def run(args):
         if network is not None:
             labels = sampling.labels_like(train, max(len(train), len(test)))
             images = sample(labels, "samples for Inception"), train.images, test.images
-            scores = network.both_protocols(*images, args.seed)
-            result["inception"] = network.metadata() | {"scores": scores}
+            comparisons = network.both_protocols(*images, args.seed)
+            result["inception"] = network.metadata() | {"scores": comparisons}
             write_atomically(folder / "evaluation.json", json.dumps(result, indent=2).encode())
     print(f"scores: {folder / 'evaluation.json'}; the figures are in the same folder")
     print(f"peak memory: {peak_memory(device) / 1e9:.2f} GB")

@@ -151,10 +151,13 @@ def class_consistency(classes, labels, class_names):
 def score_table(image_sets, reference, class_names, seed):
     """{name: scores} of image sets {name: (features, predicted classes, labels)}.
 
-    reference: features of the training images. The sets need the same number of images.
+    reference: features of the training images. The scores depend on the number of images, so
+    as many of each set are used as there are in the smallest.
     """
+    count = min(len(reference), *(len(labels) for _, _, labels in image_sets.values()))
     table = {}
-    for name, (features, classes, labels) in image_sets.items():
+    for name, image_set in image_sets.items():
+        features, classes, labels = (part[:count] for part in image_set)
         consistency, per_class = class_consistency(classes, labels, class_names)
         table[name] = distances(features, reference, seed) | manifold_scores(features, reference)
         table[name] |= {"images": len(features), "class_consistency": consistency}

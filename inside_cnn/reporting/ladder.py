@@ -6,7 +6,6 @@ after its arm and seed. The functions return the headings and rows of a table.
 
 import itertools
 import statistics
-from typing import NamedTuple
 
 from inside_cnn.core.files import read_json
 
@@ -21,43 +20,38 @@ STEPS = (  # arms that differ in one part of the loss, then the ends, and those 
 )
 
 
-class Measure(NamedTuple):
-    """A number in a network's metrics, at `path`; `difference`: its name in `differences`."""
-
-    title: str
-    path: str
-    difference: str = ""
-
-
+# Title, path in a network's metrics, name in their `differences` ("": they lack it).
 MEASURES = (
-    Measure(
+    (
         "accuracy after the full attack, epsilon 4/255",
         "strength_study/full_attack/accuracy",
         "full attack at 4/255",
     ),
-    Measure("accuracy under noise of 8/255", "strength_study/noise_accuracy/4", "noise at 8/255"),
-    Measure(
+    ("accuracy under noise of 8/255", "strength_study/noise_accuracy/4", "noise at 8/255"),
+    (
         "gradient energy above 0.4 cycles per pixel",
         "frequency/gradient_energy/4",
         "gradient energy of 0.4 to 0.75 cycles per pixel",
     ),
-    Measure(
+    (
         "accuracy lost under noise above 0.4 cycles per pixel",
         "frequency/accuracy_lost/4",
         "accuracy lost under noise of 0.4 to 0.75 cycles per pixel",
     ),
-    Measure(
+    (
         "accuracy lost under noise below 0.1 cycles per pixel",
         "frequency/accuracy_lost/0",
         "accuracy lost under noise of 0 to 0.1 cycles per pixel",
     ),
-    Measure("linear probe, layer 4", "layers/probe_accuracy/3"),
-    Measure("linear probe, layer 8", "layers/probe_accuracy/7"),
-    Measure("class-selective features, layer 8", "layers/selective_share/7"),
-    Measure("expected calibration error", "calibration/expected_calibration_error"),
-    Measure("AUC, test images and uniform noise", "critic_score/uniform noise/auc"),
-    Measure(
-        "AUC, test images and shuffled patches", "critic_score/test images, patches shuffled/auc"
+    ("linear probe, layer 4", "layers/probe_accuracy/3", ""),
+    ("linear probe, layer 8", "layers/probe_accuracy/7", ""),
+    ("class-selective features, layer 8", "layers/selective_share/7", ""),
+    ("expected calibration error", "calibration/expected_calibration_error", ""),
+    ("AUC, test images and uniform noise", "critic_score/uniform noise/auc", ""),
+    (
+        "AUC, test images and shuffled patches",
+        "critic_score/test images, patches shuffled/auc",
+        "",
     ),
 )
 
@@ -93,10 +87,10 @@ def measures(results):
     """A row for each measure, a column for each arm, with the values of all seeds."""
     networks = seeds_of(read_json(results / "ladder/summary.json"))
     rows = []
-    for measure in MEASURES:
-        row = [measure.title]
+    for title, path, _ in MEASURES:
+        row = [title]
         for of_arm in networks.values():
-            values = [value_at(metrics, measure.path) for metrics in of_arm.values()]
+            values = [value_at(metrics, path) for metrics in of_arm.values()]
             row.append(", ".join(f"{value:.3g}" for value in values if value is not None) or "–")
         rows.append(row)
     return ["", *(f"`{arm}`" for arm in ARMS)], rows
@@ -110,29 +104,29 @@ def differences(results):
     """
     networks = seeds_of(read_json(results / "ladder/summary.json"))
     rows = []
-    for measure in MEASURES:
-        row = [measure.title]
+    for title, path, difference in MEASURES:
+        row = [title]
         for arm, base in STEPS:
-            pairs = list(itertools.product(networks[arm].values(), networks[base].items()))
-            ends = [end for one, (name, other) in pairs for end in _ends(measure, one, name, other)]
+            pairs = itertools.product(networks[arm].values(), networks[base].items())
+            ends = [e for one, other in pairs for e in _ends(path, difference, one, *other)]
             low, high = (min(ends) + 0.0, max(ends) + 0.0) if ends else (0, 0)  # + 0.0: no "-0"
             text = f"{low:+.2g} to {high:+.2g}" if low < high else f"{low:+.2g}" if ends else "–"
             several = min(len(networks[arm]), len(networks[base])) > 1
-            is_real = measure.difference and several and (low > 0 or high < 0)
+            is_real = difference and several and (low > 0 or high < 0)
             row.append(f"**{text}**" if is_real else text)
         rows.append(row)
     return ["", *(f"`{arm}` − `{base}`" for arm, base in STEPS)], rows
 
 
-def _ends(measure, one, name, other):
+def _ends(path, difference, one, name, other):
     """The ends of the interval of a difference, or the difference of the values itself."""
-    values = value_at(one, measure.path), value_at(other, measure.path)
+    values = value_at(one, path), value_at(other, path)
     if None in values:
         return []
-    if not measure.difference:
+    if not difference:
         return [values[0] - values[1]]
-    section = measure.path.split("/")[0]
-    return one[section]["differences"][name][measure.difference][1:]
+    section = path.partition("/")[0]
+    return one[section]["differences"][name][difference][1:]
 
 
 def similarity(results):

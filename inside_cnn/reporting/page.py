@@ -44,12 +44,9 @@ def contents_of(folders):
 
 def render(contents):
     """The page as a string."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("page.html").render(contents)
+    text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    template = jinja2.Template(text, autoescape=True, undefined=jinja2.StrictUndefined)
+    return template.render(contents)
 
 
 # ------------------------------------------------------------------------------ reading

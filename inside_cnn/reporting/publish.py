@@ -12,19 +12,11 @@ from pathlib import Path
 
 from data_tools import load_dataset
 from inside_cnn.core.errors import UserError
-from inside_cnn.core.files import write_atomically, writing_to
-from inside_cnn.engine import cli
+from inside_cnn.core.files import read_json, write_atomically, writing_to
+from inside_cnn.engine import cli, weights
 from inside_cnn.engine.older_versions import renamed
-from inside_cnn.engine.weights import (
-    BEFORE_ROUNDING,
-    check_classes,
-    digest,
-    export_model,
-    from_8_bits,
-    load_model,
-    to_8_bits,
-)
 from inside_cnn.metrics.classifier import evaluate
+from inside_cnn.reporting.tables import read_lines
 
 NETWORKS = ("discriminator.safetensors", "generator.safetensors")
 PRIVATE = ("data_dir", "output_dir", "judge", "fixed_generator")  # paths of this machine
@@ -52,26 +44,25 @@ def run(args):
     names = [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
     names += [] if args.skip_curves else ["curves.png"]
     files = {name: (source / name).read_bytes() for name in names}
-    log = (source / "metrics.jsonl").read_bytes()
-    records = [renamed(json.loads(line)) for line in log.splitlines()]
+    records = map(renamed, read_lines(source / "metrics.jsonl"))
     files["metrics.jsonl"] = "".join(json.dumps(r) + "\n" for r in records).encode()
-    summary = renamed(json.loads((source / "summary.json").read_bytes()))
+    summary = renamed(read_json(source / "summary.json"))
     files["summary.json"] = json.dumps(summary, indent=2).encode()
-    config = json.loads((source / "config.json").read_bytes())
+    config = read_json(source / "config.json")
     config["settings"] = published(config["settings"])
     for resumed in config.get("resumed", []):
         resumed["changed"] = published(resumed["changed"])
     files["config.json"] = json.dumps(config, indent=2).encode() + b"\n"
-    networks = [name for name in NETWORKS if (source / name).is_file()]
-    weights = {name: rounded(source / name, args.data_dir) for name in networks}
+    names = [name for name in NETWORKS if (source / name).is_file()]
+    networks = {name: rounded(source / name, args.data_dir) for name in names}
     samples = [f"samples/{path.name}" for path in target.glob("samples/*.png")]
-    stale = {*NETWORKS, "curves.png", *samples} - {*files, *weights} if was_published else ()
+    stale = {*NETWORKS, "curves.png", *samples} - {*files, *networks} if was_published else ()
     with writing_to(target):
         for name, content in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target / name, content)
-        for name, (network, metadata) in weights.items():
-            export_model(network, target / name, metadata, in_8_bits=True)
+        for name, (network, metadata) in networks.items():
+            weights.export_model(network, target / name, metadata, in_8_bits=True)
         for name in stale:
             (target / name).unlink(missing_ok=True)
     print(f"published: {target}")
@@ -84,17 +75,17 @@ def published(settings):
 
 def rounded(path, data_dir):
     """(the network with weights rounded to 8 bits, its metadata with the metrics of these)."""
-    model, metadata = load_model(path)
+    model, metadata = weights.load_model(path)
     # Figures and scores record the digest of the weights before rounding.
-    metadata.setdefault(BEFORE_ROUNDING, digest(model))
+    metadata.setdefault(weights.BEFORE_ROUNDING, weights.digest(model))
     if metadata["kind"] == "generator":
         return model, metadata
     train_set, test_set = load_dataset(metadata["dataset"], data_dir)
     if held_out := metadata.get("hold_out"):
         _, test_set = train_set.hold_out(held_out)
-    check_classes(path, metadata, test_set)
+    weights.check_classes(path, metadata, test_set)
     before = evaluate(model, test_set, "fp32")["test_accuracy"]
-    model.load_state_dict(from_8_bits(to_8_bits(model.state_dict())))
+    model.load_state_dict(weights.from_8_bits(weights.to_8_bits(model.state_dict())))
     metrics = evaluate(model, test_set, "fp32")
     print(f"{path}: test accuracy {before} %, in 8 bits {metrics['test_accuracy']} %")
     return model, metadata | {**metrics, "precision": "fp32", "test_images": len(test_set)}

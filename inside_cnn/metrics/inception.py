@@ -56,19 +56,19 @@ def obtain_weights():
     return path
 
 
-class FoldedInception(FeatureExtractorInceptionV3):
+def folded_inception(weights):
     """torch-fidelity's Inception-v3 in channels_last, batch normalization folded into convolutions.
 
-    The features differ by rounding only. weights: path or file object.
+    The features differ by rounding only. weights: file object.
     """
-
-    def __init__(self, weights):
-        super().__init__(EXTRACTOR, ["2048"], feature_extractor_weights_path=weights)
-        for block in self.modules():
-            if isinstance(block, BasicConv2d):
-                block.conv = fuse_conv_bn_eval(block.conv, block.bn)
-                block.bn = torch.nn.Identity()
-        self.to(memory_format=torch.channels_last)
+    network = FeatureExtractorInceptionV3(
+        EXTRACTOR, ["2048"], feature_extractor_weights_path=weights
+    )
+    for block in network.modules():
+        if isinstance(block, BasicConv2d):
+            block.conv = fuse_conv_bn_eval(block.conv, block.bn)
+            block.bn = torch.nn.Identity()
+    return network.to(memory_format=torch.channels_last)
 
 
 class Inception:
@@ -88,13 +88,13 @@ class Inception:
             state = last_layer | state
             torch.save(state, buffer := io.BytesIO())
             buffer.seek(0)
-            self.network = FoldedInception(buffer)
+            self.network = folded_inception(buffer)
             digest = trunk_digest(state)
         except Exception as error:  # a crafted file can raise anything
             reason = getattr(error, "strerror", None) or type(error).__name__
             message = f"{weights} holds no weights of torch-fidelity's Inception-v3: {reason}"
             raise UserError(message) from None
-        self.network.requires_grad_(False).eval().to(self.device)
+        self.network.to(self.device)
         self.last_layer = state["fc.weight"].float()
         self.has_last_layer = bool(self.last_layer.any())
         self.checksum = hashlib.sha256(content).hexdigest()

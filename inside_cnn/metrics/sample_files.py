@@ -37,7 +37,10 @@ def write_samples(args, names, sample, folder):
     if args.format == "png":
         write_pngs(images, labels, names, path)
     elif args.format == "npz":
-        write_npz(images, labels, path)
+        # arr_0: uint8 (n, 32, 32, 3), arr_1: int64 (n,): the format of OpenAI's guided-diffusion
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, images.permute(0, 2, 3, 1).numpy(), labels.numpy())
+        write_atomically(path, buffer.getvalue())
     elif 1 < len(classes) <= MAX_COLUMNS:  # one column per class
         note = "" if args.labels else displayed_note(count).strip()
         save_image_grid(images, path, [names[k] for k in classes], note)
@@ -59,10 +62,3 @@ def write_pngs(images, labels, class_names, folder):
         folders[label].mkdir(parents=True, exist_ok=True)
         pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
         pixels.save(folders[label] / f"{index:06d}.png")
-
-
-def write_npz(images, labels, path):
-    """arr_0: uint8 (n, 32, 32, 3); arr_1: int64 (n,): the format of OpenAI's guided-diffusion."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, images.permute(0, 2, 3, 1).numpy(), labels.numpy())
-    write_atomically(path, buffer.getvalue())

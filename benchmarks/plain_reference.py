@@ -37,11 +37,6 @@ class PilImages(torch.utils.data.Dataset):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def loader(images, labels, transform, shuffle=True, **options):
-    data = PilImages(images, labels, transform)
-    return torch.utils.data.DataLoader(data, shuffle=shuffle, **options)
-
-
 def classifier_step(model, optimizer, images, labels):
     loss = F.cross_entropy(model(images)[1], labels)
     optimizer.zero_grad()

@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 import plain_reference as plain
@@ -146,9 +147,10 @@ def plain_side(args, where):
     d, g = (network(args.width).to(where) for network in (Discriminator, Generator))
     d_adam, g_adam = (torch.optim.Adam(n.parameters(), **ADAM) for n in (d, g))
     workers = 0 if where.type == "cpu" else min(8, os.cpu_count())
-    load = partial(plain.loader, *random_images(args.images), num_workers=workers)
-    train = load(plain.TRAIN_TRANSFORM, batch_size=args.batch_size, drop_last=True)
-    test = load(plain.TEST_TRANSFORM, batch_size=args.batch_size, shuffle=False)
+    pictures = partial(plain.PilImages, *random_images(args.images))
+    load = partial(DataLoader, batch_size=args.batch_size, num_workers=workers)
+    train = load(pictures(plain.TRAIN_TRANSFORM), shuffle=True, drop_last=True)
+    test = load(pictures(plain.TEST_TRANSFORM))
     batches = ((x.to(where), y.to(where)) for _ in itertools.count() for x, y in train)
     start = torch.zeros(min(100, args.width), 3, 32, 32, device=where)
     chosen = [i % args.images for i in range(20 * args.batch_size)]

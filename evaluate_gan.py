@@ -10,21 +10,28 @@ evaluation.json and figures to evaluation/.
 """
 
 import importlib.metadata
+import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from data_tools import DATASETS, load_dataset
 from inside_cnn.core.device import keep_freed_memory, peak_memory, pick_device, pick_precision
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import all_or_nothing, write_atomically, writing_to
+from inside_cnn.data.dataset import MAX_COLUMNS, displayed_classes, displayed_note
 from inside_cnn.engine import cli, weights
 from inside_cnn.engine.plots import save_image_grid
 from inside_cnn.metrics import sampling, scores
 from inside_cnn.metrics.baselines import noisy, untrained_like
 from inside_cnn.metrics.memorization import memorization_metrics, save_nearest
-from inside_cnn.metrics.sample_files import write_samples
+
+MAX_GRID = 1000  # images of a grid of --sample
 
 
 def parse_args(argv=None):
@@ -74,15 +81,63 @@ def parse_args(argv=None):
     return args
 
 
+# ------------------------------------------------------------------------------ sampling only
+
+
+def write_samples(args, names, sample, folder):
+    """Write --sample images in --format; returns their path.
+
+    names: of the generator's classes; sample: function of (labels int64 (n,), title) that returns
+    uint8 (n, 3, 32, 32). Raises UserError for an unknown class, too large a grid, and a folder that
+    already holds samples; OSError.
+    """
+    count = len(names)
+    classes = args.labels or (displayed_classes(count) if args.format == "grid" else range(count))
+    if max(classes) >= count:
+        raise UserError(f"--labels {max(classes)}: the classes are 0 to {count - 1}")
+    if args.format == "grid" and args.sample > MAX_GRID:
+        raise UserError(f"a grid shows at most {MAX_GRID} images; use --format png or npz")
+    # samples.png belongs to the scores
+    path = folder / {"png": "samples", "npz": "samples.npz", "grid": "sample_grid.png"}[args.format]
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} is not empty; give another --output_dir")
+    labels = sampling.sample_labels(args.sample, classes)
+    images = sample(labels, "samples")
+    if args.format == "png":
+        write_pngs(images, labels, names, path)
+    elif args.format == "npz":
+        # arr_0: uint8 (n, 32, 32, 3), arr_1: int64 (n,): the format of OpenAI's guided-diffusion
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, images.permute(0, 2, 3, 1).numpy(), labels.numpy())
+        write_atomically(path, buffer.getvalue())
+    elif 1 < len(classes) <= MAX_COLUMNS:  # one column per class
+        note = "" if args.labels else displayed_note(count).strip()
+        save_image_grid(images, path, [names[k] for k in classes], note)
+    else:
+        title = ", ".join(names[k] for k in dict.fromkeys(classes))
+        save_image_grid(images, path, title=title)
+    print(f"{len(images):,} samples: {path}")
+    return path
+
+
+def write_pngs(images, labels, class_names, folder):
+    """One PNG per image in one folder per class: folder/3_cat/000017.png, named by its index.
+
+    images: uint8 (n, 3, h, w); labels: int64 (n,).
+    """
+    safe_names = (re.sub(r"[^\w-]", "_", name) for name in class_names)
+    folders = [folder / f"{k}_{name}" for k, name in enumerate(safe_names)]
+    for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        folders[label].mkdir(parents=True, exist_ok=True)
+        pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
+        pixels.save(folders[label] / f"{index:06d}.png")
+
+
 # ------------------------------------------------------------------------------ scores
 
 
 def make_image_sets(args, generator, sample, train, test):
-    """{name: Dataset} of the samples and the baselines.
-
-    All test images are included, for the judge's accuracy; all samples; of the other baselines, as
-    many images as the table can use.
-    """
+    """{name: Dataset} of the samples and the baselines, with all test images."""
     count = min(args.samples, len(test), len(train))
     labels = sampling.labels_like(train, count)
     untrained = untrained_like(generator, labels, args.seed, len(train.class_names))
@@ -141,11 +196,10 @@ def load_inception(args, device):
     from inside_cnn.metrics import inception  # here: its import takes seconds
 
     try:
-        network = inception.Inception(args.inception or inception.obtain_weights(), device)
+        return inception.Inception(args.inception or inception.obtain_weights(), device), {}
     except inception.InceptionMissing as error:
         print(f"IS, FID and KID are omitted: {error}")
         return None, {"inception": {"left_out": str(error)}}
-    return network, {}
 
 
 # ------------------------------------------------------------------------------ the run

@@ -29,25 +29,24 @@ def labels_like(dataset, count):
 def latents_of(labels, latent_dim, seed, purpose=Stream.LATENTS, num_classes=10, truncation=None):
     """The latents of samples with labels int64 (n,), float32 (n, latent_dim) on the CPU.
 
-    The noise of sample i depends neither on n nor on the labels. truncation: as in `truncated`.
+    The noise of sample i depends neither on n nor on the labels. truncation: limit of `truncated`.
     """
     blocks = []
     for block_index, block in enumerate(labels.split(BLOCK)):
         stream = random_stream("cpu", seed, purpose, block_index)
         padded = F.pad(block, (0, BLOCK - len(block)))
         blocks.append(sample_latents(padded, latent_dim, stream, num_classes)[: len(block)])
-    return truncated(torch.cat(blocks), truncation, num_classes)
+    latents = torch.cat(blocks)
+    return latents if truncation is None else truncated(latents, truncation, num_classes)
 
 
-def truncated(latents, limit, num_classes=10):
+def truncated(latents, limit, num_classes):
     """Latents whose noise is mapped to a normal distribution truncated to [-limit, limit].
 
-    The mapping is monotonic, and the class code stays. limit: above 0, or None for no truncation.
+    The mapping is monotonic, and the class code stays. limit: above 0.
     Source: the truncation trick of Brock et al. 2019, Large Scale GAN Training for High Fidelity
     Natural Image Synthesis, which resamples values outside the limits instead.
     """
-    if limit is None:
-        return latents
     code, noise = latents[:, :num_classes], latents[:, num_classes:]
     low, high = torch.special.ndtr(torch.tensor([-limit, limit], dtype=torch.float64))
     rank = torch.special.ndtr(noise.double())

@@ -48,7 +48,6 @@ INSTALL_TORCH = @$(VENV)/bin/python -c 'import torch' 2> /dev/null || { PIP_CONF
 	|| echo "PyTorch: default build, since $(TORCH_INDEX) cannot be used"
 endif
 DEMO := output/demo
-HALF_OF_CORES = $(shell echo $$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)))
 FULL := output/full
 RESULTS := results
 GAN_EPOCHS := 100
@@ -72,7 +71,7 @@ endif
 DEMO_DATA := $(if $(wildcard $(addprefix $(or $(CIFAR10_DIR),data)/,cifar-10-* data_batch_1 \
 	train-*.parquet plain_text/train-*.parquet)),cifar10,shapes)
 DEMO_TRAINING := --dataset $(DEMO_DATA) --width 32 --limit_test 1000
-demo_%: export OMP_NUM_THREADS = $(HALF_OF_CORES)
+demo_%: export OMP_NUM_THREADS = $(shell echo $$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)))
 demo_published:
 	@echo "demo 1/4: class images of the published networks (about 40 s)"
 	@set -o pipefail; python visualization.py --discriminator_without_G results/baseline \
@@ -108,9 +107,9 @@ CHECK_FINISHED = test -f $(1)/summary.json || \
 	{ echo "the training was stopped: the same command resumes it" >&2; exit 1; }
 SETTINGS = GAN_EPOCHS=$(GAN_EPOCHS) TRAIN_FLAGS=$(TRAIN_FLAGS)
 SAMPLE_EPOCHS = $(shell for n in 0 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n; done) $(GAN_EPOCHS)
-PUBLISHED := summary.json layers.png robustness.png attack_convergence.png \
-	frequency.png calibration.png transfer.png \
-	max_class_without_G.png max_class_with_G.png \
+COMPARED := summary.json layers.png robustness.png attack_convergence.png frequency.png \
+	calibration.png transfer.png
+PUBLISHED := $(COMPARED) max_class_without_G.png max_class_with_G.png \
 	max_features_without_G_layer4.png max_features_with_G_layer8.png
 
 full: $(FULL)/visualized $(FULL)/evaluated
@@ -157,8 +156,6 @@ $(FULL)/visualized: $(FULL)/published
 LADDER := results/ladder
 LADDER_OUTPUT := output/ladder
 FINDINGS := output/findings
-COMPARED := summary.json layers.png robustness.png attack_convergence.png frequency.png \
-	calibration.png transfer.png
 PENALTY := --gp_batch_shrink 2
 FLAGS_OF_full := --epochs 16 $(PENALTY) --gen_train 2 --ema_decay 0.9995
 FLAGS_OF_trained := --epochs 16 $(PENALTY) --critic trained

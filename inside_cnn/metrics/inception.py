@@ -101,29 +101,24 @@ class Inception:
         known = self.checksum.startswith(HASH_PREFIX) or digest == TRUNK_DIGEST
         self.note = "" if known else " (not the standard FID network)"
 
+    @torch.no_grad()
     def features(self, images, title):
         """uint8 (n, 3, h, w) -> float32 (n, 2048), the features of the last pooling layer.
 
         Each block of images has a cached file, named by a digest of the images, the weights and the
         version of the network. Raises UserError if it cannot be written.
         """
+        network = f"{EXTRACTOR} of {torch_fidelity.__version__}, {self.checksum}, fp32"
         features = []
         with writing_to(CACHE):
             for block in with_progress(images.split(BLOCK), f"Inception, {title}", BLOCK):
-                path = self._path(block)
+                path = CACHE / f"{digest_of(f'{network} {tuple(block.shape)} ', block)}.safetensors"
                 if not path.exists():
-                    write_atomically(path, safetensors_bytes({"features": self._extract(block)}))
+                    batches = block.split(CPU_BATCH if self.device.type == "cpu" else BATCH)
+                    parts = [self.network(batch.to(self.device))[0].cpu() for batch in batches]
+                    write_atomically(path, safetensors_bytes({"features": torch.cat(parts)}))
                 features.append(load_file(path)["features"])
         return torch.cat(features)
-
-    def _path(self, block):
-        network = f"{EXTRACTOR} of {torch_fidelity.__version__}, {self.checksum}, fp32"
-        return CACHE / f"{digest_of(f'{network} {tuple(block.shape)} ', block)}.safetensors"
-
-    @torch.no_grad()
-    def _extract(self, images):
-        batches = images.split(CPU_BATCH if self.device.type == "cpu" else BATCH)
-        return torch.cat([self.network(batch.to(self.device))[0].cpu() for batch in batches])
 
     def scores(self, features, reference, seed=0):
         """{"fid", "kid", "kid_std", numbers of images} of features (n, 2048) and (m, 2048).

@@ -48,11 +48,7 @@ MEASURES = (
     ("class-selective features, layer 8", "layers/selective_share/7", ""),
     ("expected calibration error", "calibration/expected_calibration_error", ""),
     ("AUC, test images and uniform noise", "critic_score/uniform noise/auc", ""),
-    (
-        "AUC, test images and shuffled patches",
-        "critic_score/test images, patches shuffled/auc",
-        "",
-    ),
+    ("AUC, test images and shuffled patches", "critic_score/test images, patches shuffled/auc", ""),
 )
 
 

@@ -20,17 +20,14 @@ DOCUMENTS = ("README.md", "docs/*.md", "results/README.md", "benchmarks/*.md")
 TABLE = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 SUMMARY = "visualization/summary.json"
 NETWORKS = {"without G": "classifier", "with G": "critic"}  # in SUMMARY
-SOURCE = {  # fields of a JSON line that describe the source of its numbers
-    *("transcribed", "note", "commit", "device", "command", "script"),
-    *("generator_sha256", "dataset", "samples", "seed"),
-}
+# Fields of a JSON line that describe the source of its numbers.
+SOURCE = {"transcribed", "note", "commit", "device", "command"}
 TITLES = NETWORKS | {
     "cka": "CKA",
     "fid": "FID",
     "kid": "KID",
     "kid_std": "KID std",
     "frechet_distance": "Frechet distance",
-    "became_alternate_label": "classified as the next class",
     "cka_standardized": "CKA, standardized",
     "fires_below_1_percent": "share firing on < 1 % of images",
     "fires_below_10_percent": "share firing on < 10 % of images",

@@ -14,7 +14,7 @@ import train_gan
 from compare import assert_equal, records
 from inside_cnn.core.device import random_stream
 from inside_cnn.engine.weights import load_model
-from inside_cnn.metrics.classifier import evaluate, predict
+from inside_cnn.metrics.classifier import evaluate, features_and_logits
 from inside_cnn.training import checkpoint, panels
 from inside_cnn.training.run import TrainingRun
 from processes import SMALL
@@ -37,7 +37,8 @@ def test_files_of_a_run(succeed, matplotlib_plots, refused, tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     _, test_set = data_tools.load_shapes()
     test_set = test_set.first(40)
-    correct = predict(model, test_set.images).argmax(1) == test_set.labels
+    _, logits = features_and_logits(model, test_set.images)
+    correct = logits.argmax(1) == test_set.labels
     assert metadata["test_accuracy"] == summary["test_accuracy"]
     assert summary["test_accuracy"] == pytest.approx(100 * correct.double().mean().item(), abs=1e-3)
     assert f"{summary['test_accuracy']:.2f} %" in out

@@ -33,11 +33,6 @@ def features_and_logits(discriminator, images, precision="fp32", title=""):
     return torch.cat(features), torch.cat(logits)
 
 
-def predict(discriminator, images, precision="fp32"):
-    """The class logits of features_and_logits."""
-    return features_and_logits(discriminator, images, precision)[1]
-
-
 def evaluate(discriminator, dataset, precision, ranks=None):
     """Loss, accuracy and accuracy per class (in %) on a Dataset.
 
@@ -46,7 +41,7 @@ def evaluate(discriminator, dataset, precision, ranks=None):
     """
     shard = ranks.shard if ranks else lambda rows: rows
     labels = shard(dataset.labels)
-    logits = predict(discriminator, shard(dataset.images), precision)
+    _, logits = features_and_logits(discriminator, shard(dataset.images), precision)
     losses = F.cross_entropy(logits, labels, reduction="none")
     correct = (logits.argmax(1) == labels).float()
     num_classes = len(dataset.class_names)

@@ -79,13 +79,11 @@ def gan_step(discriminator, generator, d_optimizer, g_optimizer, real, labels):
 
 @torch.no_grad()
 def accuracy(model, batches):
-    """In %, over all images of the loader."""
-    correct = count = 0
-    device = next(model.parameters()).device
+    """In %, over all images of a DataLoader."""
+    correct, device = 0, next(model.parameters()).device
     for images, labels in batches:
         correct += (model(images.to(device))[1].argmax(1) == labels.to(device)).sum().item()
-        count += len(labels)
-    return 100 * correct / count
+    return 100 * correct / len(batches.dataset)
 
 
 def max_features(model, layer, images, steps, lr=0.1, decay=0.001):

@@ -1,7 +1,6 @@
 """Baselines: images of known quality whose scores are compared with those of samples."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from generator import Generator
@@ -24,11 +23,11 @@ def altered_copies(images, seed):
     A shift reflects the image at its edge; the blur is a 3x3 Gaussian of sigma 1 pixel.
     """
 
-    from torchvision.transforms.functional import gaussian_blur  # here: the import takes seconds
+    from torchvision.transforms.functional import gaussian_blur, pad  # here: it takes seconds
 
     def shifted(images, pixels):
-        padded = F.pad(images.float(), [pixels, 0, pixels, 0], mode="reflect")
-        return padded[:, :, :-pixels, :-pixels].to(torch.uint8)
+        padded = pad(images, [pixels, pixels, 0, 0], padding_mode="reflect")
+        return padded[:, :, :-pixels, :-pixels]
 
     return {
         "training images, mirrored": images.flip(3),

@@ -53,10 +53,10 @@ def run(args):
     for resumed in config.get("resumed", []):
         resumed["changed"] = published(resumed["changed"])
     files["config.json"] = json.dumps(config, indent=2).encode() + b"\n"
-    names = [name for name in NETWORKS if (source / name).is_file()]
-    networks = {name: rounded(source / name, args.data_dir) for name in names}
+    trained = [name for name in NETWORKS if (source / name).is_file()]
+    networks = {name: rounded(source / name, args.data_dir) for name in trained}
     samples = [f"samples/{path.name}" for path in target.glob("samples/*.png")]
-    stale = {*NETWORKS, "curves.png", *samples} - {*files, *networks} if was_published else ()
+    stale = {*NETWORKS, "curves.png", *samples} - {*files, *networks}
     with writing_to(target):
         for name, content in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -157,10 +157,10 @@ def score(args, image_sets, train, judge, folder):
     image_sets: of make_image_sets.
     """
     reference, _ = judge.features_and_classes(train.images, "judge, training images")
-    outputs = {
-        name: (*judge.features_and_classes(part.images, f"judge, {name}"), part.labels)
-        for name, part in image_sets.items()
-    }
+    outputs = {}
+    for name, part in image_sets.items():
+        features, classes = judge.features_and_classes(part.images, f"judge, {name}")
+        outputs[name] = features, classes, part.labels
     test, samples = image_sets["test images"], image_sets["samples"]
     _, classes, labels = outputs["test images"]
     accuracy, _ = scores.class_consistency(classes, labels, test.class_names)

@@ -19,8 +19,7 @@ STEPS = (  # arms that differ in one part of the loss, then the ends, and those 
     ("full", "none_early"),
 )
 
-
-# Title, path in a network's metrics, name in their `differences` ("": they lack it).
+# Title, path in a network's metrics, key in their `differences` ("": they have none).
 MEASURES = (
     (
         "accuracy after the full attack, epsilon 4/255",
@@ -100,29 +99,29 @@ def differences(results):
     """
     networks = seeds_of(read_json(results / "ladder/summary.json"))
     rows = []
-    for title, path, difference in MEASURES:
+    for title, path, key in MEASURES:
         row = [title]
         for arm, base in STEPS:
             pairs = itertools.product(networks[arm].values(), networks[base].items())
-            ends = [e for one, other in pairs for e in _ends(path, difference, one, *other)]
+            ends = [e for one, (name, other) in pairs for e in _ends(path, key, one, name, other)]
             low, high = (min(ends) + 0.0, max(ends) + 0.0) if ends else (0, 0)  # + 0.0: no "-0"
             text = f"{low:+.2g} to {high:+.2g}" if low < high else f"{low:+.2g}" if ends else "–"
             several = min(len(networks[arm]), len(networks[base])) > 1
-            is_real = difference and several and (low > 0 or high < 0)
+            is_real = key and several and (low > 0 or high < 0)
             row.append(f"**{text}**" if is_real else text)
         rows.append(row)
     return ["", *(f"`{arm}` − `{base}`" for arm, base in STEPS)], rows
 
 
-def _ends(path, difference, one, name, other):
+def _ends(path, key, one, name, other):
     """The ends of the interval of a difference, or the difference of the values itself."""
     values = value_at(one, path), value_at(other, path)
     if None in values:
         return []
-    if not difference:
+    if not key:
         return [values[0] - values[1]]
     section = path.partition("/")[0]
-    return one[section]["differences"][name][difference][1:]
+    return one[section]["differences"][name][key][1:]
 
 
 def similarity(results):

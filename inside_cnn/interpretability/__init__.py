@@ -15,16 +15,3 @@ from inside_cnn.interpretability.objectives import (
     neuron,
     optimize,
 )
-
-__all__ = [
-    "Network",
-    "Objective",
-    "channel",
-    "class_logit",
-    "direction",
-    "diversity",
-    "feature",
-    "load_network",
-    "neuron",
-    "optimize",
-]

@@ -312,7 +312,7 @@ def make_figures(args, networks, sets, folder, summary):
         metrics_of = {}
         for network in pair:
             requested = network.layers if args.max_features is True else args.max_features
-            layers = [n for n in network.layer_names if str(n) in map(str, requested)]
+            layers = [n for n in network.layers if str(n) in map(str, requested)]
             metrics = feature_section(network, layers, how, folder, test_set)
             metrics_of[network.name] = summary[network.name].get("max_features", {}) | metrics
         keep("max_features", metrics_of)

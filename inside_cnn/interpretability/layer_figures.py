@@ -43,7 +43,7 @@ def layer_section(networks, test_set, folder):
             similarity = [round(layer_probes.linear_cka(a, b, standardize), 4) for a, b in pairs]
             metrics_of[one][key][other] = metrics_of[other][key][one] = similarity
     for network in networks:
-        names = network.layer_names
+        names = list(network.layers)
         print(f"layers {names[0]} to {names[-1]}, {network.title}, {len(test_set)} test images:")
         for key in (key for key in CHARTS if not key.startswith("cka")):
             print(f"  {key:<22} " + "".join(f"{v:7.2f}" for v in metrics_of[network.name][key]))
@@ -56,8 +56,8 @@ def measures(network, features_of, test_set):
     labels, classes = test_set.labels.cpu(), len(test_set.class_names)
     half = len(labels) // 2
     metrics = {"cka": {}, "cka_standardized": {}}
-    for layer in with_progress(list(features_of), f"probes, {network.name}", 1):
-        features = features_of[layer]
+    title = f"probes, {network.name}"
+    for layer, features in with_progress(list(features_of.items()), title, 1):
         rate = (features > 0).double().mean(0)
         values = {
             "receptive_field": max(field.size for field in network.fields[layer]),
@@ -80,11 +80,9 @@ def plot(networks, metrics_of, path):
     Layers have the numbers or names that they have in the first network. Of more than three
     networks, only the pairs with the first.
     """
-    styles, layers = line_styles(networks), networks[0].layer_names
-    ticks = (
-        {} if isinstance(layers[0], int) else {"ticks": layers, "x": f"layer of {networks[0].name}"}
-    )
+    styles, layers = line_styles(networks), list(networks[0].layers)
     first = networks[0].name
+    ticks = {"ticks": layers, "x": f"layer of {first}"} if isinstance(layers[0], str) else {}
     pairs = itertools.combinations(metrics_of, 2)
     pairs = [pair for pair in pairs if len(metrics_of) <= 3 or first in pair]
     pairs = [(one, other) for one, other in pairs if other in metrics_of[one]["cka"]]

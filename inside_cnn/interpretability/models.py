@@ -157,12 +157,10 @@ def _find_layers(network):
         if is_tensor and len(output) == 2 and as_maps(output).shape[1] > 1:
             found.setdefault(name, module)
 
-    modules = list(network.model.named_modules())[1:]
-    handles = [m.register_forward_hook(partial(note, name)) for name, m in modules]
-    with torch.no_grad():
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for name, module in list(network.model.named_modules())[1:]:
+            hooks.enter_context(module.register_forward_hook(partial(note, name)))
         network.logits(network.start.repeat(2, 1, 1, 1))
-    for handle in handles:
-        handle.remove()
     return found
 
 
@@ -187,7 +185,7 @@ def list_layers(network):
     if not network.has_scores:
         network = dataclasses.replace(network, layers=_find_layers(network))
     print(f"layers of {network.name}: channels x map, receptive field")
-    for layer in network.layer_names:
+    for layer in network.layers:
         channels, height, width = network.shapes[layer]
         rows, columns = network.fields[layer]
         is_whole = rows.stride == columns.stride == 0

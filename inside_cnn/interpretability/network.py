@@ -3,6 +3,7 @@
 Nothing else in interpretability/ calls a model or a part of it.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from data_tools import to_signed
-from discriminator import IMAGE_SIZE, Discriminator
+from discriminator import IMAGE_SIZE
 from inside_cnn.core.device import autocast
 from inside_cnn.core.errors import UserError
 from inside_cnn.data.pixels import mean_image
@@ -93,10 +94,6 @@ class Network:
         if self.layers is None:
             self.layers = dict(enumerate(getattr(self.model, "blocks", ()), start=1))
 
-    @property
-    def layer_names(self):
-        return tuple(self.layers)
-
     def at(self, precision):
         """The same network in another precision."""
         return dataclasses.replace(self, precision=precision)
@@ -113,9 +110,6 @@ class Network:
     def logits(self, images):
         return self.outputs(images)[1]
 
-    def score(self, images):
-        return self.outputs(images)[0]
-
     def visit(self, images, layers, use):
         """Call use(layer, maps) with the output of each of the layers, in one forward pass.
 
@@ -131,15 +125,11 @@ class Network:
                 if not left:
                     raise _PassEnded
 
-        handles = [self.layers[n].register_forward_hook(partial(hook, n)) for n in left]
-        try:
+        with contextlib.ExitStack() as hooks, contextlib.suppress(_PassEnded):
+            for name in left:
+                hooks.enter_context(self.layers[name].register_forward_hook(partial(hook, name)))
             with autocast(images.device, self.precision):
                 self.model(self.preprocess(images))
-        except _PassEnded:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def activations(self, images, layer):
         """The output of a layer as maps, (b, c, h, w), in the network's precision."""
@@ -152,17 +142,12 @@ class Network:
         outputs = []
 
         def cut(module, inputs, output):
-            if outputs:  # a later call
-                return None
-            outputs.append(output.detach().requires_grad_())
-            return outputs[0].clone()  # later modules may work in place
+            if not outputs:  # the first call
+                outputs.append(output.detach().requires_grad_())
+                return outputs[0].clone()  # later modules may work in place
 
-        handle = self.layers[layer].register_forward_hook(cut)
-        try:
-            logits = self.logits(images)
-        finally:
-            handle.remove()
-        return logits, outputs[0]
+        with self.layers[layer].register_forward_hook(cut):
+            return self.logits(images), outputs[0]
 
     @cached_property
     def shapes(self):
@@ -203,11 +188,8 @@ class Network:
 
     def description(self):
         """What identifies the network beside its metrics, and determines them."""
-        if isinstance(self.model, Discriminator):
-            more = {"width": self.model.width}
-        else:
-            more = {"image_size": self.image_size}
-        return {"weights": self.path, "sha256": digest(self.model)} | more
+        size = {"width": self.model.width} if self.has_scores else {"image_size": self.image_size}
+        return {"weights": self.path, "sha256": digest(self.model)} | size
 
     def set_start(self, metadata):
         """Set `start` and `class_names` from metadata of the training set, if it has both."""
@@ -258,11 +240,10 @@ def load_networks(given, device, controls=(), precision="fp32", defaults=True, n
     for index, (name, path) in enumerate(paths):
         model, metadata = load_model(path, device, kind="discriminator")
         model.requires_grad_(False)
-        is_control = index >= len(paths) - len(controls)
-        networks.append(
-            Network(name, model, str(path), metadata, precision=precision, is_control=is_control)
-        )
-        networks[-1].set_start(metadata)
+        network = Network(name, model, str(path), metadata, precision=precision)
+        network.is_control = index >= len(paths) - len(controls)
+        network.set_start(metadata)
+        networks.append(network)
     if defaults and not networks:
         raise UserError(
             "no trained discriminator; run train_discriminator.py or train_gan.py first, or give "

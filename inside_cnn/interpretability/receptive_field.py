@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from inside_cnn.layers.accelerate import FastConv2d, FastLayerNorm
+from inside_cnn.layers.accelerate import FastConv2d
 
-_PLAIN = {FastConv2d: nn.Conv2d, FastLayerNorm: nn.LayerNorm}
 _IDENTITIES = {  # functions in torch, torch.nn.functional and torch.Tensor
     *("relu", "relu_", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu"),
     *("mish", "softplus", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "tanh"),
@@ -88,7 +87,8 @@ def receptive_fields(network):
         kind = type(module).__name__
         if "Norm" in kind and kind[0] != "_" and not list(module.children()):  # also hand-written
             module.forward = lambda x: x
-        module.__class__ = _PLAIN.get(type(module), type(module))
+        if isinstance(module, FastConv2d):
+            module.__class__ = nn.Conv2d
     plain = dataclasses.replace(network, model=model, layers=layers, precision="fp32")
     size, fields, latest = network.image_size, {}, [None, 0, None]
     images = torch.ones(5, 3, size, size, device=network.device, requires_grad=True)

@@ -12,7 +12,7 @@ def test_logits_from_any_layer_are_bit_identical(trained, images, precision):
     assert scores.dtype == logits.dtype == torch.float32
     assert torch.equal(network.logits(images), logits)
     assert torch.equal(logits, as_network(trained).logits(images)) == (precision == "fp32")
-    for layer in network.layer_names:
+    for layer in network.layers:
         again, maps = network.logits_from(images, layer)
         assert torch.equal(again, logits), layer
         assert torch.equal(maps, network.activations(images, layer)), layer

@@ -23,6 +23,11 @@ def predict(network, levels):
     return torch.cat([network.logits(batch / 127.5 - 1) for batch in split(levels, 500)])
 
 
+def predict_classes(network, levels):
+    """The classes predicted in float32, int64 (n,), of images as in predict."""
+    return predict(network.at("fp32"), levels).argmax(1)
+
+
 def labeled_batches(images, labels, title=""):
     """Pairs of at most BATCH images and their labels, with a progress bar if there is a title."""
     parts = split(images, BATCH)
@@ -92,31 +97,28 @@ def projected_gradient(
     Sources: Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks;
     decreasing steps: Croce and Hein 2020, Reliable Evaluation of Adversarial Robustness.
     """
-    exact = network.at("fp32")
     low, high = limits(images, epsilon)
     start = torch.rand(images.shape, generator=generator, device=images.device)
     levels = torch.lerp(low, high, start)
     evaluations = torch.full((len(images),), torch.inf, device=images.device)
     active = torch.arange(len(images), device=images.device)
 
-    def is_fooled(logits, rows):
-        return logits.argmax(1) != classes[rows]
-
     for index in range(steps):
         if len(active) == 0:
             break
         current, rival = levels[active], None if rivals is None else rivals[active]
         gradient, logits = loss_gradient(network, current, classes[active], True, rival)
-        fooled = is_fooled(logits, active)
+        fooled = logits.argmax(1) != classes[active]
         if network.precision != "fp32" and fooled.any():
-            fooled[fooled.clone()] = is_fooled(predict(exact, current[fooled]), active[fooled])
+            rows = active[fooled]
+            fooled[fooled.clone()] = predict_classes(network, levels[rows]) != classes[rows]
         evaluations[active[fooled]] = index + 1
         moving = ~fooled if stop_early else torch.ones_like(fooled)
         active = active[moving]
         step = 2 * epsilon * (1 - index / steps) * gradient[moving].sign()
         levels[active] = (current[moving] + step).clamp(low[active], high[active])
     if len(active):
-        fooled = active[is_fooled(predict(exact, levels[active]), active)]
+        fooled = active[predict_classes(network, levels[active]) != classes[active]]
         evaluations[fooled] = evaluations[fooled].clamp_max(steps)
     return levels, evaluations
 
@@ -168,19 +170,15 @@ def study(network, images, labels, epsilons, full_epsilon, title=""):
 
 def _study_batch(network, images, labels, epsilons, full_epsilon, index, title):
     """Classes (attacks, e, b), levels (e, b, 3, 32, 32) and evaluations (b,) of a batch."""
-
-    def predict_classes(levels):
-        return predict(network.at("fp32"), levels).argmax(1)
-
     stream = random_stream(images.device, 0, Stream.STUDY, index)
     noise_stream = random_stream(images.device, 0, Stream.STUDY_NOISE, index)
     levels = images.float()
     gradient, _ = loss_gradient(network, levels, labels)  # at every epsilon the same direction
-    latest = predict_classes(levels)
+    latest = predict_classes(network, levels)
     predicted, pgd_levels = [], []
     for epsilon in with_progress(epsilons, title, len(images)):
-        noise = predict_classes(random_noise(images, epsilon, noise_stream))
-        step = predict_classes(signed_step(images, gradient, epsilon))
+        noise = predict_classes(network, random_noise(images, epsilon, noise_stream))
+        step = predict_classes(network, signed_step(images, gradient, epsilon))
         left = latest == labels
         levels, latest = levels.clone(), latest.clone()
         if epsilon == full_epsilon:  # on all images, for the evaluations that each takes
@@ -193,7 +191,7 @@ def _study_batch(network, images, labels, epsilons, full_epsilon, index, title):
             )
         if left.any():
             levels[left] = attacked
-            latest[left] = predict_classes(attacked)
+            latest[left] = predict_classes(network, attacked)
         if epsilon == full_epsilon:  # an image that only a smaller epsilon fooled counts as fooled
             evaluations[evaluations.isinf() & (latest != labels)] = 1
         predicted.append(torch.stack([noise, step, latest]))

@@ -7,7 +7,7 @@ from data_tools import to_uint8
 from inside_cnn.engine.plots import own_style, save_figure
 from inside_cnn.interpretability.adversarial import (
     labeled_batches,
-    predict,
+    predict_classes,
     projected_gradient,
     random_noise,
 )
@@ -24,7 +24,7 @@ def agreement(networks, images_of, labels):
     """
     matrix = {}
     for source, images in images_of.items():
-        correct = {n.name: predict(n.at("fp32"), images).argmax(1) == labels for n in networks}
+        correct = {n.name: predict_classes(n, images) == labels for n in networks}
         matrix[source] = {name: 100 * of.double().mean().item() for name, of in correct.items()}
     return matrix
 
@@ -80,10 +80,9 @@ def plot_matrices(matrices, names, path):
     }
     side = 3.5 + 0.5 * len(names)
     figure = Figure(figsize=(2 * side, side), layout="constrained")
-    for place, (key, title) in enumerate(titles.items(), start=1):
+    for axes, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         sources = list(matrices[key])
         rows = [[matrices[key][source][name] for name in names] for source in sources]
-        axes = figure.add_subplot(1, 2, place)
         axes.imshow(rows, vmin=0, vmax=100, cmap="viridis")
         axes.set(title=title, xlabel="predicted by", ylabel="made for")
         axes.set_xticks(range(len(names)), names, rotation=90)

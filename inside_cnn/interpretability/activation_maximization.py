@@ -23,8 +23,6 @@ HELD_OUT_VIEWS = 16  # of each image
 NO_SMOOTHING = 0.25  # share of the steps, at the beginning, without total variation
 PIXELS = 2**20  # of the images in one pass: 1,024 of 32x32, 20 of 224x224
 
-# ------------------------------------------------------------------------------ plain ascent
-
 
 def ascent(objective, images, steps=200, lr=0.1, decay=0.001, title=""):
     """Gradient ascent on the images: x += lr d objective / d x - decay x |x|, clamped to [-1, 1].
@@ -37,9 +35,6 @@ def ascent(objective, images, steps=200, lr=0.1, decay=0.001, title=""):
         images = images.detach()
         images = (images + lr * gradient - decay * images * images.abs()).clamp(-1, 1)
     return images
-
-
-# ------------------------------------------------------------------------------ robust ascent
 
 
 def from_spectra(spectra):

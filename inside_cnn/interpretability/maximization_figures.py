@@ -2,19 +2,18 @@
 
 import itertools
 import zlib
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
-from data_tools import Dataset, to_uint8
+from data_tools import to_uint8
 from inside_cnn.core.progress import with_progress
 from inside_cnn.data.dataset import displayed_classes
 from inside_cnn.engine.plots import save_image_grid, shortened
 from inside_cnn.interpretability.activation_maximization import VIEWS, held_out
 from inside_cnn.interpretability.layer_probes import distinct, stand_out
-from inside_cnn.interpretability.network import Network, layer_title, slug_of, split
+from inside_cnn.interpretability.network import layer_title, slug_of, split
 from inside_cnn.interpretability.objectives import class_logit, feature, neuron, optimize
 from inside_cnn.interpretability.receptive_field import box, centers
 from inside_cnn.interpretability.top_images import peak_positions, strongest_units
@@ -53,12 +52,10 @@ def class_section(network, how, folder):
     names, title = [network.class_names[k] for k in classes], f"classes, {network.name}"
     objective = class_logit(torch.tensor(classes))
     images = optimize(network, objective, len(names), title=title, **how, **ROBUST["class"])
-    values = [v.tolist() for v in values_of(network, objective, images)]
     with torch.no_grad():
-        probabilities = network.logits(images).softmax(1)[:, classes]
-        values.append(probabilities.diagonal().tolist())
+        probabilities = network.logits(images).softmax(1)[:, classes].diagonal()
+    rows = torch.stack([*values_of(network, objective, images), probabilities], dim=1).tolist()
     keys = ("logit", "logit_moved", "logit_of_mean_image", "probability")
-    rows = zip(*values, strict=True)
     metrics_of = {n: dict(zip(keys, row, strict=True)) for n, row in zip(names, rows, strict=True)}
     captions = []
     for name, of in metrics_of.items():
@@ -73,31 +70,20 @@ def class_section(network, how, folder):
     return metrics_of, images
 
 
-@dataclass
 class LayerUnits:
-    """The features of a layer of a Network on the test images.
+    """The features of a layer of a Network on the test images; units: from `strongest_units`."""
 
-    values, rows, columns: from `strongest_units`, each (images, width).
-    """
-
-    network: Network
-    layer: int
-    test_set: Dataset
-    values: torch.Tensor
-    rows: torch.Tensor
-    columns: torch.Tensor
-
-    def __post_init__(self):
-        self.positions = peak_positions(self.values, self.rows, self.columns)
-        self.stand_out = stand_out(self.values)
+    def __init__(self, network, layer, test_set, units):
+        self.network, self.layer, self.test_set = network, layer, test_set
+        self.values, self.rows, self.columns = units  # each (images, width)
+        self.positions, self.stand_out = peak_positions(*units), stand_out(self.values)
 
     def choose(self):
         """The features that stand out most, and as many random ones of the others: two int64."""
         width = self.values.shape[1]
         seed = self.layer if isinstance(self.layer, int) else zlib.crc32(self.layer.encode())
         selected = distinct(self.values, self.stand_out, min(FEATURES, width // 2))
-        stream = torch.Generator().manual_seed(seed)
-        order = torch.randperm(width, generator=stream)
+        order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
         return selected, order[~torch.isin(order, selected)][: len(selected)]
 
     def compare(self, selected, chosen, activations):
@@ -156,10 +142,8 @@ def feature_section(network, layers, how, folder, test_set=None):
         title = f"features on test images, {network.name}"
         batches = with_progress(split(test_set.images, 500), title, 500)
         strongest = strongest_units(network.at("fp32"), batches, layers)
-        units = {layer: LayerUnits(network, layer, test_set, *strongest[layer]) for layer in layers}
-    return {
-        str(layer): _one_layer(network, layer, how, folder, units.get(layer)) for layer in layers
-    }
+        units = {layer: LayerUnits(network, layer, test_set, strongest[layer]) for layer in layers}
+    return {str(n): _one_layer(network, n, how, folder, units.get(n)) for n in layers}
 
 
 def views_of(network, layer, positions):
@@ -212,9 +196,8 @@ def _one_layer(network, layer, how, folder, units):
         )
         cells, options = torch.stack(cells), {"title": title, "boxes": boxes}
         options |= {"columns": 2 * (1 + EXAMPLES), "gap": 6}
-    path = (
-        folder / f"max_features_{network.slug}_{slug_of(layer_title(layer).replace(' ', ''))}.png"
-    )
+    name = slug_of(layer_title(layer).replace(" ", ""))
+    path = folder / f"max_features_{network.slug}_{name}.png"
     save_image_grid(cells, path, captions=captions, **options)
     print(
         f"  {layer_title(layer)}: mean activation {values.mean():.3f}, over random views "

@@ -102,7 +102,7 @@ def test_share_of_features_that_peak_at_the_border(trained):
     positions = [(0, 1), (3, 2), (2, 3)] + [(1, 2)] * 9
     rows, columns = torch.tensor(positions).float().T[:, None].expand(2, 10, 12)
     test_set = data_tools.load_shapes()[1].first(10)
-    units = LayerUnits(as_network(trained), 8, test_set, torch.rand(10, 12), rows, columns)
+    units = LayerUnits(as_network(trained), 8, test_set, (torch.rand(10, 12), rows, columns))
     metrics = units.compare(torch.tensor([0, 5]), torch.tensor([0, 5, 1]), torch.zeros(3))
     assert metrics["peak_at_border_percent"] == {"selected": 50, "all": 25, "uniform": 75}
     assert metrics["below_best_test_image"] == [0, 5, 1]

@@ -7,7 +7,7 @@ import torch
 
 
 def percent(correct):
-    """bool (n,) -> percentage of True."""
+    """bool -> percentage of True; shares, 0 to 1 -> their mean in percent. Of any shape."""
     return round(100 * correct.double().mean().item(), 2)
 
 

@@ -1,9 +1,9 @@
 """Calibration: does a class probability of 0.8 mean 80 % correct? And accuracy."""
 
-import torch
 import torch.nn.functional as F
 
 from inside_cnn.engine.plots import save_charts
+from inside_cnn.engine.statistics import percent
 from inside_cnn.interpretability.adversarial import predict
 from inside_cnn.interpretability.network import line_styles
 
@@ -15,15 +15,14 @@ def calibration(probabilities, labels, bins=BINS):
     """Expected calibration error, and the mean confidence, accuracy and count of each bin.
 
     probabilities: float (n, classes); labels: int64 (n,). The confidence is the largest
-    probability; bins have equal width. Returns a float, 0 to 1, and three float64 (bins,).
+    probability; bins have equal width. Returns a float, 0 to 1, two float64 and one int64 (bins,).
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks.
     """
     confidence, predicted = probabilities.double().max(1)
     index = (confidence * bins).long().clamp_max(bins - 1)
     correct = (predicted == labels).double()
     counts, confidences, corrects = (
-        torch.zeros(bins, dtype=torch.float64).index_add_(0, index, values)
-        for values in (torch.ones_like(correct), confidence, correct)
+        index.bincount(weights, minlength=bins) for weights in (None, confidence, correct)
     )
     error = (corrects - confidences).abs().sum() / len(labels)
     filled = counts.clamp_min(1)
@@ -54,19 +53,19 @@ def calibration_section(networks, test_set, folder):
     styles = line_styles(networks)
     metrics_of, lines = {}, {}
     for network in networks:
-        network = network.at("fp32")
-        probabilities = predict(network, test_set.images).softmax(1).cpu()
-        error, confidences, accuracies, counts = calibration(probabilities, test_set.labels.cpu())
-        six_views = six_view_logits(network, test_set.images).argmax(1) == test_set.labels
+        network, images, labels = network.at("fp32"), test_set.images, test_set.labels
+        probabilities = predict(network, images).softmax(1)
+        six_views = six_view_logits(network, images)
+        error, confidences, accuracies, counts = calibration(probabilities.cpu(), labels.cpu())
         plotted = counts >= MIN_PLOTTED
         points = [(100 * values[plotted]).tolist() for values in (confidences, accuracies)]
         lines[f"{network.name}, ECE {100 * error:.1f} %"] = (*points, styles[network.name])
         metrics_of[network.name] = {
             "expected_calibration_error": round(100 * error, 2),
-            "mean_confidence": round(100 * probabilities.amax(1).mean().item(), 2),
-            "accuracy": round(100 * (accuracies @ counts / len(test_set)).item(), 2),
-            "accuracy_of_six_views": round(100 * six_views.float().mean().item(), 2),
-            "images": len(test_set),
+            "mean_confidence": percent(probabilities.amax(1)),
+            "accuracy": percent(probabilities.argmax(1) == labels),
+            "accuracy_of_six_views": percent(six_views.argmax(1) == labels),
+            "images": len(labels),
         }
         print(f"{network.name}: expected calibration error {100 * error:.2f} %")
     lines["perfect"] = ([0, 100], [0, 100], {"color": "0.6", "linestyle": ":"})

@@ -10,7 +10,7 @@ import torch
 from inside_cnn.core.device import Stream, random_stream
 from inside_cnn.engine.plots import save_charts
 from inside_cnn.engine.statistics import paired_differences, percent, percent_interval
-from inside_cnn.interpretability.adversarial import labeled_batches, loss_gradient, predict
+from inside_cnn.interpretability.adversarial import labeled_batches, loss_gradient, predict_classes
 from inside_cnn.interpretability.network import line_styles
 
 BANDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.75)  # edges of five bands, cycles per pixel
@@ -64,8 +64,8 @@ def frequency_study(network, test_set):
         stream = random_stream(batch.device, 0, Stream.NOISE_IN_BANDS, index)
         noises = [band_noise(batch.shape, band, stream) for band in range(len(BANDS) - 1)]
         variants = [batch.float(), *((batch + noise).clamp(0, 255) for noise in noises)]
-        predicted = [predict(network.at("fp32"), variant).argmax(1) for variant in variants]
-        correct.append(torch.stack([classes == k for k in predicted]).cpu())
+        predicted = torch.stack([predict_classes(network, variant) for variant in variants])
+        correct.append((predicted == classes).cpu())
     return torch.cat(energies), torch.cat(correct, dim=1)
 
 
@@ -81,7 +81,7 @@ def frequency_section(networks, test_set, folder):
     bands = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(BANDS)]
     size = test_set.images.shape[2]
     means = [radial_frequencies(size)[band].mean().item() for band in in_bands(size)]
-    white = percentages(in_bands(size).float().mean((1, 2)))
+    white = [percent(band) for band in in_bands(size)]
     energies = {"white noise": (means, white, {"color": "0.6", "linestyle": ":"})}
     styles = line_styles(networks)
     for network in networks:
@@ -90,7 +90,7 @@ def frequency_section(networks, test_set, folder):
         metrics_of[name] = metrics = {
             "bands": list(BANDS),
             "white_energy": white,
-            "gradient_energy": percentages(energy.mean(0)),
+            "gradient_energy": [percent(share) for share in energy.mean(0)],
             "noise_rms": NOISE_RMS,
             "accuracy": percent(clean),
             "interval": percent_interval(clean),
@@ -111,17 +111,11 @@ def frequency_section(networks, test_set, folder):
         energies[name] = (means, metrics["gradient_energy"], styles[name])
         points = [metrics["accuracy"], *metrics["accuracy_under_noise"]]
         accuracies[name] = ([0.0, *means], points, styles[name])
-    differences = paired_differences(values_of)
-    for name, metrics in metrics_of.items():
-        metrics["differences"] = differences[name]
     x = "frequency, cycles per pixel"
     gradient = {"x": x, "y": "share of its energy, %", "height": 50, "lines": energies}
     noise = {"x": x, "y": "accuracy, %", "height": 100, "lines": accuracies}
     noise_title = f"Noise in one band, rms {NOISE_RMS:g}/255 (at 0: without)"
     charts = {"Gradient of the class margin": gradient, noise_title: noise}
     save_charts(charts, folder / "frequency.png")
-    return metrics_of
-
-
-def percentages(shares):
-    return [round(100 * share, 2) for share in shares.tolist()]
+    differences = paired_differences(values_of)
+    return {name: of | {"differences": differences[name]} for name, of in metrics_of.items()}

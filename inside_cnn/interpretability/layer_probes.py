@@ -112,9 +112,7 @@ def distinct(features, measure, count):
     A feature is left out if the absolute value of its correlation with a feature before it exceeds
     MAX_CORRELATION. features: (n, width); measure: (width,).
     """
-    centered = features.double() - features.double().mean(0)
-    normalized = centered / centered.norm(dim=0).clamp_min(1e-8)
-    correlated = (normalized.T @ normalized).abs() > MAX_CORRELATION
+    correlated = features.double().T.corrcoef().abs() > MAX_CORRELATION  # nan if constant
     chosen = []
     for feature in measure.argsort(descending=True, stable=True).tolist():
         if len(chosen) < count and not correlated[feature, chosen].any():

@@ -83,14 +83,11 @@ def strength_section(networks, test_set, folder):
     Returns {name of the network: metrics}: percentages in the order of EPSILONS, 95 % intervals.
     """
     metrics_of, correct_of = {}, {}
-    for network in networks:
-        name = network.name
-        metrics_of[name], correct_of[name] = _study_of(network, test_set, folder)
-    differences = paired_differences(correct_of)
-    for name, metrics in metrics_of.items():
-        metrics["differences"] = differences[name]
+    for n in networks:
+        metrics_of[n.name], correct_of[n.name] = _study_of(n, test_set, folder)
     _plot_study(metrics_of, line_styles(networks), folder)
-    return metrics_of
+    differences = paired_differences(correct_of)
+    return {name: of | {"differences": differences[name]} for name, of in metrics_of.items()}
 
 
 def _study_of(network, test_set, folder):
@@ -99,8 +96,7 @@ def _study_of(network, test_set, folder):
     predicted, pgd_levels, evaluations = adversarial.study(
         network, images, labels, EPSILONS, FULL_EPSILON, f"attacks, {network.name}"
     )
-    exact = network.at("fp32")
-    clean = predict(exact, images).argmax(1)
+    clean = adversarial.predict_classes(network, images)
     withstood = evaluations.isinf()
     gradients = list(range(0, adversarial.BUDGET + 1, 10))
     metrics = {
@@ -117,25 +113,24 @@ def _study_of(network, test_set, folder):
             "accuracy_after": [percent(evaluations > count) for count in gradients],
         },
     }
-    for attack, rows in predicted.items():
-        metrics[f"{attack}_accuracy"] = [percent(row == labels) for row in rows]
-        metrics[f"{attack}_interval"] = [percent_interval(row == labels) for row in rows]
     print(
         f"{network.name}, accuracy in % on the first {len(labels)} test images: "
         f"{metrics['accuracy_clean']:.2f}; under attack of {EPSILONS}/255:"
     )
-    for attack in ("noise", "step", "pgd"):
-        print(f"  {attack:<5}" + "".join(f"{a:7.2f}" for a in metrics[f"{attack}_accuracy"]))
+    for attack, rows in predicted.items():
+        accuracies = [percent(row == labels) for row in rows]
+        metrics[f"{attack}_accuracy"] = accuracies
+        metrics[f"{attack}_interval"] = [percent_interval(row == labels) for row in rows]
+        print(f"  {attack:<5}" + "".join(f"{accuracy:7.2f}" for accuracy in accuracies))
 
     rows, columns, note = test_set.columns(1)
     for epsilon, levels in zip((0.0, *EPSILONS), (images.float(), *pgd_levels), strict=True):
         levels = levels[rows].round()  # the caption is the prediction for the displayed image
         path = folder / f"perturbed_{network.slug}_epsilon{epsilon:g}.png"
-        title = (
-            f"Projected gradient descent, up to {epsilon:g}/255, rounded to whole levels, "
-            f"{network.title}{note}"
-        )
-        captions = prediction_captions(predict(exact, levels).softmax(1), names)
+        title = f"Projected gradient descent, up to {epsilon:g}/255, rounded to whole levels"
+        title += f", {network.title}{note}"
+        probabilities = predict(network.at("fp32"), levels).softmax(1)
+        captions = prediction_captions(probabilities, names)
         save_image_grid(levels.byte(), path, columns, title, captions, scale=4)
     noise = predicted["noise"][EPSILONS.index(8.0)] == labels
     return metrics, {"full attack at 4/255": withstood, "noise at 8/255": noise}
@@ -148,19 +143,16 @@ def _plot_study(metrics_of, styles, folder):
     """
     count = next(iter(metrics_of.values()))["images"]
     common = {"y": f"accuracy on {count} test images, %", "height": 100}
-    charts, lines = {}, {}
-    for attack, title in CHARTS.items():
-        of_attack = {}
-        for name, of in metrics_of.items():
-            ys = [of["accuracy_clean"], *of[f"{attack}_accuracy"]]
-            of_attack[name] = ([0.0, *EPSILONS], ys, styles[name])
-        x = "epsilon, the largest change of a pixel, / 255"
-        charts[title] = common | {"x": x, "lines": of_attack}
+    x = "epsilon, the largest change of a pixel, / 255"
+    charts = {title: common | {"x": x, "lines": {}} for title in CHARTS.values()}
+    lines = {}
+    for name, of in metrics_of.items():
+        for attack, title in CHARTS.items():
+            accuracies = [of["accuracy_clean"], *of[f"{attack}_accuracy"]]
+            charts[title]["lines"][name] = ([0.0, *EPSILONS], accuracies, styles[name])
+        points = of["full_attack"]["gradients_per_image"], of["full_attack"]["accuracy_after"]
+        lines[name] = (*points, styles[name] | {"marker": None})
     save_charts(charts, folder / "robustness.png", columns=3)
-    for name, metrics in metrics_of.items():
-        full = metrics["full_attack"]
-        style = styles[name] | {"marker": None}
-        lines[name] = (full["gradients_per_image"], full["accuracy_after"], style)
     chart = common | {"x": "gradient evaluations for each image", "lines": lines}
     title = f"Upper bound on the robust accuracy at {FULL_EPSILON:g}/255"
     save_charts({title: chart}, folder / "attack_convergence.png")

@@ -201,13 +201,13 @@ def load_images(args, networks, device):
     all_have_start = all(network.start is not None for network in networks)
     if not needed and all_have_start:
         return None, None
-    if args.dataset == "auto" and args.model:
-        raise UserError("--model needs images: give their data set by --dataset")
-    names = {str(network.metadata.get("dataset")) for network in networks}
-    if args.dataset == "auto" and not (len(names) == 1 and names <= set(DATASETS)):
-        listed = ", ".join(sorted(names))
-        raise UserError(f"the weights name the data sets {listed}; give one by --dataset")
-    name = names.pop() if args.dataset == "auto" else args.dataset
+    name = args.dataset
+    if name == "auto":
+        if args.model:
+            raise UserError("--model needs images: give their data set by --dataset")
+        name = ", ".join(sorted({str(network.metadata.get("dataset")) for network in networks}))
+        if name not in DATASETS:
+            raise UserError(f"the weights name the data sets {name}; give one by --dataset")
     try:
         train, test = load_dataset(name, args.data_dir, size=networks[0].image_size)
     except DataMissing as reason:
@@ -245,8 +245,7 @@ def as_predicted(network, dataset):
     if network.class_names == list(dataset.class_names):
         return dataset
     print(f"{network.name} has other classes than {dataset.name}: its predictions are the labels")
-    with torch.no_grad():
-        labels = predict(network, dataset.images).argmax(1)
+    labels = predict(network, dataset.images).argmax(1)
     return replace(dataset, labels=labels, class_names=tuple(names))
 
 
@@ -294,11 +293,10 @@ def make_figures(args, networks, sets, folder, summary):
         write_summary(folder / "summary.json", summary)
 
     if args.perturb_images:
-        suffixes = ["", *(f"_{network.slug}" for network in networks[1:])]
-        metrics_of = {
-            network.name: one_step(network, test_set, args.epsilon, folder, suffix)
-            for network, suffix in zip(networks, suffixes, strict=True)
-        }
+        metrics_of = {}
+        for n in networks:
+            suffix = "" if n is networks[0] else f"_{n.slug}"
+            metrics_of[n.name] = one_step(n, test_set, args.epsilon, folder, suffix)
         keep("perturbation", metrics_of)
         study_set = test_set.first(args.study_images)
         keep("strength_study", strength_section(networks, study_set, folder))

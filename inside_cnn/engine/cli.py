@@ -22,12 +22,11 @@ MAY_CHANGE = (
 )
 
 
-class _Formatter(argparse.HelpFormatter):
-    """Adds defaults other than None to the help."""
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Omits a default of None."""
 
     def _get_help_string(self, action):
-        has_default = action.default not in (None, argparse.SUPPRESS)
-        return action.help + " (default: %(default)s)" * has_default
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -213,14 +212,7 @@ def fill_in_recipe(parser, args, recipes, conditions=()):
 
 
 class Stopped(Exception):
-    """The run stopped early or could not write all its files; the message gives the reason."""
-
-    def __init__(self, exit_code, message):
-        super().__init__(exit_code, message)  # both arguments, so that it can be pickled
-        self.exit_code, self.message = exit_code, message
-
-    def __str__(self):
-        return self.message
+    """Stopped(exit code, reason): the run stopped early or could not write all its files."""
 
 
 class _Tolerant:
@@ -275,8 +267,9 @@ def _run(run, args):
     try:
         run(args)
     except Stopped as stopped:
-        print(stopped, flush=True)
-        return stopped.exit_code
+        exit_code, reason = stopped.args
+        print(reason, flush=True)
+        return exit_code
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and not _is_user_path(error.filename, args):
             raise
@@ -303,6 +296,5 @@ def _is_user_path(path, args):
     """Whether a path is one of the arguments or inside one."""
     if not isinstance(path, str | Path):
         return False
-    named = {os.path.abspath(v) for v in vars(args).values() if v and isinstance(v, str | Path)}
-    path = os.path.abspath(path)
-    return any(str(parent) in named for parent in (path, *Path(path).parents))
+    named = [os.path.abspath(v) for v in vars(args).values() if v and isinstance(v, str | Path)]
+    return any(Path(os.path.abspath(path)).is_relative_to(each) for each in named)

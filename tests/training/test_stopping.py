@@ -36,9 +36,9 @@ def test_signals_that_are_ignored_stay_ignored():
 
 
 def test_a_signal_without_a_checkpoint_keeps_its_exit_code():
-    unsaved = stopping.stopped(signal.SIGUSR1, 7, None)
-    assert unsaved.exit_code == 128 + signal.SIGUSR1
-    assert "could not be saved" in str(unsaved)
+    exit_code, reason = stopping.stopped(signal.SIGUSR1, 7, None).args
+    assert exit_code == 128 + signal.SIGUSR1
+    assert "could not be saved" in reason
 
 
 def test_timer(monkeypatch):

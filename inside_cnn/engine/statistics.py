@@ -12,20 +12,17 @@ def percent(correct):
 
 
 def percent_interval(correct):
-    """The 95 % Wilson interval of percent(correct): [low, high]."""
-    return [round(100 * end, 2) for end in wilson_interval(correct.sum().item(), len(correct))]
-
-
-def wilson_interval(successes, n):
-    """The 95 % interval of a share, `successes` of n images: (low, high) in [0, 1].
+    """The 95 % interval of percent(correct): [low, high].
 
     Source: Wilson 1927, Probable Inference, the Law of Succession, and Statistical Inference.
     """
     z = 1.96  # the 97.5 % quantile of the normal distribution
-    share, shrink = successes / n, 1 + z**2 / n
+    n = len(correct)
+    share, shrink = correct.sum().item() / n, 1 + z**2 / n
     center = (share + z**2 / (2 * n)) / shrink
     half = z / shrink * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, center - half), min(1.0, center + half)
+    ends = max(0.0, center - half), min(1.0, center + half)
+    return [round(100 * end, 2) for end in ends]
 
 
 def paired_bootstrap(a, b):

@@ -6,23 +6,23 @@ from inside_cnn.engine.statistics import (
     paired_differences,
     percent,
     percent_interval,
-    wilson_interval,
 )
 
 
 @pytest.mark.parametrize(
     ("successes", "n", "low", "high"),
     [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        (29, 29, 0.8830, 1.0),
+        (81, 263, 25.53, 36.62),
+        (15, 148, 6.24, 16.05),
+        (0, 20, 0.0, 16.11),
+        (1, 29, 0.61, 17.18),
+        (29, 29, 88.30, 100),
     ],
 )
 def test_wilson_interval_of_published_examples(successes, n, low, high):
     """The first four: Newcombe 1998, Two-sided Confidence Intervals for the Single Proportion."""
-    assert wilson_interval(successes, n) == pytest.approx((low, high), abs=6e-5)
+    correct = torch.arange(n) < successes
+    assert percent_interval(correct) == pytest.approx([low, high], abs=1e-9)
 
 
 def test_bootstrap_pairs_the_images():

@@ -1,7 +1,4 @@
-"""Exported weights: one network in a safetensors file, with metadata to rebuild it.
-
-Below: writing, quantization to 8 bits, reading, class names, and finding files.
-"""
+"""Exported weights: one network in a safetensors file, with metadata to rebuild it."""
 
 import json
 from pathlib import Path
@@ -130,19 +127,16 @@ def _network_of(metadata, path, kind):
     if kind not in (None, own_kind):
         raise UserError(f"{path} holds a {own_kind}, not a {kind}")
     model_class, arguments = _KINDS[own_kind]
-    names = metadata.get("class_names")
-    are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not (are_names and names and "".join(names).isprintable()):
-        names = None
-        metadata.pop("class_names", None)
+    names = metadata.pop("class_names", None)
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    names = names if is_list and "".join(names).isprintable() else []
     # The latents of a generator encode the class. Exports of the first version lack the number.
-    metadata.setdefault("num_classes", len(names) if names else 10)
+    classes = metadata.setdefault("num_classes", len(names) or 10)
+    if names and len(names) == classes:
+        metadata["class_names"] = names
     sizes = {name: metadata.get(name) for name in ("num_classes", *arguments)}
     if not all(type(size) is int and 1 <= size <= MAX_SIZE for size in sizes.values()):
         raise UserError(f"{path} has impossible sizes: {sizes}")
-    classes = sizes["num_classes"]
-    if names and len(names) != classes:
-        del metadata["class_names"]
     if classes > sizes.get("latent_dim", classes):
         raise UserError(
             f"the latents of {path}, {sizes['latent_dim']} long, have no room for {classes} classes"

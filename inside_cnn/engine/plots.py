@@ -117,9 +117,9 @@ def save_histograms(values, path, xlabel):
 def save_charts(charts, path, columns=2):
     """Line charts side by side.
 
-    charts: {title: {"x": label, "y": label, "lines": {name: (xs, ys, matplotlib style)}}}. With the
-    optional "height", the y axis starts at 0 and ends at that value or above; "ticks" are texts for
-    x = 1, 2, ... Charts with the same names share one legend.
+    charts: {title: {"x": label, "y": label, "height": where the y axis ends, or above, "lines":
+    {name: (xs, ys, matplotlib style)}}}; optional "ticks": texts for x = 1, 2, ... Charts with the
+    same names share one legend.
     """
     figure, all_axes = _panels(columns, len(charts), (5.4, 3.8))
     legends = []
@@ -127,8 +127,7 @@ def save_charts(charts, path, columns=2):
         for name, (xs, ys, style) in chart["lines"].items():
             axes.plot(xs, ys, label=name, **style)
         axes.set(title=title, xlabel=chart["x"], ylabel=chart["y"])
-        if "height" in chart:
-            axes.set_ylim(0, max(axes.get_ylim()[1], chart["height"]))
+        axes.set_ylim(0, max(axes.get_ylim()[1], chart["height"]))
         if "ticks" in chart:
             places = range(1, 1 + len(chart["ticks"]))
             axes.set_xticks(places, chart["ticks"], rotation=90, fontsize=7)
@@ -208,7 +207,7 @@ def image_grid(
         x, y = gap + column * pitch_x, top + row * pitch_y
         scaled = image.repeat(scale, 0).repeat(scale, 1)
         if boxes:
-            scaled = _framed(scaled, *(scale * edge for edge in boxes[index]))
+            _draw_frame(scaled, *(scale * edge for edge in boxes[index]))
         canvas[y : y + side, x : x + side] = scaled
         places.append((x + side / 2, y + side))
     figure = Figure(figsize=(width / _DPI, height / _DPI))
@@ -241,9 +240,7 @@ def wrapped(title, width):
     return lines
 
 
-def _framed(image, top, left, bottom, right):
-    framed = image.copy()
-    framed[top:bottom, left:right] = BOX_COLOR
-    inside = slice(top + BOX_LINE, bottom - BOX_LINE), slice(left + BOX_LINE, right - BOX_LINE)
-    framed[inside] = image[inside]
-    return framed
+def _draw_frame(image, top, left, bottom, right):
+    box = image[top:bottom, left:right]
+    for line in (box[:BOX_LINE], box[-BOX_LINE:], box[:, :BOX_LINE], box[:, -BOX_LINE:]):
+        line[:] = BOX_COLOR

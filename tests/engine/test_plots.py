@@ -68,8 +68,9 @@ def test_y_axis_of_a_chart_with_a_height_starts_at_0(plotted):
 
 
 def test_charts_with_the_same_names_share_a_legend(plotted):
+    axes = {"x": "x", "y": "y", "height": 1}
     charts = {
-        title: {"x": "x", "y": "y", "lines": {name: ([0, 1], [0, 1], {}) for name in names}}
+        title: axes | {"lines": {name: ([0, 1], [0, 1], {}) for name in names}}
         for title, names in (("1", "ab"), ("2", "ab"), ("3", "ac"), ("4", "ab"))
     }
     save_charts(charts, "charts.png")

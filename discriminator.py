@@ -37,10 +37,9 @@ class Discriminator(nn.Module):
     def __init__(self, width=196, num_classes=10):
         super().__init__()
         self.width, self.num_classes = width, num_classes
-        channels = (3,) + (width,) * NUM_LAYERS
-        self.blocks = nn.Sequential(
-            *(block(channels[i], width, MAP_SIZES[i], STRIDES[i]) for i in range(NUM_LAYERS))
-        )
+        in_channels = (3,) + (width,) * (NUM_LAYERS - 1)
+        sizes = zip(in_channels, MAP_SIZES, STRIDES, strict=True)
+        self.blocks = nn.Sequential(*(block(c, width, size, stride) for c, size, stride in sizes))
         self.critic_head = nn.Linear(width, 1)
         self.class_head = nn.Linear(width, num_classes)
 

@@ -14,16 +14,13 @@ START_SIZE = 4
 UPSAMPLES = (True, False, False, False, True, False, True)  # the seven hidden convolutions
 
 
-def upsample_block(width):
-    """Transposed convolution that doubles the map, BatchNorm, ReLU."""
-    return nn.Sequential(
-        nn.ConvTranspose2d(width, width, 4, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()
-    )
-
-
-def same_size_block(width):
-    """3x3 convolution, BatchNorm, ReLU."""
-    return nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+def block(width, upsample):
+    """3x3 convolution, or transposed convolution that doubles the map; BatchNorm, ReLU."""
+    if upsample:
+        convolution = nn.ConvTranspose2d(width, width, 4, stride=2, padding=1)
+    else:
+        convolution = nn.Conv2d(width, width, 3, padding=1)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
 
 
 class Generator(nn.Module):
@@ -37,9 +34,7 @@ class Generator(nn.Module):
         self.width, self.latent_dim = width, latent_dim
         start = width * START_SIZE * START_SIZE
         self.project = nn.Sequential(nn.Linear(latent_dim, start), nn.BatchNorm1d(start), nn.ReLU())
-        self.blocks = nn.Sequential(
-            *(upsample_block(width) if up else same_size_block(width) for up in UPSAMPLES)
-        )
+        self.blocks = nn.Sequential(*(block(width, upsample) for upsample in UPSAMPLES))
         self.to_rgb = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, latents):

@@ -1,13 +1,8 @@
 """Faster layers that compute the same function: `accelerate` swaps them into a plain network.
 
-The networks consist of ordinary torch.nn modules. `accelerate` replaces the class of their layers
-in place, so parameters, names, hooks, copies, isinstance checks and the layout of the state_dict do
-not change. The differences are:
-
-- feature maps and kernels are channels_last in memory;
-- convolution and LayerNorm have hand-derived second derivatives, see double_backward.py;
-- in compiled training, LayerNorm is compiled, and under autocast feature maps are padded with zero
-  channels to a multiple of 16, see channel_padding.py.
+It replaces the class of the layers in place, so parameters, names, hooks, copies, isinstance checks
+and the layout of the state_dict do not change. Feature maps and kernels are channels_last in
+memory. See double_backward.py for the derivatives, and channel_padding.py for the padding.
 """
 
 import torch
@@ -34,7 +29,8 @@ def accelerate(network, device="cpu", compiled=False):
         if _is_supported(layer):
             layer.__class__ = _FASTER[type(layer)]
         if isinstance(layer, FastLayerNorm):
-            layer.set_layout()
+            for parameter in layer.parameters():
+                parameter.data = parameter.data.movedim(0, 2).contiguous().movedim(2, 0)
         if type(layer) in _FASTER.values():
             layer.compiled = compiled
     convolutions = [layer for layer in layers if isinstance(layer, FastConv2d)]
@@ -82,10 +78,6 @@ class FastLayerNorm(nn.LayerNorm):
     (h, w, channels). nn.LayerNorm would copy each map to channels first and back.
     Source: Ba et al. 2016, Layer Normalization.
     """
-
-    def set_layout(self):
-        for parameter in (self.weight, self.bias):
-            parameter.data = parameter.data.movedim(0, 2).contiguous().movedim(2, 0)
 
     def forward(self, x):
         x, weight, bias = (t.movedim(-3, -1) for t in (x, self.weight, self.bias))  # views

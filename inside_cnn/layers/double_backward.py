@@ -57,15 +57,13 @@ def input_gradient(output, inputs, create_graph=False):
     """
     # The flag is an attribute of the graph's nodes, the `ctx` of backward, and not of this thread:
     # on CUDA autograd has its own threads.
-    nodes, visited, stack = [], set(), [output.grad_fn]
+    visited, stack = set(), [output.grad_fn]
     while stack:
         node = stack.pop()
-        if node is None or node in visited:
-            continue
-        visited.add(node)
-        stack += [previous for previous, _ in node.next_functions]
-        if getattr(node, "inputs_only", None) is False:
-            nodes.append(node)
+        if node is not None and node not in visited:
+            visited.add(node)
+            stack += [previous for previous, _ in node.next_functions]
+    nodes = [node for node in visited if hasattr(node, "inputs_only")]
     try:
         for node in nodes:
             node.inputs_only = True

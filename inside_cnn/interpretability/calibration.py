@@ -37,12 +37,10 @@ def six_view_logits(network, levels):
     Source: Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU.
     """
     padded = F.pad(levels.float(), 4 * [1], mode="reflect")
-    shifted = padded[..., 2:, 2:], padded[..., :-2, :-2]
-    weights = (levels, 1 / 4), *((view, 1 / 8) for view in shifted)
-    return sum(
-        weight * (predict(network, view) + predict(network, view.flip(3)))
-        for view, weight in weights
-    )
+    sums = 0
+    for view, weight in ((levels, 2), (padded[..., 2:, 2:], 1), (padded[..., :-2, :-2], 1)):
+        sums += weight * (predict(network, view) + predict(network, view.flip(3)))
+    return sums / 8
 
 
 def calibration_section(networks, test_set, folder):

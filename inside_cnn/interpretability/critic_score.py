@@ -15,7 +15,7 @@ PATCH = 8  # side of the shuffled patches, in pixels
 def scores_of(network, images):
     """The critic's score of each image: uint8 (n, 3, 32, 32) -> float32 (n,) on the CPU."""
     exact = network.at("fp32")  # bfloat16 rounds scores to about 0.4 %, which makes many equal
-    return torch.cat([exact.outputs(to_signed(batch))[0].cpu() for batch in images.split(500)])
+    return torch.cat([exact.score(to_signed(batch)).cpu() for batch in images.split(500)])
 
 
 def auc(positive, negative):

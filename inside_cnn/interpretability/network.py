@@ -94,6 +94,10 @@ class Network:
         if self.layers is None:
             self.layers = dict(enumerate(getattr(self.model, "blocks", ()), start=1))
 
+    @property
+    def layer_names(self):
+        return tuple(self.layers)
+
     def at(self, precision):
         """The same network in another precision."""
         return dataclasses.replace(self, precision=precision)
@@ -109,6 +113,9 @@ class Network:
 
     def logits(self, images):
         return self.outputs(images)[1]
+
+    def score(self, images):
+        return self.outputs(images)[0]
 
     def visit(self, images, layers, use):
         """Call use(layer, maps) with the output of each of the layers, in one forward pass.

@@ -1,11 +1,15 @@
 """Comparisons of two runs."""
 
 import json
+from functools import partial
 
 import torch
 
 from inside_cnn.engine.weights import load_model
 from inside_cnn.training import checkpoint
+
+# Bit-identical dicts, lists and tensors.
+assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 def records(folder):
@@ -17,27 +21,11 @@ def records(folder):
     return lines
 
 
-def assert_equal(a, b):
-    """Bit-identical dicts, lists and tensors."""
-    if isinstance(a, dict):  # an OrderedDict too
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert type(a) is type(b)
-        for x, y in zip(a, b, strict=True):
-            assert_equal(x, y)
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b
-
-
 def assert_same_export(a, b):
     """Equal weights and metadata; the order of the metadata in the file is not fixed."""
     (first, first_metadata), (second, second_metadata) = map(load_model, (a, b))
     assert first_metadata == second_metadata
-    assert_equal(dict(first.state_dict()), dict(second.state_dict()))
+    assert_equal(first.state_dict(), second.state_dict())
 
 
 def assert_same_run(a, b, all_files=True):

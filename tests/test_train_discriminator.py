@@ -1,11 +1,10 @@
-import contextlib
 import json
 import shutil
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 import data_tools
@@ -14,7 +13,7 @@ import train_gan
 from compare import assert_equal, records
 from inside_cnn.core.device import random_stream
 from inside_cnn.engine.weights import load_model
-from inside_cnn.metrics.classifier import evaluate, features_and_logits
+from inside_cnn.metrics.classifier import evaluate
 from inside_cnn.training import checkpoint, panels
 from inside_cnn.training.run import TrainingRun
 from processes import SMALL
@@ -35,12 +34,9 @@ def test_files_of_a_run(succeed, matplotlib_plots, refused, tmp_path):
     assert [line["epochs_done"] for line in lines] == [1.0, 2.0]
     model, metadata = load_model(folder / "discriminator.safetensors")
     summary = json.loads((folder / "summary.json").read_text())
-    _, test_set = data_tools.load_shapes()
-    test_set = test_set.first(40)
-    _, logits = features_and_logits(model, test_set.images)
-    correct = logits.argmax(1) == test_set.labels
-    assert metadata["test_accuracy"] == summary["test_accuracy"]
-    assert summary["test_accuracy"] == pytest.approx(100 * correct.double().mean().item(), abs=1e-3)
+    test_set = data_tools.load_shapes()[1].first(40)
+    accuracy = evaluate(model, test_set, "fp32")["test_accuracy"]
+    assert metadata["test_accuracy"] == summary["test_accuracy"] == accuracy
     assert f"{summary['test_accuracy']:.2f} %" in out
     state = checkpoint.load_latest(folder / "checkpoints")  # the average is what is exported
     assert_equal(model.state_dict(), state["parts"]["ema"])
@@ -49,11 +45,8 @@ def test_files_of_a_run(succeed, matplotlib_plots, refused, tmp_path):
 
     before = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
     assert "finished already" in succeed(*train, 2)
-    assert {p: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
-
     assert "epochs was 2, now 3" in refused(*train, 3)  # the learning rates depend on them
     shutil.rmtree(folder / "checkpoints")
-    before = {p: p.read_bytes() for p in folder.iterdir()}
     assert "without its checkpoints" in refused(*train, 2)
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
 
@@ -89,49 +82,19 @@ def test_accuracy_is_of_the_held_out_images(succeed, tmp_path, script):
     assert "held-out accuracy" in out
 
 
-@pytest.fixture
-def make_update(images):
-    """make_update(*flags) -> (a Classifier, a function that updates it and returns metrics)."""
-    with contextlib.ExitStack() as runs:
-
-        def make(*flags):
-            plain = ["--recipe", "classic", "--device", "cpu", "--precision", "fp32"]
-            args = train_discriminator.parse_args([*plain, "--width", "8", *map(str, flags)])
-            run = runs.enter_context(TrainingRun(args, "train_discriminator.py", panels.CLASSIFIER))
-            classifier, step = train_discriminator.Classifier(run, args), torch.tensor(0)
-
-            def update():
-                step.add_(1)
-                return classifier.update(step, torch.tensor(1.0), images, torch.arange(8))
-
-            return classifier, update
-
-        yield make
-
-
-def test_loss_is_the_cross_entropy_of_the_logits(make_update, images):
-    classifier, update = make_update("--lr", 0)
-    labels, logits = torch.arange(8), classifier.model(images)[1].double()
-    metrics = update()
-    expected = (logits.logsumexp(1) - logits[torch.arange(8), labels]).mean()
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+def test_loss_is_the_cross_entropy_of_the_logits(images, smoothing):
+    flags = f"--recipe classic --lr 0 --label_smoothing {smoothing} --width 8"
+    args = train_discriminator.parse_args([*flags.split(), *SMALL[-4:]])
+    run, labels = TrainingRun(args, "train_discriminator.py", panels.CLASSIFIER), torch.arange(8)
+    classifier = train_discriminator.Classifier(run, args)
+    logits = classifier.model(images)[1].double()
+    metrics = classifier.update(torch.tensor(1), torch.tensor(1.0), images, labels)
+    uniform = (logits.logsumexp(1) - logits.mean(1)).mean()
+    of_labels = (logits.logsumexp(1) - logits.diagonal()).mean()
+    expected = (1 - smoothing) * of_labels + smoothing * uniform
     assert metrics["train_loss"].item() / 8 == pytest.approx(expected.item(), rel=1e-5)
     assert metrics["train_accuracy"] == 100 * (logits.argmax(1) == labels).sum()
-    smooth = make_update("--lr", 0, "--label_smoothing", 0.1)[1]()["train_loss"] / 8
-    uniform = (logits.logsumexp(1) - logits.mean(1)).mean()
-    assert smooth.item() == pytest.approx((0.9 * expected + 0.1 * uniform).item(), rel=1e-5)
-
-
-def test_bf16_step_agrees_with_fp32(make_update):
-    gradients = []
-    for precision in ("fp32", "bf16"):
-        classifier, update = make_update("--precision", precision, "--width", 16)
-        update()
-        assert classifier.model.critic_head.weight.grad is None  # not part of the loss
-        parameters = classifier.model.blocks.parameters()
-        gradients.append(torch.cat([p.grad.flatten() for p in parameters]))
-    assert all(g.dtype == torch.float32 for g in gradients)
-    # Some maxima of the pooling differ, in an untrained network on noise: 0.97 was measured.
-    assert F.cosine_similarity(*gradients, dim=0) > 0.9
 
 
 @pytest.mark.parametrize(
@@ -139,16 +102,14 @@ def test_bf16_step_agrees_with_fp32(make_update):
     [
         (["--batch_size", 81], "larger than the set"),
         (["--device", "cuda:99"], "--device"),
-        (["--output_dir", "{tmp}/file/run"], "cannot write"),
+        (["--output_dir", "file/run"], "cannot write"),
     ],
 )
 @pytest.mark.parametrize("script", [train_discriminator, train_gan])
-def test_bad_input_writes_nothing(refused, tmp_path, script, flags, message):
-    flags = [str(flag).replace("{tmp}", str(tmp_path)) for flag in flags]
-    (tmp_path / "file").touch()
-    run = tmp_path / "run"
-    assert message in refused(script, *SMALL, "--output_dir", run, *flags)
-    assert not run.exists()
+def test_bad_input_writes_nothing(refused, script, flags, message):
+    Path("file").touch()
+    assert message in refused(script, *SMALL, "--output_dir", "run", *flags)
+    assert not Path("run").exists()
 
 
 @pytest.mark.gpu

@@ -1,6 +1,7 @@
 """Shared fixtures: images, small networks, CIFAR-10, calls of the scripts."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -30,11 +31,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 
 
 def pytest_collection_modifyitems(items):
-    def place(item):
-        name = item.path.stem
-        return SLOWEST_FILES.index(name) if name in SLOWEST_FILES else len(SLOWEST_FILES)
-
-    items.sort(key=place)
+    places = {name: place for place, name in enumerate(SLOWEST_FILES)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture
@@ -134,6 +132,21 @@ def small_folder(tmp_path_factory):
         images, labels = map(torch.from_numpy, generate_shapes(count, seed))
         write_pictures(folder / part, images, labels, CLASS_NAMES)
     return ["--dataset", "folder", "--data_dir", str(folder)]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; tests that use it are skipped without it."""
+    sync = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -5,21 +5,18 @@ import html
 import io
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import report
+from browser import pages_of
 from discriminator import Discriminator
 from generator import Generator
 from inside_cnn.engine.weights import BEFORE_ROUNDING, digest, export_model
 from inside_cnn.reporting.page import MAX_FRAMES
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 FIGURES = (
     *("layers", "robustness", "attack_convergence", "frequency", "calibration", "transfer"),
     *("jittered_images", "jittered_images_with_G", "critic_score_with_G", "max_class_seed_1"),
@@ -34,40 +31,38 @@ EPSILONS = ("0", "0.5", "8", "16")
 
 
 def picture(path, gray):
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (120, 60), (gray, gray, gray)).save(path)
 
 
 def write(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(content))
 
 
 @pytest.fixture
 def runs(tmp_path):
     """Small versions of the results of two trainings, visualization.py and evaluate_gan.py."""
     for run, accuracy in (("baseline", 93.5), ("gan", 84.25)):
-        folder = tmp_path / "output" / run
-        write(folder / "config.json", {"settings": {"data_dir": str(tmp_path)}})
-        write(folder / "summary.json", {"test_accuracy": accuracy})
-        picture(folder / "curves.png", 50)
+        write(f"output/{run}/config.json", {"settings": {"data_dir": str(tmp_path)}})
+        write(f"output/{run}/summary.json", {"test_accuracy": accuracy})
+        picture(f"output/{run}/curves.png", 50)
     for epoch in range(30):
-        picture(tmp_path / f"output/gan/samples/{epoch:03d}.png", 8 * epoch)
-    picture(tmp_path / "output/gan/samples/020 2.png", 0)  # of the user, not displayed
+        picture(f"output/gan/samples/{epoch:03d}.png", 8 * epoch)
+    picture("output/gan/samples/020 2.png", 0)  # of the user, not displayed
     for name in FIGURES:
-        picture(tmp_path / f"visualization/{name}.png", 100)
+        picture(f"visualization/{name}.png", 100)
     for network in ("without_G", "with_G", "seed_1"):
         for epsilon in EPSILONS:
-            name = f"perturbed_{network}_epsilon{epsilon}.png"
-            picture(tmp_path / "visualization" / name, int(10 * float(epsilon)))
+            path = f"visualization/perturbed_{network}_epsilon{epsilon}.png"
+            picture(path, int(10 * float(epsilon)))
     perturbation = {"accuracy_after": 12.5, "epsilon": "8/255"}
-    write(tmp_path / "visualization/summary.json", {"without G": {"perturbation": perturbation}})
+    write("visualization/summary.json", {"without G": {"perturbation": perturbation}})
     for name in ("samples", "nearest"):
-        picture(tmp_path / f"evaluation/{name}.png", 100)
+        picture(f"evaluation/{name}.png", 100)
     scores = {"samples": {"frechet_distance": 2.57946, "images": 10000}}
     inception = {"samples against test images": {"fid": 13.0206, "kid": -4e-7}}
-    evaluation = {"scores": scores, "inception": {"scores": inception}}
-    write(tmp_path / "evaluation/evaluation.json", evaluation)
+    write("evaluation/evaluation.json", {"scores": scores, "inception": {"scores": inception}})
     return tmp_path
 
 
@@ -75,13 +70,6 @@ def make_page(succeed, *flags):
     """(the page, stdout)."""
     out = succeed(report, *flags)
     return Path("report.html").read_text(), out
-
-
-def images_of(page):
-    """[(alt text, bytes)] of the images of a page."""
-    sources = re.findall(r'<img src="data:image/webp;base64,(.*?)" alt="(.*?)">', page)
-    assert len(sources) == page.count("<img")
-    return [(html.unescape(alt), base64.b64decode(source)) for source, alt in sources]
 
 
 def test_page_contains_all_results(succeed, runs):
@@ -99,11 +87,12 @@ def test_page_contains_all_results(succeed, runs):
     cells = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr>(.*)</tr>", page)]
     assert [row for row in cells if row] == [["2.579", "10,000"], ["13.02", "0"]]
 
-    images = images_of(page)  # they decode, and nothing is fetched
-    for _, content in images:
-        with Image.open(io.BytesIO(content)) as image:
+    images = re.findall(r'<img src="data:image/webp;base64,(.*?)" alt="(.*?)">', page)
+    assert len(images) == page.count("<img")
+    for content, _ in images:
+        with Image.open(io.BytesIO(base64.b64decode(content))) as image:
             image.load()
-    alts = [alt for alt, _ in images]
+    alts = [alt for _, alt in images]
     assert alts.count("curves") == 2
     assert {alt.replace(" ", "_") for alt in alts} >= {*FIGURES, "samples", "nearest"}
     order = [f"max features {n} G layer{k}" for k in (2, 4) for n in ("without", "with")]
@@ -112,11 +101,11 @@ def test_page_contains_all_results(succeed, runs):
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
 
 
-def test_missing_parts_show_the_command_that_makes_them(succeed, tmp_path):
+def test_missing_parts_show_the_command_that_makes_them(succeed):
     """Files may be missing, and those of an old run may lack fields."""
-    write(tmp_path / "output/baseline/summary.json", {"epochs_done": 3})
-    write(tmp_path / "visualization/summary.json", {"with G": {"layers": {"dead_share": [1.0]}}})
-    write(tmp_path / "evaluation/evaluation.json", {"scores": {"samples": {"precision": None}}})
+    write("output/baseline/summary.json", {"epochs_done": 3})
+    write("visualization/summary.json", {"with G": {"layers": {"dead_share": [1.0]}}})
+    write("evaluation/evaluation.json", {"scores": {"samples": {"precision": None}}})
     page, _ = make_page(succeed)
     assert 'class="card"' not in page
     for command in ("train_discriminator.py", "train_gan.py", "evaluate_gan.py"):
@@ -125,16 +114,16 @@ def test_missing_parts_show_the_command_that_makes_them(succeed, tmp_path):
     assert "<img" not in page
 
 
-def test_published_results_replace_missing_ones(succeed, published, tmp_path):
+def test_published_results_replace_missing_ones(succeed, published):
     for name, accuracy in (("baseline", 94.125), ("gan", 85.5)):
         write(published / name / "config.json", {"settings": {}})
         write(published / name / "summary.json", {"test_accuracy": accuracy})
     page, out = make_page(succeed)
     assert "94.12 %" in page
     assert "no output/gan/config.json: using the published" in out
-    write(tmp_path / "output/gan/config.json", {"settings": {}})
-    write(tmp_path / "output/gan/summary.json", {"test_accuracy": 55.5})
-    write(tmp_path / "mine/summary.json", {"test_accuracy": 66.5})
+    write("output/gan/config.json", {"settings": {}})
+    write("output/gan/summary.json", {"test_accuracy": 55.5})
+    write("mine/summary.json", {"test_accuracy": 66.5})
     page, _ = make_page(succeed)
     assert "94.12 %" in page
     assert "55.50 %" in page
@@ -145,7 +134,7 @@ def test_hostile_text_is_escaped(succeed, runs):
     """Names of classes and control networks are untrusted."""
     evil = "</script><script>alert(1)</script>{{ 7 * 191 }}"
     scores = {evil: {evil: 0.5}, "surrogate \ud800": {}}
-    write(runs / "evaluation/evaluation.json", {"scores": scores, "inception": {"left_out": evil}})
+    write("evaluation/evaluation.json", {"scores": scores, "inception": {"left_out": evil}})
     page, _ = make_page(succeed)
     assert evil not in page
     assert page.count(html.escape(evil)) == 2
@@ -154,11 +143,10 @@ def test_hostile_text_is_escaped(succeed, runs):
     assert "surrogate ?" in page
 
 
-def test_invalid_paths(refused, tmp_path):
+def test_invalid_paths(refused):
     assert "no folder" in refused(report, "--gan", "nowhere")
-    (tmp_path / "file").write_text("kept")
+    Path("file").touch()
     assert "cannot write" in refused(report, "--output", "file/report.html")
-    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_results_of_other_weights_are_left_out(succeed, runs):
@@ -169,61 +157,45 @@ def test_results_of_other_weights_are_left_out(succeed, runs):
         "gan/generator_raw": Generator(2),
     }
     for name, network in networks.items():
-        export_model(network, runs / f"output/{name}.safetensors", {})
+        export_model(network, f"output/{name}.safetensors", {})
     classifier, critic, generator = ({"sha256": digest(n)} for n in networks.values())
-    write(runs / "evaluation/evaluation.json", {"scores": {"samples": {"recall": 1}}} | generator)
-    write(runs / "visualization/summary.json", {"without G": classifier, "with G": critic})
+    write("evaluation/evaluation.json", {"scores": {"samples": {"recall": 1}}} | generator)
+    write("visualization/summary.json", {"without G": classifier, "with G": critic})
     # The metadata of published weights has the digest before rounding.
     rounded, exact = Discriminator(2), {BEFORE_ROUNDING: critic["sha256"]}
-    export_model(rounded, runs / "output/gan/discriminator.safetensors", exact)
+    export_model(rounded, "output/gan/discriminator.safetensors", exact)
     page, out = make_page(succeed)
     assert "left out" not in out
     assert "not made yet" not in page
 
-    export_model(Generator(2), runs / "output/gan/generator_raw.safetensors", {})
+    export_model(Generator(2), "output/gan/generator_raw.safetensors", {})
     page, out = make_page(succeed)
     assert out.count("left out: evaluation (not made with the generator of") == 1
     assert "recall" not in page
     assert 'alt="layers"' in page
-    export_model(Discriminator(2), runs / "output/gan/discriminator.safetensors", {})
+    export_model(Discriminator(2), "output/gan/discriminator.safetensors", {})
     page, out = make_page(succeed)
     assert out.count("left out: visualization (not made with the discriminator of") == 1
     assert 'alt="layers"' not in page
     assert len(re.findall("data-label", page)) == MAX_FRAMES  # the run's own samples
 
 
-@pytest.fixture
-def browse(succeed, runs):
-    """Open the page in a headless Chromium; requests and errors fail the test."""
-    sync = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium")
+def test_sliders_and_phones_in_a_browser(succeed, runs, browser):
     make_page(succeed)
-    problems, address = [], (runs / "report.html").as_uri()
-    with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-
-        def check(url):
-            if url != address and not url.startswith("data:"):
-                problems.append(url)
-
-        def open_page(**options):
-            page = browser.new_page(**options)
-            page.on("console", lambda message: problems.append(message.text))
-            page.on("pageerror", lambda error: problems.append(str(error)))
-            page.on("request", lambda request: check(request.url))
-            page.goto(address)
-            return page
-
-        yield open_page
-        browser.close()
-    assert problems == []
+    with pages_of(browser, ready="h1") as open_page:
+        check_sliders(open_page(runs / "report.html", viewport={"width": 1280, "height": 900}))
+        phone = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
+        page = open_page(runs / "report.html", **phone)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        colors = page.evaluate("""() => {
+            const style = getComputedStyle(document.body);
+            return [style.backgroundColor, style.color];
+        }""")
+    background, text = (sum(map(int, re.findall(r"\d+", color)[:3])) / 3 for color in colors)
+    assert text > background + 150
 
 
-def test_sliders_and_phones_in_a_browser(browse):
-    page = browse(viewport={"width": 1280, "height": 900})
+def check_sliders(page):
     for index, (last, before) in enumerate([("epoch 29", "epoch 28"), ("16/255", "8/255")]):
         slider = page.locator(".slider").nth(index)
         frame = slider.locator(".frame:visible")
@@ -232,10 +204,3 @@ def test_sliders_and_phones_in_a_browser(browse):
         page.keyboard.press("ArrowLeft")
         assert slider.locator("output").inner_text() == before == frame.get_attribute("data-label")
         assert frame.locator("img").count() == index + 1
-    page = browse(viewport={"width": 390, "height": 844}, color_scheme="dark")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    colors = page.evaluate(
-        "() => { const s = getComputedStyle(document.body); return [s.backgroundColor, s.color] }"
-    )
-    background, text = (sum(map(int, re.findall(r"\d+", color)[:3])) / 3 for color in colors)
-    assert text > background + 150

@@ -1,13 +1,12 @@
 """Pages of small networks and of the published ones, in headless Chromium."""
 
-import contextlib
 import functools
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from browser import pages_of
 from discriminator import Discriminator
 from generator import Generator
 from inside_cnn.data import shapes
@@ -16,7 +15,6 @@ from inside_cnn.explorer.page import contents_of, write_page
 from own_images import write_pictures
 
 RESULTS = Path(__file__).parents[2] / "results"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ODD = "<!--<script>${1 + 1}{{2}}"  # a class name may be anything printable
 NAMES = [f"{k}_{name}" for k, name in enumerate([*shapes.CLASS_NAMES[:-1], ODD])]
 
@@ -65,55 +63,15 @@ def full_size(tmp_path_factory):
         return Page(tmp_path_factory.mktemp("full_size"), paths)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    sync = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def open_page(browser):
-    """opened, whose pages are closed and checked at the end of the test."""
-    with pages_of(browser) as call:
+    """As pages_of, which closes and checks the pages at the end of the test."""
+    with pages_of(browser, ready="#gpu") as call:
         yield call
 
 
 @pytest.fixture(scope="module")
 def open_shared(browser):
     """The same for the tests of a module that only call functions of the page."""
-    with pages_of(browser) as call:
+    with pages_of(browser, ready="#gpu") as call:
         yield functools.cache(call)
-
-
-@contextlib.contextmanager
-def pages_of(browser):
-    """A function (path, fragment, options of a browser context) -> the page, once ready.
-
-    Pages may not report an error or request anything but themselves.
-    """
-    problems, contexts = [], []
-
-    def note(request):
-        if not request.url.startswith(("file:", "blob:", "data:")):
-            problems.append(request.url)
-
-    def call(path, fragment="", **options):
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", note)
-        page.goto(f"{path.as_uri()}#{fragment}")
-        page.locator("#gpu").wait_for()
-        return page
-
-    yield call
-    for context in contexts:
-        context.close()
-    assert problems == []

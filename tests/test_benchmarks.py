@@ -1,4 +1,4 @@
-"""The benchmark: its FLOP counts, its table, and the numbers of benchmarks/recipes.md."""
+"""The benchmarks: speed, quality for CPU time, and the numbers of benchmarks/recipes.md."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import statistics
 import subprocess
 import sys
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import throughput
+import time_to_quality
 import train_gan
+from inside_cnn.reporting.tables import read_lines
+from processes import ROOT, write_command
 
 
 class CountFlops(TorchDispatchMode):
@@ -73,7 +75,6 @@ def test_a_batch_larger_than_the_set_is_refused(refused):
     assert "larger than the set" in message
 
 
-GPU_RUN = Path(throughput.__file__).parent / "gpu_run.sh"
 FAKE_PYTHON = """#!/usr/bin/env bash
 [ "$1" = - ] && exec {python} "$@"
 echo "$@" >> {folder}/calls
@@ -85,14 +86,13 @@ mkdir -p "$folder/checkpoints"; cp {folder}/*.json* "$folder"
 
 def test_gpu_run_trains_as_long_as_time_is_left(tmp_path):
     fake = tmp_path / "python"
-    fake.write_text(FAKE_PYTHON.format(python=sys.executable, folder=tmp_path))
-    fake.chmod(0o755)
+    write_command(fake, FAKE_PYTHON.format(python=sys.executable, folder=tmp_path))
     (tmp_path / "config.json").write_text('{"settings": {"batch_size": 64}}')
     # 1,000 images an epoch at 1,000 images/s: one second.
     record = {"step": 125, "epochs_done": 8.0, "images_per_second": 1000.0}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     environment = os.environ | {"PYTHON": str(fake), "MINUTES": "5", "FLAGS": "--width 8"}
-    command = [GPU_RUN, tmp_path / "out"]
+    command = [ROOT / "benchmarks/gpu_run.sh", tmp_path / "out"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "the tests on the GPU ended with code 1" in done.stdout
@@ -107,31 +107,95 @@ def test_gpu_run_trains_as_long_as_time_is_left(tmp_path):
 
 def formatted_figures():
     """Every figure of results/trials and of the published log, and every mean over seeds."""
-    results = Path(throughput.__file__).parent.parent / "results"
-    groups = {}
-    for path in [*(results / "trials").glob("*.jsonl"), results / "gan" / "metrics.jsonl"]:
-        for line in path.read_text().splitlines():
-            record = json.loads(line)
+    alone, over_seeds = [], {}
+    for path in [*ROOT.glob("results/trials/*.jsonl"), ROOT / "results/gan/metrics.jsonl"]:
+        for record in read_lines(path):
             names = ("flags", "variant", "change", "share", "epoch", "step")
             key = path, *(record.get(name) for name in names)
-            groups.setdefault(key, []).append(record)
+            over_seeds.setdefault(key, []).append(record)
+            alone.append([record])
     formats = {"test_accuracy": ".2f", "frechet_distance": ".0f", "class_consistency": ".1f"}
+    formats["class_accuracy_real"] = ".1f"
     figures = set()
-    for records in groups.values():
-        for group in [records, *([record] for record in records)]:
-            means = [
-                format(statistics.mean(record[name] for record in group), how)
-                for name, how in (formats | {"class_accuracy_real": ".1f"}).items()
-                if all(name in record for record in group)
-            ]
-            figures |= {*means, " / ".join(means[:3])}
+    for group in [*alone, *over_seeds.values()]:
+        means = [
+            format(statistics.mean(record[name] for record in group), how)
+            for name, how in formats.items()
+            if all(name in record for record in group)
+        ]
+        figures |= {*means, " / ".join(means[:3])}
     return figures
 
 
 def test_the_figures_of_the_recipes_are_those_of_the_trials():
-    page = Path(throughput.__file__).with_name("recipes.md").read_text()
+    page = (ROOT / "benchmarks/recipes.md").read_text()
     page = re.sub(r"<!-- table.*?end of table -->", "", page, flags=re.DOTALL)
     cells = re.findall(r"^\|[^|]+\| ([\d./;, ]+) \|", page, re.MULTILINE)
     figures = [figure for cell in cells for figure in re.split("[;,] ", cell)]
     assert len(figures) > 70
     assert set(figures) <= formatted_figures()
+
+
+# ------------------------------------------------------------------------------ quality and time
+
+SHAPES = "--dataset shapes --limit_train 80 --limit_test 40 --batch_size 16 --precision fp32"
+
+
+def test_a_trial_is_evaluated_at_its_points_and_its_rates_fall_to_zero(monkeypatch):
+    """A step takes one second here, an evaluation a thousand. Only steps after the first count."""
+    now = [0.0]
+    monkeypatch.setattr(time_to_quality.time, "process_time", lambda: now[0])
+    monkeypatch.setattr(time_to_quality, "UNTIMED_STEPS", 2)
+
+    def taking(seconds, function):
+        def call(*args, **options):
+            now[0] += seconds
+            return function(*args, **options)
+
+        return call
+
+    step, evaluate = train_gan.GAN.update_generator, train_gan.evaluate
+    monkeypatch.setattr(train_gan.GAN, "update_generator", taking(1, step))
+    monkeypatch.setattr(train_gan, "evaluate", taking(1000, evaluate))
+    args = Namespace(width=4)
+    records = time_to_quality.train(args, SHAPES.split(), steps=7, points=2, scored=False)
+    assert [record["step"] for record in records] == [4, 7]
+    assert [record["images"] for record in records] == [64, 112]
+    assert [record["cpu_seconds"] for record in records] == [2, 5]
+    assert records[-1]["muon_lr"] == pytest.approx(0.02 * (1 - 6 / 7))
+    assert all("test_accuracy" in record for record in records)
+    assert train_gan.TrainingRun is time_to_quality.TrainingRun  # no longer replaced
+
+
+def test_budget_and_log_of_trials(monkeypatch):
+    """A step takes twice as long as the recipe's: half of its 1,000 steps of 128 images."""
+
+    def train(args, flags, steps, points, seed=0, scored=True):
+        record = {"images": 9, "cpu_seconds": 24 * (0.2 if flags else 0.1)}
+        record |= dict.fromkeys(time_to_quality.FIGURES, seed)
+        return [record | {"step": step} for step in range(points)]
+
+    monkeypatch.setattr(time_to_quality, "train", train)
+    monkeypatch.setattr(time_to_quality, "git_commit", lambda: "abc")
+    monkeypatch.setattr(time_to_quality, "POINTS", 2)
+    flags = ["--images", "128000", "--output", "trials.jsonl", "--flags=--gen_train 2"]
+    args = time_to_quality.parse_args(flags)
+    assert time_to_quality.steps_in_budget(args) == 500
+    points = [time_to_quality.train_seed(args, steps=500, seed=seed) for seed in (5, 7)]
+    lines = read_lines(args.output)
+    assert [(line["seed"], line["step"]) for line in lines] == [(5, 0), (5, 1), (7, 0), (7, 1)]
+    assert lines[3].items() >= points[1].items()
+    assert lines[3]["flags"] == "--width 32 --gen_train 2"
+    assert lines[3]["commit"] == "abc"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--flags", "it's"], "--flags"),
+        (["--output", "nowhere/trials.jsonl"], "cannot use nowhere/trials.jsonl"),
+        (["--flags=--gen_train 0"], "--gen_train"),
+    ],
+)
+def test_bad_input(refused, flags, message):
+    assert message in refused(time_to_quality, "--output", "trials.jsonl", *flags)

@@ -13,16 +13,12 @@ import train_discriminator
 import train_gan
 import visualization
 from inside_cnn.reporting import publish
+from processes import ROOT, write_command
 
-ROOT = Path(__file__).parent.parent
-SCRIPTS = {
-    "train_discriminator.py": train_discriminator,
-    "train_gan.py": train_gan,
-    "inside_cnn.reporting.publish": publish,
-    "evaluate_gan.py": evaluate_gan,
-    "visualization.py": visualization,
-    "report.py": report,
-}
+MODULES = (train_discriminator, train_gan, evaluate_gan, visualization, report)
+SCRIPTS = {f"{module.__name__}.py": module for module in MODULES} | {publish.__name__: publish}
+# Without the variables of a `make test` that runs this test.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
 # Logs its arguments and creates the files that make needs. STOP is a script that ends early with
 # exit code 0, as after --max_minutes; FAIL and SLOW are parts of the arguments of a command that
 # fails or takes a second.
@@ -46,37 +42,31 @@ if script != os.environ.get("STOP") and "--output_dir" in flags:
 """
 
 
+def run_make(*arguments, **environment):
+    command, environment = ["make", *arguments], ENVIRONMENT | environment
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
 @pytest.fixture
 def make(tmp_path):
-    """make(target, *variables, **environment) -> (exit code, [(script, args)], output)."""
-    (tmp_path / "venv" / "bin").mkdir(parents=True)
-    (tmp_path / "venv" / "bin" / "python").write_text(FAKE_PYTHON)
-    (tmp_path / "venv" / "bin" / "python").chmod(0o755)
-    (tmp_path / "venv" / ".installed").touch()
+    """make(target, *variables, code=0, **environment) -> ([(script, args)], output)."""
+    write_command(tmp_path / "venv/bin/python", FAKE_PYTHON)
+    (tmp_path / "venv/.installed").touch()
     log = tmp_path / "calls"
     figures = sorted(path.name for path in (ROOT / "results" / "visualization").iterdir())
-    folders = {"VENV": "venv", "FULL": "full", "RESULTS": "results", "DEMO": "demo"}
-    folders |= {"LADDER": "ladder", "LADDER_OUTPUT": "runs", "FINDINGS": "findings"}
-    folders = [f"{name}={tmp_path / folder}" for name, folder in folders.items()]
-    # Without the variables of a `make test` that runs this test.
-    variables_of_make = ("MAKE", "MFLAGS")
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(variables_of_make)}
-    inherited |= {"CALLS": str(log), "FILES": " ".join(["evaluation.json", *figures])}
+    places = ("VENV", "FULL", "RESULTS", "DEMO", "LADDER", "LADDER_OUTPUT", "FINDINGS")
+    folders = [f"{name}={tmp_path / name.lower()}" for name in places]
+    own = {"CALLS": str(log), "FILES": " ".join(["evaluation.json", *figures])}
 
-    def make(target, *variables, **environment):
+    def make(target, *variables, code=0, **environment):
         log.write_text("")
-        done = subprocess.run(
-            ["make", target, *folders, *variables],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            env=inherited | environment,
-        )
-        calls = []
+        done, calls = run_make(target, *folders, *variables, **own, **environment), []
         for line in log.read_text().splitlines():
             script, *flags = line.split("\t")
             calls.append((script, SCRIPTS[script].parse_args(flags)))
-        return done.returncode, calls, done.stdout + done.stderr
+        output = done.stdout + done.stderr
+        assert done.returncode == code, output
+        return calls, output
 
     return make
 
@@ -86,20 +76,18 @@ def names(calls):
 
 
 def test_full_experiment(make, tmp_path):
-    code, calls, output = make("full")
-    assert code == 0, output
-    trainings = ["train_discriminator.py", "train_gan.py"]
-    assert names(calls[:4]) == [*trainings, *["inside_cnn.reporting.publish"] * 2]
-    assert names(calls[4:]) == ["visualization.py", "evaluate_gan.py", "report.py"]
+    calls, _ = make("full")
+    expected = ["train_discriminator.py", "train_gan.py", *[publish.__name__] * 2]
+    assert names(calls) == [*expected, "visualization.py", "evaluate_gan.py", "report.py"]
     full, results = tmp_path / "full", tmp_path / "results"
     # The trainings are the bare commands, except for flags that do not change the weights.
     harmless = {"judge", "output_dir", "evaluate_every", "save_every_epochs"}
-    for (script, args), name in zip(calls, ("baseline", "gan"), strict=False):
+    for training, publishing, name in ((0, 2, "baseline"), (1, 3, "gan")):
+        (script, args), (_, published) = calls[training], calls[publishing]
         bare = vars(SCRIPTS[script].parse_args([]))
         assert {key for key in bare if vars(args)[key] != bare[key]} <= harmless
-        assert args.output_dir == str(full / name)
-    for (_, args), name in zip(calls[2:4], ("baseline", "gan"), strict=True):
-        assert (args.run, args.target) == (str(full / name), str(results / name))
+        assert args.output_dir == published.run == str(full / name)
+        assert published.target == str(results / name)
     assert calls[3][1].sample_epochs == [0, 20, 100]
     later = dict(calls[4:])
     assert later["evaluate_gan.py"].generator == str(results / "gan")
@@ -115,38 +103,33 @@ def test_full_experiment(make, tmp_path):
 
     # Finished stages are not repeated.
     (tmp_path / "venv" / ".installed").touch()
-    assert names(make("full")[1]) == ["report.py"]
+    assert names(make("full")[0]) == ["report.py"]
     (full / "visualized").unlink()
-    assert names(make("full")[1]) == ["visualization.py", "report.py"]
+    assert names(make("full")[0]) == ["visualization.py", "report.py"]
 
 
 @pytest.mark.parametrize("script", ["train_discriminator.py", "train_gan.py"])
 def test_stopped_training_ends_make_and_resumes(make, script):
-    code, calls, output = make("full", STOP=script)
-    assert code == 2
+    calls, output = make("full", STOP=script, code=2)
     assert names(calls)[-1] == script
     assert "the same command resumes" in output
-    code, calls, _ = make("full")
-    assert code == 0
-    assert names(calls)[0] == script
+    assert names(make("full")[0])[0] == script
 
 
 def test_train_flags_apply_to_all_trainings_and_cannot_change(make):
     flags = ("GAN_EPOCHS=3", "TRAIN_FLAGS=--width 8 --limit_train 256 --epochs 9")
-    code, calls, _ = make("full", *flags)
-    assert code == 0
+    calls, _ = make("full", *flags)
     classifier, gan = calls[0][1], calls[1][1]
     assert (classifier.width, classifier.limit_train, classifier.epochs) == (8, 256, 9)
     assert (gan.width, gan.limit_train, gan.epochs) == (8, 256, 3)
     assert calls[3][1].sample_epochs == [0, 3]
-    code, calls, output = make("full", "GAN_EPOCHS=4", flags[1])
-    assert (code, calls) == (2, [])
+    calls, output = make("full", "GAN_EPOCHS=4", flags[1], code=2)
+    assert calls == []
     assert "GAN_EPOCHS=3" in output
 
 
 def test_ladder_trains_every_arm_after_its_fixed_generator(make, tmp_path):
-    code, calls, output = make("ladder")
-    assert code == 0, output
+    calls, _ = make("ladder")
     trainings = {Path(args.output_dir).name: args for _, args in calls[::2]}
     published = [Path(args.target).name for _, args in calls[1::2]]
     assert list(trainings) == published
@@ -166,36 +149,28 @@ def test_ladder_trains_every_arm_after_its_fixed_generator(make, tmp_path):
 def test_findings_compare_the_published_control_networks(make, tmp_path):
     for name in ("full_0", "none_1"):
         (tmp_path / "ladder" / name).mkdir(parents=True)
-    code, calls, output = make("findings")
-    assert code == 0, output
+    calls, _ = make("findings")
     assert calls[0][1].networks == [str(tmp_path / "ladder" / n) for n in ("full_0", "none_1")]
     assert calls[0][1].study_images == 1000
     assert (tmp_path / "ladder/summary.json").read_text() == "visualization.py"
 
 
-@pytest.mark.parametrize(
-    ("path", "dataset"),
-    [
-        ("cifar-10-batches-py", "cifar10"),
-        ("cifar-10-binary.tar.gz", "cifar10"),
-        ("data_batch_1", "cifar10"),
-        ("plain_text/train-00000-of-00001.parquet", "cifar10"),
-        ("train/cat/1.png", "shapes"),
-    ],
-)
-def test_demo_uses_cifar10_in_every_form(make, tmp_path, path, dataset):
+PARQUET = "plain_text/train-00000-of-00001.parquet"
+CIFAR10_FORMS = ("cifar-10-batches-py", "cifar-10-binary.tar.gz", "data_batch_1", PARQUET)
+
+
+@pytest.mark.parametrize("path", [*CIFAR10_FORMS, "train/cat/1.png"])
+def test_demo_uses_cifar10_in_every_form(make, tmp_path, path):
     (tmp_path / "data" / path).parent.mkdir(parents=True)
     (tmp_path / "data" / path).touch()
-    code, calls, output = make("demo_gan", CIFAR10_DIR=str(tmp_path / "data"))
-    assert code == 0, output
-    assert calls[0][1].dataset == dataset
+    calls, _ = make("demo_gan", CIFAR10_DIR=str(tmp_path / "data"))
+    assert calls[0][1].dataset == ("cifar10" if path in CIFAR10_FORMS else "shapes")
 
 
 @pytest.mark.parametrize("fail", ["published", "train_discriminator.py", "train_gan.py", "nothing"])
 def test_demo_stops_if_a_part_fails(make, fail):
     """Also if a part fails that runs in parallel with the GAN. No other training starts then."""
-    code, calls, _ = make("demo", FAIL=fail, SLOW="published")
-    assert code != 0  # the fake python makes no figures to list
+    calls, _ = make("demo", FAIL=fail, SLOW="published", code=2)  # there are no figures to list
     assert ("report.py" in names(calls)) == (fail == "nothing")
     trainings = {name: args.dataset for name, args in calls if name.startswith("train")}
     assert set(trainings.values()) <= {"shapes", "cifar10"}
@@ -206,19 +181,14 @@ def test_demo_stops_if_a_part_fails(make, fail):
 def test_a_broken_environment_is_created_again(tmp_path, broken):
     """As without Debian's python3-venv, or after an upgrade of the system's Python."""
     venv, log, python = tmp_path / "venv", tmp_path / "calls", tmp_path / "python3"
-    (venv / "bin").mkdir(parents=True)
+    write_command(venv / "bin/python", '#!/bin/sh\n[ "$2" = pass ]\n')
+    (venv / "pyvenv.cfg").touch()
     if broken == "dangling":
-        (venv / ".installed").touch()
+        (venv / "pyvenv.cfg").rename(venv / ".installed")
+        (venv / "bin/python").unlink()
         (venv / "bin/python").symlink_to(tmp_path / "absent")
-    else:
-        (venv / "pyvenv.cfg").touch()
-        (venv / "bin/python").write_text('#!/bin/sh\n[ "$2" = pass ]\n')
-        (venv / "bin/python").chmod(0o755)
-    python.write_text(f'#!/bin/sh\necho "$@" >> {log}\n[ "$1" = -c ]\n')
-    python.chmod(0o755)
-    flags = [f"VENV={venv}", f"PYTHON={python}"]
-    done = subprocess.run(["make", "install", *flags], cwd=ROOT, capture_output=True)
-    assert done.returncode == 2
+    write_command(python, f'#!/bin/sh\necho "$@" >> {log}\n[ "$1" = -c ]\n')
+    assert run_make("install", f"VENV={venv}", f"PYTHON={python}").returncode == 2
     assert log.read_text().splitlines()[-1] == f"-m venv --clear {venv}"
 
 
@@ -226,27 +196,18 @@ def test_a_broken_environment_is_created_again(tmp_path, broken):
 @pytest.mark.parametrize(
     ("flags", "batch_system", "first"),
     [
-        (
-            [],
-            False,
-            "--isolated --index-url https://download.pytorch.org/whl/cpu --timeout 5 --retries 0",
-        ),
+        ([], False, "--isolated --index-url https://download.pytorch.org/whl/cpu"),
         ([], True, "-r requirements.txt"),
         (["TORCH_INDEX=https://a/b"], True, "--force-reinstall --index-url https://a/b"),
     ],
 )
 def test_the_cpu_build_is_installed_without_a_gpu(tmp_path, flags, batch_system, first):
-    venv, commands = tmp_path / "venv", tmp_path / "commands"
-    for path in (venv / "bin/python", commands / "sbatch"):
-        path.parent.mkdir(parents=True)
-        script = f'[ "$1" = -c ] || echo "$@" >> {tmp_path}/calls'
-        path.write_text(f'#!/bin/sh\n[ "$2" = "import torch" ] && exit 1\n{script}\n')
-        path.chmod(0o755)
-    path = f"{commands}:/usr/bin:/bin" if batch_system else "/usr/bin:/bin"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    run = ["make", "install", f"VENV={venv}", *flags]
-    done = subprocess.run(run, cwd=ROOT, env=environment | {"PATH": path}, capture_output=True)
-    assert done.returncode == 0
+    script = f'[ "$1" = -c ] || echo "$@" >> {tmp_path}/calls'
+    for path in ("venv/bin/python", "commands/sbatch"):
+        command = f'#!/bin/sh\n[ "$2" = "import torch" ] && exit 1\n{script}\n'
+        write_command(tmp_path / path, command)
+    path = f"{tmp_path / 'commands'}:/usr/bin:/bin" if batch_system else "/usr/bin:/bin"
+    assert run_make("install", f"VENV={tmp_path / 'venv'}", *flags, PATH=path).returncode == 0
     calls = (tmp_path / "calls").read_text().splitlines()
     assert first in calls[0]
     assert calls[0].endswith("torch>=2.10 torchvision>=0.25") == (len(calls) == 2)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from processes import ROOT, write_command
+
 FAKES = {
     # Slurm signals all tasks before the time limit. srun ends with the highest exit code.
     # Without the option Slurm may kill the tasks that still save.
@@ -42,8 +43,7 @@ FAKES = {
 )
 def test_job_is_requeued_after_a_signal_only(tmp_path, script, code, flags, added):
     for name, commands in FAKES.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{commands}\n")
-        (tmp_path / name).chmod(0o755)
+        write_command(tmp_path / name, f"#!/bin/bash\n{commands}\n")
     (tmp_path / "tasks").mkdir()
     job = {"JOB_ID": "770123", "JOB_NODELIST": "node[1-2]", "NTASKS": "2", "CPUS_PER_TASK": "4"}
     environment = os.environ | {f"SLURM_{name}": value for name, value in job.items()}

@@ -24,6 +24,13 @@ ENVIRONMENT = os.environ | {
 }
 
 
+def write_command(path, script):
+    """An executable file, for example in place of a program."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(script)
+    path.chmod(0o755)
+
+
 def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

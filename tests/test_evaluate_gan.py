@@ -1,10 +1,15 @@
+import io
 import json
+import os
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.image import imread
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 import evaluate_gan
 from discriminator import Discriminator
@@ -12,91 +17,88 @@ from faults import no_room_for
 from generator import Generator
 from inside_cnn.data.shapes import CLASS_NAMES
 from inside_cnn.engine.weights import export_model, load_model
-from inside_cnn.metrics import inception, memorization, sampling, scores
+from inside_cnn.metrics import classifier, inception, memorization, sampling, scores
 from inside_cnn.reporting.page import contents_of
 
-MACHINE = ["--device", "cpu", "--precision", "fp32"]
+FLAGS = ["--generator", "run", "--judge", "judge.safetensors", "--device", "cpu"]
+FLAGS += ["--precision", "fp32"]
 SMALL = ["--samples", 40, "--limit_train", 40, "--limit_test", 40]
+FOLDER = Path("evaluation")
 
 
 @pytest.fixture
-def weights(tmp_path, monkeypatch):
-    """Exports of a judge and a generator of the shapes; few subsets and baseline images."""
+def evaluate(succeed, monkeypatch):
+    """Score a generator of the shapes by a judge, with few subsets and baseline images."""
     monkeypatch.setattr(scores, "KERNEL_SUBSETS", 2)
     monkeypatch.setattr(memorization, "BASELINE_IMAGES", 20)
     torch.manual_seed(0)
     metadata = {"dataset": "shapes", "step": 7, "class_names": list(CLASS_NAMES)}
-    export_model(Discriminator(6), tmp_path / "judge.safetensors", metadata)
+    export_model(Discriminator(6), "judge.safetensors", metadata)
     generator = Generator(4)
     generator(torch.randn(64, 100))
-    (tmp_path / "run").mkdir()
-    export_model(generator, tmp_path / "run/generator.safetensors", metadata)
-    return tmp_path
+    Path("run").mkdir()
+    export_model(generator, "run/generator.safetensors", metadata)
+    return partial(succeed, evaluate_gan, *FLAGS)
 
 
-@pytest.fixture
-def flags(weights):
-    flags = ["--generator", weights / "run", "--judge", weights / "judge.safetensors", *MACHINE]
-    return [*flags, "--output_dir", weights / "evaluation"]
+def read_result():
+    return json.loads((FOLDER / "evaluation.json").read_text())
 
 
-@pytest.fixture
-def evaluate(succeed, flags):
-    return partial(succeed, evaluate_gan, *flags)
+def files():
+    return {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.is_file()}
 
 
-def result_of(weights):
-    return json.loads((weights / "evaluation" / "evaluation.json").read_text())
-
-
-def files_of(weights):
-    folder = weights / "evaluation"
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
-def samples_of(weights, labels):
+def samples_of(labels):
     """The samples of the run's generator with --seed 0, in float32."""
-    generator, _ = load_model(weights / "run" / "generator.safetensors")
+    generator, _ = load_model("run/generator.safetensors")
     return sampling.generate(generator, sampling.latents_of(labels, 100, seed=0))
 
 
 def images_in(path, top, columns=10, rows=10):
     """The images of a grid by save_image_grid, uint8 (rows * columns, 3, 32, 32)."""
-    picture = (imread(path)[:, :, :3] * 255).round().astype(np.uint8)
+    picture = pil_to_tensor(Image.open(path).convert("RGB"))
     places = [(top + 100 * r, 4 + 100 * c) for r in range(rows) for c in range(columns)]
-    images = [picture[y : y + 96 : 3, x : x + 96 : 3] for y, x in places]
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return torch.stack([picture[:, y : y + 96 : 3, x : x + 96 : 3] for y, x in places])
 
 
 # ------------------------------------------------------------------------------ samples
 
 
 @pytest.mark.parametrize("form", ["png", "npz", "grid"])
-def test_sampling_only(evaluate, weights, form):
+def test_sampling_only(evaluate, form):
     assert "12 samples" in evaluate("--sample", 12, "--format", form, "--labels", 3, 5)
-    folder = weights / "evaluation"
     if form == "png":
-        assert sorted(p.name for p in (folder / "samples").iterdir()) == ["3_triangle", "5_cross"]
-        assert len(list(folder.rglob("*.png"))) == 12
-        images = np.asarray(imread(folder / "samples/5_cross/000003.png"))
-        expected = samples_of(weights, sampling.sample_labels(12, [3, 5]))[3]
-        assert np.array_equal((images * 255).round(), expected.permute(1, 2, 0))
+        assert {p.name for p in (FOLDER / "samples").iterdir()} == {"3_triangle", "5_cross"}
+        paths = sorted(FOLDER.rglob("*.png"), key=lambda path: path.name)
+        images = torch.stack([pil_to_tensor(Image.open(path)) for path in paths])
     elif form == "npz":
-        with np.load(folder / "samples.npz") as arrays:
+        with np.load(FOLDER / "samples.npz") as arrays:
             assert arrays["arr_1"].tolist() == [3, 5] * 6
             images = torch.from_numpy(arrays["arr_0"]).permute(0, 3, 1, 2)
-        assert torch.equal(images, samples_of(weights, sampling.sample_labels(12, [3, 5])))
     else:
-        images = images_in(folder / "sample_grid.png", top=26, columns=2, rows=6)
-        assert torch.equal(images, samples_of(weights, sampling.sample_labels(12, [3, 5])))
+        images = images_in(FOLDER / "sample_grid.png", top=26, columns=2, rows=6)
+    assert torch.equal(images, samples_of(sampling.sample_labels(12, [3, 5])))
+
+
+def test_unprintable_path(monkeypatch):
+    """Bytes that are not UTF-8, and a stdout that only encodes ASCII."""
+    export_model(Generator(width=4), "g.safetensors", {"dataset": "shapes"})
+    stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    folder = os.fsdecode(b"\xff\xfe")
+    flags = ["--generator", "g.safetensors", "--sample", "4", "--output_dir", folder]
+    assert evaluate_gan.main(flags) == 0
+    assert b"\\udcff\\udcfe/sample_grid.png" in stdout.buffer.getvalue()
+    assert os.listdir(os.fsencode(folder)) == [b"sample_grid.png"]
 
 
 # ------------------------------------------------------------------------------ scores
 
 
-def test_scores_and_figures(evaluate, weights, matplotlib_plots):
+def test_scores_and_figures(evaluate, matplotlib_plots):
     out = evaluate("--samples", 120, "--limit_train", 100, "--limit_test", 120)
-    folder, result = weights / "evaluation", result_of(weights)
+    result = read_result()
     table = result["scores"]
     names = ["test images", "noisy training images", "samples", "untrained generator"]
     assert list(table) == names
@@ -105,11 +107,10 @@ def test_scores_and_figures(evaluate, weights, matplotlib_plots):
         assert all(np.isfinite(v) for v in row.values() if not isinstance(v, dict))
     assert table["test images"]["frechet_distance"] < table["samples"]["frechet_distance"]
     assert f"{result['judge']['test_accuracy']:.2f} %" in out
-    judge = scores.Judge(weights / "judge.safetensors")
-    _, test = evaluate_gan.load_dataset("shapes")
-    classes = judge.features_and_classes(test.images[:120])[1]
-    correct = 100 * (classes == test.labels[:120]).double().mean().item()
-    assert result["judge"]["test_accuracy"] == pytest.approx(correct, abs=0.01)  # over all 120
+    test_set = evaluate_gan.load_dataset("shapes")[1].first(120)
+    judge, _ = load_model("judge.safetensors")
+    accuracy = classifier.evaluate(judge, test_set, "fp32")["test_accuracy"]
+    assert result["judge"]["test_accuracy"] == pytest.approx(accuracy, abs=0.01)  # over all 120
     assert result["reference"] == "100 training images"
     assert "torch-fidelity" in result["arithmetic"]
     assert "inception" not in result
@@ -118,63 +119,63 @@ def test_scores_and_figures(evaluate, weights, matplotlib_plots):
     assert distances["test images"]["detected"] == pytest.approx(1, abs=0.5)
 
     real = evaluate_gan.load_dataset("shapes")[0].first(100)
-    samples, (displayed, *_) = samples_of(weights, real.labels), real.columns()
-    grid = images_in(folder / "samples.png", top=26, rows=len(displayed) // 10)
+    samples, (displayed, *_) = samples_of(real.labels), real.columns()
+    grid = images_in(FOLDER / "samples.png", top=26, rows=len(displayed) // 10)
     assert torch.equal(grid, samples[displayed])
-    assert torch.equal(images_in(folder / "nearest.png", top=46, rows=1), grid[:10])
+    assert torch.equal(images_in(FOLDER / "nearest.png", top=46, rows=1), grid[:10])
 
 
-def test_interrupted_scoring_leaves_the_previous_result(evaluate, weights, run_main, flags):
+def test_interrupted_scoring_leaves_the_previous_result(evaluate, run_main):
     """The new scores and figures replace the old ones together, at the end."""
     evaluate(*SMALL)
-    before = files_of(weights)
+    before = files()
     with no_room_for("nearest_distances.png"):
-        code, _, err = run_main(evaluate_gan, *flags, *SMALL, "--seed", 1)
+        code, _, err = run_main(evaluate_gan, *FLAGS, *SMALL, "--seed", 1)
     assert code == 2
     assert err.count("\n") == 1
-    assert files_of(weights) == before
+    assert files() == before
     evaluate(*SMALL, "--seed", 1)
-    after = files_of(weights)
+    after = files()
     assert after.keys() == before.keys()
     assert after["evaluation.json"] != before["evaluation.json"]
     assert after["samples.png"] != before["samples.png"]
     for form in ("grid", "npz", "png"):  # samples alone leave the scores unchanged
         evaluate("--sample", 30, "--labels", 3, "--truncation", 0.1, "--format", form)
-    with_samples = files_of(weights)
+    with_samples = files()
     assert with_samples.keys() - after.keys() == {"sample_grid.png", "samples.npz"}
     assert with_samples.items() >= after.items()
 
 
-def test_inception_is_omitted_without_network(evaluate, weights, monkeypatch):
-    monkeypatch.setattr(inception, "get_dir", lambda: str(weights))
+def test_inception_is_omitted_without_network(evaluate, monkeypatch, tmp_path):
+    monkeypatch.setattr(inception, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(inception, "URL_INCEPTION_V3", "http://127.0.0.1:9/weights.pth")
     out = evaluate("--inception", *SMALL)
     (line,) = (line for line in out.splitlines() if line.startswith("IS, FID and KID are omitted"))
     assert "--inception FILE" in line
-    assert "download" in result_of(weights)["inception"]["left_out"]
+    assert "download" in read_result()["inception"]["left_out"]
 
 
 class FirstPixels(inception.Inception):
     """Some pixels in place of the network's features."""
 
+    note = " (not the standard FID network)"
+
     def __init__(self, weights, device):
         self.checksum, self.has_last_layer = str(weights), False
-        self.note = " (not the standard FID network)"
 
     def features(self, images, title):
         return images.flatten(1)[:, ::400].float()
 
 
-def test_inception_by_both_protocols(evaluate, weights, monkeypatch):
+def test_inception_by_both_protocols(evaluate, monkeypatch, tmp_path):
     """As many samples as real images are compared."""
     monkeypatch.setattr(inception, "Inception", FirstPixels)
     limits = ["--samples", 20, "--limit_train", 24, "--limit_test", 20]
     out = evaluate("--inception", "weights.pth", *limits)
-    note = " (not the standard FID network)"
+    note = FirstPixels.note
     assert f"samples against training images{note}: " in out
-    entry = result_of(weights)["inception"]
-    assert entry["precision"] == "fp32"
-    assert entry["weights_sha256"] == "weights.pth"
+    entry = read_result()["inception"]
+    assert (entry["precision"], entry["weights_sha256"]) == ("fp32", "weights.pth")
     rows = entry["scores"]
     assert {name: (row["images"], row["reference_images"]) for name, row in rows.items()} == {
         f"samples against test images{note}": (20, 20),
@@ -182,50 +183,45 @@ def test_inception_by_both_protocols(evaluate, weights, monkeypatch):
         f"samples against training images{note}": (24, 24),
     }
     train, test = evaluate_gan.load_dataset("shapes")
-    samples = samples_of(weights, train.labels[:20])
+    samples = samples_of(train.labels[:20])
     features = (images.flatten(1)[:, ::400].float() for images in (samples, test.images[:20]))
     expected = scores.distances(*features)["frechet_distance"]
     assert rows[f"samples against test images{note}"]["fid"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_truncation(evaluate, weights):
+def test_truncation(evaluate):
     assert "truncation 0" not in evaluate(*SMALL)
-    plain = result_of(weights)
+    plain = read_result()
     assert "truncation 0.5" in evaluate(*SMALL, "--truncation", 0.5)
-    truncated = result_of(weights)
+    truncated = read_result()
     assert "truncation" not in plain
     assert truncated["truncation"] == 0.5
     assert plain["scores"]["samples"] != truncated["scores"]["samples"]
     assert plain["scores"]["test images"] == truncated["scores"]["test images"]
 
-    places = dict.fromkeys(("baseline", "gan", "visualization"), weights / "nothing")
-    places |= {"gan": weights / "run", "evaluation": weights / "evaluation"}
-    page = contents_of(places)  # of the report
+    places = dict.fromkeys(("baseline", "visualization"), Path("nothing"))
+    page = contents_of(places | {"gan": Path("run"), "evaluation": FOLDER})  # of the report
     assert page["truncation"] == ", truncation 0.5"
     assert "class consistency of samples, truncation 0.5" in dict(page["cards"])
 
 
-def test_invalid_input(refused, weights, flags):
+def test_invalid_input(evaluate, refused):
     def call(*more):
-        return refused(evaluate_gan, *flags, *more)
+        return refused(evaluate_gan, *FLAGS, *more)
 
-    judge = weights / "judge.safetensors"
-    (weights / "training").mkdir()
-    (weights / "training" / "config.json").touch()
-    (weights / "bad.pth").write_text("text")
-    export_model(Generator(4, latent_dim=5), weights / "short.safetensors", {"dataset": "shapes"})
-    assert "holds a discriminator, not a generator" in call("--generator", judge)
-    assert "no room for 10 classes" in call("--generator", weights / "short.safetensors")
+    Path("run/config.json").touch()
+    export_model(Generator(4, latent_dim=5), "short.safetensors", {"dataset": "shapes"})
+    assert "holds a discriminator, not a generator" in call("--generator", "judge.safetensors")
+    assert "no room for 10 classes" in call("--generator", "short.safetensors")
     assert "at most 1000" in call("--sample", 1001)
-    assert "--sample" in call("--sample", 0)
     assert "--labels 10" in call("--sample", 5, "--labels", 10)
     assert "--labels has no effect without --sample" in call("--labels", 1)
     assert "--format has no effect without --sample" in call("--format", "png")
     assert "--inception has no effect with --sample" in call("--sample", 5, "--inception")
     assert "at least 20" in call("--samples", 19)
     assert "too few" in call("--limit_test", 19)
-    assert "holds no weights of torch-fidelity" in call("--inception", weights / "bad.pth")
-    assert "holds a training run" in call("--output_dir", weights / "training")
-    (weights / "evaluation" / "samples").mkdir(parents=True)
-    (weights / "evaluation" / "samples" / "old.png").touch()
+    assert "holds no weights of torch-fidelity" in call("--inception", "judge.safetensors")
+    assert "holds a training run" in call("--output_dir", "run")
+    (FOLDER / "samples").mkdir(parents=True)
+    (FOLDER / "samples/old.png").touch()
     assert "is not empty" in call("--sample", 5, "--format", "png")

@@ -4,10 +4,11 @@ import io
 import json
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import data_tools
 import quick_plots
@@ -32,7 +33,6 @@ QUICK = ["--limit_test", "60", "--steps", "3", "--device", "cpu", "--precision",
     ("flags", "perturb", "classes", "layers"),
     [
         ([], True, True, [2, 4, 6, 8]),
-        (["--max_features", "4"], None, None, [4]),
         (["--max_features", "1", "8"], None, None, [1, 8]),
         (["--max_features"], None, None, [2, 4, 6, 8]),
         (["--max_features", "True"], None, None, [2, 4, 6, 8]),
@@ -59,7 +59,7 @@ def test_sections(flags, perturb, classes, layers):
 
 @pytest.fixture(scope="module")
 def all_sections(tmp_path_factory):
-    """(folder, stdout) of all sections for the pair and two controls, at two epsilons.
+    """(folder, its summary, stdout) of all sections for the pair and two controls.
 
     Charts are plotted as users see them, image grids without text.
     """
@@ -77,11 +77,12 @@ def all_sections(tmp_path_factory):
         flags += [f"--{name}" for name in visualization.SECTIONS if name != "animation"]
         flags += ["--study_images", "8", "--control", "seed 1", f"augmented/{WEIGHTS}"]
         assert visualization.main(flags) == 0
-    return root / "visualization", out.getvalue()
+    folder = root / "visualization"
+    return folder, json.loads((folder / "summary.json").read_text()), out.getvalue()
 
 
 def test_all_sections(all_sections):
-    folder, out = all_sections
+    folder, summary, out = all_sections
     expected = {"summary.json", "critic_score_with_G.png"}
     names = ("real_images", "gradient_image", "jittered_images")
     expected |= {f"{n}{s}.png" for n in names for s in ("", "_with_G", "_seed_1", "_augmented")}
@@ -94,7 +95,6 @@ def test_all_sections(all_sections):
         expected |= {f"max_features_{which}_layer{layer}.png" for layer in (2, 8)}
         expected |= {f"attribution_{which}.png"}
     assert {path.name for path in folder.iterdir()} == expected
-    summary = json.loads((folder / "summary.json").read_text())
     assert list(summary) == ["without G", "with G", "seed 1", "augmented"]
     for name, metrics in summary.items():
         assert metrics["perturbation"]["images"] == 20
@@ -115,16 +115,12 @@ def test_all_sections(all_sections):
 
 
 def test_study_of_robustness(all_sections):
-    folder, _ = all_sections
-    studies = {
-        name: metrics["strength_study"]
-        for name, metrics in json.loads((folder / "summary.json").read_text()).items()
-    }
+    _, summary, _ = all_sections
+    studies = {name: metrics["strength_study"] for name, metrics in summary.items()}
     for study in studies.values():
-        assert study["images"] == 8
+        assert (study["images"], study["epsilons"]) == (8, [4, 8])
         for attack in ("noise", "step", "pgd"):
             accuracies, intervals = study[f"{attack}_accuracy"], study[f"{attack}_interval"]
-            assert study["epsilons"] == [4, 8]
             for (low, high), accuracy in zip(intervals, accuracies, strict=True):
                 assert low <= accuracy <= high
         full = study["full_attack"]
@@ -140,24 +136,20 @@ def test_study_of_robustness(all_sections):
     assert low <= difference <= high
 
 
+def read_summary():
+    return json.loads(Path("visualization/summary.json").read_text())
+
+
 def test_networks_replace_the_pair(succeed, two_runs):
-    for folder in ("arm_0", "arm_1"):
-        (two_runs / folder).mkdir()
-        export_model(Discriminator(4), two_runs / folder / WEIGHTS, {"dataset": "shapes"})
-    flags = ["--networks", two_runs / "arm_0", two_runs / "arm_1", "--max_features", 8]
-    succeed(visualization, *QUICK, *flags)
-    summary = json.loads((two_runs / "visualization/summary.json").read_text())
-    assert {name: list(of["max_features"]) for name, of in summary.items()} == {
-        "arm_0": ["8"],
-        "arm_1": ["8"],
-    }
+    arms = [(two_runs / "output" / run).rename(two_runs / run) for run in ("baseline", "gan")]
+    succeed(visualization, *QUICK, "--networks", *arms, "--max_features", 8)
+    features = {name: list(metrics["max_features"]) for name, metrics in read_summary().items()}
+    assert features == {"baseline": ["8"], "gan": ["8"]}
 
 
 def test_seeds_share_a_color_and_differ_in_the_marker():
-    networks = [
-        Network(name, None, is_control=name not in ("mynet", "with G"))
-        for name in ("mynet", "with G", "seed_1", "seed_2", "other")
-    ]
+    networks = [Network(name, None) for name in ("mynet", "with G")]
+    networks += [Network(name, None, is_control=True) for name in ("seed_1", "seed_2", "other")]
     styles = line_styles(networks)
     assert styles["seed_1"]["color"] == styles["seed_2"]["color"] != styles["other"]["color"]
     assert styles["seed_1"]["marker"] != styles["seed_2"]["marker"]
@@ -168,15 +160,14 @@ def test_seeds_share_a_color_and_differ_in_the_marker():
 def test_classic_method_maximizes_the_first_features(succeed, two_runs):
     flags = ["--method", "classic", "--max_features", 1, "--max_classification_output"]
     succeed(visualization, *QUICK, *flags)
-    summary = json.loads((two_runs / "visualization/summary.json").read_text())
-    metrics = summary["with G"]["max_features"]["1"]
+    metrics = read_summary()["with G"]["max_features"]["1"]
     assert (metrics["method"], metrics["features"]) == ("classic", list(range(12)))
-    assert sum(metrics["activation"]) > sum(metrics["activation_of_mean_image"])
-    network, _ = load_model(two_runs / "output/gan/discriminator.safetensors")
+    network, _ = load_model(two_runs / "output/gan" / WEIGHTS)
     start = data_tools.to_signed(data_tools.load_shapes()[1].images[:60].float().mean(0).round())
     start = start.repeat(12, 1, 1, 1)
     objective = partial(feature(1, torch.arange(12)), Network("", network))
     before, after = objective(start), objective(ascent(objective, start, steps=3))
+    assert after.sum() > before.sum()
     assert metrics["activation_of_mean_image"] == pytest.approx(before.tolist(), abs=1e-4)
     assert metrics["activation"] == pytest.approx(after.tolist(), abs=1e-4)
 
@@ -189,13 +180,10 @@ def test_animation_of_the_sample_grids(succeed, refused, two_runs, matplotlib_pl
         images = torch.full((10, 3, 32, 32), color, dtype=torch.uint8)
         save_image_grid(images, samples / f"{epoch:03d}.png", title=f"epoch {epoch}")
     succeed(visualization, *QUICK, "--animation")
-    with Image.open(two_runs / "visualization/training.gif") as gif:
-        assert gif.n_frames == 3
+    with Image.open("visualization/training.gif") as gif:
         assert gif.info["loop"] == 0
-        reds = []
-        for frame in range(3):
-            gif.seek(frame)
-            reds.append(gif.convert("RGB").getpixel((40, 60))[0])
+        frames = ImageSequence.Iterator(gif)
+        reds = [frame.convert("RGB").getpixel((40, 60))[0] for frame in frames]
     assert reds == pytest.approx([0, 90, 200], abs=12)
 
 
@@ -203,10 +191,7 @@ def test_missing_data_skips_implied_sections_and_refuses_requested_ones(
     succeed, refused, published_pair, monkeypatch
 ):
     """Each network starts from the mean image in its own metadata."""
-
-    def missing(*args, **options):
-        raise data_tools.DataMissing("no data set")
-
+    missing = Mock(side_effect=data_tools.DataMissing("no data set"))
     monkeypatch.setattr(visualization, "load_dataset", missing)
     assert "no data set" in refused(visualization, *QUICK, "--attribution")
     out = succeed(visualization, *QUICK)
@@ -216,7 +201,7 @@ def test_missing_data_skips_implied_sections_and_refuses_requested_ones(
     flags = ["--max_classification_output", "--max_features", 1, "--method", "classic"]
     succeed(visualization, *QUICK, *flags)
     assert out.count("using the published") == 2
-    summary = json.loads(Path("visualization/summary.json").read_text())
+    summary = read_summary()
     assert summary["with G"]["weights"] == str(published_pair / "gan" / WEIGHTS)
     for seed, name in enumerate(("without G", "with G")):
         network, _ = load_model(summary[name]["weights"])
@@ -227,56 +212,42 @@ def test_missing_data_skips_implied_sections_and_refuses_requested_ones(
 
 
 def test_unusable_arguments_are_refused_before_anything_is_written(refused, two_runs):
-    generator = two_runs / "g.safetensors"
-    export_model(Generator(width=2), generator, {})
-    flag = "--discriminator_with_G"
-    assert "holds a generator" in refused(visualization, flag, generator)
-    assert "no weights" in refused(visualization, flag, two_runs / "nowhere")
-    (two_runs / "file").write_text("unchanged")
-    assert "cannot write" in refused(visualization, *QUICK, "--output_dir", two_runs / "file")
-    assert (two_runs / "file").read_text() == "unchanged"
+    export_model(Generator(width=2), "g.safetensors", {})
+    message = refused(visualization, "--discriminator_with_G", "g.safetensors")
+    assert "holds a generator" in message
+    Path("file").touch()
+    assert "cannot write" in refused(visualization, *QUICK, "--output_dir", "file")
     assert "CUDA" in refused(visualization, "--device", "cuda:99")
     for metadata in ({}, {"dataset": "cifar10"}):  # without a data set, then of two data sets
-        path = two_runs / "output/gan" / WEIGHTS
-        export_model(Discriminator(width=4), path, metadata)
+        export_model(Discriminator(width=4), Path("output/gan", WEIGHTS), metadata)
         assert "--dataset" in refused(visualization, *QUICK)
-    same_name = two_runs / "seed 1" / WEIGHTS, two_runs / "seed_1.safetensors"
-    same_name[0].parent.mkdir()
-    for path in same_name:
+    Path("seed 1").mkdir()
+    for path in (Path("seed 1", WEIGHTS), Path("seed_1.safetensors")):
         export_model(Discriminator(4), path, {"dataset": "shapes"})
-    message = refused(visualization, *QUICK, "--control", two_runs / "seed 1", same_name[1])
+    message = refused(visualization, *QUICK, "--control", "seed 1", "seed_1.safetensors")
     assert "two networks have the same name" in message
     for folder in ("baseline", "gan"):
-        (two_runs / "output" / folder / WEIGHTS).unlink()
+        Path("output", folder, WEIGHTS).unlink()
     assert "train_discriminator.py" in refused(visualization)
-    assert not (two_runs / "visualization").exists()
-
-
-def described(seed):
-    """Metadata as the trainings write it, with another mean image for each seed."""
-    _, test_set = data_tools.load_shapes()
-    metadata = test_set.metadata()
-    mean = torch.full((3, 32, 32), 100 + seed, dtype=torch.uint8)
-    return metadata | {"mean_image": base64.b64encode(mean.numpy().tobytes()).decode()}
+    assert not Path("visualization").exists()
 
 
 @pytest.fixture
 def published_pair(published):
-    for seed, run in enumerate(("baseline", "gan")):
+    """Published networks of the shapes, with metadata as of a training and other mean images."""
+    for level, run in ((100, "baseline"), (101, "gan")):
+        mean = base64.b64encode(bytes([level] * 3 * 32 * 32)).decode()
+        metadata = data_tools.load_shapes()[1].metadata() | {"mean_image": mean}
         (published / run).mkdir()
-        torch.manual_seed(seed)
-        path = published / run / "discriminator.safetensors"
-        export_model(Discriminator(width=12), path, described(seed))
+        export_model(Discriminator(width=12), published / run / WEIGHTS, metadata)
     return published
 
 
-def test_own_networks_precede_published_ones(succeed, published_pair, two_runs):
-    (two_runs / "output/gan/discriminator.safetensors").unlink()
+def test_a_published_network_of_other_classes_is_skipped(succeed, published_pair, two_runs):
+    (two_runs / "output/gan" / WEIGHTS).unlink()
     out = succeed(visualization, *QUICK, "--max_classification_output")
     assert f"{published_pair / 'gan' / WEIGHTS} has other classes than output/baseline" in out
-    assert "with G" not in json.loads(Path("visualization/summary.json").read_text())
-    export_model(Discriminator(width=4), Path("output/baseline", WEIGHTS), described(0))
+    assert "with G" not in read_summary()
+    (published_pair / "baseline" / WEIGHTS).replace(Path("output/baseline", WEIGHTS))
     succeed(visualization, *QUICK, "--max_classification_output")
-    summary = json.loads(Path("visualization/summary.json").read_text())
-    assert summary["without G"]["weights"] == f"output/baseline/{WEIGHTS}"
-    assert summary["with G"]["weights"] == str(published_pair / "gan" / WEIGHTS)
+    assert read_summary()["with G"]["weights"] == str(published_pair / "gan" / WEIGHTS)

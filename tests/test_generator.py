@@ -10,12 +10,10 @@ def test_network_computed_by_hand():
     model = Generator(width=1, latent_dim=1).eval()
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight.zero_()[:, :, 1, 1] = 1
-                module.bias.zero_()
-            elif isinstance(module, nn.ConvTranspose2d):
-                # The two middle rows and columns: each input pixel becomes a block of 2x2.
-                module.weight.zero_()[:, :, 1:3, 1:3] = 1
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                # Of 4 rows and columns the 2 in the middle: a pixel becomes a block of 2x2.
+                middle = slice(1, module.kernel_size[0] - 1)
+                module.weight.zero_()[:, :, middle, middle] = 1
                 module.bias.zero_()
             elif isinstance(module, nn.Linear):
                 module.weight.copy_(torch.arange(16.0).sub(8).div(10).unsqueeze(1))

@@ -9,7 +9,7 @@ import torch
 
 import hubconf
 from generator import sample_latents
-from inside_cnn.engine import weights
+from inside_cnn.engine.weights import load_model
 from processes import ENVIRONMENT, ROOT
 
 CODE = """
@@ -31,6 +31,11 @@ print(critic(generator(latents))[1].argmax().item())
 """
 
 
+@pytest.fixture(autouse=True)
+def published():
+    """results/, in place of the empty folder of other tests."""
+
+
 def test_local_form_beside_foreign_modules(tmp_path):
     environment = {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONPATH"}
     done = subprocess.run(
@@ -43,12 +48,10 @@ def test_local_form_beside_foreign_modules(tmp_path):
     assert done.stdout.splitlines()[-1:] == ["3"], done.stderr
 
 
-def test_example_of_the_model_card(tmp_path, monkeypatch):
+def test_example_of_the_model_card(tmp_path):
     """results/README.md: torch.hub, captum, torch.func, ONNX."""
-    monkeypatch.setattr(weights, "RESULTS", ROOT / "results")
-    (code,) = re.findall(
-        r"```python\n(.*?)```", (ROOT / "results/README.md").read_text(), re.DOTALL
-    )
+    page = (ROOT / "results/README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names = {}
     exec(code.replace('"."', repr(str(ROOT))), names)
     assert names["class_logits"].argmax(1).tolist() == [3, 5]
@@ -62,16 +65,14 @@ def test_versions_agree():
     assert f"\n## {version} (" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_networks_are_plain_and_equal_to_the_published_ones(images, monkeypatch):
-    monkeypatch.setattr(weights, "RESULTS", ROOT / "results")
+def test_networks_are_plain_and_equal_to_the_published_ones(images):
     entries = [n for n, v in vars(hubconf).items() if callable(v) and not n.startswith("_")]
     assert entries == ["classifier", "critic", "generator"]
     model = hubconf.classifier()
-    assert {type(m).__module__.partition(".")[0] for m in model.modules()} == {
-        *("torch", "discriminator")
-    }
+    packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
+    assert packages == {"torch", "discriminator"}
     assert not model.training
-    expected, _ = weights.load_model(ROOT / "results/baseline/discriminator.safetensors")
+    expected, _ = load_model(ROOT / "results/baseline/discriminator.safetensors")
     torch.testing.assert_close(model(images)[1], expected(images)[1], rtol=1e-4, atol=1e-4)
     assert hubconf.generator(pretrained=False).training
 
@@ -79,10 +80,9 @@ def test_networks_are_plain_and_equal_to_the_published_ones(images, monkeypatch)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", ["classifier", "critic", "generator"])
-def test_onnx_export_equals_torch(tmp_path, images, monkeypatch, name):
+def test_onnx_export_equals_torch(tmp_path, images, name):
     from onnx.reference import ReferenceEvaluator
 
-    monkeypatch.setattr(weights, "RESULTS", ROOT / "results")
     model = getattr(hubconf, name)()
     x = sample_latents(torch.arange(2)) if name == "generator" else images[:2]
     torch.onnx.export(model, (x,), tmp_path / "model.onnx", dynamo=True)

@@ -123,10 +123,7 @@ def uncompiled(monkeypatch):
 
 @pytest.fixture(scope="session")
 def small_folder(tmp_path_factory):
-    """Flags of a dataset of 80 + 41 images that a new process loads in no time.
-
-    The shapes take seconds.
-    """
+    """Flags of a dataset of 80 + 41 images, which a new process loads faster than the shapes."""
     folder = tmp_path_factory.mktemp("pictures")
     for seed, (part, count) in enumerate((("train", 80), ("test", 41))):
         images, labels = map(torch.from_numpy, generate_shapes(count, seed))

@@ -85,13 +85,13 @@ mkdir -p "$folder/checkpoints"; cp {folder}/*.json* "$folder"
 
 
 def test_gpu_run_trains_as_long_as_time_is_left(tmp_path):
-    fake = tmp_path / "python"
-    write_command(fake, FAKE_PYTHON.format(python=sys.executable, folder=tmp_path))
+    script = FAKE_PYTHON.format(python=sys.executable, folder=tmp_path)
+    write_command(tmp_path / "python", script)
     (tmp_path / "config.json").write_text('{"settings": {"batch_size": 64}}')
     # 1,000 images an epoch at 1,000 images/s: one second.
     record = {"step": 125, "epochs_done": 8.0, "images_per_second": 1000.0}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-    environment = os.environ | {"PYTHON": str(fake), "MINUTES": "5", "FLAGS": "--width 8"}
+    environment = os.environ | {"PYTHON": tmp_path / "python", "MINUTES": "5", "FLAGS": "--width 8"}
     command = [ROOT / "benchmarks/gpu_run.sh", tmp_path / "out"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +13,8 @@ import train_gan
 import visualization
 from inside_cnn.engine.older_versions import ADDED
 from inside_cnn.reporting import publish, tables
+from processes import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path for pattern in tables.DOCUMENTS for path in ROOT.glob(pattern))
 SCRIPTS = {
     module.__name__: module

@@ -37,14 +37,9 @@ def published():
 
 
 def test_local_form_beside_foreign_modules(tmp_path):
-    environment = {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, ROOT],
-        cwd=tmp_path,
-        env=environment | {"TORCH_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    environment = ENVIRONMENT | {"TORCH_HOME": str(tmp_path), "PYTHONPATH": ""}
+    command = [sys.executable, "-c", CODE, ROOT]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["3"], done.stderr
 
 

@@ -84,8 +84,7 @@ def test_every_script(mine, succeed, request, classes):
     succeed(report)
     assert "class consistency" in Path("report.html").read_text()
 
-    default = dict.fromkeys([*TRAININGS, "generator"])
-    contents = contents_of(default, data[-1])
+    contents = contents_of(dict.fromkeys([*TRAININGS, "generator"]), data[-1])
     assert contents["classes"] == names
     assert len(contents["gallery"]["labels"]) == min(len(test), 200)
 

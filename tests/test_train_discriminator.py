@@ -14,7 +14,7 @@ from compare import assert_equal, records
 from inside_cnn.core.device import random_stream
 from inside_cnn.engine.weights import load_model
 from inside_cnn.metrics.classifier import evaluate
-from inside_cnn.training import checkpoint, panels
+from inside_cnn.training import augmentation, checkpoint, panels
 from inside_cnn.training.run import TrainingRun
 from processes import SMALL
 
@@ -53,9 +53,7 @@ def test_files_of_a_run(succeed, matplotlib_plots, refused, tmp_path):
 
 def test_alternating_flips(monkeypatch):
     train_set, sampled = data_tools.load_shapes()[0].first(64), []
-    monkeypatch.setattr(
-        train_discriminator.augmentation, "shift", lambda _, row, *__: sampled.append(row)
-    )
+    monkeypatch.setattr(augmentation, "shift", lambda _, row, *__: sampled.append(row))
     run = Namespace(steps_per_epoch=1, shard=lambda rows: rows, batch=lambda: torch.arange(64))
     run.stream = lambda *name: random_stream("cpu", 0, *name)
     steps = *(("alternating", epoch) for epoch in range(3)), ("random", 0), ("random", 1)

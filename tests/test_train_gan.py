@@ -142,8 +142,8 @@ def test_files_of_a_run(train, succeed, matplotlib_plots):
     latents = sample_latents(torch.arange(10))
     assert not torch.equal(average(latents), raw(latents))
     assert json.loads((folder / "summary.json").read_text())["step"] == 10
-    again = succeed(train_gan, *SMALL, "--output_dir", folder, "--epochs", 2)
-    assert "finished already" in again
+    flags = [*SMALL, "--epochs", 2, "--output_dir", folder]
+    assert "finished already" in succeed(train_gan, *flags)
 
 
 def test_gen_train_without_average(train):

@@ -1,7 +1,5 @@
 """docs/tutorial.md runs, and docs/tutorial.ipynb is the same page with the outputs."""
 
-import contextlib
-import io
 import re
 from pathlib import Path
 
@@ -26,13 +24,6 @@ def cells(notebook):
     return [(cell.cell_type, cell.source) for cell in notebook.cells]
 
 
-def output(code, namespace):
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(code, namespace)
-    return printed.getvalue()
-
-
 def split_numbers(text):
     """(text between the numbers, numbers)"""
     parts = re.split(r"(\d+(?:\.\d+)?)", " ".join(text.split()))
@@ -50,7 +41,7 @@ def test_notebook_is_fresh():
     assert str(Path.home()) not in NOTEBOOK.read_text()
 
 
-def test_page_and_answers_run(monkeypatch):
+def test_page_and_answers_run(monkeypatch, capsys):
     """The page and then its answers; quoted code is the same as in the notebook."""
     monkeypatch.chdir(ROOT)
     namespace, quotes = {"__name__": "tutorial"}, 0
@@ -61,7 +52,8 @@ def test_page_and_answers_run(monkeypatch):
         code = cell.source
         for long, short in SHORTER.items():
             code = code.replace(long, short)
-        printed = output(code, namespace)
+        exec(code, namespace)
+        printed = capsys.readouterr().out
         if cell.source.rpartition("\n\n")[2].startswith("quote("):
             quotes += 1
             assert printed == cell.outputs[0].text
@@ -70,7 +62,8 @@ def test_page_and_answers_run(monkeypatch):
     answers = CODE.findall(PAGE.read_text())
     assert len(answers) >= 4
     for code in answers:
+        exec(code, namespace)
         words, numbers = split_numbers("\n".join(OUTPUT.findall(code)))
-        printed_words, printed_numbers = split_numbers(output(code, namespace))
+        printed_words, printed_numbers = split_numbers(capsys.readouterr().out)
         assert printed_words == words
         assert printed_numbers == pytest.approx(numbers, rel=0.3)

@@ -1,10 +1,10 @@
 """The processes of one training: those that torchrun started, or a single one.
 
 DistributedDataParallel does not support the second derivatives of the gradient penalty. Every rank
-starts from rank 0's parameters and takes its shard of each batch; the gradients are summed in one
-flat all-reduce per update, after which all ranks take the same step. Random numbers are sampled for
-the whole batch on every rank and sharded like the images, so the number of ranks does not change
-them.
+starts from the same parameters, which are a function of the seed, and takes its shard of each
+batch; the gradients are summed in one flat all-reduce per update, after which all ranks take the
+same step. Random numbers are sampled for the whole batch on every rank and sharded like the images,
+so the number of ranks does not change them.
 """
 
 import contextlib
@@ -14,26 +14,23 @@ import sys
 
 import torch
 import torch.distributed as dist
+from torch.utils._pytree import tree_map_only
 
 from inside_cnn.core.device import launched
 from inside_cnn.core.errors import UserError
 from inside_cnn.engine.cli import Stopped
 
-# The ranks wait for each other while one of them downloads or decodes images.
-TIMEOUT = datetime.timedelta(days=7)
 
-
-@contextlib.contextmanager
-def _communication(trouble="lost each other"):
-    """A context for messages between ranks: raises UserError if another rank is gone."""
+def _send(operation, *args, trouble="lost each other", **options):
+    """Call a function of torch.distributed. Raises UserError if another rank is gone."""
     try:
-        yield
+        return operation(*args, **options)
     except (RuntimeError, ValueError) as error:  # what the backends raise
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"the processes of this run {trouble}: {reason}") from None
 
 
-class Ranks:
+class Ranks(contextlib.AbstractContextManager):
     """The process group of a training. With one process every method is the identity.
 
     rank, world: index of this process, number of processes; main: whether it is rank 0, the only
@@ -51,20 +48,18 @@ class Ranks:
         self.main = self.rank == 0
         self._group = self._device_group = None  # for values; for tensors of the training
         if self.world > 1:
-            with _communication("do not find each other by MASTER_ADDR and MASTER_PORT"):
-                dist.init_process_group("gloo")
-                self._group = self._device_group = dist.new_group(timeout=TIMEOUT)
+            trouble = "do not find each other by MASTER_ADDR and MASTER_PORT"
+            _send(dist.init_process_group, "gloo", trouble=trouble)
+            week = datetime.timedelta(days=7)  # while one rank downloads or decodes images
+            self._group = _send(dist.new_group, timeout=week, trouble=trouble)
+            self._device_group = self._group
             if not self.main:
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the script's end)
 
     def use(self, device):
         """Send the tensors of the training with NCCL if they are on GPUs."""
         if self.world > 1 and device.type == "cuda":
-            with _communication():
-                self._device_group = dist.new_group(backend="nccl")
-
-    def __enter__(self):
-        return self
+            self._device_group = _send(dist.new_group, backend="nccl")
 
     def __exit__(self, kind, *_):
         if self.world > 1:
@@ -74,10 +69,8 @@ class Ranks:
             dist.destroy_process_group()
 
     def shard(self, batch):
-        """This rank's rows of a tensor, every world-th one, or of each field of a NamedTuple."""
-        if isinstance(batch, tuple):
-            return type(batch)(*map(self.shard, batch))
-        return None if batch is None else batch[self.rank :: self.world]
+        """This rank's rows of a tensor, every world-th one, or of each tensor in a NamedTuple."""
+        return tree_map_only(torch.Tensor, lambda rows: rows[self.rank :: self.world], batch)
 
     # ---------------------------------------------------------------- decisions and plain values
 
@@ -87,8 +80,6 @@ class Ranks:
         A rank with an error raises its own, the others raise the first one. On ranks other than 0
         the error has `silent` set, so that the script prints one message.
         """
-        if self.world == 1:
-            return action()
         result = error = None
         try:
             result = action()
@@ -114,8 +105,7 @@ class Ranks:
         """The result of `make` on rank 0, sent to every rank: tensors and plain values."""
         made = [self.on_main(make)]
         if self.world > 1:
-            with _communication():
-                dist.broadcast_object_list(made, 0, group=self._group)
+            _send(dist.broadcast_object_list, made, 0, group=self._group)
         return made[0]
 
     def agree(self, *numbers):
@@ -123,8 +113,7 @@ class Ranks:
         if self.world == 1:
             return numbers
         tensor = torch.tensor(numbers)
-        with _communication():
-            dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group)
+        _send(dist.all_reduce, tensor, dist.ReduceOp.MAX, group=self._group)
         return tuple(tensor.tolist())
 
     def stack(self, tensor):
@@ -141,28 +130,16 @@ class Ranks:
     def _gather(self, value):
         gathered = [value] * self.world
         if self.world > 1:
-            with _communication():
-                dist.all_gather_object(gathered, value, group=self._group)
+            _send(dist.all_gather_object, gathered, value, group=self._group)
         return gathered
 
     # ---------------------------------------------------------------- tensors of the training
-
-    def broadcast(self, *modules):
-        """Copy rank 0's parameters and buffers to every rank."""
-        if self.world > 1:
-            for module in modules:
-                for tensor in module.state_dict().values():
-                    dense = tensor.contiguous()  # the backends do not take channels_last weights
-                    with _communication():
-                        dist.broadcast(dense, 0, group=self._device_group)
-                    tensor.copy_(dense)
 
     def all_reduce(self, tensor):
         """The sum of a tensor over the ranks, on every rank."""
         if self.world > 1:
             tensor = tensor.clone()
-            with _communication():
-                dist.all_reduce(tensor, group=self._device_group)
+            _send(dist.all_reduce, tensor, group=self._device_group)
         return tensor
 
     def all_reduce_gradients(self, module, loss, share):

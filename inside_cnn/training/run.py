@@ -6,7 +6,6 @@ import math
 import sys
 
 import torch
-from torch import nn
 
 from data_tools import epoch_order, load_dataset
 from inside_cnn.core.device import (
@@ -26,12 +25,11 @@ from inside_cnn.training.cuda_graph import CapturedStep
 from inside_cnn.training.distributed import Ranks, check_batches
 from inside_cnn.training.optimizers import Combined, keep_learning_rates_on
 from inside_cnn.training.run_folder import RunFolder, recorded_precision
-from inside_cnn.training.schedules import FALL_TO_ZERO
 from inside_cnn.training.stopping import FiniteGuard, StopSignal, Timer, diverged, stopped
 from inside_cnn.training.tensorboard import TensorBoard
 
 
-class TrainingRun:
+class TrainingRun(contextlib.AbstractContextManager):
     """Device, processes, folder, resume, stops, logs and saves of one run; the script has the loop.
 
     args: what a training script's parse_args returned; script: its name; panels: see panels.py.
@@ -71,9 +69,6 @@ class TrainingRun:
             print(f"--precision auto: {self.precision}, with which this run started")
         self._tensorboard = TensorBoard(self.args.tensorboard and self.ranks.main)
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *error):
         return self._undo.__exit__(*error)
 
@@ -109,7 +104,7 @@ class TrainingRun:
         if train_set.digest:
             settings["data_sha256"] = train_set.digest
         may_change = {*MAY_CHANGE, "recipe"}  # the flags that a recipe sets are compared
-        if args.schedule in FALL_TO_ZERO:
+        if args.schedule in ("linear", "triangular"):  # they depend on the number of epochs
             may_change.remove("epochs")
         self.folder = RunFolder(args.output_dir, settings, may_change, args.resume, ranks.main)
         self._metadata = {"recipe": args.recipe, "hold_out": args.hold_out, **test_set.metadata()}
@@ -148,7 +143,6 @@ class TrainingRun:
             print(f"resumed after step {self.step}")
         ranks.on_main(lambda: folder.begin(self.step, describe_device(self.device)))
         self._tensorboard.begin(folder, self.step)
-        ranks.broadcast(*(part for part in parts.values() if isinstance(part, nn.Module)))
         self.progress = Progress(
             folder.path.name, self.total_steps, self.args.batch_size, self.panels.line, self.step
         )

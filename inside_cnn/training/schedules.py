@@ -2,9 +2,6 @@
 
 import torch
 
-# Schedules that depend on the number of epochs.
-FALL_TO_ZERO = ("linear", "triangular")
-
 
 def linear(step, total_steps):
     """Factor of the learning rate at `step` (from 0): linear from 1 to 0."""

@@ -60,7 +60,7 @@ def test_gradients_of_two_ranks_equal_those_of_one(two_ranks, batch):
 
     args = train_gan.parse_args(rank_worker.FLAGS)
     with TrainingRun(args, "train_gan.py", panels.GAN) as alone:
-        gan = train_gan.GAN(alone, args)  # with the weights of rank 0
+        gan = train_gan.GAN(alone, args)  # with the weights of the ranks
         gan.generator.eval()
         metrics = rank_worker.update(gan, batch)
     for name, value in of_two["means"].items():

@@ -6,16 +6,16 @@ bytes.
 
 import hashlib
 import io
-import re
 from pathlib import Path
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
 
 _DIGEST_SIZE = 32
-_NAME = re.compile(r"step_(\d{9})\.pt")
+_PATTERN = f"step_{'[0-9]' * 9}.pt"
 
 
 def save_checkpoint(folder, step, state, keep=2):
@@ -36,13 +36,12 @@ def save_checkpoint(folder, step, state, keep=2):
 
 def list_checkpoints(folder):
     """Paths of the checkpoints in a folder, newest first."""
-    paths = [path for path in Path(folder).glob("step_*.pt") if _NAME.fullmatch(path.name)]
-    return sorted(paths, reverse=True)
+    return sorted(Path(folder).glob(_PATTERN), reverse=True)
 
 
 def checkpoint_step(path):
     """The step in a checkpoint's file name."""
-    return int(_NAME.fullmatch(path.name)[1])
+    return int(path.stem.removeprefix("step_"))
 
 
 def load_checkpoint(path):
@@ -75,10 +74,4 @@ def load_latest(folder):
 
 def from_format_1(state):
     """A state whose LayerNorm parameters, and their moments, were stored as (h, w, channels)."""
-    if isinstance(state, torch.Tensor):
-        return state.movedim(-1, 0) if state.ndim == 3 else state
-    if isinstance(state, dict):
-        return {key: from_format_1(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return [from_format_1(value) for value in state]
-    return state
+    return tree_map_only(torch.Tensor, lambda t: t.movedim(-1, 0) if t.ndim == 3 else t, state)

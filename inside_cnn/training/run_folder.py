@@ -59,11 +59,10 @@ class RunFolder:
         with writing_to(self.path):
             self._lock = lock(self.path)
         self.config = read_json(self.path / "config.json", optional=True)
-        existing = self._glob(FILES)
-        if self.config is None and existing:
-            raise UserError(f"{existing[0]} is not of this run; give another --output_dir")
         if self.config is not None:
             self._check_settings()
+        elif existing := self._glob(FILES):
+            raise UserError(f"{existing[0]} is not of this run; give another --output_dir")
         state = load_latest(self.checkpoints)
         summary = read_json(self.path / "summary.json", optional=True)
         if state is None and summary is not None:
@@ -73,13 +72,13 @@ class RunFolder:
             )
         if summary is not None and summary["step"] == state["step"] >= total_steps:
             return None, summary
-        if state is not None and state.get("format") == 1:
-            state = from_format_1(state) | {"format": FORMAT}
-        if state is not None and state.get("format") != FORMAT:
+        if state is not None and state.get("format") not in (1, FORMAT):
             raise UserError(
                 f"another version of this program wrote the checkpoint in {self.checkpoints} and "
                 "has to finish the run (config.json names its commit); give another --output_dir"
             )
+        if state is not None and state["format"] == 1:
+            state = from_format_1(state)
         return state, None
 
     def _glob(self, patterns):
@@ -123,12 +122,13 @@ class RunFolder:
         device: its description. Raises UserError if the folder cannot be written.
         """
         start = {"device": device, **environment()}
-        config = self.config or {"settings": self.settings, **start}
-        if self.config is not None:
-            before = config["settings"]
+        if self.config is None:
+            self.config = {"settings": self.settings, **start}
+        else:
+            before = self.config["settings"]
             changed = {k: v for k, v in self.settings.items() if before.get(k) != v}
             entry = {"after_step": step, **start, "changed": changed}
-            config = config | {"resumed": [*config.get("resumed", []), entry]}
+            self.config.setdefault("resumed", []).append(entry)
         # The steps after the checkpoint will be taken, and logged, again.
         lines = [json.dumps(record) for record in self.records() if record["step"] <= step]
         log = "".join(line + "\n" for line in lines).encode()
@@ -138,7 +138,7 @@ class RunFolder:
             for path in list_checkpoints(self.checkpoints):
                 if checkpoint_step(path) > step:  # a corrupt one
                     path.unlink()
-            write_atomically(self.path / "config.json", json.dumps(config, indent=2).encode())
+            write_atomically(self.path / "config.json", json.dumps(self.config, indent=2).encode())
             write_atomically(self.metrics_path, log)
         self._log_size = len(log)
 

@@ -4,24 +4,22 @@ import math
 
 import torch
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # K. Jordan's coefficients
 
-
-def newton_schulz(matrices, steps=5, dtype=torch.float32):
+def newton_schulz(matrices, dtype=torch.float32):
     """Each matrix U S V^T with its singular values S moved toward 1, into about [0.7, 1.2].
 
     matrices: (n, rows, columns) -> the same shape, in `dtype`. A zero matrix stays zero.
     Five steps of X <- a X + (b A + c A A) X with A = X X^T, a quintic in every singular value.
     Source: K. Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks.
     """
-    a, b, c = COEFFICIENTS
+    a, b, c = 3.4445, -4.7750, 2.0315  # K. Jordan's coefficients
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = (x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)).to(dtype)
     rows, columns = x.shape[1:]
     if x.device.type == "cuda":  # zeros stay zeros; sizes that are multiples of 8 are fast
         x = torch.nn.functional.pad(x, (0, -columns % 8, 0, -rows % 8))
-    for _ in range(steps):
+    for _ in range(5):
         gram = x @ x.mT
         x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
     x = x[:, :rows, :columns]
@@ -87,7 +85,7 @@ class Combined:
 
     def __init__(self, *optimizers):
         self.optimizers = optimizers
-        self.found_inf = self.grad_scale = None
+        self.found_inf = None
 
     @property
     def param_groups(self):
@@ -95,15 +93,14 @@ class Combined:
 
     def step(self):
         for optimizer in self.optimizers:
-            optimizer.found_inf, optimizer.grad_scale = self.found_inf, self.grad_scale
+            optimizer.found_inf = self.found_inf
             optimizer.step()
 
     def learning_rates(self):
         """{"muon_lr": Muon's, "lr": Adam's or AdamW's}."""
-        names = {Muon: "muon_lr"}
         return {
-            names.get(type(optimizer), "lr"): float(optimizer.param_groups[0]["lr"])
-            for optimizer in self.optimizers
+            "muon_lr" if isinstance(o, Muon) else "lr": float(o.param_groups[0]["lr"])
+            for o in self.optimizers
         }
 
     def state_dict(self):
@@ -113,17 +110,10 @@ class Combined:
     def load_state_dict(self, state):
         """Copies the moments, in the memory layout of their weights: fused Adam ignores strides."""
         for optimizer, moments in zip(self.optimizers, state["states"], strict=True):
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            copies = {
-                index: {
-                    name: value.clone()
-                    if name == "step"
-                    else torch.empty_like(weights[index]).copy_(value)
-                    for name, value in of_weight.items()
-                }
-                for index, of_weight in moments.items()
-            }
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": copies})
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+            for weight, of_weight in optimizer.state.items():
+                for name in of_weight.keys() - {"step"}:
+                    of_weight[name] = torch.empty_like(weight).copy_(of_weight[name])
 
 
 def make_optimizer(
@@ -139,8 +129,7 @@ def make_optimizer(
         optimizer = Combined(torch.optim.Adam(model.parameters(), lr, betas, fused=True))
     else:
         kernels = [block[0].weight for block in model.blocks]
-        kernel_ids = set(map(id, kernels))
-        rest = [weight for weight in model.parameters() if id(weight) not in kernel_ids]
+        rest = [w for w in model.parameters() if not any(w is kernel for kernel in kernels)]
         optimizer = Combined(
             Muon(kernels, muon_lr, momentum, torch.bfloat16 if bf16 else torch.float32),
             torch.optim.AdamW(rest, lr, betas, weight_decay=weight_decay, fused=True),

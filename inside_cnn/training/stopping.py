@@ -47,7 +47,6 @@ class StopSignal:
 
     def __init__(self):
         self.received = 0
-        self._interrupts = 0
         self._before = {}
 
     def __enter__(self):
@@ -62,9 +61,7 @@ class StopSignal:
 
     def _handle(self, signal_number, _frame):
         if signal_number == signal.SIGINT:
-            self._interrupts += 1
-            if self._interrupts == 2:
-                os._exit(130)
+            signal.signal(signal.SIGINT, lambda *_: os._exit(130))
         self.received = signal_number
 
 
@@ -105,7 +102,6 @@ class FiniteGuard:
         total = torch.stack(norms).sum() + loss
         bad = ~torch.isfinite(total) & (self.first_bad == 0)
         self.first_bad.copy_(torch.where(bad, step, self.first_bad))
-        optimizer.grad_scale = None
         optimizer.found_inf = (self.first_bad > 0).float()
         optimizer.step()
 

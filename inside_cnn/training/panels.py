@@ -1,21 +1,14 @@
-"""Which logged fields are plotted together, and which are printed."""
+"""Which logged fields are plotted together, and which are printed.
 
-from typing import NamedTuple
+curves: {title of a panel: {field: name of its line}}; line: {field: its format}, the columns of the
+line that is printed after an epoch.
+"""
 
-
-class Panels(NamedTuple):
-    """curves: {title of a panel: {field: name of its line}}.
-
-    line: {field: its format}, the columns of the line that is printed after an epoch.
-    """
-
-    curves: dict
-    line: dict
-
+from types import SimpleNamespace
 
 LEARNING_RATES = {"lr": "lr", "muon_lr": "muon_lr"}
 
-CLASSIFIER = Panels(
+CLASSIFIER = SimpleNamespace(
     curves={
         "cross-entropy": {"train_loss": "train (augmented)", "test_loss": "test"},
         "accuracy": {"train_accuracy": "train (augmented)", "test_accuracy": "test"},
@@ -28,7 +21,7 @@ CLASSIFIER = Panels(
     },
 )
 
-GAN = Panels(
+GAN = SimpleNamespace(
     curves={
         "critic gap: mean D(real) - mean D(fake)": {"critic_gap": "gap"},
         "gradient of the score at x_hat": {

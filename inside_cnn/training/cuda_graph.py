@@ -1,6 +1,5 @@
 """A training step captured once as a CUDA graph and then replayed."""
 
-import functools
 import sys
 
 import torch
@@ -40,7 +39,7 @@ class CapturedStep:
             if self.calls > WARM_UP:
                 self._capture(args)
         if self.graph is None or form != self.form:
-            return self.capturer.call(functools.partial(self.function, *args))
+            return self.capturer.call(self.function, *args)
         for target, tensor in zip(self.inputs, tree_leaves(args), strict=True):
             if tensor is not None:
                 target.copy_(tensor)
@@ -51,8 +50,7 @@ class CapturedStep:
         args = tree_map_only(torch.Tensor, torch.clone, args)
         self.inputs = tree_leaves(args)
         try:
-            function = functools.partial(self.function, *args)
-            self.graph, self.outputs = self.capturer.capture(function)
+            self.graph, self.outputs = self.capturer.capture(self.function, *args)
         except RuntimeError as error:
             first = error.__context__ or error  # CUDA's error at the end hides the cause
             name, reason = self.function.__name__, str(first).partition("\n")[0]
@@ -66,23 +64,23 @@ class CudaCapturer:
     def __init__(self):
         self.stream = torch.cuda.Stream()
 
-    def call(self, function):
-        """function(), on the stream of the capture, so that both are executed in order."""
+    def call(self, function, *args):
+        """function(*args), on the stream of the capture, so that both are executed in order."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            outputs = function()
+            outputs = function(*args)
         torch.cuda.current_stream().wait_stream(self.stream)
         return outputs
 
-    def capture(self, function):
-        """(graph, outputs): graph.replay() executes function() and fills the outputs.
+    def capture(self, function, *args):
+        """(graph, outputs): graph.replay() executes function(*args) and fills the outputs.
 
         A capture executes nothing. Raises RuntimeError if CUDA refuses.
         """
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, stream=self.stream):
-                outputs = function()
+                outputs = function(*args)
         finally:
             torch.cuda.set_stream(stream)  # a capture that fails at its end does not
         return graph, outputs

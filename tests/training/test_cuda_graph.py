@@ -23,23 +23,23 @@ class StandIn:
         self.refuses, self.state = refuses, state
         self.plain_calls = self.captures = self.replays = 0
 
-    def call(self, function):
+    def call(self, function, *args):
         self.plain_calls += 1
-        return function()
+        return function(*args)
 
-    def capture(self, function):
+    def capture(self, function, *args):
         self.captures += 1
         if self.refuses is not None:
             raise self.refuses
         before = [tensor.clone() for tensor in self.state]
-        self.function, self.outputs = function, function()
+        self.function, self.args, self.outputs = function, args, function(*args)
         for tensor, value in zip(self.state, before, strict=True):
             tensor.copy_(value)
         return self, self.outputs
 
     def replay(self):
         self.replays += 1
-        for name, value in self.function().items():
+        for name, value in self.function(*self.args).items():
             self.outputs[name].copy_(value)
 
 

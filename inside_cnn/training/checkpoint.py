@@ -18,8 +18,8 @@ _DIGEST_SIZE = 32
 _PATTERN = f"step_{'[0-9]' * 9}.pt"
 
 
-def save_checkpoint(folder, step, state, keep=2):
-    """Write `state` as the checkpoint of that step, and delete all but the newest `keep`.
+def save_checkpoint(folder, step, state):
+    """Write `state` as the checkpoint of that step, and delete all but the newest two.
 
     state: a dict of tensors, numbers, strings, and dicts and lists of them.
     Returns the path. Raises OSError if it cannot be written; the older checkpoints stay then.
@@ -29,7 +29,7 @@ def save_checkpoint(folder, step, state, keep=2):
     torch.save(state, buffer)
     payload = buffer.getvalue()
     write_atomically(path, payload + hashlib.sha256(payload).digest())
-    for old in list_checkpoints(folder)[keep:]:
+    for old in list_checkpoints(folder)[2:]:
         old.unlink(missing_ok=True)
     return path
 

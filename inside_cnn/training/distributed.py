@@ -110,10 +110,9 @@ class Ranks(contextlib.AbstractContextManager):
 
     def agree(self, *numbers):
         """The maximum of each integer over the ranks."""
-        if self.world == 1:
-            return numbers
         tensor = torch.tensor(numbers)
-        _send(dist.all_reduce, tensor, dist.ReduceOp.MAX, group=self._group)
+        if self.world > 1:
+            _send(dist.all_reduce, tensor, dist.ReduceOp.MAX, group=self._group)
         return tuple(tensor.tolist())
 
     def stack(self, tensor):

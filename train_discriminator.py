@@ -116,13 +116,6 @@ def parse_args(argv=None):
 # ------------------------------------------------------------------------------ updates
 
 
-def learning_rate_factor(args, step, steps_per_epoch):
-    """Factor of the largest learning rates at `step`, counted from 0."""
-    if args.schedule == "drops":
-        return drops(step // steps_per_epoch, args.lr_drop_epochs)
-    return triangular(step, args.epochs * steps_per_epoch, args.warmup)
-
-
 def sample_batch(run, args, train_set):
     """This process's shard of the batch of a step, and its share of all images of the batch.
 
@@ -206,7 +199,11 @@ def train(args):
             return summary
 
         while run.step < run.total_steps:
-            set_learning_rates(optimizer, learning_rate_factor(args, run.step, run.steps_per_epoch))
+            if args.schedule == "drops":
+                factor = drops(run.step // run.steps_per_epoch, args.lr_drop_epochs)
+            else:
+                factor = triangular(run.step, run.scheduled_steps, args.warmup)
+            set_learning_rates(optimizer, factor)
             images, labels, share = sample_batch(run, args, train_set)
             step = torch.full((), run.step + 1, device=run.device)
             share = torch.full((), share, device=run.device)

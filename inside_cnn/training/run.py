@@ -18,14 +18,15 @@ from inside_cnn.core.device import (
     random_stream,
 )
 from inside_cnn.core.progress import Progress
-from inside_cnn.engine.cli import MAY_CHANGE
+from inside_cnn.engine.cli import DIVERGED, MAY_CHANGE, Stopped
 from inside_cnn.engine.plots import curves_figure, save_figure
 from inside_cnn.engine.weights import export_bytes
+from inside_cnn.training.checkpoint import list_checkpoints
 from inside_cnn.training.cuda_graph import CapturedStep
 from inside_cnn.training.distributed import Ranks, check_batches
 from inside_cnn.training.optimizers import Combined, keep_learning_rates_on
 from inside_cnn.training.run_folder import RunFolder, recorded_precision
-from inside_cnn.training.stopping import FiniteGuard, StopSignal, Timer, diverged, stopped
+from inside_cnn.training.stopping import FiniteGuard, StopSignal, Timer, stopped
 from inside_cnn.training.tensorboard import TensorBoard
 
 
@@ -48,7 +49,7 @@ class TrainingRun(contextlib.AbstractContextManager):
         self.step = 0
         self._totals = {}  # {metric: (sum since the last record, number of summands)}
         self._best = {}  # {exported file: (name of a score, its highest value)}
-        self._order = None  # (epoch, the order of its images)
+        self._order = None  # of the images in this epoch
         with contextlib.ExitStack() as undo:
             self.ranks = undo.enter_context(Ranks())
             self.shard = self.ranks.shard
@@ -161,10 +162,9 @@ class TrainingRun(contextlib.AbstractContextManager):
     def batch(self):
         """Indices of the images of this step for all processes: int64 (b,) on the device."""
         epoch, index = divmod(self.step, self.steps_per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            order = epoch_order(self._images, self.args.seed, epoch).to(self.device)
-            self._order = epoch, order
-        batch = self._order[1][index * self.args.batch_size : (index + 1) * self.args.batch_size]
+        if index == 0 or self._order is None:  # a new epoch; a resumed run
+            self._order = epoch_order(self._images, self.args.seed, epoch).to(self.device)
+        batch = self._order[index * self.args.batch_size : (index + 1) * self.args.batch_size]
         self._images_of_step = len(batch)
         return batch
 
@@ -216,7 +216,13 @@ class TrainingRun(contextlib.AbstractContextManager):
     def _stop_if_diverged(self, step=None):
         if (bad := self.guard.bad_step(step)) > 0:
             sums = {n: self.ranks.all_reduce(t)[0].item() for n, t in self._totals.items()}
-            raise diverged(bad, sums, self.folder.checkpoints)
+            names = ", ".join(name for name, value in sums.items() if not math.isfinite(value))
+            last = next(iter(list_checkpoints(self.folder.checkpoints)), "none")
+            raise Stopped(
+                DIVERGED,
+                f"diverged at step {bad}: {names or 'the gradient'} not finite; weights did not "
+                f"change; last checkpoint: {last}",
+            )
 
     # ------------------------------------------------------------------------------ log and saves
 

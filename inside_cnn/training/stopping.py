@@ -7,8 +7,7 @@ import time
 
 import torch
 
-from inside_cnn.engine.cli import DIVERGED, SAVE_FAILED, Stopped
-from inside_cnn.training.checkpoint import list_checkpoints
+from inside_cnn.engine.cli import SAVE_FAILED, Stopped
 
 SIGNALS = [getattr(signal, f"SIG{name}", signal.SIGTERM) for name in ("TERM", "INT", "USR1", "HUP")]
 
@@ -24,17 +23,6 @@ def stopped(signal_number, step, saved):
     if saved is None:
         return Stopped(code or SAVE_FAILED, f"{why} after step {step}, which could not be saved")
     return Stopped(code, f"{why} after step {step}; the same command resumes from {saved}")
-
-
-def diverged(step, metrics, checkpoints):
-    """The Stopped for a run whose metrics, {name: number}, or gradients are not finite."""
-    bad = ", ".join(name for name, value in metrics.items() if not math.isfinite(value))
-    last = next(iter(list_checkpoints(checkpoints)), "none")
-    return Stopped(
-        DIVERGED,
-        f"diverged at step {step}: {bad or 'the gradient'} not finite; weights did not change; "
-        f"last checkpoint: {last}",
-    )
 
 
 class StopSignal:

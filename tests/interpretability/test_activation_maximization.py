@@ -31,9 +31,6 @@ def seeded():
     return torch.Generator().manual_seed(0)
 
 
-# ------------------------------------------------------------------------------ plain ascent
-
-
 def test_one_step_of_the_ascent_by_hand():
     """Objective 3 x: the gradient is 3, so x = 0.5 goes to 0.5 + 0.1 * 3 - 0.2 * 0.25 = 0.75."""
     start = torch.full((1, 1, 1, 1), 0.5)
@@ -42,9 +39,6 @@ def test_one_step_of_the_ascent_by_hand():
     # Decay is toward gray from both sides.
     moved = ascent(lambda x: 0 * x.sum((1, 2, 3)), -start, steps=1, lr=0.1, decay=0.2)
     assert moved.item() == pytest.approx(-0.45)
-
-
-# ------------------------------------------------------------------------------ spectra and views
 
 
 def test_one_amplitude_is_one_wave():
@@ -104,9 +98,6 @@ def test_total_variation_by_hand():
     image = torch.zeros(1, 1, 2, 3)
     image[0, 0, 0, 1] = 1.0
     assert total_variation(image).item() == pytest.approx(1 / 3 + 2 / 4)
-
-
-# ------------------------------------------------------------------------------ robust ascent
 
 
 def test_the_best_restart_is_returned():

@@ -32,11 +32,6 @@ def test_images():
     return test.images[:200].clone(), test.labels[:200]
 
 
-@pytest.fixture
-def few_images(test_images):
-    return tuple(part[:4] for part in test_images)
-
-
 def predicted(network, levels):
     return predict(network, levels.float()).argmax(1)
 
@@ -56,12 +51,9 @@ def few_starts(monkeypatch):
     monkeypatch.setattr(adversarial, "RESTARTS", 2)
 
 
-# ------------------------------------------------------------------------------ gradients, one step
-
-
-def test_no_pixel_changes_by_more_than_epsilon(network, few_images, few_starts):
+def test_no_pixel_changes_by_more_than_epsilon(network, test_images, few_starts):
     """Exactly: float64 differences of levels that float32 represents exactly."""
-    (images, labels), epsilon = few_images, 0.5
+    (images, labels), epsilon = (part[:4] for part in test_images), 0.5
     images[0], images[1] = 0, 255  # the edges of the range
     stream = seeded()
     gradient, _ = loss_gradient(network, images.float(), labels)
@@ -81,24 +73,23 @@ def test_no_pixel_changes_by_more_than_epsilon(network, few_images, few_starts):
         assert levels.max() <= 255, name
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy", "margin", "targeted margin"])
-def test_loss_gradient_by_hand(network, few_images, loss):
-    images, labels = few_images
+def test_loss_gradient_by_hand(network, test_images):
+    images, labels = (part[:4] for part in test_images)
     rivals, index = (labels + 4) % 10, torch.arange(4)
     x = data_tools.to_signed(images).requires_grad_()
-    expected_logits = logits = network.logits(x)
-    if loss == "cross-entropy":
-        options, expected = {}, F.cross_entropy(logits, labels, reduction="sum")
-    elif loss == "margin":
-        options, expected = {"margin": True}, margin(logits, labels).sum()
-    else:
-        options = {"margin": True, "rivals": rivals}
-        expected = (logits[index, rivals] - logits[index, labels]).sum()
-    (expected,) = torch.autograd.grad(expected, x)
-    gradient, logits = loss_gradient(network, images.float(), labels, **options)
-    assert torch.allclose(logits, expected_logits, atol=1e-5)
-    assert expected.abs().max() > 1e-3
-    assert torch.allclose(127.5 * gradient, expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
+    logits = network.logits(x)
+    targeted = logits[index, rivals] - logits[index, labels]
+    for loss, options in (
+        (F.cross_entropy(logits, labels, reduction="sum"), {}),
+        (margin(logits, labels).sum(), {"margin": True}),
+        (targeted.sum(), {"margin": True, "rivals": rivals}),
+    ):
+        (expected,) = torch.autograd.grad(loss, x, retain_graph=True)
+        gradient, same_logits = loss_gradient(network, images.float(), labels, **options)
+        assert torch.allclose(same_logits, logits, atol=1e-5)
+        largest = expected.abs().max()
+        assert largest > 1e-3
+        assert torch.allclose(127.5 * gradient, expected, rtol=1e-3, atol=1e-4 * largest)
 
 
 def margin(logits, classes):
@@ -115,9 +106,6 @@ def captums_step(network):
         lower_bound=0.0,
         upper_bound=255.0,
     )
-
-
-# ------------------------------------------------------------------------------ projected gradient
 
 
 def test_attacks_fool_in_the_expected_order(network, test_images):
@@ -174,9 +162,6 @@ def test_each_step_agrees_with_captum(network, test_images):
     assert left == pytest.approx(counts[:3], abs=1)
 
 
-# ------------------------------------------------------------------------------ the full attack
-
-
 class OfBrightness(torch.nn.Module):
     """Logits that are functions of the brightness: (mean level - 100) / 4, 1 for 4/255 brighter."""
 
@@ -190,24 +175,6 @@ class OfBrightness(torch.nn.Module):
         return brightness, torch.stack(logits, dim=1) + 0 * brightness[:, None]
 
 
-def zero(brightness):
-    return 0 * brightness
-
-
-def decoy(brightness):
-    """The largest other logit on nearly all images; its class is never predicted."""
-    return 0.05 * brightness.tanh() - 0.1
-
-
-def of_dark_images(brightness):
-    return -1 - 1.5 * brightness
-
-
-def out_of_reach(brightness):
-    """Predicted for images that are more than 6/255 brighter."""
-    return brightness - 1.5
-
-
 def gray_study(network):
     """A study of four gray images of class 0, with the full attack at 4/255."""
     images = torch.full((4, 3, 32, 32), 100, dtype=torch.uint8)
@@ -216,8 +183,13 @@ def gray_study(network):
 
 
 def test_targets_fool_where_the_largest_other_logit_does_not():
-    """Along the decoy's gradient the class stays; toward the second target it changes."""
-    network = OfBrightness(zero, decoy, of_dark_images)
+    """Along the gradient of the decoy, the largest other logit on nearly all images, the class
+    stays; toward the second target it changes."""
+    network = OfBrightness(
+        lambda brightness: 0 * brightness,
+        lambda brightness: 0.05 * brightness.tanh() - 0.1,  # the decoy: never predicted
+        lambda brightness: -1 - 1.5 * brightness,  # of dark images
+    )
     images, (classes, _, evaluations) = gray_study(network)
     one_start, _ = projected_gradient(
         as_network(network), images, torch.zeros(4, dtype=torch.int64), 4, generator=seeded()
@@ -230,12 +202,10 @@ def test_targets_fool_where_the_largest_other_logit_does_not():
 
 def test_a_robust_network_keeps_its_accuracy():
     """No perturbation of 4/255 changes the class; one of 8/255 does."""
-    _, (classes, _, evaluations) = gray_study(OfBrightness(zero, out_of_reach))
+    network = OfBrightness(lambda brightness: 0 * brightness, lambda brightness: brightness - 1.5)
+    _, (classes, _, evaluations) = gray_study(network)
     assert classes["pgd"].tolist() == [[0] * 4, [0] * 4, [1] * 4]
     assert evaluations.isinf().all()
-
-
-# ------------------------------------------------------------------------------ the study
 
 
 def test_study_predicts_the_images_of_each_attack(network, test_images, few_starts, monkeypatch):

@@ -25,10 +25,7 @@ class ChannelNorm(nn.Module):
         return x - x.mean(1, keepdim=True)
 
 
-def conv(*sizes):
-    return nn.Conv2d(*sizes)
-
-
+conv = nn.Conv2d
 WHOLE, UPSAMPLED = (32, 0, 0), nn.Upsample(None, 2, "bilinear")
 
 

@@ -104,21 +104,16 @@ def test_sampled_shifts_have_the_documented_ranges():
     assert abs(params.flip.float().mean() - 0.5) < 0.02
 
 
-# ------------------------------------------------------------------------------ batches of a run
-
 STEPS, BATCH, MAX_SHIFT = 2, 16, 4
 
 
 def moved_versions(images, most):
     """{bytes of an image: (down, right, flip)} for flips and shifts of up to `most` pixels."""
-    padded = F.pad(images, [most] * 4, mode="reflect")
-    versions = {}
-    for down, right in itertools.product(range(-most, most + 1), repeat=2):
-        rows, columns = (slice(most + by, most + by + 32) for by in (down, right))
-        window = padded[:, :, rows, columns]
-        for flip, moved in ((True, window.flip(3)), (False, window)):
-            for image in moved:
-                versions[image.numpy().tobytes()] = (down, right, flip)
+    padded, offsets, versions = F.pad(images, [most] * 4, mode="reflect"), range(2 * most + 1), {}
+    for top, left, flip in itertools.product(offsets, offsets, (True, False)):
+        window = padded[:, :, top : top + 32, left : left + 32]
+        for image in window.flip(3) if flip else window:
+            versions[image.numpy().tobytes()] = (top - most, left - most, flip)
     return versions
 
 

@@ -1,5 +1,3 @@
-"""Runs of two processes: gradients, resume, and all ways to end."""
-
 import signal
 
 import pytest
@@ -17,8 +15,6 @@ from inside_cnn.training import panels
 from inside_cnn.training.distributed import check_batches
 from inside_cnn.training.run import TrainingRun
 from processes import EVERY_STEP, SMALL, run, started
-
-slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +81,6 @@ def test_batches_that_cannot_be_shared_are_refused():
             check_batches(images, batch_size, 2, drop_last)
 
 
-# ------------------------------------------------------------------------------ resume
-
-
 def test_resume_with_two_ranks_until_a_signal_to_one(run_main, two_ranks):
     """At last, one rank resumes the run."""
     folder, flags, _, out, err = two_ranks
@@ -100,7 +93,7 @@ def test_resume_with_two_ranks_until_a_signal_to_one(run_main, two_ranks):
         assert one == pytest.approx(two, rel=1e-3)
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["train_gan.py", "train_discriminator.py"])
 def test_resume_of_two_ranks_is_bit_identical(tmp_path, script):
     """The GAN stops between two generator steps. At last, one rank resumes the run."""
@@ -121,10 +114,7 @@ def test_resume_of_two_ranks_is_bit_identical(tmp_path, script):
     assert [record["step"] for record in records(tmp_path / "parts")] == [5, 10]
 
 
-# ------------------------------------------------------------------------------ ends
-
-
-@slow
+@pytest.mark.slow
 def test_time_is_up_fifty_times(tmp_path):
     flags = [*SMALL, "--max_minutes", 0, "--limit_test", 10, "--output_dir"]
     for attempt in range(50):
@@ -134,7 +124,7 @@ def test_time_is_up_fifty_times(tmp_path):
         assert "terminate called" not in err
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_ends_the_other(tmp_path, victim):
     flags = [*SMALL, *EVERY_STEP, "--epochs", 200, "--output_dir", tmp_path]

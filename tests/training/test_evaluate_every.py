@@ -1,4 +1,4 @@
-"""--evaluate_every: scores during the GAN's training, and the best generator."""
+from functools import partial
 
 import pytest
 import torch
@@ -26,11 +26,7 @@ def scored_run(run_main, tmp_path, monkeypatch):
     export_model(Discriminator(4), judge, {"dataset": "shapes"})
     flags = [*SMALL, "--limit_train", 100, "--batch_size", 50, "--evaluate_every", 1]
     flags += ["--judge", judge, "--output_dir", tmp_path / "run"]
-
-    def call(*more):
-        return run_main(train_gan, *flags, *more)
-
-    return call
+    return partial(run_main, train_gan, *flags)
 
 
 def real_images():

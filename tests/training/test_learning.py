@@ -1,5 +1,3 @@
-"""Both trainings learn, within seconds, on easy sets."""
-
 import torch
 
 import train_gan

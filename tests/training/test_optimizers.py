@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from compare import assert_equal
 from discriminator import Discriminator
@@ -126,12 +127,7 @@ def test_restored_moments_have_the_memory_layout_of_their_weights(images, kind):
         optimizer.step()
         state = optimizer.state_dict()
         if contiguous:
-            state = {
-                "states": [
-                    {i: {n: t.contiguous() for n, t in m.items()} for i, m in moments.items()}
-                    for moments in state["states"]
-                ]
-            }
+            state = tree_map_only(torch.Tensor, torch.Tensor.contiguous, state)
         optimizer.load_state_dict(state)
         gradients(model, images, 2)
         optimizer.step()

@@ -1,5 +1,3 @@
-"""The learning rates of the steps and of the logs of both trainings."""
-
 import pytest
 
 import train_discriminator

@@ -73,8 +73,6 @@ def test_more_epochs_with_the_classic_recipe(train, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-# ------------------------------------------------------------------------------ settings
-
 EPOCHS = ["--epochs", 2]
 
 

@@ -24,10 +24,9 @@ def watch(run_main, folder, script, kind, *flags):
 
     def view(epoch):
         paths = checkpoint.list_checkpoints(folder / "checkpoints")
-        seen[epoch] = (
-            {checkpoint.checkpoint_step(path) for path in paths},
-            {path.name: load_model(path)[1]["step"] for path in folder.glob("*.safetensors")},
-        )
+        steps = {checkpoint.checkpoint_step(path) for path in paths}
+        exports = folder.glob("*.safetensors")
+        seen[epoch] = steps, {path.name: load_model(path)[1]["step"] for path in exports}
 
     # The files of an epoch are written before the first pass of the next.
     actions = {epoch * STEPS + 1: lambda epoch=epoch: view(epoch) for epoch in range(1, EPOCHS)}

@@ -2,6 +2,7 @@ import os
 import signal
 import time
 
+from inside_cnn.engine import cli
 from inside_cnn.training import stopping
 
 
@@ -35,10 +36,11 @@ def test_signals_that_are_ignored_stay_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_signal_without_a_checkpoint_keeps_its_exit_code():
-    exit_code, reason = stopping.stopped(signal.SIGUSR1, 7, None).args
-    assert exit_code == 128 + signal.SIGUSR1
-    assert "could not be saved" in reason
+def test_exit_codes_of_a_stop_without_a_checkpoint():
+    for number, code in ((signal.SIGUSR1, 128 + signal.SIGUSR1), (0, cli.SAVE_FAILED)):
+        exit_code, reason = stopping.stopped(number, 7, None).args
+        assert exit_code == code
+        assert "after step 7, which could not be saved" in reason
 
 
 def test_timer(monkeypatch):

@@ -1,5 +1,3 @@
-"""Training processes that are killed, interrupted or cannot write."""
-
 import os
 import random
 import re
@@ -121,16 +119,6 @@ def test_nan_stops_the_run_before_the_step(run_main, succeed, tmp_path, script, 
     out = succeed(script, *flags, tmp_path / "run")
     assert "resumed after step 5" in out
 
-
-def test_a_stop_without_a_checkpoint_has_exit_code_4(run_main, tmp_path):
-    flags = [*SMALL, "--max_minutes", "0", "--output_dir", tmp_path / "run"]
-    with no_room_for("step_*.pt"):
-        code, out, _ = run_main(train_discriminator, *flags)
-    assert code == cli.SAVE_FAILED
-    assert "after step 1, which could not be saved" in out
-
-
-# ------------------------------------------------------------------------------ writes that fail
 
 SIX_STEPS = [*SMALL, "--limit_train", 48, *EVERY_STEP, "--epochs", 2, "--output_dir"]
 

@@ -1,3 +1,4 @@
+import os
 import resource
 import sys
 
@@ -31,13 +32,6 @@ def test_unknown_devices_are_refused(name):
         pick_device(name)
 
 
-def set_environment(monkeypatch, values):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-
-
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -48,7 +42,7 @@ def set_environment(monkeypatch, values):
     ],
 )
 def test_rank_and_world_size_from_the_environment(monkeypatch, values, expected):
-    set_environment(monkeypatch, values)
+    monkeypatch.setattr(os, "environ", values)
     assert launched() == expected
 
 
@@ -62,13 +56,13 @@ def test_rank_and_world_size_from_the_environment(monkeypatch, values, expected)
     ],
 )
 def test_invalid_numbers_of_processes_are_refused(monkeypatch, values, name):
-    set_environment(monkeypatch, {"WORLD_SIZE": "2"} | values)
+    monkeypatch.setattr(os, "environ", {"WORLD_SIZE": "2"} | values)
     with pytest.raises(UserError, match=f"{name} is missing or not a number"):
         launched()
 
 
 def test_processes_do_not_share_a_gpu(monkeypatch):
-    set_environment(monkeypatch, {"RANK": "0", "WORLD_SIZE": "2"})
+    monkeypatch.setattr(os, "environ", {"RANK": "0", "WORLD_SIZE": "2"})
     with pytest.raises(UserError, match="--device cuda:99 puts all processes on one GPU"):
         pick_device("cuda:99")
 
@@ -79,7 +73,7 @@ def test_processes_do_not_share_a_gpu(monkeypatch):
 def test_each_process_has_its_gpu(monkeypatch, local_rank, count, index):
     """Slurm may show each process its own GPU only, as number 0."""
     environment = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": str(local_rank)}
-    set_environment(monkeypatch, environment)
+    monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
@@ -104,7 +98,7 @@ def test_each_process_has_its_gpu(monkeypatch, local_rank, count, index):
     ],
 )
 def test_gpus_without_kernels(monkeypatch, capsys, capability, architectures, expected):
-    set_environment(monkeypatch, {})
+    monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(torch.version, "hip", "6.4" if "gfx90a" in architectures else None)
     for name, value in {
         "is_available": True,

@@ -1,5 +1,3 @@
-"""A folder of the user's own pictures."""
-
 import pytest
 from PIL import Image
 

@@ -1,5 +1,3 @@
-"""How the user's pictures are decoded and cached, and which files are ignored."""
-
 import os
 
 import pytest
@@ -37,9 +35,6 @@ def test_ignored_file_is_reported_with_its_reason(mine, capsys):
     train, test = load_folder(mine.folder)
     assert (len(train), len(test)) == (4, 3)
     assert f"ignored {path}: the file is larger than 200 MB" in capsys.readouterr().out
-
-
-# ------------------------------------------------------------------------------ the cache
 
 
 def test_a_folder_is_decoded_once(mine, capsys, monkeypatch):

@@ -1,5 +1,3 @@
-"""The user's own images: which files are used, their order, and invalid folders."""
-
 import os
 import unicodedata
 
@@ -20,9 +18,6 @@ def error_of(folder):
     with pytest.raises(UserError) as error:
         load_folder(folder)
     return str(error.value)
-
-
-# ------------------------------------------------------------------------------ valid folders
 
 
 def test_every_picture_is_in_one_part(mine):
@@ -50,9 +45,8 @@ def test_a_new_picture_moves_at_most_one_other(mine, count, in_test):
     for number in range(8):
         mine.put(f"b/new {number}.png", 255)
         after = load_folder(mine.folder)
-        moved = {*levels(before[0])} & {*levels(after[1])} | {*levels(before[1])} & {
-            *levels(after[0])
-        }
+        train, test, new_train, new_test = (set(levels(part)) for part in (*before, *after))
+        moved = train & new_test | test & new_train
         assert len(moved - {255}) <= 1
         assert sum(levels(part).count(255) for part in after) == number + 1
         assert after[0].digest != before[0].digest
@@ -135,9 +129,6 @@ def test_names_are_utf8_in_every_locale(monkeypatch):
     latin = "猫".encode().decode("latin-1")  # what Python reads from the disk with LC_ALL=en_US
     monkeypatch.setattr(os, "fsencode", lambda name: name.encode("latin-1"))
     assert normalized(latin) == printable(latin) == "猫"
-
-
-# ------------------------------------------------------------------------------ invalid folders
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,6 @@ def test_32x32_picture_is_unchanged():
         (plain("RGB", (10, 20, 30), (1, 1)), (10, 20, 30)),
         (plain("RGB", (10, 20, 30), (300, 20)), (10, 20, 30)),
     ],
-    ids=lambda value: f"{value.mode} {value.size}" if isinstance(value, Image.Image) else "",
 )
 def test_every_mode_and_size_becomes_32x32_rgb(image, color):
     kind = "TIFF" if image.mode in ("CMYK", "F") else "PNG"

@@ -116,6 +116,9 @@ def out_of_memory(chip):
     return f"error: out of memory on the {chip}; use a smaller --batch_size\n"
 
 
+DENIED = PermissionError(13, "Permission denied", "mine/a/1.png")
+
+
 @pytest.mark.parametrize(
     ("run", "code", "out", "err"),
     [
@@ -126,12 +129,7 @@ def out_of_memory(chip):
         (raises(torch.OutOfMemoryError("CUDA out of memory")), 2, "", out_of_memory("GPU")),
         (raises(RuntimeError("CUDA error: out of memory")), 2, "", out_of_memory("GPU")),
         (lambda _: torch.empty(2**60), 2, "", out_of_memory("CPU")),
-        (
-            raises(PermissionError(13, "Permission denied", "mine/a/1.png")),
-            2,
-            "",
-            "error: cannot use mine/a/1.png: Permission denied\n",
-        ),
+        (raises(DENIED), 2, "", "error: cannot use mine/a/1.png: Permission denied\n"),
     ],
 )
 def test_exit_codes(capsys, run, code, out, err):

@@ -14,9 +14,7 @@ pytestmark = pytest.mark.usefixtures("matplotlib_plots")
 
 def test_image_grid_shows_every_pixel(tmp_path):
     images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    images[0, 0] = 255  # red, then green, blue and black
-    images[1, 1] = 255
-    images[2, 2] = 255
+    images[range(3), range(3)] = 255  # red, green, blue, black
     path = tmp_path / "grid.png"
     save_image_grid(images, path, columns=2, scale=2)
     picture = imread(path)[:, :, :3]
@@ -28,12 +26,13 @@ def test_image_grid_shows_every_pixel(tmp_path):
 
 
 def test_image_grid_with_texts(tmp_path):
+    """The second line of a caption has room too."""
     images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
-    plain, full = tmp_path / "plain.png", tmp_path / "full.png"
-    save_image_grid(images, plain)
     names, captions = [f"class {i}" for i in range(10)], ["one\ntwo"] * 20
-    save_image_grid(images, full, names, "title", captions)
-    assert imread(full).shape[0] == imread(plain).shape[0] + 38 + 2 * 26
+    save_image_grid(images, tmp_path / "plain.png")
+    save_image_grid(images, tmp_path / "full.png", names, "title", captions)
+    heights = [imread(tmp_path / f"{name}.png").shape[0] for name in ("plain", "full")]
+    assert heights[1] == heights[0] + 38 + 2 * 26
 
 
 def test_boxes_are_framed(tmp_path):
@@ -87,24 +86,15 @@ def test_curves(tmp_path):
     assert curves_figure([], panels) is None
 
 
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [(101, [0, 25, 50, 75, 100]), (3, [0, 1, 2]), (0, [])],
-)
-def test_evenly_chosen_items_include_both_ends(count, expected):
-    assert plots.evenly_chosen(list(range(count)), 5) == expected
+def test_evenly_chosen_items_include_both_ends():
+    for count, expected in ((101, [0, 25, 50, 75, 100]), (3, [0, 1, 2]), (0, [])):
+        assert plots.evenly_chosen(list(range(count)), 5) == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("twelve lette", "twelve lette"),
-        ("golden retriever", "golden retr…"),
-        ("a very long name", "a very long…"),
-    ],
-)
-def test_long_class_names_are_shortened(name, expected):
-    assert plots.shortened(name) == expected
+def test_long_class_names_are_shortened():
+    assert plots.shortened("twelve lette") == "twelve lette"
+    assert plots.shortened("golden retriever") == "golden retr…"
+    assert plots.shortened("a very long name") == "a very long…"
 
 
 def test_figures_do_not_depend_on_the_environment(tmp_path):

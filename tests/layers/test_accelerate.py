@@ -1,11 +1,10 @@
-"""Accelerated networks compute the same functions as plain ones."""
-
 import copy
 
 import pytest
 import torch
 from torch import nn
 
+from compare import assert_equal
 from discriminator import Discriminator
 from generator import Generator
 from inside_cnn.layers.accelerate import accelerate
@@ -113,11 +112,7 @@ def test_no_padding_if_torch_compile_fails(monkeypatch, capsys, images):
 @pytest.mark.parametrize("network_class", [Discriminator, Generator])
 def test_state_dict_has_the_layout_of_pytorch(network_class):
     plain, fast = pair(network_class)
-    for (name, ours), (same, theirs) in zip(
-        fast.state_dict().items(), plain.state_dict().items(), strict=True
-    ):
-        assert name == same
-        assert torch.equal(ours, theirs)
+    assert_equal(fast.state_dict(), plain.state_dict())
     network_class(WIDTH).load_state_dict(fast.state_dict())
     other = accelerate(network_class(WIDTH))
     other.load_state_dict(plain.state_dict())

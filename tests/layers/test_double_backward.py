@@ -1,5 +1,3 @@
-"""Derivatives of both layers, compared with PyTorch's layers and with finite differences."""
-
 import shutil
 
 import pytest

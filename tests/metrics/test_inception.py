@@ -134,20 +134,18 @@ class Gadget:
 
 @pytest.mark.parametrize(
     "content",
-    [Gadget(), {"fc.weight": Gadget()}, [torch.zeros(1)], {"a": torch.zeros(1)}, {"a": "text"}],
+    [
+        *(Gadget(), {"fc.weight": Gadget()}),
+        *([torch.zeros(1)], {"a": torch.zeros(1)}, {"a": "text"}),
+        *(b"text", b"", pickle.dumps({"a": 1}, protocol=2)),
+    ],
 )
 def test_hostile_and_other_files_are_refused(tmp_path, content):
-    torch.save(content, tmp_path / "file.pth")
-    with pytest.raises(UserError, match="holds no weights"):
-        inception.Inception(tmp_path / "file.pth")
-
-
-@pytest.mark.parametrize("content", [b"text", b"", pickle.dumps({"a": 1}, protocol=2), None])
-def test_unreadable_files_are_refused(tmp_path, content):
-    if content is not None:
-        (tmp_path / "file").write_bytes(content)
-    with pytest.raises(UserError, match="holds no weights"):
-        inception.Inception(tmp_path / "file")
+    path = tmp_path / "file"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    for file in (path, tmp_path / "absent"):
+        with pytest.raises(UserError, match="holds no weights"):
+            inception.Inception(file)
 
 
 def test_failed_download_names_the_remedy(monkeypatch, tmp_path):

@@ -17,14 +17,6 @@ def generator():
     return model.eval()
 
 
-def test_generate_restores_the_mode(generator):
-    generator.train()
-    before = generator.project[1].running_mean.clone()
-    sampling.generate(generator, torch.randn(3, 100))
-    assert generator.training
-    assert torch.equal(generator.project[1].running_mean, before)
-
-
 def test_labels_have_the_shares_of_the_dataset():
     images, names = torch.zeros(6, 3, 32, 32, dtype=torch.uint8), ("a", "b")
     for labels, expected in (

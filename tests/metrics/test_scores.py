@@ -61,9 +61,6 @@ def test_judge_returns_features_and_predictions_of_its_network(judge):
     assert torch.allclose(judge.model.class_head(features.float()), logits, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------ during training
-
-
 @pytest.fixture
 def generator():
     torch.manual_seed(1)

@@ -1,8 +1,4 @@
-"""Tables of hand-made results, whose cells are known."""
-
 import json
-
-import pytest
 
 from inside_cnn.reporting import tables
 
@@ -18,21 +14,11 @@ def cells(table):
     return [rows[0], *rows[2:]]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (93.786, "93.79"),
-        (0.0054374, "0.00544"),
-        (-1e-9, "0"),
-        (2.0, "2"),
-        (12345, "12,345"),
-        ([0.5, 2], "0.5 to 2"),
-        (None, ""),
-        ("8/255", "8/255"),
-    ],
-)
-def test_short_numbers(value, text):
-    assert tables.short(value) == text
+def test_short_numbers():
+    cases = [(93.786, "93.79"), (0.0054374, "0.00544"), (-1e-9, "0"), (2.0, "2"), (12345, "12,345")]
+    cases += [([0.5, 2], "0.5 to 2"), (None, ""), ("8/255", "8/255")]
+    for value, text in cases:
+        assert tables.short(value) == text
 
 
 def test_lines_omit_the_source_of_a_number(tmp_path):

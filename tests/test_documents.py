@@ -79,6 +79,12 @@ def test_tables_are_fresh():
     assert not re.search(r"-->\n\|? *\|\n\| --- \|\n<!--", text)  # without rows
 
 
+def test_readme_is_short():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 150
+    assert not [line for line in lines if len(line) > 100]
+
+
 def test_links_work():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):

@@ -1,6 +1,7 @@
 """The layout: imports only from lower layers, never from a script."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,22 @@ def test_every_file_belongs_to_a_layer():
     assert {unit(path.parts) for path in FILES} == LAYER.keys()
     for folder in ("visualization", "output", "tests"):
         assert not list((ROOT / folder).rglob("__init__.py"))
+
+
+OLD_WORDS = re.compile(r"(?<![a-z])((un)?told|said|hole|mislead|climb)(s|ing|ed)?(?![a-z])", re.I)
+
+
+def test_old_vocabulary_is_not_used():
+    text_files = [ROOT / "Makefile", ROOT / ".ci/run", *(ROOT / "slurm").iterdir()]
+    folders = (PACKAGE, ROOT / "tests", ROOT / "benchmarks")
+    python = [*ROOT.glob("*.py"), *(path for f in folders for path in f.rglob("*.py"))]
+    hits = []
+    pages = [*PACKAGE.rglob("*.html"), *PACKAGE.glob("explorer/*.js")]
+    for path in [*text_files, *pages, *python]:
+        name = path.relative_to(ROOT).as_posix()
+        # older_versions.py lists old names; this file the old vocabulary.
+        if name.endswith(("older_versions.py", "test_layout.py")):
+            continue
+        lines = path.read_text().splitlines()
+        hits += [f"{name}:{n}" for n, line in enumerate(lines, 1) if OLD_WORDS.search(line)]
+    assert not hits, "\n".join(hits)

@@ -3,8 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from captum.attr import LayerGradCam
 from safetensors.torch import save_file
 
+import data_tools
 import visualization
 from inside_cnn.core.errors import UserError
 from inside_cnn.engine.weights import digest
@@ -16,8 +19,9 @@ from inside_cnn.interpretability import (
     feature,
     load_network,
     neuron,
+    optimize,
 )
-from inside_cnn.interpretability.attribution import last_maps
+from inside_cnn.interpretability.attribution import grad_cam, last_maps
 from own_images import write_pictures
 
 CODE = """
@@ -175,9 +179,8 @@ def test_a_shared_module_is_cut_at_its_first_call(file, images):
 def test_a_compiled_model_is_used_without_compilation(file, images):
     network, plain = (load_network(f"{file}:{name}") for name in ("compiled", "build"))
     names = ("conv1", "layer1", "layer2", "layer3", "dropout", "fc")  # its children
-    assert tuple(network.layers) == tuple(plain.layers) == names
+    assert network.layer_names == plain.layer_names == names
     assert torch.equal(network.logits(images), plain.logits(images))
-    assert torch.equal(plain.logits(images), plain.model(images))
 
 
 def test_weights_in_bfloat16_have_a_digest(file):
@@ -313,6 +316,26 @@ def network(file):
     return load_network(f"{file}:build", layers=["layer1", "layer3", "fc"])
 
 
+def test_activations_equal_those_of_a_hook(network, images):
+    outputs = {}
+    handle = network.model.layer3.register_forward_hook(
+        lambda module, inputs, output: outputs.update(maps=output)
+    )
+    logits = network.model(images)
+    handle.remove()
+    assert torch.equal(network.logits(images), logits)
+    assert torch.equal(network.activations(images, "layer3"), outputs["maps"])
+    assert torch.equal(network.activations(images, "fc")[:, :, 0, 0], logits)
+
+
+def test_grad_cam_agrees_with_captum(network, images):
+    classes = torch.arange(8)
+    ours = grad_cam(network, images, classes, "layer3")
+    theirs = LayerGradCam(network.model, network.model.layer3).attribute(images, classes)
+    theirs = F.interpolate(theirs.clamp_min(0), (32, 32), mode="bilinear")[:, 0].detach()
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
 def test_objectives_are_composed(network, images):
     maps = network.activations(images, "layer3")
     vector = torch.randn(maps.shape[1])
@@ -353,3 +376,22 @@ def test_example_of_the_documentation(file):
     assert names["images"].shape == (4, 3, 32, 32)
     assert names["values"].shape == (4,)
     assert names["maps"].shape == (4, 32, 8, 8)
+
+
+@pytest.mark.slow
+def test_shapes_are_learned_by_a_resnet(network, file):
+    """A short training, after which class images are classified as their class."""
+    train, _ = data_tools.load_shapes()
+    model = network.model.train().requires_grad_(True)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for batch in torch.arange(10_000).split(50):
+        loss = F.cross_entropy(
+            model(data_tools.to_signed(train.images[batch])), train.labels[batch]
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval().requires_grad_(False)
+    for label in (0, 4):
+        image = optimize(network, class_logit(label), steps=60)
+        assert network.logits(image).argmax() == label

@@ -216,9 +216,7 @@ function parseFeatures(text, width) {
 async function ablation({ network: name, layer, features: text, favored }, pause) {
   const network = networks[name]; // undefined for the generator, the last of the list
   find(".favored").hidden = !network;
-  const slider = find("#ablation [name=layer]");
-  slider.max = network ? 8 : 7;
-  if (+slider.value !== layer) return changed();
+  if (!network && layer > 7) return openTab("ablation", { layer: 7 }); // its last block
   if (network && favored !== "") {
     const features = network.layers[layer - 1].favored[favored].join(", ");
     return openTab("ablation", { favored: "", features });

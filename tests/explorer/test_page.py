@@ -157,6 +157,10 @@ def test_ablation(small, open_page):
     shown = pictures(page)
     assert len(shown) == 32
     assert len(set(shown[16:])) == 1  # nothing is left but the biases
+    assert field(page, "layer").input_value() == "7"  # the generator has no eighth block
+    page.evaluate("() => { location.hash = 'tab=ablation'; }")
+    page.get_by_text("accuracy on 200 images").wait_for(timeout=WAIT)
+    assert field(page, "layer").input_value() == "8"
 
 
 def test_address_restores_the_state(small, open_page):

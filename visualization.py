@@ -47,7 +47,7 @@ SECTIONS = {  # flag: help
     "compare_layers": "all layers: linear probes, selective features, CKA",
     "attribution": "Grad-CAM and integrated gradients",
     "frequency": "input gradients and accuracy under noise, by spatial frequency",
-    "calibration": "calibration error of the class probabilities",
+    "calibration": "accuracy, also of six views, and calibration of the class probabilities",
     "critic_score": "the critic's score of test images, samples, noise, blurred images and others",
     "transfer": "class images and adversarial images of each network, classified by every other; "
     "includes --max_classification_output",

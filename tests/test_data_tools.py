@@ -229,6 +229,13 @@ def assert_same_sets(sets, expected):
         assert torch.equal(part.labels, of.labels)
 
 
+def test_folders_with_the_names_of_archives_are_ignored(tmp_path):
+    for name in (cifar10.ARCHIVE, cifar10.BINARY_ARCHIVE):
+        (tmp_path / name).mkdir()
+    (tmp_path / cifar10.CIFAR10_FOLDER).write_text("")
+    assert cifar10.find_cifar10(tmp_path) == (None, None)
+
+
 def test_binary_archive(small_cifar10, tmp_path, monkeypatch):
     expected = data_tools.load_dataset("cifar10", small_cifar10.parent)
     target = tmp_path / "target"

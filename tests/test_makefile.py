@@ -196,7 +196,11 @@ def test_a_broken_environment_is_created_again(tmp_path, broken):
 @pytest.mark.parametrize(
     ("flags", "batch_system", "first"),
     [
-        ([], False, "--isolated --index-url https://download.pytorch.org/whl/cpu"),
+        (
+            [],
+            False,
+            "--isolated --index-url https://download.pytorch.org/whl/cpu --timeout 5 --retries 0",
+        ),
         ([], True, "-r requirements.txt"),
         (["TORCH_INDEX=https://a/b"], True, "--force-reinstall --index-url https://a/b"),
     ],

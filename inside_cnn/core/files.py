@@ -9,8 +9,6 @@ import secrets
 import tempfile
 from pathlib import Path
 
-import torch
-
 from inside_cnn.core.errors import UserError
 
 
@@ -91,6 +89,8 @@ def is_number(value):
 
 def digest_of(*values):
     """SHA-256 of the bytes of tensors and of other values as text: 64 hexadecimal digits."""
+    import torch  # here: its import takes seconds
+
     digest = hashlib.sha256()
     for value in values:
         if isinstance(value, torch.Tensor):

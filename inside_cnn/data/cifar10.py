@@ -85,8 +85,10 @@ def find_cifar10(data_dir):
     data_dir = Path(data_dir)
     if any((data_dir / name).is_file() for name in MD5):
         return CIFAR10_FOLDER, data_dir
-    for name in (CIFAR10_FOLDER, ARCHIVE, BINARY_ARCHIVE):
-        if (data_dir / name).exists():
+    if (data_dir / CIFAR10_FOLDER).is_dir():
+        return CIFAR10_FOLDER, data_dir / CIFAR10_FOLDER
+    for name in (ARCHIVE, BINARY_ARCHIVE):
+        if (data_dir / name).is_file():
             return name, data_dir / name
     for folder in (data_dir, data_dir / "plain_text"):
         if all(any(folder.glob(pattern)) for pattern in PARQUET):

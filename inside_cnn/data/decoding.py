@@ -1,6 +1,7 @@
 """Decode the pictures of a folder to the networks' size, once: the result is cached in CACHE."""
 
 import io
+import os
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +53,7 @@ def load_pictures(folder, class_names, pictures, size):
     listed = [(p.hash, p.part, p.label, p.size, p.time) for p in pictures]
     key = digest_of(FORMAT, PIL.__version__, size, class_names, listed)
     if path.is_file():
-        cached = torch.load(path, weights_only=True)
+        cached = torch.load(path, mmap=True, weights_only=True)
         if cached["key"] == key:
             return cached["parts"], cached["failed"]
     print(f"decoding {len(pictures):,} files in {folder}", flush=True)
@@ -71,8 +72,7 @@ def decode(pictures, size):
     progress = Progress("decoding", len(pictures), 1)
     images = torch.zeros(len(pictures), 3, size, size, dtype=torch.uint8)
     failed, levels, highest = {}, {}, 0.0
-    # Pillow releases the GIL for large pictures.
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:  # Pillow releases the GIL for large pictures
         results = pool.map(lambda picture: read_image(picture, size), pictures)
         for index, result in enumerate(results):
             if isinstance(result, str):
@@ -105,6 +105,11 @@ def rows_of_parts(pictures, failed):
         rows[part or PARTS[in_test]].append(index)
         ranks[label] += 1
     return rows
+
+
+def cpu_count():
+    """The number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def read_image(picture, size):

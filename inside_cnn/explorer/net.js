@@ -26,12 +26,12 @@ function readWeights(base64) {
     const values = new types[dtype](buffer.slice(start + first, start + last));
     return tf.tensor(new Float32Array(values), shape);
   };
-  return (name) => {
+  return (name) => tf.tidy(() => {
     const weight = read(name);
     if (!header[`${name}.scale`]) return weight;
     const scale = read(`${name}.scale`); // of each index of the first axis
     return weight.mul(scale.reshape(weight.shape.map((size, axis) => (axis ? 1 : size))));
-  };
+  });
 }
 
 /** The kernel with these rows and columns. tf.gather and tf.stridedSlice are slow in WASM. */

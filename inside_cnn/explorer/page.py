@@ -86,7 +86,7 @@ def test_images(networks, dataset, data_dir):
     if dataset == "auto" and len(sets) > 1:
         raise UserError(f"the networks were trained on different sets ({', '.join(sorted(sets))})")
     name = dataset if dataset != "auto" else sets.pop()
-    if name not in DATASETS:
+    if name == "auto" or name not in DATASETS:
         return None
     try:
         _, test = load_dataset(name, data_dir, download=False)

@@ -257,12 +257,12 @@ async function ablateNetwork({ name, net, predicted }, layer, features, without,
   const versions = features.length ? [predicted, ablated] : [predicted];
   const accuracies = (rows) => versions.map((version) =>
     sum(rows.map((i) => +(version[i] === labels[i]))) / rows.length);
-  const rowsOf = Object.groupBy(labels.keys(), (i) => labels[i]);
+  const rowsOf = classes.map((_, k) => [...labels.keys()].filter((i) => labels[i] === k));
   result.replaceChildren(
     heading(`${name}: accuracy on ${images.length} images ${without}`, name),
     element("div", { className: name }, bars([
       ["all classes", accuracies([...labels.keys()]), true],
-      ...Object.entries(rowsOf).map(([k, rows]) => [classes[k], accuracies(rows)])])));
+      ...rowsOf.flatMap((rows, k) => (rows.length ? [[classes[k], accuracies(rows)]] : []))])));
 }
 
 const TABS = { attack, sample, maximize, activations, compare, ablation };

@@ -6,6 +6,7 @@ features of the real images.
 
 import hashlib
 import io
+import tempfile
 from pathlib import Path
 
 import torch
@@ -47,6 +48,7 @@ def obtain_weights():
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()  # fails before the download, not after it
         write_atomically(path, download([URL_INCEPTION_V3], HASH_PREFIX))
     except OSError as error:
         raise InceptionMissing(

@@ -1,16 +1,17 @@
 """The processes of one training: those that torchrun started, or a single one.
 
 DistributedDataParallel does not support the second derivatives of the gradient penalty. Every rank
-starts from the same parameters, which are a function of the seed, and takes its shard of each
-batch; the gradients are summed in one flat all-reduce per update, after which all ranks take the
-same step. Random numbers are sampled for the whole batch on every rank and sharded like the images,
-so the number of ranks does not change them.
+starts from rank 0's parameters and takes its shard of each batch; the gradients are summed in one
+flat all-reduce per update, after which all ranks take the same step. Random numbers are sampled for
+the whole batch on every rank and sharded like the images, so the number of ranks does not change
+them.
 """
 
 import contextlib
 import datetime
 import os
 import sys
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -133,6 +134,12 @@ class Ranks(contextlib.AbstractContextManager):
         return gathered
 
     # ---------------------------------------------------------------- tensors of the training
+
+    def broadcast(self, part):
+        """Copy rank 0's state of a network or an optimizer to every rank."""
+        if self.world > 1:
+            cpu = partial(tree_map_only, torch.Tensor, torch.Tensor.cpu)
+            part.load_state_dict(self.from_main(lambda: cpu(part.state_dict())))
 
     def all_reduce(self, tensor):
         """The sum of a tensor over the ranks, on every rank."""

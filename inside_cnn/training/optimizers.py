@@ -1,5 +1,6 @@
 """Muon for convolution kernels, AdamW for the rest, as one optimizer."""
 
+import copy
 import math
 
 import torch
@@ -110,6 +111,7 @@ class Combined:
     def load_state_dict(self, state):
         """Copies the moments, in the memory layout of their weights: fused Adam ignores strides."""
         for optimizer, moments in zip(self.optimizers, state["states"], strict=True):
+            moments = copy.deepcopy(moments)  # load_state_dict copies only what it converts
             optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
             for weight, of_weight in optimizer.state.items():
                 for name in of_weight.keys() - {"step"}:

@@ -142,6 +142,9 @@ class TrainingRun(contextlib.AbstractContextManager):
         if state is not None:
             ranks.together(lambda: self._restore(state))
             print(f"resumed after step {self.step}")
+        else:
+            for part in parts.values():
+                ranks.broadcast(part)
         ranks.on_main(lambda: folder.begin(self.step, describe_device(self.device)))
         self._tensorboard.begin(folder, self.step)
         self.progress = Progress(

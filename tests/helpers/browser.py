@@ -12,11 +12,11 @@ def pages_of(browser, ready):
     """
     problems, contexts = [], []
 
-    def note(request):
-        if not request.url.startswith(("file:", "blob:", "data:")):
-            problems.append(request.url)
-
     def call(path, fragment="", **options):
+        def note(request):
+            if not request.url.startswith((path.as_uri(), "blob:", "data:")):
+                problems.append(request.url)
+
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)

@@ -39,7 +39,8 @@ def fail():
 def work(args):
     with TrainingRun(args, "train_gan.py", panels.GAN) as run:
         ranks, gan = run.ranks, train_gan.GAN(run, args)
-        gan.generator.eval()  # so that fakes do not depend on the batch
+        for network in (gan.discriminator, gan.generator.eval()):  # fakes depend on no batch
+            ranks.broadcast(network)
         batch = [run.shard(t) for t in torch.load(sys.argv[1], weights_only=True)]
         metrics = update(gan, batch)
         names = ("gradient_penalty", "gradient_norm", "critic_gap")
@@ -67,4 +68,5 @@ if __name__ == "__main__":
     quick_plots.use()
     assert stopped_training(sys.argv[4:]) == 128 + signal.SIGTERM
     os.environ["MASTER_PORT"] = sys.argv[3]
-    sys.exit(cli.exit_code_of(work, train_gan.parse_args(FLAGS)))
+    # Different weights on every rank, so that broadcast is tested.
+    sys.exit(cli.exit_code_of(work, train_gan.parse_args([*FLAGS, "--seed", os.environ["RANK"]])))

@@ -2,11 +2,7 @@ import pytest
 import torch
 
 import data_tools
-from inside_cnn.interpretability.calibration import (
-    calibration,
-    calibration_section,
-    six_view_logits,
-)
+from inside_cnn.interpretability.calibration import calibration, calibration_section, view_logits
 from networks import as_network
 
 
@@ -31,22 +27,26 @@ def test_section_reports_the_error_of_a_network(trained, tmp_path):
     assert (tmp_path / "calibration.png").exists()
     correct = trained(data_tools.to_signed(test_set.images))[1].argmax(1) == test_set.labels
     assert metrics["accuracy"] == pytest.approx(100 * correct.float().mean().item(), abs=0.01)
-    correct = six_view_logits(as_network(trained), test_set.images).argmax(1) == test_set.labels
+    _, mean_logits = view_logits(as_network(trained), test_set.images)
+    correct = mean_logits.argmax(1) == test_set.labels
     six_views = metrics["accuracy_of_six_views"]
     assert six_views == pytest.approx(100 * correct.float().mean().item(), abs=0.01)
 
 
-class PixelSum:
+class Pixel:
     """Logits are the values of one pixel of an image."""
 
+    name = "pixel"
+
     def logits(self, images):
-        return images[:, :, 0, 1] * 127.5 + 127.5
+        return images[:, :, 1, 1] * 127.5 + 127.5
 
 
 def test_views_by_hand():
-    """Rows 0 10 20 30 / 1 11 21 31 / ...: the pixel (0, 1) of each of the six views."""
+    """Rows 0 10 20 30 / 1 11 21 31 / ...: the pixel (1, 1) of each of the six views."""
     image = torch.arange(4.0)[:, None] + 10 * torch.arange(4.0)
-    views = {10: 1 / 4, 20: 1 / 4, 21: 1 / 8, 11: 1 / 8, 1: 1 / 8, 31: 1 / 8}
+    views = {11: 1 / 4, 21: 1 / 4, 22: 1 / 8, 32: 1 / 8, 0: 1 / 8, 10: 1 / 8}
     expected = sum(weight * value for value, weight in views.items())
-    logits = six_view_logits(PixelSum(), image.expand(1, 3, 4, 4))
-    torch.testing.assert_close(logits, torch.full((1, 3), expected))
+    logits, mean_logits = view_logits(Pixel(), image.expand(1, 3, 4, 4))
+    assert logits.tolist() == [[11, 11, 11]]
+    torch.testing.assert_close(mean_logits, torch.full((1, 3), expected))

@@ -157,6 +157,12 @@ def test_a_model_without_layers(succeed, file):
     assert summary["Works"].keys() == {"weights", "sha256", "image_size", "frequency"}
 
 
+def test_another_image_size(succeed, file):
+    flags = ["--model", f"{file}:build", "--image_size", 16]
+    out = succeed(visualization, *QUICK, *flags, "--calibration")
+    assert "build: accuracy of six views" in out
+
+
 def test_description(file):
     """Other settings give another one, and so new figures and metrics: see test_summary.py."""
     torch.save(load_network(f"{file}:build").model.state_dict(), "net.pt")
@@ -380,7 +386,7 @@ def test_example_of_the_documentation(file):
 
 @pytest.mark.slow
 def test_shapes_are_learned_by_a_resnet(network, file):
-    """A short training, after which class images are classified as their class."""
+    """A short training, after which most class images are classified as their class."""
     train, _ = data_tools.load_shapes()
     model = network.model.train().requires_grad_(True)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
@@ -392,6 +398,6 @@ def test_shapes_are_learned_by_a_resnet(network, file):
         loss.backward()
         optimizer.step()
     model.eval().requires_grad_(False)
-    for label in (0, 4):
-        image = optimize(network, class_logit(label), steps=60)
-        assert network.logits(image).argmax() == label
+    class_images = [optimize(network, class_logit(label), steps=60) for label in range(10)]
+    predicted = [int(network.logits(image).argmax()) for image in class_images]
+    assert sum(map(int.__eq__, predicted, range(10))) >= 5

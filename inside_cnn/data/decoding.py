@@ -4,7 +4,8 @@ import io
 import os
 import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,10 +71,10 @@ def load_pictures(folder, class_names, pictures, size):
 def decode(pictures, size):
     """(parts, failed) of Pictures, as `load_pictures` returns them."""
     progress = Progress("decoding", len(pictures), 1)
-    images = torch.zeros(len(pictures), 3, size, size, dtype=torch.uint8)
+    images = np.zeros((len(pictures), 3, size, size), np.uint8)
     failed, levels, highest = {}, {}, 0.0
-    with ThreadPoolExecutor(cpu_count()) as pool:  # Pillow releases the GIL for large pictures
-        results = pool.map(lambda picture: read_image(picture, size), pictures)
+    with ThreadPool(cpu_count()) as pool:  # Pillow releases the GIL
+        results = pool.imap(partial(read_image, size=size), pictures, chunksize=32)
         for index, result in enumerate(results):
             if isinstance(result, str):
                 failed[index] = result
@@ -85,6 +86,7 @@ def decode(pictures, size):
     progress.close()
     for index, picture in levels.items():
         images[index] = to_8_bits(picture, highest)
+    images = torch.from_numpy(images)
     labels = torch.tensor([picture.label for picture in pictures], dtype=torch.int64)
     rows = rows_of_parts(pictures, failed)
     return [(images[rows[part]], labels[rows[part]]) for part in PARTS], failed
@@ -123,7 +125,7 @@ def read_image(picture, size):
 
 
 def read_levels(data, size=SIZE):
-    """The bytes of a picture file -> (uint8 (3, size, size), None).
+    """The bytes of a picture file -> (array, uint8 (3, size, size), None).
 
     A grayscale picture of more than 8 bits -> (its levels, float32 (size, size), the highest level
     of the whole picture), for to_8_bits.
@@ -138,7 +140,8 @@ def read_levels(data, size=SIZE):
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"more than {MAX_PIXELS // 1_000_000} megapixels")
         image.draft(None, (4 * size, 4 * size))
-        image = ImageOps.exif_transpose(image)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
             levels = np.asarray(image, dtype=np.float32)
             if not np.isfinite(levels).all():
@@ -148,23 +151,21 @@ def read_levels(data, size=SIZE):
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image).convert("RGB")
-        else:
+        elif image.mode != "RGB":
             image = image.convert("RGB")
     except UnidentifiedImageError:
         raise UserError(f"the file is not a picture (of {', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow raises almost anything for a crafted file
         raise UserError(f"the picture cannot be decoded: {error or type(error).__name__}") from None
-    square = np.array(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
-    if highest is not None:
-        return torch.from_numpy(square), highest
-    return torch.from_numpy(square).permute(2, 0, 1).contiguous(), None
+    square = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+    return (square.transpose(2, 0, 1) if highest is None else square), highest
 
 
 def to_8_bits(levels, highest):
-    """float32 (h, h) -> uint8 (3, h, h). highest: the highest level of all pictures of a set.
+    """float32 (h, h) -> uint8 (h, h). highest: the highest level of all pictures of a set.
 
     The levels are floats in [0, 1], which may exceed 1 slightly, or integers of 8, 12 or 16 bits.
     """
     limits = {1: 1.5, 255: 255, 4095: 4095}
     top = next((top for top, limit in limits.items() if highest <= limit), 65535)
-    return (levels * (255 / top)).round().clamp(0, 255).to(torch.uint8).expand(3, -1, -1)
+    return (levels * (255 / top)).round().clip(0, 255).astype(np.uint8)

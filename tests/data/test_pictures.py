@@ -12,7 +12,8 @@ from own_images import huge_png
 
 def read_picture(data):
     pixels, highest = read_levels(data)
-    return pixels if highest is None else to_8_bits(pixels, highest)
+    pixels = pixels if highest is None else to_8_bits(pixels, highest)
+    return torch.tensor(pixels).expand(3, -1, -1)
 
 
 def written(image, kind="PNG", **options):
@@ -100,10 +101,11 @@ def test_first_frame_of_an_animation():
         (b"", "not a picture"),
         (b"plain text", "not a picture"),
         (written(Image.fromarray(noise(64, 64, 3)))[:3000], "cannot be decoded"),
+        (written(Image.fromarray(noise(64, 64, 3)), "JPEG")[:3000], "cannot be decoded"),
         (huge_png(20_000, 20_000), "exceeds limit"),
         (written(Image.fromarray(np.full((9, 9), np.inf, np.float32)), "TIFF"), "finite"),
     ],
-    ids=["empty", "text", "truncated", "bomb", "infinite"],
+    ids=["empty", "text", "truncated PNG", "truncated JPEG", "bomb", "infinite"],
 )
 def test_invalid_pictures(data, message):
     with pytest.raises(UserError, match=message):
@@ -117,5 +119,5 @@ def test_pictures_of_a_set_are_scaled_alike():
         picture = written(Image.fromarray(np.full((40, 40), level, np.uint16)))
         levels[level], highest = read_levels(picture)
         assert highest == level
-    dark, bright = (to_8_bits(pixels, highest=4000).unique().tolist() for pixels in levels.values())
-    assert (dark, bright) == ([62], [249])
+    dark, bright = (np.unique(to_8_bits(pixels, highest=4000)) for pixels in levels.values())
+    assert (dark, bright) == (62, 249)

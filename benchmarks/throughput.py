@@ -124,7 +124,7 @@ def shipped(args, where):
         step, real, stream = batch()
         inputs = train_gan.sample_fake_inputs(run, gan_args, 10, stream, penalty=True)
         update_d(step, real, inputs)
-        update_g(step, train_gan.sample_fake_inputs(run, gan_args, 10, stream))
+        update_g(step, real, train_gan.sample_fake_inputs(run, gan_args, 10, stream))
 
     def max_features():
         start = torch.zeros(min(100, args.width), 3, 32, 32, device=where)

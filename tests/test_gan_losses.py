@@ -79,6 +79,33 @@ def test_generator_loss_by_hand():
     assert loss.item() == pytest.approx(-3 + 0.1 * expected)
 
 
+def test_relativistic_losses_by_hand():
+    """softplus(x) = log(1 + e^x) of the differences -1 - 1 and 0 - 3, and of their negatives."""
+    real, fake, zeros = torch.tensor([1.0, 3.0]), torch.tensor([-1.0, 0.0]), torch.zeros(2, 10)
+    images, labels = torch.zeros(2, 3, 32, 32), torch.tensor([4, 0])
+    critic = known_critic(torch.cat([real, fake]), torch.zeros(4, 10))
+    loss, parts = discriminator_loss(
+        critic,
+        images,
+        labels,
+        images,
+        labels,
+        alpha=torch.rand(2, 1, 1, 1),
+        gp_weight=0.5,
+        fake_class_weight=0.0,
+        relativistic=True,
+    )
+    score_loss = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-3))) / 2
+    assert parts["gradient_penalty"].item() == pytest.approx(3 * 32 * 32)
+    assert loss.item() == pytest.approx(score_loss + math.log(10) + 0.5 * 3 * 32 * 32)
+
+    ones = torch.ones_like(images)
+    critic = lambda x: (real if x is ones else fake, zeros)  # noqa: E731
+    loss, _ = generator_loss(critic, images, labels, 0.1, real=ones)
+    score_loss = (math.log(1 + math.exp(2)) + math.log(1 + math.exp(3))) / 2
+    assert loss.item() == pytest.approx(score_loss + 0.1 * math.log(10))
+
+
 def test_loss_of_real_images_has_a_penalty_between_consecutive_ones(images):
     labels = torch.arange(8)
     cross_entropy = F.cross_entropy(images.flatten(1)[:, :10], labels)
@@ -122,6 +149,22 @@ def test_penalty_is_at_interpolations_of_the_first_pairs(images):
     norms = (alpha * real[:3] + (1 - alpha) * fake[:3]).flatten(1).norm(dim=1)
     assert mean_norm.item() == pytest.approx(norms.mean().item(), rel=1e-5)
     assert penalty.item() == pytest.approx((norms - 1).square().mean().item(), rel=1e-5)
+
+
+def test_zero_centered_penalty_is_at_one_image_of_each_pair(images):
+    real, fake = images, images.flip(0) * 0.5
+    alpha = torch.tensor([0.1, 0.6, 1.0]).view(3, 1, 1, 1)
+    penalty, mean_norm = gradient_penalty(quadratic_critic, real, fake, alpha, zero_centered=True)
+    norms = torch.stack([fake[0], real[1], real[2]]).flatten(1).norm(dim=1)
+    assert mean_norm.item() == pytest.approx(norms.mean().item(), rel=1e-5)
+    assert penalty.item() == pytest.approx(norms.square().mean().item(), rel=1e-5)
+    cross_entropy = F.cross_entropy(images.flatten(1)[:, :10], torch.arange(8))
+    loss, _ = real_images_loss(
+        quadratic_critic, images, torch.arange(8), alpha=alpha, gp_weight=2.0, relativistic=True
+    )
+    norms = torch.stack([images[1], images[1], images[2]]).flatten(1).norm(dim=1)
+    expected = cross_entropy + 2 * norms.square().mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def gradient_of_penalty(critic, images, precision):

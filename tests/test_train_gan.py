@@ -31,7 +31,7 @@ def gan_and_updates(images, more=""):
     stream = torch.Generator().manual_seed(0)
     inputs = train_gan.sample_fake_inputs(run, args, 10, stream, penalty=True)
     update_discriminator = partial(gan.update_discriminator, step, real, inputs)
-    return gan, update_discriminator, partial(gan.update_generator, step, inputs)
+    return gan, update_discriminator, partial(gan.update_generator, step, real, inputs)
 
 
 def parameters(model):
@@ -71,6 +71,23 @@ def test_flags_weight_the_losses(images):
     parts, weighted = (update_generator() for _, _, update_generator in gans)
     expected = parts["generator_loss"] - 0.5 * parts["generator_class_loss"]
     assert weighted["generator_loss"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_both_updates_have_the_relativistic_loss(images):
+    flags = "--adversarial_loss relativistic --g_class_weight 0 --d_fake_class_weight 0"
+    gan, update_discriminator, update_generator = gan_and_updates(images, flags)
+    inputs = update_discriminator.args[2]
+    with torch.no_grad():
+        difference = gan.discriminator(images)[0] - gan.discriminator(gan.fakes(inputs))[0]
+    losses = torch.log1p(difference.exp()).mean(), torch.log1p((-difference).exp()).mean()
+    assert update_generator()["generator_loss"].item() == pytest.approx(losses[0].item(), rel=1e-4)
+
+    gan, update_discriminator, _ = gan_and_updates(images, flags)
+    parts = update_discriminator()
+    assert parts["gradient_penalty"] >= parts["gradient_norm"].square()  # around 0, not 1
+    rest = parts["class_loss_real"] + 10 * parts["gradient_penalty"]
+    expected = (losses[1] + rest).item()
+    assert parts["discriminator_loss"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_average_counts_the_steps_of_the_generator(images):

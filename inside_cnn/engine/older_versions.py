@@ -6,6 +6,7 @@ ADDED = {
     "gp_batch_shrink": 1,
     "latent_dim": 100,
     "hold_out": 0,
+    "adversarial_loss": "wasserstein",
     "critic": "full",
     "fixed_generator": None,
 }

@@ -150,7 +150,7 @@ def test_captured_updates_agree_with_plain_ones_on_cuda(precision, tolerance):
                 inputs = train_gan.sample_fake_inputs(run, args, 10, stream, penalty=True)
                 number = torch.full((), step, device=run.device)
                 update_d(number, (real, inputs.labels), inputs)
-                update_g(number, inputs._replace(alpha=None))
+                update_g(number, (real, inputs.labels), inputs._replace(alpha=None))
                 if step == WARM_UP + 2:
                     before = [weights_of(network) for network in weights]
             for update in (update_d, update_g):

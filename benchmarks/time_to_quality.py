@@ -1,133 +1,119 @@
-"""How good does a GAN get in the CPU time that the default recipe takes?
+"""How much CPU time until a network classifies a given share of held-out images correctly?
 
-    python benchmarks/time_to_quality.py --width 32 --images 280000 --seeds 0 1
-    python benchmarks/time_to_quality.py --seeds 0 1 --flags="--batch_size 32 --gen_train 2"
+    python benchmarks/time_to_quality.py gan --plain --accuracy 60 --max_minutes 120
+    python benchmarks/time_to_quality.py gan --flags="--recipe brief --epochs 1"
 
-The budget is the CPU time in which the default recipe trains on --images. A step of the recipe and
-a step with --flags are timed in turn. The trial takes as many steps as fit into the budget, and its
-learning rates fall to zero at the last one. At four evenly spaced steps it is evaluated with the
-published classifier, which adds a line to --output. Every seed has a process with one thread.
+--plain trains plain_reference.py with the classic recipe: constant learning rate 1e-4, batches of
+128. It is evaluated every 10,000 images, which adds a line to --output and is not timed, until it
+reaches --accuracy. Without --plain, train_discriminator.py or train_gan.py runs as a process of its
+own. Its learning rate falls to zero, so that it is evaluated at its end only, and all of its CPU
+time counts: start, evaluation and figures too. Both sides use one thread.
 """
 
-import contextlib
-import io
 import json
+import os
+import resource
 import shlex
-import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
+from itertools import chain, repeat
 from pathlib import Path
-from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+from torch.utils.data import DataLoader
 
-import train_gan
+import plain_reference as plain
+from data_tools import load_dataset
+from discriminator import Discriminator
+from generator import Generator
+from inside_cnn.core.errors import UserError
 from inside_cnn.engine import cli
-from inside_cnn.engine.weights import RESULTS
 from inside_cnn.training.provenance import git_commit
-from inside_cnn.training.run import TrainingRun
 
-POINTS = 4  # evaluations of a run
-UNTIMED_STEPS, TIMED_STEPS, TURNS = 6, 24, 5  # 24 is a multiple of every usual --gen_train
-FIGURES = ("test_accuracy", "frechet_distance", "class_consistency")
+ROOT = Path(__file__).parent.parent
+BATCH_SIZE, EVALUATE_EVERY = 128, 10_000  # images
+SCRIPTS = {"classifier": "train_discriminator.py", "gan": "train_gan.py"}
 
 
 def parse_args(argv=None):
     parser, at_least = cli.Parser(__doc__), cli.at_least
     add = parser.add_argument
-    add("--width", type=at_least(1), default=32, help="channels of both networks")
-    add("--images", type=at_least(1), default=280_000, help="images the recipe has time for")
-    add("--seeds", type=at_least(0), nargs="+", default=[0], help="runs, side by side")
-    add("--flags", type=shlex.split, default=[], help="of train_gan.py, as one argument")
-    add("--output", type=Path, default="output/trials.jsonl", help="file to append to")
-    args = parser.parse_args(argv)
-    train_gan.parse_args(args.flags)  # an error in them ends the program here
-    return args
+    add("network", choices=SCRIPTS, help="classifier, or critic of the GAN")
+    add("--plain", action="store_true", help="train the plain reference")
+    add("--accuracy", type=at_least(0, float), default=60.0, help="in %%, where --plain ends")
+    add("--max_minutes", type=at_least(0, float), default=120.0, help="of CPU time, of --plain")
+    add("--flags", type=shlex.split, default=[], help="of the script, as one argument")
+    add("--width", type=at_least(1), default=64, help="channels of the networks")
+    add("--seed", type=at_least(0), default=0, help="of all random numbers")
+    add("--output", type=Path, default="output/time_to_quality.jsonl", help="file to append to")
+    cli.add_data_arguments(parser, training=True)
+    parser.set_defaults(hold_out=5000)
+    return parser.parse_args(argv)
 
 
-class TimedRun(TrainingRun):
-    """A run of `steps` steps that is evaluated at `points` of them. It times its steps."""
-
-    steps = points = None
-    cpu_seconds = images = 0
-
-    def load_data(self, *args, **options):
-        sets = super().load_data(*args, **options)
-        self.scheduled_steps = self.total_steps = self.steps
-        self.marks = {round(self.steps * k / self.points) for k in range(1, self.points + 1)}
-        return sets
-
-    @property
-    def epoch_ends(self):
-        return self.step in self.marks
-
-    def batch(self):
-        self.step_start = time.process_time()
-        batch = super().batch()
-        self.images += len(batch)
-        return batch
-
-    def advance(self, *args, **options):
-        record = super().advance(*args, **options)
-        if self.step > UNTIMED_STEPS:
-            self.cpu_seconds += time.process_time() - self.step_start
-        if record:
-            record |= {"images": self.images, "cpu_seconds": round(self.cpu_seconds, 2)}
-        return record
+def plain_points(args):
+    """Train the plain reference; yields (images, CPU seconds, accuracy in %) of each evaluation."""
+    torch.manual_seed(args.seed)
+    train_set, test_set = load_dataset(args.dataset, args.data_dir)
+    if args.hold_out:
+        train_set, test_set = train_set.hold_out(args.hold_out)
+    train_set, test_set = train_set.first(args.limit_train), test_set.first(args.limit_test)
+    d, g = Discriminator(args.width), Generator(args.width)
+    betas = (0.0, 0.9) if args.network == "gan" else (0.9, 0.999)
+    d_adam, g_adam = (torch.optim.Adam(n.parameters(), lr=1e-4, betas=betas) for n in (d, g))
+    pictures = plain.PilImages(train_set.images, train_set.labels, plain.TRAIN_TRANSFORM)
+    batches = DataLoader(pictures, BATCH_SIZE, shuffle=True, drop_last=True)
+    pictures = plain.PilImages(test_set.images, test_set.labels, plain.TEST_TRANSFORM)
+    test_batches = DataLoader(pictures, BATCH_SIZE)
+    images, seconds, start = 0, 0.0, time.process_time()
+    for real, labels in chain.from_iterable(repeat(batches)):
+        if args.network == "gan":
+            plain.gan_step(d, g, d_adam, g_adam, real, labels)
+        else:
+            plain.classifier_step(d, d_adam, real, labels)
+        images += BATCH_SIZE
+        if images % EVALUATE_EVERY < BATCH_SIZE:
+            seconds += time.process_time() - start
+            yield images, seconds, plain.accuracy(d, test_batches)
+            start = time.process_time()
 
 
-def train(args, flags, steps, points, seed=0, scored=True):
-    """The log records of a training of that many steps."""
-    run = type("Run", (TimedRun,), {"steps": steps, "points": points})
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(train_gan, "TrainingRun", run):
-        own = ["--width", args.width, "--seed", seed, "--device", "cpu", "--output_dir", folder]
-        own += ["--evaluate_every", 1, "--judge", RESULTS / "baseline"] if scored else []
-        with contextlib.redirect_stdout(io.StringIO()):
-            train_gan.train(train_gan.parse_args([*flags, *map(str, own)]))
-        log = (Path(folder) / "metrics.jsonl").read_bytes()
-    return [json.loads(line) for line in log.splitlines()]
-
-
-def steps_in_budget(args):
-    """How many steps of the trial take the CPU time that the recipe has. Both are timed in turn."""
-    seconds = [], []
-    for _ in range(TURNS):
-        for flags, times in zip(([], args.flags), seconds, strict=True):
-            (record,) = train(args, flags, UNTIMED_STEPS + TIMED_STEPS, points=1, scored=False)
-            times.append(record["cpu_seconds"] / TIMED_STEPS)
-    recipe, trial = map(statistics.median, seconds)
-    steps = round(args.images / train_gan.RECIPES["muon"]["batch_size"] * recipe / trial)
-    print(f"a step takes {trial:.4f} s, of the recipe {recipe:.4f} s: {steps} steps", flush=True)
-    return max(1, steps)
-
-
-def train_seed(args, steps, seed):
-    """Train, and append a line to --output for each evaluation; returns the last one."""
-    flags = shlex.join(["--width", str(args.width), *args.flags])
-    trial = {"trial": "time to quality", "script": "train_gan.py", "flags": flags, "seed": seed}
-    trial |= {"budget_images": args.images, "steps": steps, "commit": git_commit(), "device": "CPU"}
-    with open(args.output, "a", encoding="utf-8") as file:
-        for record in train(args, args.flags, steps, POINTS, seed):
-            point = {name: record[name] for name in ("step", "images", "cpu_seconds", *FIGURES)}
-            file.write(json.dumps(trial | point) + "\n")
-    return point
+def script_point(args):
+    """Run the script; returns (images, CPU seconds, accuracy in %) at its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, ROOT / SCRIPTS[args.network], "--output_dir", folder]
+        options = ("width", "seed", "dataset", "data_dir", "hold_out", "limit_train", "limit_test")
+        given = ((f"--{name}", getattr(args, name)) for name in options)
+        command += [x for name, value in given if value is not None for x in (name, value)]
+        command = [*map(str, command), "--device", "cpu", *args.flags]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if code := subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode:
+            raise UserError(f"{SCRIPTS[args.network]} ended with code {code}")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        last = json.loads((Path(folder) / "metrics.jsonl").read_bytes().splitlines()[-1])
+        settings = json.loads((Path(folder) / "config.json").read_bytes())["settings"]
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return last["step"] * settings["batch_size"], seconds, last["test_accuracy"]
 
 
 def run(args):
-    """Train every seed for as long as the budget lasts. Raises UserError."""
-    args.output.touch()
+    """Append a line to --output for each evaluation. Raises UserError."""
     torch.set_num_threads(1)
-    of_seed = partial(train_seed, args, steps_in_budget(args))
-    one_thread = get_context("spawn"), torch.set_num_threads, (1,)
-    with ProcessPoolExecutor(len(args.seeds), *one_thread) as pool:
-        last = list(pool.map(of_seed, args.seeds))
-    print({f"mean {name}": statistics.mean(point[name] for point in last) for name in FIGURES})
+    trial = {"network": args.network, "side": "plain" if args.plain else "ours"}
+    trial |= {"flags": shlex.join(args.flags), "width": args.width, "seed": args.seed}
+    trial |= {"commit": git_commit(), "device": "CPU"}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    for images, seconds, accuracy in plain_points(args) if args.plain else [script_point(args)]:
+        point = {"images": images, "cpu_seconds": round(seconds, 1), "test_accuracy": accuracy}
+        print(point, flush=True)
+        with open(args.output, "a", encoding="utf-8") as file:
+            file.write(json.dumps(trial | point) + "\n")
+        if accuracy >= args.accuracy or seconds > 60 * args.max_minutes:
+            break
 
 
 def main(argv=None):

@@ -1,4 +1,4 @@
-"""The benchmarks: speed, quality for CPU time, and the numbers of benchmarks/recipes.md."""
+"""The benchmarks: speed, CPU time until an accuracy, and the numbers of benchmarks/recipes.md."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,64 +139,57 @@ def test_the_figures_of_the_recipes_are_those_of_the_trials():
 
 # ------------------------------------------------------------------------------ quality and time
 
-SHAPES = "--dataset shapes --limit_train 80 --limit_test 40 --batch_size 16 --precision fp32"
+SHAPES = ["--dataset=shapes", "--width=4", "--hold_out=40", "--limit_train=64"]
+SHAPES += ["--output=points.jsonl"]
 
 
-def test_a_trial_is_evaluated_at_its_points_and_its_rates_fall_to_zero(monkeypatch):
-    """A step takes one second here, an evaluation a thousand. Only steps after the first count."""
-    now = [0.0]
+@pytest.mark.parametrize("network", ["classifier", "gan"])
+def test_plain_training_ends_at_the_accuracy_or_after_the_time(monkeypatch, network):
+    """A step takes one second here, an evaluation a thousand, which do not count."""
+    now, accuracies = [0.0], iter([20, 50, 61, 70])
+
+    def step(*args):
+        now[0] += 1
+
+    def accuracy(model, batches):
+        now[0] += 1000
+        assert len(batches.dataset) == 40
+        return next(accuracies)
+
+    monkeypatch.setattr(time_to_quality, "BATCH_SIZE", 32)
+    monkeypatch.setattr(time_to_quality, "EVALUATE_EVERY", 64)
+    assert time_to_quality.main([network, "--plain", "--max_minutes", "0", *SHAPES]) == 0
+    (line,) = read_lines(Path("points.jsonl"))
+    assert line["images"] == 64
+    assert line["cpu_seconds"] > 0
+    assert 0 <= line["test_accuracy"] <= 100
+
     monkeypatch.setattr(time_to_quality.time, "process_time", lambda: now[0])
-    monkeypatch.setattr(time_to_quality, "UNTIMED_STEPS", 2)
-
-    def taking(seconds, function):
-        def call(*args, **options):
-            now[0] += seconds
-            return function(*args, **options)
-
-        return call
-
-    step, evaluate = train_gan.GAN.update_generator, train_gan.evaluate
-    monkeypatch.setattr(train_gan.GAN, "update_generator", taking(1, step))
-    monkeypatch.setattr(train_gan, "evaluate", taking(1000, evaluate))
-    args = Namespace(width=4)
-    records = time_to_quality.train(args, SHAPES.split(), steps=7, points=2, scored=False)
-    assert [record["step"] for record in records] == [4, 7]
-    assert [record["images"] for record in records] == [64, 112]
-    assert [record["cpu_seconds"] for record in records] == [2, 5]
-    assert records[-1]["muon_lr"] == pytest.approx(0.02 * (1 - 6 / 7))
-    assert all("test_accuracy" in record for record in records)
-    assert train_gan.TrainingRun is time_to_quality.TrainingRun  # no longer replaced
+    monkeypatch.setattr(time_to_quality.plain, f"{network}_step", step)
+    monkeypatch.setattr(time_to_quality.plain, "accuracy", accuracy)
+    assert time_to_quality.main([network, "--plain", *SHAPES]) == 0
+    lines = read_lines(Path("points.jsonl"))[1:]
+    assert [line["test_accuracy"] for line in lines] == [20, 50, 61]
+    assert [line["images"] for line in lines] == [64, 128, 192]
+    assert [line["cpu_seconds"] for line in lines] == [2, 4, 6]
 
 
-def test_budget_and_log_of_trials(monkeypatch):
-    """A step takes twice as long as the recipe's: half of its 1,000 steps of 128 images."""
-
-    def train(args, flags, steps, points, seed=0, scored=True):
-        record = {"images": 9, "cpu_seconds": 24 * (0.2 if flags else 0.1)}
-        record |= dict.fromkeys(time_to_quality.FIGURES, seed)
-        return [record | {"step": step} for step in range(points)]
-
-    monkeypatch.setattr(time_to_quality, "train", train)
-    monkeypatch.setattr(time_to_quality, "git_commit", lambda: "abc")
-    monkeypatch.setattr(time_to_quality, "POINTS", 2)
-    flags = ["--images", "128000", "--output", "trials.jsonl", "--flags=--gen_train 2"]
-    args = time_to_quality.parse_args(flags)
-    assert time_to_quality.steps_in_budget(args) == 500
-    points = [time_to_quality.train_seed(args, steps=500, seed=seed) for seed in (5, 7)]
-    lines = read_lines(args.output)
-    assert [(line["seed"], line["step"]) for line in lines] == [(5, 0), (5, 1), (7, 0), (7, 1)]
-    assert lines[3].items() >= points[1].items()
-    assert lines[3]["flags"] == "--width 32 --gen_train 2"
-    assert lines[3]["commit"] == "abc"
+def test_time_of_a_script():
+    flags = ["classifier", "--flags=--epochs 1 --batch_size 16 --precision fp32", "--seed", "3"]
+    assert time_to_quality.main([*flags, *SHAPES]) == 0
+    (line,) = read_lines(Path("points.jsonl"))
+    assert (line["side"], line["seed"], line["images"]) == ("ours", 3, 64)
+    assert 1 < line["cpu_seconds"] < 100
+    assert 0 <= line["test_accuracy"] <= 100
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--flags", "it's"], "--flags"),
-        (["--output", "nowhere/trials.jsonl"], "cannot use nowhere/trials.jsonl"),
-        (["--flags=--gen_train 0"], "--gen_train"),
+        (["--plain", "--data_dir", "nowhere"], "nowhere"),
+        (["--flags=--gen_train 0"], "train_gan.py ended with code 2"),
     ],
 )
 def test_bad_input(refused, flags, message):
-    assert message in refused(time_to_quality, "--output", "trials.jsonl", *flags)
+    assert message in refused(time_to_quality, "gan", "--output", "points.jsonl", *flags)

@@ -153,17 +153,13 @@ def make_parser():
 
 def parse_args(argv=None):
     parser = make_parser()
-    args = cli.fill_in_recipe(
-        parser,
-        parser.parse_args(argv),
-        RECIPES,
-        conditions=[
-            (("muon_lr", "momentum"), "--d_optimizer or --g_optimizer muon", uses_muon),
-            (GENERATOR_ONLY, "--critic full", lambda args: args.critic == "full"),
-            (["d_fake_class_weight"], "another --critic", lambda args: args.critic not in NO_FAKES),
-            (PENALTY, "another --critic", lambda args: args.critic != "none"),
-        ],
+    conditions = (
+        (("muon_lr", "momentum"), "--d_optimizer or --g_optimizer muon", uses_muon),
+        (GENERATOR_ONLY, "--critic full", lambda args: args.critic == "full"),
+        (["d_fake_class_weight"], "another --critic", lambda args: args.critic not in NO_FAKES),
+        (PENALTY, "another --critic", lambda args: args.critic != "none"),
     )
+    args = cli.fill_in_recipe(parser, parser.parse_args(argv), RECIPES, conditions)
     if args.judge is not None and not args.evaluate_every:
         parser.error("--judge does nothing here: it goes with --evaluate_every")
     if (args.critic == "trained") != (args.fixed_generator is not None):
@@ -212,8 +208,7 @@ def sample_real(run, args, train_set):
         augment = augmentation.shift
         parameters = augmentation.sample_shift(args.batch_size, stream, max_shift)
     shard = run.shard(run.batch())
-    images = augment(train_set.images[shard], run.shard(parameters))
-    return images, train_set.labels[shard]
+    return augment(train_set.images[shard], run.shard(parameters)), train_set.labels[shard]
 
 
 def sample_fake_inputs(run, args, num_classes, stream, penalty=False):
@@ -343,19 +338,12 @@ def load_fixed_generator(args, dataset):
 
 
 def make_scorer(run, args, reference):
-    """The TrainingScores of --evaluate_every against the images of `reference`; on rank 0 only.
-
-    Raises UserError if the judge was trained on images that are held out.
-    """
+    """The TrainingScores of --evaluate_every against the images of `reference`; on rank 0 only."""
     if not (run.ranks.main and args.evaluate_every):
         return None
     path = find_weights(args.judge, "discriminator.safetensors", "baseline")
     judge = Judge(path, run.device, run.precision)
-    held_out = judge.metadata.get("hold_out", 0)
-    if args.hold_out and held_out != args.hold_out:
-        trained = f"the judge {path} was trained with --hold_out {held_out}"
-        raise UserError(f"{trained}, not {args.hold_out}; train a judge with that value")
-    return TrainingScores(judge, reference, args.seed)
+    return TrainingScores(judge, reference, args.seed, args.hold_out)
 
 
 def score(run, scorer, ema):
@@ -388,10 +376,9 @@ def check_sizes(args, train_set, world):
         raise UserError("--critic penalty needs a single process")
     if args.critic != "none" and (pairs := penalty_pairs(args)) < world:
         raise UserError(f"--gp_batch_shrink leaves fewer pairs ({pairs}) than processes ({world})")
-    num_classes = len(train_set.class_names)
-    if args.latent_dim < (least := num_classes + MIN_NOISE):
-        needed = f"with {num_classes} classes at least {least}"
-        raise UserError(f"--latent_dim {args.latent_dim}: {needed}")
+    count = len(train_set.class_names)
+    if args.latent_dim < (least := count + MIN_NOISE):
+        raise UserError(f"--latent_dim {args.latent_dim}: with {count} classes at least {least}")
 
 
 def train(args):

@@ -107,9 +107,16 @@ class TrainingScores:
     In a run of several processes only one of them computes scores.
     """
 
-    def __init__(self, judge, dataset, seed, samples=2000, reference=10_000):
-        """dataset: provides the first `reference` images. Raises UserError."""
+    def __init__(self, judge, dataset, seed, hold_out=0, samples=2000, reference=10_000):
+        """dataset: provides the first `reference` images.
+
+        hold_out: the number of images held out of training, also of the judge's; 0: none.
+        Raises UserError.
+        """
         judge.check_classes(dataset)
+        if hold_out not in (0, held_out := judge.metadata.get("hold_out", 0)):
+            trained = f"the judge {judge.path} was trained with --hold_out {held_out}"
+            raise UserError(f"{trained}, not {hold_out}; train a judge with that value")
         if len(dataset) < MIN_SAMPLES:
             raise UserError(f"--evaluate_every needs at least {MIN_SAMPLES} real images")
         self.judge, self.seed = judge, seed

@@ -7,7 +7,8 @@
 128. It is evaluated every 10,000 images, which adds a line to --output and is not timed, until it
 reaches --accuracy. Without --plain, train_discriminator.py or train_gan.py runs as a process of its
 own. Its learning rate falls to zero, so that it is evaluated at its end only, and all of its CPU
-time counts: start, evaluation and figures too. Both sides use one thread.
+time counts: start, evaluation and figures too. Both sides use one thread. A chart of all lines of
+--output is plotted beside it.
 """
 
 import json
@@ -32,11 +33,14 @@ from discriminator import Discriminator
 from generator import Generator
 from inside_cnn.core.errors import UserError
 from inside_cnn.engine import cli
+from inside_cnn.engine.plots import save_charts
+from inside_cnn.reporting.tables import read_lines
 from inside_cnn.training.provenance import git_commit
 
 ROOT = Path(__file__).parent.parent
 BATCH_SIZE, EVALUATE_EVERY = 128, 10_000  # images
 SCRIPTS = {"classifier": "train_discriminator.py", "gan": "train_gan.py"}
+TITLES = {"classifier": "Classifier", "gan": "Critic of the GAN"}
 
 
 def parse_args(argv=None):
@@ -100,6 +104,21 @@ def script_point(args):
     return last["step"] * settings["batch_size"], seconds, last["test_accuracy"]
 
 
+def plot(path):
+    """Plot accuracy by CPU time, one chart for each network in a file of JSON lines."""
+    charts = {}
+    for line in read_lines(path):
+        chart = {"x": "CPU minutes", "y": "held-out accuracy, %", "height": 0, "lines": {}}
+        lines = charts.setdefault(TITLES[line["network"]], chart)["lines"]
+        is_plain = line["side"] == "plain"
+        style = {"marker": "o", "markersize": 4, "linestyle": "-" if is_plain else ""}
+        name = "plain, classic recipe" if is_plain else f"ours: {line['flags']}"
+        minutes, accuracies, _ = lines.setdefault(name, ([], [], style))
+        minutes.append(line["cpu_seconds"] / 60)
+        accuracies.append(line["test_accuracy"])
+    save_charts(charts, path.with_suffix(".png"))
+
+
 def run(args):
     """Append a line to --output for each evaluation. Raises UserError."""
     torch.set_num_threads(1)
@@ -114,6 +133,7 @@ def run(args):
             file.write(json.dumps(trial | point) + "\n")
         if accuracy >= args.accuracy or seconds > 60 * args.max_minutes:
             break
+    plot(args.output)
 
 
 def main(argv=None):

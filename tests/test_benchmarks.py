@@ -172,6 +172,7 @@ def test_plain_training_ends_at_the_accuracy_or_after_the_time(monkeypatch, netw
     assert [line["test_accuracy"] for line in lines] == [20, 50, 61]
     assert [line["images"] for line in lines] == [64, 128, 192]
     assert [line["cpu_seconds"] for line in lines] == [2, 4, 6]
+    assert Path("points.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_time_of_a_script():

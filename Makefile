@@ -107,9 +107,9 @@ CHECK_FINISHED = test -f $(1)/summary.json || \
 	{ echo "the training was stopped: the same command resumes it" >&2; exit 1; }
 SETTINGS = GAN_EPOCHS=$(GAN_EPOCHS) TRAIN_FLAGS=$(TRAIN_FLAGS)
 SAMPLE_EPOCHS = $(shell for n in 0 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n; done) $(GAN_EPOCHS)
-COMPARED := summary.json layers.png robustness.png attack_convergence.png frequency.png \
-	calibration.png transfer.png
-PUBLISHED := $(COMPARED) max_class_without_G.png max_class_with_G.png \
+COMPARED := summary.json robustness.png attack_convergence.png frequency.png calibration.png \
+	transfer.png
+PUBLISHED := $(COMPARED) layers.png max_class_without_G.png max_class_with_G.png \
 	max_features_without_G_layer4.png max_features_with_G_layer8.png
 
 full: $(FULL)/visualized $(FULL)/evaluated

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 OUT="${1:-output/gpu_run}"
 MINUTES="${MINUTES:-9}"
-RECIPE="${RECIPE:---batch_size 64 --gen_train 2 --gp_batch_shrink 2 --ema_decay 0.9995}"
+RECIPE="${RECIPE:---recipe relativistic --ema_decay 0.9995}"
 FLAGS="${FLAGS:-}"
 PYTHON="${PYTHON:-python}"
 END=$((SECONDS + 60 * MINUTES))

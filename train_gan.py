@@ -1,4 +1,4 @@
-"""Train the discriminator and the generator as a class-conditional GAN: ACGAN + WGAN-GP.
+"""Train the discriminator and the generator as a class-conditional GAN: ACGAN + WGAN-GP or R3GAN.
 
     python train_gan.py --data_dir data
 
@@ -110,8 +110,8 @@ def make_parser():
         },
         "adversarial_loss": {
             "choices": ("wasserstein", "relativistic"),
-            "help": "of the scores; wasserstein: WGAN-GP; relativistic: R3GAN, on pairs of a real "
-            "and a fake image, with a zero-centered penalty",
+            "help": "of the scores; wasserstein: WGAN-GP; relativistic: R3GAN, whose zero-centered "
+            "penalty needs a --gp_weight of about 0.1",
         },
         "gp_weight": weight | {"help": "lambda of the gradient penalty"},
         "gp_batch_shrink": {"type": at_least(1), "help": "penalty on 1/N of the batch"},
@@ -412,7 +412,7 @@ def train(args):
             inputs = sample_fake_inputs(run, args, num_classes, stream, penalty)
 
             # (2) Discriminator: raise the score of real images over that of fakes, predict the
-            # classes (with d_fake_class_weight of fakes too), keep the gradient's norm near 1.
+            # classes (with d_fake_class_weight of fakes too), limit the gradient of the score.
             losses = update_d(step, real, inputs)
 
             # (3) Generator, at every gen_train-th step, with new inputs: raise the score of the

@@ -1,4 +1,4 @@
-"""A plain implementation of the homework's recipe, as a baseline for throughput.py.
+"""A plain implementation of the homework's recipe, as a baseline of the benchmarks.
 
 float32, channels first, PIL transforms in a DataLoader, three passes through the discriminator, the
 default Adam. The networks are Discriminator and Generator without `accelerate`.

@@ -6,7 +6,7 @@
 --plain trains plain_reference.py with the classic recipe: constant learning rate 1e-4, batches of
 128. It is evaluated every 10,000 images, which adds a line to --output and is not timed, until it
 reaches --accuracy. Without --plain, train_discriminator.py or train_gan.py runs as a process of its
-own. Its learning rate falls to zero, so that it is evaluated at its end only, and all of its CPU
+own. It is evaluated at its end, where the learning rate of most recipes is 0, and all of its CPU
 time counts: start, evaluation and figures too. Both sides use one thread. A chart of all lines of
 --output is plotted beside it.
 """
@@ -56,7 +56,10 @@ def parse_args(argv=None):
     add("--output", type=Path, default="output/time_to_quality.jsonl", help="file to append to")
     cli.add_data_arguments(parser, training=True)
     parser.set_defaults(hold_out=5000)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.plain and args.flags:
+        parser.error("--flags are those of the script: they have no effect with --plain")
+    return args
 
 
 def plain_points(args):
@@ -66,6 +69,8 @@ def plain_points(args):
     if args.hold_out:
         train_set, test_set = train_set.hold_out(args.hold_out)
     train_set, test_set = train_set.first(args.limit_train), test_set.first(args.limit_test)
+    if len(train_set) < BATCH_SIZE or len(train_set.class_names) != 10:
+        raise UserError(f"--plain needs ten classes and at least {BATCH_SIZE} training images")
     d, g = Discriminator(args.width), Generator(args.width)
     betas = (0.0, 0.9) if args.network == "gan" else (0.9, 0.999)
     d_adam, g_adam = (torch.optim.Adam(n.parameters(), lr=1e-4, betas=betas) for n in (d, g))
@@ -89,16 +94,17 @@ def plain_points(args):
 def script_point(args):
     """Run the script; returns (images, CPU seconds, accuracy in %) at its end."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, ROOT / SCRIPTS[args.network], "--output_dir", folder]
+        command = [sys.executable, ROOT / SCRIPTS[args.network], *args.flags, "--device", "cpu"]
+        command += ["--output_dir", folder]
         options = ("width", "seed", "dataset", "data_dir", "hold_out", "limit_train", "limit_test")
         given = ((f"--{name}", getattr(args, name)) for name in options)
         command += [x for name, value in given if value is not None for x in (name, value)]
-        command = [*map(str, command), "--device", "cpu", *args.flags]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if code := subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode:
-            raise UserError(f"{SCRIPTS[args.network]} ended with code {code}")
+        done = subprocess.run(list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"})
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        last = json.loads((Path(folder) / "metrics.jsonl").read_bytes().splitlines()[-1])
+        if done.returncode or not (Path(folder) / "summary.json").is_file():
+            raise UserError(f"{command[1].name} ended with code {done.returncode}, not finished")
+        last = json.loads((Path(folder) / "summary.json").read_bytes())
         settings = json.loads((Path(folder) / "config.json").read_bytes())["settings"]
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return last["step"] * settings["batch_size"], seconds, last["test_accuracy"]
@@ -113,6 +119,7 @@ def plot(path):
         is_plain = line["side"] == "plain"
         style = {"marker": "o", "markersize": 4, "linestyle": "-" if is_plain else ""}
         name = "plain, classic recipe" if is_plain else f"ours: {line['flags']}"
+        name += f" (width {line['width']}, seed {line['seed']})"
         minutes, accuracies, _ = lines.setdefault(name, ([], [], style))
         minutes.append(line["cpu_seconds"] / 60)
         accuracies.append(line["test_accuracy"])
@@ -126,6 +133,9 @@ def run(args):
     trial |= {"flags": shlex.join(args.flags), "width": args.width, "seed": args.seed}
     trial |= {"commit": git_commit(), "device": "CPU"}
     args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.touch()
+    if not all("side" in line for line in read_lines(args.output)):
+        raise UserError(f"{args.output} has lines of another program")
     for images, seconds, accuracy in plain_points(args) if args.plain else [script_point(args)]:
         point = {"images": images, "cpu_seconds": round(seconds, 1), "test_accuracy": accuracy}
         print(point, flush=True)

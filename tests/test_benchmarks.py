@@ -190,6 +190,9 @@ def test_time_of_a_script():
         (["--flags", "it's"], "--flags"),
         (["--plain", "--data_dir", "nowhere"], "nowhere"),
         (["--flags=--gen_train 0"], "train_gan.py ended with code 2"),
+        (["--plain", "--flags=--gen_train 2"], "no effect with --plain"),
+        (["--plain", "--dataset=shapes", "--limit_train=100"], "at least 128 training images"),
+        (["--output", "."], "cannot use ."),
     ],
 )
 def test_bad_input(refused, flags, message):

@@ -7,11 +7,11 @@ from inside_cnn.layers.double_backward import input_gradient
 
 
 def gradient_penalty(discriminator, real, fake, alpha, zero_centered=False):
-    """Mean of (n - 1)^2 over the pairs, and mean of n: two scalars, in float32 at least.
+    """Mean of (n - 1)^2, or n^2, over the pairs, and mean of n: two scalars, in float32 at least.
 
     n = ||d score / d x_hat||_2 at x_hat = alpha real + (1 - alpha) fake, for the first len(alpha)
-    pairs. zero_centered: mean of n^2 instead, with alpha rounded to 0 or 1, so that x_hat is one
-    image of the pair. Differentiable in the discriminator's parameters; `real` and `fake` get no
+    pairs. zero_centered: of n^2, with alpha rounded to 0 or 1, so that x_hat is one image of the
+    pair. Differentiable in the discriminator's parameters; `real` and `fake` get no
     gradient.
     real, fake: (b, 3, 32, 32) in [-1, 1]; alpha: (n, 1, 1, 1) in [0, 1], n <= b.
     Source: Gulrajani et al. 2017, Improved Training of Wasserstein GANs, section 4; zero-centered:
@@ -80,7 +80,8 @@ def real_images_loss(
 ):
     """Loss of a discriminator without fakes, a scalar, and its parts, as in discriminator_loss.
 
-    L = CE(real) + gp_weight penalty, between each real image and the next one of the batch.
+    L = CE(real) + gp_weight penalty, between each real image and the next one of the batch;
+    relativistic: the penalty is zero-centered.
     real: (b, 3, 32, 32) in [-1, 1]; labels: int64 (b,); alpha: None for a loss without penalty.
     """
     class_logits = discriminator(real)[1].float()

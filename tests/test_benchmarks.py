@@ -137,6 +137,20 @@ def test_the_figures_of_the_recipes_are_those_of_the_trials():
     assert set(figures) <= formatted_figures()
 
 
+def test_the_figures_of_time_to_quality_are_measured():
+    page = (ROOT / "benchmarks/README.md").read_text()
+    rows = re.findall(
+        r"^\| (critic|classifier) \|.*\| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE
+    )
+    names = {"classifier": "classifier", "gan": "critic"}
+    measured = {
+        (names[x["network"]], f"{x['cpu_seconds'] / 60:.1f}", f"{x['test_accuracy']:.2f}")
+        for x in read_lines(ROOT / "results/speed/time_to_quality.jsonl")
+    }
+    assert len(rows) == 4
+    assert set(rows) <= measured
+
+
 # ------------------------------------------------------------------------------ quality and time
 
 SHAPES = ["--dataset=shapes", "--width=4", "--hold_out=40", "--limit_train=64"]

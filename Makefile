@@ -86,8 +86,8 @@ demo_classifier: demo_published
 demo_gan:
 	@echo "demo 3/4: at the same time, a GAN on $(DEMO_DATA) (about 100 s)"
 	@set -o pipefail; python train_gan.py $(DEMO_TRAINING) --limit_train 7000 \
-		--recipe relativistic --epochs 4 --latent_dim 50 --lr 0.002 --muon_lr 0.04 \
-		--g_class_weight 1 --ema_decay 0.99 --output_dir $(DEMO)/gan 2>&1 | cat
+		--recipe relativistic --epochs 4 --latent_dim 50 --lr 0.005 --muon_lr 0.04 \
+		--g_class_weight 2 --ema_decay 0.99 --output_dir $(DEMO)/gan 2>&1 | cat
 
 demo: $(INSTALLED)
 	@$(MAKE) --no-print-directory --jobs=2 DEMO_HALVES=yes demo_gan demo_classifier

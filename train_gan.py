@@ -110,8 +110,7 @@ def make_parser():
         },
         "adversarial_loss": {
             "choices": ("wasserstein", "relativistic"),
-            "help": "of the scores; wasserstein: WGAN-GP; relativistic: R3GAN, whose zero-centered "
-            "penalty needs a --gp_weight of about 0.1",
+            "help": "wasserstein: WGAN-GP; relativistic: R3GAN, with a --gp_weight of about 0.1",
         },
         "gp_weight": weight | {"help": "lambda of the gradient penalty"},
         "gp_batch_shrink": {"type": at_least(1), "help": "penalty on 1/N of the batch"},
@@ -164,6 +163,8 @@ def parse_args(argv=None):
         parser.error("--judge does nothing here: it goes with --evaluate_every")
     if (args.critic == "trained") != (args.fixed_generator is not None):
         parser.error("--critic trained and --fixed_generator go together")
+    if args.adversarial_loss == "relativistic" and args.gp_weight == RECIPES["muon"]["gp_weight"]:
+        parser.error("--adversarial_loss relativistic needs a --gp_weight of about 0.1, not 10")
     if args.critic != "full":
         if args.evaluate_every:
             parser.error("--evaluate_every needs --critic full")
@@ -363,7 +364,6 @@ def save_samples(run, ema, dataset):
     names = [dataset.class_names[k] for k in displayed_classes(count)]
     labels = torch.tensor(displayed_classes(count), device=run.device).repeat(10)
     latents = sample_latents(labels, ema.model.latent_dim, run.stream(Stream.PREVIEW), count)
-
     if run.ranks.main:
         images = sampling.generate(ema.model, latents, precision=run.precision)
         title += displayed_note(count)

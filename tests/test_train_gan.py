@@ -74,7 +74,8 @@ def test_flags_weight_the_losses(images):
 
 
 def test_both_updates_have_the_relativistic_loss(images):
-    flags = "--adversarial_loss relativistic --g_class_weight 0 --d_fake_class_weight 0"
+    flags = "--adversarial_loss relativistic --gp_weight 2 --g_class_weight 0"
+    flags += " --d_fake_class_weight 0"
     gan, update_discriminator, update_generator = gan_and_updates(images, flags)
     inputs = update_discriminator.args[2]
     with torch.no_grad():
@@ -85,9 +86,13 @@ def test_both_updates_have_the_relativistic_loss(images):
     gan, update_discriminator, _ = gan_and_updates(images, flags)
     parts = update_discriminator()
     assert parts["gradient_penalty"] >= parts["gradient_norm"].square()  # around 0, not 1
-    rest = parts["class_loss_real"] + 10 * parts["gradient_penalty"]
+    rest = parts["class_loss_real"] + 2 * parts["gradient_penalty"]
     expected = (losses[1] + rest).item()
     assert parts["discriminator_loss"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_relativistic_loss_with_the_penalty_weight_of_wgan_gp_is_refused(refused):
+    assert "about 0.1, not 10" in refused(train_gan, "--adversarial_loss", "relativistic")
 
 
 def test_average_counts_the_steps_of_the_generator(images):

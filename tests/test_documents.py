@@ -85,7 +85,15 @@ def test_readme_is_short():
     assert not [line for line in lines if len(line) > 100]
 
 
+def anchors_of(page):
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 def test_links_work():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-            assert target.startswith("https://") or (page.parent / target).exists(), target
+        for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text()):
+            if not target.startswith("https://"):
+                linked = page.parent / target if target else page
+                assert linked.exists(), target
+                assert not anchor or anchor in anchors_of(linked), (page, anchor)

@@ -13,7 +13,6 @@ time counts: start, evaluation and figures too. Both sides use one thread. A cha
 
 import json
 import os
-import resource
 import shlex
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from data_tools import load_dataset
 from discriminator import Discriminator
 from generator import Generator
 from inside_cnn.core.errors import UserError
+from inside_cnn.core.files import read_json
 from inside_cnn.engine import cli
 from inside_cnn.engine.plots import save_charts
 from inside_cnn.reporting.tables import read_lines
@@ -97,16 +97,15 @@ def script_point(args):
         command = [sys.executable, ROOT / SCRIPTS[args.network], *args.flags, "--device", "cpu"]
         command += ["--output_dir", folder]
         options = ("width", "seed", "dataset", "data_dir", "hold_out", "limit_train", "limit_test")
-        given = ((f"--{name}", getattr(args, name)) for name in options)
-        command += [x for name, value in given if value is not None for x in (name, value)]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        given = {f"--{name}": getattr(args, name) for name in options}
+        command += [x for flag, value in given.items() if value is not None for x in (flag, value)]
+        before = sum(os.times()[2:4])  # CPU seconds of child processes
         done = subprocess.run(list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"})
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = sum(os.times()[2:4]) - before
         if done.returncode or not (Path(folder) / "summary.json").is_file():
             raise UserError(f"{command[1].name} ended with code {done.returncode}, not finished")
-        last = json.loads((Path(folder) / "summary.json").read_bytes())
-        settings = json.loads((Path(folder) / "config.json").read_bytes())["settings"]
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        last = read_json(Path(folder) / "summary.json")
+        settings = read_json(Path(folder) / "config.json")["settings"]
     return last["step"] * settings["batch_size"], seconds, last["test_accuracy"]
 
 
@@ -133,16 +132,13 @@ def run(args):
     trial |= {"flags": shlex.join(args.flags), "width": args.width, "seed": args.seed}
     trial |= {"commit": git_commit(), "device": "CPU"}
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.touch()
-    if not all("side" in line for line in read_lines(args.output)):
-        raise UserError(f"{args.output} has lines of another program")
-    for images, seconds, accuracy in plain_points(args) if args.plain else [script_point(args)]:
-        point = {"images": images, "cpu_seconds": round(seconds, 1), "test_accuracy": accuracy}
-        print(point, flush=True)
-        with open(args.output, "a", encoding="utf-8") as file:
-            file.write(json.dumps(trial | point) + "\n")
-        if accuracy >= args.accuracy or seconds > 60 * args.max_minutes:
-            break
+    with open(args.output, "a", encoding="utf-8") as file:
+        for images, seconds, accuracy in plain_points(args) if args.plain else [script_point(args)]:
+            point = {"images": images, "cpu_seconds": round(seconds, 1), "test_accuracy": accuracy}
+            print(point, flush=True)
+            print(json.dumps(trial | point), file=file, flush=True)
+            if accuracy >= args.accuracy or seconds > 60 * args.max_minutes:
+                break
     plot(args.output)
 
 

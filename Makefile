@@ -106,7 +106,6 @@ demo: $(INSTALLED)
 CHECK_FINISHED = test -f $(1)/summary.json || \
 	{ echo "the training was stopped: the same command resumes it" >&2; exit 1; }
 SETTINGS = GAN_EPOCHS=$(GAN_EPOCHS) TRAIN_FLAGS=$(TRAIN_FLAGS)
-SAMPLE_EPOCHS = $(shell for n in 0 20; do [ $$n -lt $(GAN_EPOCHS) ] && echo $$n; done) $(GAN_EPOCHS)
 COMPARED := summary.json robustness.png attack_convergence.png frequency.png calibration.png \
 	transfer.png
 PUBLISHED := $(COMPARED) layers.png max_class_without_G.png max_class_with_G.png \
@@ -139,7 +138,7 @@ $(FULL)/gan/summary.json: | $(FULL)/baseline/summary.json
 
 $(FULL)/published: $(FULL)/baseline/summary.json $(FULL)/gan/summary.json
 	python -m inside_cnn.reporting.publish $(FULL)/baseline $(RESULTS)/baseline
-	python -m inside_cnn.reporting.publish $(FULL)/gan $(RESULTS)/gan --sample_epochs $(SAMPLE_EPOCHS)
+	python -m inside_cnn.reporting.publish $(FULL)/gan $(RESULTS)/gan --sample_epochs 0 $(GAN_EPOCHS)
 	touch $@
 
 $(FULL)/evaluated: $(FULL)/published
@@ -163,6 +162,8 @@ FLAGS_OF_frozen := --epochs 16 $(PENALTY) --critic frozen
 FLAGS_OF_penalty := --epochs 16 $(PENALTY) --critic penalty
 FLAGS_OF_none := --epochs 16 --critic none
 FLAGS_OF_none_early := --epochs 2 --critic none
+FLAGS_OF_relativistic := --epochs 16 --recipe relativistic --ema_decay 0.9995
+PUBLISH_FLAGS_OF_relativistic := --sample_epochs 16
 
 define LADDER_RUN
 ladder: $(LADDER)/$(1)_$(2)/summary.json
@@ -172,13 +173,15 @@ $(LADDER)/$(1)_$(2)/summary.json: | $(INSTALLED) \
 		$(if $(filter trained,$(1)),--fixed_generator $(LADDER)/full_$(2)) \
 		--seed $(2) --output_dir $(LADDER_OUTPUT)/$(1)_$(2) $(TRAIN_FLAGS)
 	@$$(call CHECK_FINISHED,$(LADDER_OUTPUT)/$(1)_$(2))
-	python -m inside_cnn.reporting.publish $(LADDER_OUTPUT)/$(1)_$(2) $(LADDER)/$(1)_$(2) --skip_curves
+	python -m inside_cnn.reporting.publish $(LADDER_OUTPUT)/$(1)_$(2) $(LADDER)/$(1)_$(2) \
+		--skip_curves $(PUBLISH_FLAGS_OF_$(1))
 endef
 $(foreach arm,full none none_early,$(foreach seed,0 1 2,$(eval $(call LADDER_RUN,$(arm),$(seed)))))
 $(foreach arm,penalty frozen trained,$(foreach seed,0 1,$(eval $(call LADDER_RUN,$(arm),$(seed)))))
+$(eval $(call LADDER_RUN,relativistic,0))
 
 # The control networks that are published, compared: about two hours on one core.
-COMPARED_NETWORKS = $(foreach arm,full trained frozen penalty none none_early,\
+COMPARED_NETWORKS = $(foreach arm,full trained frozen penalty none none_early relativistic,\
 	$(sort $(wildcard $(LADDER)/$(arm)_?)))
 findings: $(INSTALLED)
 	python visualization.py --networks $(COMPARED_NETWORKS) --dataset cifar10 \

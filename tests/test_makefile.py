@@ -88,7 +88,7 @@ def test_full_experiment(make, tmp_path):
         assert {key for key in bare if vars(args)[key] != bare[key]} <= harmless
         assert args.output_dir == published.run == str(full / name)
         assert published.target == str(results / name)
-    assert calls[3][1].sample_epochs == [0, 20, 100]
+    assert calls[3][1].sample_epochs == [0, 100]
     later = dict(calls[4:])
     assert later["evaluate_gan.py"].generator == str(results / "gan")
     assert later["evaluate_gan.py"].judge == str(results / "baseline")
@@ -134,11 +134,13 @@ def test_ladder_trains_every_arm_after_its_fixed_generator(make, tmp_path):
     published = [Path(args.target).name for _, args in calls[1::2]]
     assert list(trainings) == published
     seeds = {"full": 3, "none": 3, "none_early": 3, "penalty": 2, "frozen": 2, "trained": 2}
+    seeds["relativistic"] = 1
     assert set(trainings) == {f"{arm}_{k}" for arm, count in seeds.items() for k in range(count)}
     equal = ("width", "batch_size", "augmentation", "d_optimizer", "muon_lr", "lr", "schedule")
     for name, args in trainings.items():
         arm, _, seed = name.rpartition("_")
-        assert (args.critic, args.seed) == (arm.removesuffix("_early"), int(seed))
+        critic = {"none_early": "none", "relativistic": "full"}.get(arm, arm)
+        assert (args.critic, args.seed) == (critic, int(seed))
         assert all(getattr(args, n) == getattr(trainings["full_0"], n) for n in equal)
         assert args.epochs == 16 or arm == "none_early"
         if arm == "trained":

@@ -9,14 +9,17 @@ import statistics
 
 from inside_cnn.core.files import read_json
 
-ARMS = ("full", "trained", "frozen", "penalty", "none", "none_early")  # see docs/training.md
-STEPS = (  # arms that differ in one part of the loss, then the ends, and those of equal accuracy
+# See docs/training.md.
+ARMS = ("full", "trained", "frozen", "penalty", "none", "none_early", "relativistic")
+STEPS = (  # arms that differ in one part of the loss, the ends, equal accuracy, another loss
     ("penalty", "none"),
     ("frozen", "penalty"),
     ("trained", "frozen"),
     ("full", "trained"),
     ("full", "none"),
     ("full", "none_early"),
+    ("relativistic", "full"),
+    ("relativistic", "none"),
 )
 
 # Title, path in a network's metrics, key in their `differences` ("": they have none).

@@ -38,6 +38,10 @@ TITLES = NETWORKS | {
 RUNS = {  # folders in results/: title, flags of the script
     "baseline": ("**classifier**", ""),
     "gan": ("**critic of the GAN**", ""),
+    "ladder/relativistic_0": (
+        "small critic, another loss",
+        "--recipe relativistic --width 64 --epochs 16 --ema_decay 0.9995",
+    ),
     "controls/seed_*": ("classifier, three seeds", "--epochs 8"),
     "controls/as_critic": (
         "without cutout, smoothing, average",

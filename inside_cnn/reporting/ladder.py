@@ -159,12 +159,12 @@ def transfer(results):
     for source in ARMS:
         row = [f"`{source}`"]
         for arm in ARMS:
+            pairs = itertools.product(networks[source].items(), networks[arm].items())
             lost = [
-                of["transfer"]["adversarial_images"][name]
-                - metrics["transfer"]["baselines"]["noise"]
-                for one, of in networks[source].items()
-                for name, metrics in networks[arm].items()
-                if one != name
+                attacked - metrics["transfer"]["baselines"]["noise"]
+                for (one, of), (name, metrics) in pairs
+                if (attacked := value_at(of, f"transfer/adversarial_images/{name}")) is not None
+                and one != name
             ]
             row.append(str(round(statistics.mean(lost))) if lost else "–")
         rows.append(row)

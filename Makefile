@@ -3,7 +3,7 @@
 # make full    the whole experiment into results/, for a GPU; the same command resumes a stopped
 #              one. TRAIN_FLAGS are added to all trainings
 # make rehearsal   the same in minutes, with networks of width 12, into output/rehearsal
-# make ladder  control networks; each adds one part of the critic's loss. Trains those that
+# make ladder  control networks, which differ in the critic's loss. Trains those that
 #              $(LADDER) lacks, hours each on a CPU; the same command resumes
 # make test    the default test suite
 # make lint    style
@@ -162,7 +162,7 @@ FLAGS_OF_frozen := --epochs 16 $(PENALTY) --critic frozen
 FLAGS_OF_penalty := --epochs 16 $(PENALTY) --critic penalty
 FLAGS_OF_none := --epochs 16 --critic none
 FLAGS_OF_none_early := --epochs 2 --critic none
-FLAGS_OF_relativistic := --epochs 16 --recipe relativistic --ema_decay 0.9995
+FLAGS_OF_relativistic := --epochs 16 --recipe relativistic --ema_decay 0.9995 --evaluate_every 8
 PUBLISH_FLAGS_OF_relativistic := --sample_epochs 16
 
 define LADDER_RUN
@@ -187,7 +187,7 @@ findings: $(INSTALLED)
 	python visualization.py --networks $(COMPARED_NETWORKS) --dataset cifar10 \
 		--perturb_images --frequency --calibration --critic_score --transfer --compare_layers \
 		--output_dir $(FINDINGS)
-	cp $(addprefix $(FINDINGS)/,$(COMPARED)) $(LADDER)
+	cp $(addprefix $(FINDINGS)/,$(filter-out transfer.png,$(COMPARED))) $(LADDER)
 	test $(LADDER) != results/ladder || python -m inside_cnn.reporting.tables
 
 rehearsal:

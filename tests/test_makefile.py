@@ -133,8 +133,10 @@ def test_ladder_trains_every_arm_after_its_fixed_generator(make, tmp_path):
     trainings = {Path(args.output_dir).name: args for _, args in calls[::2]}
     published = [Path(args.target).name for _, args in calls[1::2]]
     assert list(trainings) == published
+    with_samples = [Path(args.target).name for _, args in calls[1::2] if args.sample_epochs]
+    assert with_samples == ["relativistic_0"]
     seeds = {"full": 3, "none": 3, "none_early": 3, "penalty": 2, "frozen": 2, "trained": 2}
-    seeds["relativistic"] = 1
+    seeds |= {"relativistic": 1}
     assert set(trainings) == {f"{arm}_{k}" for arm, count in seeds.items() for k in range(count)}
     equal = ("width", "batch_size", "augmentation", "d_optimizer", "muon_lr", "lr", "schedule")
     for name, args in trainings.items():

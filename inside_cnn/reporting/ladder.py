@@ -9,7 +9,7 @@ import statistics
 
 from inside_cnn.core.files import read_json
 
-# See docs/training.md.
+# In the order of docs/training.md, "Control networks".
 ARMS = ("full", "trained", "frozen", "penalty", "none", "none_early", "relativistic")
 STEPS = (  # arms that differ in one part of the loss, the ends, equal accuracy, another loss
     ("penalty", "none"),
@@ -163,8 +163,8 @@ def transfer(results):
             lost = [
                 attacked - metrics["transfer"]["baselines"]["noise"]
                 for (one, of), (name, metrics) in pairs
-                if (attacked := value_at(of, f"transfer/adversarial_images/{name}")) is not None
-                and one != name
+                if one != name
+                and (attacked := value_at(of, f"transfer/adversarial_images/{name}")) is not None
             ]
             row.append(str(round(statistics.mean(lost))) if lost else "–")
         rows.append(row)

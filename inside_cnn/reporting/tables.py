@@ -25,6 +25,7 @@ SOURCE = {"transcribed", "note", "commit", "device", "command"}
 TITLES = NETWORKS | {
     "cka": "CKA",
     "fid": "FID",
+    "fid_against_test_images": "FID, test images",
     "kid": "KID",
     "kid_std": "KID std",
     "frechet_distance": "Frechet distance",
@@ -40,7 +41,7 @@ RUNS = {  # folders in results/: title, flags of the script
     "gan": ("**critic of the GAN**", ""),
     "ladder/relativistic_0": (
         "small critic, another loss",
-        "--recipe relativistic --width 64 --epochs 16 --ema_decay 0.9995",
+        "--recipe relativistic --width 64 --epochs 16 --ema_decay 0.9995 --evaluate_every 8",
     ),
     "controls/seed_*": ("classifier, three seeds", "--epochs 8"),
     "controls/as_critic": (

@@ -94,3 +94,13 @@ def test_transfer_is_relative_to_noise(results):
     assert row["`full`"] == "-15"  # 80 and 70 of 90
     assert row["`none`"] == "-17"  # 80 and 70, of 90 and of 94
     assert row["`frozen`"] == "–"
+
+
+def test_transfer_between_networks_that_were_not_compared_is_left_out(results):
+    path = results / "ladder/summary.json"
+    summary = json.loads(path.read_text())
+    for name in ("none_0", "none_1"):
+        del summary["full_0"]["transfer"]["adversarial_images"][name]
+        del summary["full_1"]["transfer"]["adversarial_images"][name]
+    path.write_text(json.dumps(summary))
+    assert row_of(ladder.transfer(results), "`full`")["`none`"] == "–"

@@ -54,6 +54,18 @@ MEASURES = (
 )
 
 
+# The published pair in results/visualization/summary.json.
+PUBLISHED = {"without G": "classifier", "with G": "critic"}
+OVERVIEW = (  # column, path
+    ("accuracy", "strength_study/accuracy_clean"),
+    ("PGD, 2/255", "strength_study/pgd_accuracy/2"),
+    ("PGD, 4/255", "strength_study/full_attack/accuracy"),
+    ("energy", "frequency/gradient_energy/4"),
+    ("lost under noise", "frequency/accuracy_lost/4"),
+    ("selective", "layers/selective_share/7"),
+)
+
+
 def value_at(tree, path):
     """The value at "key/key/index" in dicts and lists; None if a key is missing; "": the tree."""
     for key in filter(None, path.split("/")):
@@ -63,8 +75,9 @@ def value_at(tree, path):
     return tree
 
 
-def seeds_of(summary):
+def networks_of(results):
     """{arm: {name of the network: metrics}}, in the order of the seeds."""
+    summary = read_json(results / "ladder/summary.json")
     return {
         arm: {n: of for n, of in sorted(summary.items()) if n.rpartition("_")[0] == arm}
         for arm in ARMS
@@ -81,9 +94,24 @@ def accuracy(results):
     return ["test accuracy, %", "seed 0", "seed 1", "seed 2"], rows
 
 
+def overview(results):
+    """A row for each arm and published network, with the range of each of OVERVIEW."""
+    published = read_json(results / "visualization/summary.json")
+    networks = {f"`{arm}`": list(of.values()) for arm, of in networks_of(results).items()}
+    networks |= {f"published {name}": [published[key]] for key, name in PUBLISHED.items()}
+    rows = []
+    for name, of in networks.items():
+        row = [name, len(of)]
+        for _, path in OVERVIEW:
+            values = [round(v) for metrics in of if (v := value_at(metrics, path)) is not None]
+            row.append(" to ".join(map(str, sorted({min(values), max(values)}))) if values else "–")
+        rows.append(row)
+    return ["network", "seeds", *(column for column, _ in OVERVIEW)], rows
+
+
 def measures(results):
     """A row for each measure, a column for each arm, with the values of all seeds."""
-    networks = seeds_of(read_json(results / "ladder/summary.json"))
+    networks = networks_of(results)
     rows = []
     for title, path, _ in MEASURES:
         row = [title]
@@ -100,7 +128,7 @@ def differences(results):
     With intervals, it is from their lowest to their highest end; then bold, if it excludes 0 and if
     both arms have at least two seeds.
     """
-    networks = seeds_of(read_json(results / "ladder/summary.json"))
+    networks = networks_of(results)
     rows = []
     for title, path, key in MEASURES:
         row = [title]
@@ -132,7 +160,7 @@ def similarity(results):
 
     Mean and range over all pairs of different networks.
     """
-    networks = seeds_of(read_json(results / "ladder/summary.json"))
+    networks = networks_of(results)
     rows = []
     for arm, other in (("none", "none"), ("full", "full"), ("trained", "trained"), *STEPS):
         curves = [
@@ -154,7 +182,7 @@ def transfer(results):
 
     A row for each attacked arm, a column for each arm that predicts; means over pairs of networks.
     """
-    networks = seeds_of(read_json(results / "ladder/summary.json"))
+    networks = networks_of(results)
     rows = []
     for source in ARMS:
         row = [f"`{source}`"]

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from inside_cnn.core.files import is_number, read_json, write_atomically
 from inside_cnn.reporting import ladder
+from inside_cnn.reporting.ladder import PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "docs/*.md", "results/README.md", "benchmarks/*.md")
 TABLE = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 SUMMARY = "visualization/summary.json"
-NETWORKS = {"without G": "classifier", "with G": "critic"}  # in SUMMARY
 # Fields of a JSON line that describe the source of its numbers.
 SOURCE = {"transcribed", "note", "commit", "device", "command"}
-TITLES = NETWORKS | {
+TITLES = PUBLISHED | {
     "cka": "CKA",
     "fid": "FID",
     "fid_against_test_images": "FID, test images",
@@ -111,11 +111,11 @@ def series(results, section, head, *fields):
     summary = read_json(results / SUMMARY)
     table = []
     for field in fields:
-        for network, name in NETWORKS.items():
+        for network, name in PUBLISHED.items():
             metrics = summary[network][section]
             values = metrics[field]
             if isinstance(values, dict):  # similarity to each other network
-                values = next(values[other] for other in NETWORKS if other in values)
+                values = next(values[other] for other in PUBLISHED if other in values)
             cells = [short(value, 2) for value in values]
             intervals = "accuracy" in field and metrics.get(field.replace("accuracy", "interval"))
             if intervals:

@@ -56,6 +56,17 @@ def test_accuracy_marks_missing_runs(results):
     assert row_of(ladder.accuracy(results), "`none_early`")["seed 2"] == "–"
 
 
+def test_overview_has_ranges_over_seeds_and_the_published_pair(results):
+    published = {name: metrics_of("none_0") for name in ("without G", "with G")}
+    published["with G"]["strength_study"]["full_attack"]["accuracy"] = 22.5
+    (results / "visualization").mkdir()
+    (results / "visualization/summary.json").write_text(json.dumps(published))
+    row = row_of(ladder.overview(results), "`full`")
+    assert (row["seeds"], row["PGD, 4/255"], row["energy"]) == (2, "20 to 30", "–")
+    assert row_of(ladder.overview(results), "`trained`")["seeds"] == 0
+    assert row_of(ladder.overview(results), "published critic")["PGD, 4/255"] == "22"
+
+
 def test_every_seed_is_shown(results):
     row = row_of(ladder.measures(results), "accuracy after the full attack, epsilon 4/255")
     assert (row["`full`"], row["`none`"], row["`frozen`"]) == ("30, 20", "2, 3", "–")

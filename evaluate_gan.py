@@ -46,7 +46,7 @@ def parse_args(argv=None):
         "--truncation",
         type=at_least(0.01, float),
         metavar="T",
-        help="truncate the noise of the latents to [-T, T]: better, but less varied samples",
+        help="truncate the noise of the latents to [-T, T]: higher precision, lower recall",
     )
     group = parser.add_argument_group("sampling only")
     group.add_argument("--sample", type=at_least(1), metavar="N", help="write N images and stop")

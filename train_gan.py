@@ -7,7 +7,7 @@ discriminator.safetensors, generator.safetensors (the moving average), generator
 and, with --evaluate_every, generator_best.safetensors. The same command resumes a stopped run.
 
 --critic other than `full` trains the discriminator alone, without a part of its loss or against a
-generator that does not learn. These control networks isolate the effects of the generator.
+generator that does not learn: the control networks of docs/training.md.
 """
 
 import math
@@ -133,7 +133,7 @@ def make_parser():
         help="loss of the discriminator beside the class loss of real images. full: the GAN; "
         "trained: critic loss and penalty with --fixed_generator, which does not learn; "
         "frozen: the same with an untrained generator; penalty: only the gradient penalty, "
-        "between pairs of real images; none: nothing",
+        "between pairs of real images; none: class loss only, a classifier",
     )
     group.add_argument(
         "--fixed_generator", metavar="PATH", help="weights of a generator, for --critic trained"

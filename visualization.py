@@ -49,7 +49,7 @@ SECTIONS = {  # flag: help
     "frequency": "input gradients and accuracy under noise, by spatial frequency",
     "calibration": "accuracy, also of six views, and calibration of the class probabilities",
     "critic_score": "the critic's score of test images, samples, noise, blurred images and others",
-    "transfer": "class images and adversarial images of each network, classified by every other; "
+    "transfer": "maximized classes and adversarial images, classified by every network; "
     "includes --max_classification_output",
     "animation": "the sample grids of a GAN's training as an animated GIF",
 }
@@ -125,8 +125,8 @@ def parse_args(argv=None):
         nargs="+",
         default=[],
         metavar="PATH",
-        help="further discriminators, named by their folder, to isolate the effect of the "
-        "generator; not in the features and the attribution",
+        help="further discriminators to compare, named by their folder; not in the features and "
+        "the attribution",
     )
     group = parser.add_argument_group("perturbation")
     group.add_argument(

@@ -106,16 +106,17 @@ async function showFeature({ network, layer, index, method }, pause, ...figures)
   }
   result.append(details);
   ascent?.steps.return();
-  ascent = { ...ascentOf(network, layer, index, method), node };
+  const unit = layer ? "activation" : "logit";
+  ascent = { ...ascentOf(network, layer, index, method), node, unit };
   await continueAscent(pause);
 }
 
 async function continueAscent(pause) {
-  const { steps, node, ...options } = ascent;
+  const { steps, node, unit, ...options } = ascent;
   find("#continue").hidden = true;
   for (let found; !(found = steps.next()).done;) { // for...of would end a stopped ascent
     const { image, value, step, last } = found.value;
-    node.replaceChildren(figure(image, `value ${value.toFixed(2)}`, options));
+    node.replaceChildren(figure(image, `${unit} ${value.toFixed(2)}`, options));
     await pause(`step ${step} of ${last}`);
   }
   ascent = null;

@@ -1,4 +1,4 @@
-"""Transfer of class images and adversarial images from one network to another."""
+"""Transfer of images that maximize classes, and of adversarial images, from one network to another."""
 
 import torch
 from matplotlib.figure import Figure

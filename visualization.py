@@ -36,7 +36,7 @@ from inside_cnn.interpretability.layer_figures import layer_section
 from inside_cnn.interpretability.maximization_figures import class_section, feature_section
 from inside_cnn.interpretability.models import CHECKPOINT_KEYS, list_layers, load_network
 from inside_cnn.interpretability.network import TRAININGS, load_networks
-from inside_cnn.interpretability.summary import open_summary, write_summary
+from inside_cnn.interpretability.summary import open_summary, update_section, write_summary
 from inside_cnn.interpretability.transfer import transfer_section
 from inside_cnn.metrics import sampling
 
@@ -250,9 +250,11 @@ def as_predicted(network, dataset):
 
 
 def animation(args, networks, path):
-    """An animation of the sample grids in the folder of the network trained with G."""
-    folders = [Path(n.path).parent / "samples" for n in networks if n.name == "with G"]
-    frames = [f for folder in folders for f in folder.glob("*.png") if f.stem.isdigit()]
+    """An animation of the sample grids in the folder of the last network that has some."""
+    frames = []
+    for network in networks:
+        grids = (Path(network.path).parent / "samples").glob("*.png")
+        frames = [grid for grid in grids if grid.stem.isdigit()] or frames
     frames.sort(key=lambda frame: int(frame.stem))  # by epoch, also from 1000 on
     if len(frames) >= 2:
         save_animation(frames, path)
@@ -289,7 +291,7 @@ def make_figures(args, networks, sets, folder, summary):
 
     def keep(section, metrics_of):
         for name, metrics in metrics_of.items():
-            summary[name][section] = metrics
+            update_section(summary[name], section, metrics)
         write_summary(folder / "summary.json", summary)
 
     if args.perturb_images:

@@ -178,7 +178,7 @@ def test_animation_of_the_sample_grids(succeed, refused, two_runs, matplotlib_pl
     for epoch, color in ((998, 0), (999, 90), (1000, 200)):  # sorted by number
         images = torch.full((10, 3, 32, 32), color, dtype=torch.uint8)
         save_image_grid(images, samples / f"{epoch:03d}.png", title=f"epoch {epoch}")
-    succeed(visualization, *QUICK, "--animation")
+    succeed(visualization, *QUICK, "--animation", "--networks", "output/gan", "output/baseline")
     with Image.open("visualization/training.gif") as gif:
         assert gif.info["loop"] == 0
         frames = ImageSequence.Iterator(gif)

@@ -121,7 +121,7 @@ class Stream(IntEnum):
 
     REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = 0, 1, 2, 3  # train_gan.py
     AUGMENTATION, FLIPS = 0, 1  # train_discriminator.py
-    LATENTS, WALKS, TRAINING_SCORES = 10, 11, 12  # samples
+    LATENTS, TRAINING_SCORES = 10, 12  # samples
     NOISY_IMAGES = 20  # metrics/baselines.py
     STUDY, STUDY_NOISE = 30, 32  # attacks
     NOISE_IN_BANDS = 40  # interpretability/frequency.py

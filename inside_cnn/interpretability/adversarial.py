@@ -148,7 +148,7 @@ def full_attack(network, images, labels, epsilon, generator=None):
     return levels, evaluations
 
 
-def study(network, images, labels, epsilons, full_epsilon, title=""):
+def study(network, images, labels, epsilons, full_epsilon, shown, title=""):
     """Every attack at every epsilon.
 
     Gradients are in the network's precision, predictions in float32, since bfloat16 rounds small
@@ -156,16 +156,21 @@ def study(network, images, labels, epsilons, full_epsilon, title=""):
     at smaller ones.
     images: uint8 (n, 3, 32, 32); labels: int64 (n,); epsilons: e levels, ascending, above 0;
     full_epsilon: the one at which `pgd` is the full attack; at the others it has one start.
-    Returns {attack: int64 (e, n)}, the predicted classes; the images of `pgd`, float32
-    (e, n, 3, 32, 32); and float32 (n,), the evaluations of the full attack.
+    Returns {attack: int64 (e, n)}, the predicted classes; the images of `pgd` at the s indices
+    `shown`, float32 (e, s, 3, 32, 32); and float32 (n,), the evaluations of the full attack.
     """
-    parts = []
+    parts, levels_of, start = [], {}, 0
     for index, batch in enumerate(labeled_batches(images, labels)):
-        batch_title = title and f"{title}, batch {index + 1}"
-        parts.append(_study_batch(network, *batch, epsilons, full_epsilon, index, batch_title))
-    predicted, levels, evaluations = zip(*parts, strict=True)
+        options = epsilons, full_epsilon, index, title and f"{title}, batch {index + 1}"
+        predicted, levels, evaluations = _study_batch(network, *batch, *options)
+        parts.append((predicted, evaluations))
+        for row in shown:  # the images of all attacks may not fit into memory
+            if start <= row < start + len(evaluations):
+                levels_of[row] = levels[:, row - start].clone()
+        start += len(evaluations)
+    predicted, evaluations = zip(*parts, strict=True)
     predicted = dict(zip(ATTACKS, torch.cat(predicted, dim=2), strict=True))
-    return predicted, torch.cat(levels, dim=1), torch.cat(evaluations)
+    return predicted, torch.stack([levels_of[row] for row in shown], 1), torch.cat(evaluations)
 
 
 def _study_batch(network, images, labels, epsilons, full_epsilon, index, title):

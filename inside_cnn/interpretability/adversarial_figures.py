@@ -31,6 +31,16 @@ def prediction_captions(probabilities, names):
     return [f"{shortened(names[k])} {100 * c:.0f} %" for k, c in pairs]
 
 
+def _steps(network, images, targets, epsilon, title=""):
+    """One step toward the targets: the changed images (uint8), gradients, and probabilities before
+    and after the step, for each batch."""
+    for batch, classes in adversarial.labeled_batches(images, targets, title):
+        gradient, logits = adversarial.loss_gradient(network, batch.float(), classes)
+        moved = adversarial.signed_step(batch, gradient, epsilon, targeted=True)
+        after = predict(network, moved).softmax(1)
+        yield moved.round().byte(), gradient, logits.softmax(1), after
+
+
 def one_step(network, test_set, epsilon, folder, suffix=""):
     """Perturb every test image by one step toward the next class; plot the first of each class.
 
@@ -38,13 +48,9 @@ def one_step(network, test_set, epsilon, folder, suffix=""):
     """
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
     targets = (labels + 1) % len(names)
-    parts = []
-    for batch, classes in adversarial.labeled_batches(images, targets, f"perturb, {network.name}"):
-        gradient, logits = adversarial.loss_gradient(network, batch.float(), classes)
-        moved = adversarial.signed_step(batch, gradient, epsilon, targeted=True)
-        after = predict(network, moved).softmax(1)
-        parts.append((moved.round().byte(), gradient, logits.softmax(1), after))
-    changed, gradients, before, after = map(torch.cat, zip(*parts, strict=True))
+    steps = _steps(network, images, targets, epsilon, f"perturb, {network.name}")
+    # All images and gradients may not fit into memory.
+    before, after = map(torch.cat, zip(*(part[2:] for part in steps), strict=True))
 
     metrics = {
         "epsilon": f"{epsilon:g}/255",
@@ -60,15 +66,17 @@ def one_step(network, test_set, epsilon, folder, suffix=""):
     )
 
     rows, columns, note = test_set.columns(ROWS_SHOWN)
-    first, last = (prediction_captions(part[rows], names) for part in (before, after))
+    steps = _steps(network, images[rows], targets[rows], epsilon)
+    changed, gradients, before, after = map(torch.cat, zip(*steps, strict=True))
+    first, last = (prediction_captions(part, names) for part in (before, after))
     both = [f"{b}\n→ {a}" for b, a in zip(first, last, strict=True)]
-    largest = gradients[rows].abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
+    largest = gradients.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
     gradient_title = "Gradient toward the next class, each scaled to its largest entry"
     perturbed_title = f"Perturbed by {metrics['epsilon']}: prediction before → after"
     for file, grid, captions, title in (
         ("real_images", images[rows], first, "Test images and predictions"),
-        ("gradient_image", to_uint8(gradients[rows] / largest), both, gradient_title),
-        ("jittered_images", changed[rows], both, perturbed_title),
+        ("gradient_image", to_uint8(gradients / largest), both, gradient_title),
+        ("jittered_images", changed, both, perturbed_title),
     ):
         path = folder / f"{file}{suffix}.png"
         title = f"{title}; columns by true class{note} ({network.title})"
@@ -93,9 +101,9 @@ def strength_section(networks, test_set, folder):
 def _study_of(network, test_set, folder):
     """(metrics, {attack: bool (n,), whether each image is correct, for the paired differences})."""
     images, labels, names = test_set.images, test_set.labels, test_set.class_names
-    predicted, pgd_levels, evaluations = adversarial.study(
-        network, images, labels, EPSILONS, FULL_EPSILON, f"attacks, {network.name}"
-    )
+    rows, columns, note = test_set.columns(1)
+    options = EPSILONS, FULL_EPSILON, rows.tolist(), f"attacks, {network.name}"
+    predicted, pgd_levels, evaluations = adversarial.study(network, images, labels, *options)
     clean = adversarial.predict_classes(network, images)
     withstood = evaluations.isinf()
     gradients = list(range(0, adversarial.BUDGET + 1, 10))
@@ -117,15 +125,14 @@ def _study_of(network, test_set, folder):
         f"{network.name}, accuracy in % on the first {len(labels)} test images: "
         f"{metrics['accuracy_clean']:.2f}; under attack of {EPSILONS}/255:"
     )
-    for attack, rows in predicted.items():
-        accuracies = [percent(row == labels) for row in rows]
+    for attack, classes in predicted.items():
+        accuracies = [percent(row == labels) for row in classes]
         metrics[f"{attack}_accuracy"] = accuracies
-        metrics[f"{attack}_interval"] = [percent_interval(row == labels) for row in rows]
+        metrics[f"{attack}_interval"] = [percent_interval(row == labels) for row in classes]
         print(f"  {attack:<5}" + "".join(f"{accuracy:7.2f}" for accuracy in accuracies))
 
-    rows, columns, note = test_set.columns(1)
-    for epsilon, levels in zip((0.0, *EPSILONS), (images.float(), *pgd_levels), strict=True):
-        levels = levels[rows].round()  # the caption is the prediction for the displayed image
+    for epsilon, levels in zip((0.0, *EPSILONS), (images[rows].float(), *pgd_levels), strict=True):
+        levels = levels.round()  # the caption is the prediction for the displayed image
         path = folder / f"perturbed_{network.slug}_epsilon{epsilon:g}.png"
         title = f"Projected gradient descent, up to {epsilon:g}/255, rounded to whole levels"
         title += f", {network.title}{note}"

@@ -117,4 +117,4 @@ def distinct(features, measure, count):
     for feature in measure.argsort(descending=True, stable=True).tolist():
         if len(chosen) < count and not correlated[feature, chosen].any():
             chosen.append(feature)
-    return torch.tensor(chosen)
+    return torch.tensor(chosen, dtype=torch.int64)

@@ -82,7 +82,7 @@ class LayerUnits:
         """The features that stand out most, and as many random ones of the others: two int64."""
         width = self.values.shape[1]
         seed = self.layer if isinstance(self.layer, int) else zlib.crc32(self.layer.encode())
-        selected = distinct(self.values, self.stand_out, min(FEATURES, width // 2))
+        selected = distinct(self.values, self.stand_out, min(FEATURES, max(1, width // 2)))
         order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
         return selected, order[~torch.isin(order, selected)][: len(selected)]
 

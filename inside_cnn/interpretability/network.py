@@ -181,8 +181,12 @@ class Network:
 
     @property
     def has_critic(self):
-        """Whether a critic loss trained the score head; older files do not state it."""
-        default = "full" if self.name == "with G" else "none"
+        """Whether a critic loss trained the score head.
+
+        Older files do not state it: those beside a generator are critics.
+        """
+        has_generator = (Path(self.path).parent / "generator.safetensors").is_file()
+        default = "full" if self.name == "with G" or has_generator else "none"
         return self.has_scores and self.metadata.get("critic", default) not in ("none", "penalty")
 
     @property

@@ -47,32 +47,33 @@ class _Averaging(TorchFunctionMode):
             return args[0] if args else kwargs["input"]
         if name in _AVERAGES:
             return _average(func, *args, **kwargs)
-        if name == "max_pool2d":
-            return _average_pool(*args, **kwargs)
+        if name in ("max_pool2d", "max_pool2d_with_indices"):
+            y = _average_pool(*args[:6], **kwargs)
+            return y if name == "max_pool2d" else (y, func(*args, **kwargs)[1])
         if name == "adaptive_max_pool2d":
             return F.adaptive_avg_pool2d(*args[:2])
         self.attention |= name == "multi_head_attention_forward"
         return func(*args, **kwargs)
 
 
-def _average(func, x, weight, bias=None, *options, groups=1, **named):
+def _average(func, input, weight, bias=None, *options, groups=1, **named):
     """A convolution or nn.Linear with equal weights: all channels of its output are the same.
 
     options: stride, padding, dilation or output_padding, groups, ...
     """
     axis, channels = -1 if func is F.linear else 1, len(weight)
-    y = x.mean(axis, keepdim=True)
+    y = input.mean(axis, keepdim=True)
     if func is not F.linear:
         groups, options = (*options[3:4], groups)[0], (*options[:3], *[1] * len(options[3:4]))
         channels = weight.shape[1] * groups if func is F.conv_transpose2d else channels
-        y = func(y, x.new_ones(1, 1, *weight.shape[2:]), None, *options, **named)
+        y = func(y, input.new_ones(1, 1, *weight.shape[2:]), None, *options, **named)
     if y.requires_grad:  # only the pixels count: otherwise, small gradients would become 0
         y.register_hook(lambda g: (g.abs() > 1e-5 * g.abs().amax()).to(g.dtype))
     return torch.cat([y] * channels, axis)  # no view: later functions may work in place
 
 
-def _average_pool(x, size, stride=None, padding=0, dilation=1, ceil_mode=False, **_named):
-    return F.avg_pool2d(x, size, stride or size, padding, ceil_mode)
+def _average_pool(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, **_):
+    return F.avg_pool2d(input, kernel_size, stride or kernel_size, padding, ceil_mode)
 
 
 @torch.enable_grad()

@@ -12,24 +12,45 @@ FIGURES = (  # all that visualization.py writes
 )
 
 
+# Metrics that have an entry for each other network.
+PAIRWISE = ("differences", "cka", "cka_standardized", "class_images", "adversarial_images")
+
+
 def open_summary(path, networks):
     """{name of the network: metrics}, with the metrics that an earlier command wrote.
 
-    If one of the networks now has other weights, all figures and metrics are removed first.
-    Raises UserError if the folder belongs to a training run.
+    If one of the networks now has other weights, all figures and metrics are removed first. The
+    path of the weights may change. Raises UserError if the folder belongs to a training run.
     """
     if (path.parent / "config.json").exists():
         raise UserError(f"{path.parent} holds a training run; give another --output_dir")
-    summary = descriptions = {network.name: network.description() for network in networks}
-    if path.exists():
-        summary = descriptions | json.loads(path.read_bytes())
-    if any(not of.items() <= summary[name].items() for name, of in descriptions.items()):
-        for figure in FIGURES:  # before the metrics, in case the command is interrupted
-            for file in path.parent.glob(f"{figure}.png"):
-                file.unlink()
-        summary = descriptions
+    descriptions = {network.name: network.description() for network in networks}
+    summary = json.loads(path.read_bytes()) if path.exists() else {}
+    for name, description in descriptions.items():
+        before = summary.get(name, description)
+        if before | {"weights": description["weights"]} != before | description:
+            print(f"{path.parent}: figures and metrics of other weights are removed")
+            for figure in FIGURES:  # before the metrics, in case the command is interrupted
+                for file in path.parent.glob(f"{figure}.png"):
+                    file.unlink()
+            summary = {}
+            break
+    for name, description in descriptions.items():
+        summary[name] = summary.get(name, {}) | description
     write_summary(path, summary)
     return summary
+
+
+def update_section(metrics_of, section, metrics):
+    """Set a section of a network's metrics; comparisons to networks of earlier commands remain.
+
+    They remain only if they are of as many images.
+    """
+    before = metrics_of.get(section, {})
+    if before.get("images") == metrics.get("images"):
+        pairs = {key: before.get(key, {}) | metrics[key] for key in PAIRWISE if key in metrics}
+        metrics = metrics | pairs
+    metrics_of[section] = metrics
 
 
 def write_summary(path, summary):

@@ -1,4 +1,4 @@
-"""Transfer of images that maximize classes, and of adversarial images, from one network to another."""
+"""Transfer of maximized classes and adversarial images from one network to another."""
 
 import torch
 from matplotlib.figure import Figure

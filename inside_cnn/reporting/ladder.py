@@ -152,7 +152,7 @@ def _ends(path, key, one, name, other):
     if not key:
         return [values[0] - values[1]]
     section = path.partition("/")[0]
-    return one[section]["differences"][name][key][1:]
+    return one[section]["differences"].get(name, {key: []})[key][1:]
 
 
 def similarity(results):

@@ -49,7 +49,10 @@ RUNS = {  # folders in results/: title, flags of the script
         "--epochs 8 --cutout 0 --label_smoothing 0 --ema_decay 0",
     ),
     "baseline_64_epochs": ("classifier, for longer", "--epochs 64"),
-    "classic_32_epochs": ("the homework's recipe, 32 of 100 epochs", "--recipe classic --epochs 32"),
+    "classic_32_epochs": (
+        "the homework's recipe, 32 of 100 epochs",
+        "--recipe classic --epochs 32",
+    ),
 }
 
 

@@ -1,4 +1,5 @@
 import argparse
+import os
 import sys
 
 import pytest
@@ -133,9 +134,17 @@ DENIED = PermissionError(13, "Permission denied", "mine/a/1.png")
     ],
 )
 def test_exit_codes(capsys, run, code, out, err):
-    args = argparse.Namespace(data_dir="mine", batch_size=3)
-    assert cli.exit_code_of(run, args) == code
-    assert tuple(capsys.readouterr()) == (out, err)
+    for data_dir in ("mine", ["other", "mine"]):
+        args = argparse.Namespace(data_dir=data_dir, batch_size=3)
+        assert cli.exit_code_of(run, args) == code
+        assert tuple(capsys.readouterr()) == (out, err)
+
+
+def test_unreadable_default_data_is_one_line(capsys):
+    path = os.path.join(cli.DEFAULT_DATA_DIR, "data_batch_1")
+    run = raises(PermissionError(13, "Permission denied", path))
+    assert cli.exit_code_of(run, argparse.Namespace(data_dir=None)) == 2
+    assert capsys.readouterr().err == f"error: cannot use {path}: Permission denied\n"
 
 
 def test_closed_streams_are_no_error(monkeypatch):

@@ -179,7 +179,7 @@ def gray_study(network):
     """A study of four gray images of class 0, with the full attack at 4/255."""
     images = torch.full((4, 3, 32, 32), 100, dtype=torch.uint8)
     labels = torch.zeros(4, dtype=torch.int64)
-    return images, study(as_network(network), images, labels, [2.0, 4.0, 8.0], 4.0)
+    return images, study(as_network(network), images, labels, [2.0, 4.0, 8.0], 4.0, [0])
 
 
 def test_targets_fool_where_the_largest_other_logit_does_not():
@@ -211,14 +211,14 @@ def test_a_robust_network_keeps_its_accuracy():
 def test_study_predicts_the_images_of_each_attack(network, test_images, few_starts, monkeypatch):
     monkeypatch.setattr(adversarial, "BATCH", 8)
     images, labels = (part[:12] for part in test_images)
-    epsilons = [0.5, 4.0, 8.0]
-    classes_of, levels, evaluations = study(network, images, labels, epsilons, 4.0)
+    epsilons, shown = [0.5, 4.0, 8.0], [10, *range(10), 11]
+    classes_of, levels, evaluations = study(network, images, labels, epsilons, 4.0, shown)
     assert classes_of.keys() == set(ATTACKS)
     for rows in classes_of.values():
         assert rows.shape == (3, 12)
     for index, epsilon in enumerate(epsilons):
-        assert (levels[index].double() - images.double()).abs().max() <= epsilon
-        assert torch.equal(classes_of["pgd"][index], predicted(network, levels[index]))
+        assert (levels[index].double() - images[shown].double()).abs().max() <= epsilon
+        assert torch.equal(classes_of["pgd"][index][shown], predicted(network, levels[index]))
         gradient, _ = loss_gradient(network, images.float(), labels)
         same = classes_of["step"][index] == predicted(
             network, signed_step(images, gradient, epsilon)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from inside_cnn.interpretability.network import as_maps
+from inside_cnn.interpretability.network import Network, as_maps
 from networks import as_network
 
 
@@ -16,6 +16,16 @@ def test_logits_from_any_layer_are_bit_identical(trained, images, precision):
         again, maps = network.logits_from(images, layer)
         assert torch.equal(again, logits), layer
         assert torch.equal(maps, network.activations(images, layer)), layer
+
+
+def test_networks_with_a_trained_critic(tmp_path):
+    """Older files do not state the loss; the generator beside the weights does."""
+    path = str(tmp_path / "discriminator.safetensors")
+    assert not Network("mine", None, path).has_critic
+    (tmp_path / "generator.safetensors").touch()
+    assert Network("mine", None, path).has_critic
+    assert not Network("mine", None, path, {"critic": "penalty"}).has_critic
+    assert Network("with G", None).has_critic
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from networks import as_network
 
 
 class Call(nn.Module):
-    def __init__(self, function, *options):
+    def __init__(self, function, *options, **named):
         super().__init__()
-        self.function, self.options = function, options
+        self.function, self.options, self.named = function, options, named
 
     def forward(self, x):
-        return self.function(x, *self.options)
+        return self.function(x, *self.options, **self.named)
 
 
 class ChannelNorm(nn.Module):
@@ -23,6 +23,14 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x):
         return x - x.mean(1, keepdim=True)
+
+
+def by_keywords(x):
+    return F.conv2d(input=x, weight=torch.randn(3, 3, 3, 3), padding=1)
+
+
+def pooled_with_indices(x):
+    return F.max_pool2d(x, 2, return_indices=True)[0]
 
 
 conv = nn.Conv2d
@@ -38,6 +46,8 @@ WHOLE, UPSAMPLED = (32, 0, 0), nn.Upsample(None, 2, "bilinear")
         ([conv(3, 4, 3, 1, 2, 2)], [(5, 1, -2)]),
         ([conv(3, 6, 3, 1, 0, 1, 3), nn.GroupNorm(1, 6)], [(3, 1, 0), (3, 1, 0)]),
         ([Call(F.max_pool2d, 2), Call(torch.relu), conv(3, 3, 5)], [(2, 2, 0)] * 2 + [(10, 2, 0)]),
+        ([Call(by_keywords), Call(torch.max_pool2d, kernel_size=2)], [(3, 1, -1), (4, 2, -1)]),
+        ([Call(pooled_with_indices), conv(3, 3, 5)], [(2, 2, 0), (10, 2, 0)]),
         # After upsampling by 2, units have no common stride; a stride of 2 restores it.
         ([conv(3, 4, 2, 2), UPSAMPLED, conv(4, 4, 2, 2)], [(2, 2, 0), WHOLE, (6, 2, -2)]),
         ([conv(3, 4, 2, 2), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1)], [(2, 2, 0), WHOLE]),

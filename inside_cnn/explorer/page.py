@@ -12,7 +12,7 @@ from discriminator import MAP_SIZES
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
 from inside_cnn.engine import weights
-from inside_cnn.interpretability.layer_probes import class_selectivity
+from inside_cnn.interpretability.layer_probes import class_auc
 from inside_cnn.interpretability.network import TRAININGS, load_networks
 from inside_cnn.interpretability.top_images import peak_positions, strongest_units
 from inside_cnn.metrics import sampling
@@ -126,19 +126,19 @@ def statistics(units, others, images):
     units: from `strongest_units`; others: the values of the other network, or of the only one.
     mean, std: of the largest activation in an image; peak: [row, column]; top: the images of the
     gallery with the largest activations, each [image, row, column]; favored: for each class the
-    features with the largest class selectivity; match: [the most correlated one of the others,
+    features that separate it best from the others; match: [the most correlated one of the others,
     correlation].
     """
     values, rows, columns = units
     best = values[:IMAGES].topk(min(TOP_IMAGES, len(values)), dim=0).indices
     places = torch.stack([best, rows.gather(0, best), columns.gather(0, best)], 2)
-    selectivity = class_selectivity(values, images.labels, len(images.class_names))
+    auc = class_auc(values, images.labels, len(images.class_names))
     return {
         "mean": values.mean(0).tolist(),
         "std": values.std(0).tolist(),
         "peak": peak_positions(*units).tolist(),
         "top": places.long().transpose(0, 1).tolist(),
-        "favored": selectivity.topk(min(FAVORED, values.shape[1])).indices.tolist(),
+        "favored": auc.topk(min(FAVORED, values.shape[1])).indices.tolist(),
         "match": most_correlated(values, others),
     }
 

@@ -1,4 +1,4 @@
-"""Linear probes, firing rates, class selectivity and similarity of layers.
+"""Linear probes, firing rates, class-selective features and similarity of layers.
 
 All measures use pooled features: the maximum of each feature over its map, (n, width), for n
 images. A feature fires on an image if this maximum is above 0.
@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 
 DECAY = 1e-3  # of a probe's weights
-MIN_FIRING_RATE = 0.01  # of a selective feature
-MIN_SELECTIVITY = 0.5  # of a selective feature
-SHUFFLES = 100  # of the labels
+MIN_AUC = 0.9  # of a class-selective feature
 TOP = 9  # activations in the measure `stand_out`
 MAX_CORRELATION = 0.5  # of `distinct` features
 
@@ -49,36 +47,22 @@ def probe_accuracy(features, labels, test_features, test_labels, classes):
     return 100 * (predicted == test_labels).double().mean().item()
 
 
-def class_selectivity(features, labels, classes):
-    """(a - b) / (a + b): a is a feature's mean over the images of a class, b over the others.
+def class_auc(features, labels, classes):
+    """Probability that a feature is larger on an image of a class than on one of another class.
 
-    (n, width), int64 (n,) -> float64 (classes, width): 1, fires for this class only; 0, no
-    preference, or never fires; -1, never for this class. Negative activations count as 0.
-    Source: Morcos et al. 2018, On the importance of single directions for generalization.
+    (n, width), int64 (n,) -> float64 (classes, width), the areas under the ROC curves; equal values
+    count half. 1: the class has the largest values, 1/2: no preference, or a class without images.
+    It does not change if a feature is scaled or shifted.
     """
-    active, member = features.double().clamp_min(0), F.one_hot(labels, classes).double()
-    counts, sums = member.sum(0)[:, None], member.mT @ active
-    inside = sums / counts.clamp_min(1)
-    outside = (sums.sum(0) - sums) / (len(labels) - counts).clamp_min(1)
-    return (inside - outside) / (inside + outside).clamp_min(1e-12)
-
-
-def selective_features(features, labels, classes):
-    """Which features respond to one class: (n, width), int64 (n,) -> bool (width,).
-
-    They fire on at least 1 % of the images, and their selectivity, the largest of all classes,
-    exceeds both 0.5 and the 99th percentile of their own over 100 random orders of the labels. A
-    feature that fires on few images reaches 0.5 by chance.
-    """
-    stream = torch.Generator().manual_seed(0)
-    orders = [torch.randperm(len(labels), generator=stream) for _ in range(SHUFFLES)]
-    measured, *null = (
-        class_selectivity(features, order, classes).amax(0)
-        for order in (labels, *(labels[order] for order in orders))
-    )
-    frequent = (features > 0).double().mean(0) >= MIN_FIRING_RATE
-    limit = torch.stack(null).quantile(0.99, 0)
-    return frequent & (measured > MIN_SELECTIVITY) & (measured > limit)
+    columns = features.T.contiguous()
+    ordered = columns.sort(1).values
+    below, up_to = (torch.searchsorted(ordered, columns, right=right) for right in (False, True))
+    ranks = (below + up_to + 1).double().T / 2  # from 1; equal values have their mean rank
+    member = F.one_hot(labels, classes).double()
+    inside = member.sum(0)[:, None]
+    larger = member.T @ ranks - inside * (inside + 1) / 2  # pairs of images
+    pairs = inside * (len(labels) - inside)
+    return torch.where(pairs > 0, larger / pairs.clamp_min(1), 0.5)
 
 
 def linear_cka(features, others, standardize=False):

@@ -47,7 +47,7 @@ MEASURES = (
     ),
     ("linear probe, layer 4", "layers/probe_accuracy/3", ""),
     ("linear probe, layer 8", "layers/probe_accuracy/7", ""),
-    ("class-selective features, layer 8", "layers/selective_share/7", ""),
+    ("class-selective features, layer 8", "layers/class_selective_share/7", ""),
     ("expected calibration error", "calibration/expected_calibration_error", ""),
     ("AUC, test images and uniform noise", "critic_score/uniform noise/auc", ""),
     ("AUC, test images and shuffled patches", "critic_score/test images, patches shuffled/auc", ""),
@@ -61,8 +61,8 @@ OVERVIEW = (  # column, path
     ("PGD, 2/255", "strength_study/pgd_accuracy/2"),
     ("PGD, 4/255", "strength_study/full_attack/accuracy"),
     ("energy", "frequency/gradient_energy/4"),
-    ("lost under noise", "frequency/accuracy_lost/4"),
-    ("selective", "layers/selective_share/7"),
+    ("under noise", "frequency/accuracy_under_noise/4"),
+    ("selective", "layers/class_selective_share/7"),
 )
 
 

@@ -4,12 +4,11 @@ import torch.nn.functional as F
 
 from inside_cnn.interpretability.layer_probes import (
     DECAY,
-    class_selectivity,
+    class_auc,
     distinct,
     fit_probe,
     linear_cka,
     probe_accuracy,
-    selective_features,
     stand_out,
 )
 
@@ -42,28 +41,23 @@ def test_probe_is_the_optimum_of_its_loss():
     assert weight.abs().max() > 0.1
 
 
-def test_a_feature_that_fires_once_is_not_selective():
-    """Nor is one whose selectivity is reached with shuffled labels."""
-    labels = torch.arange(1000) % 10
-    features = -torch.ones(1000, 4)
-    features[7, 0] = 5  # selectivity 1 for any order of the labels
-    features[torch.arange(0, 1000, 83), 1] = 1  # 13 images of several classes, 1.3 %
-    features[labels == 3, 2] = 2
-    features[:, 3] = 1 + labels.float() / 100
-    assert class_selectivity(features, labels, 10).amax(0)[[0, 2]].tolist() == [1, 1]
-    assert selective_features(features, labels, 10).tolist() == [False, False, True, False]
-    shuffled = labels[torch.randperm(1000, generator=torch.Generator().manual_seed(5))]
-    assert not selective_features(features, shuffled, 10).any()
+def test_auc_of_classes_by_hand():
+    """Equal values count half; neither the scale nor the sign of a feature's values matters."""
+    features = torch.tensor(
+        [[3.0, 0.0, -1.0], [1.0, 0.0, -2.0], [2.0, 0.0, -3.0], [1.0, 1.0, -4.0]]
+    )
+    labels = torch.tensor([1, 1, 0, 0])
+    auc = class_auc(features, labels, 3)
+    assert auc[1].tolist() == [0.625, 0.25, 1.0]  # 2 1/2, 1 and 4 of 4 pairs
+    assert auc[0].tolist() == [0.375, 0.75, 0.0]
+    assert auc[2].tolist() == [0.5] * 3  # no images
+    assert torch.equal(class_auc(0.1 * features + 7, labels, 3), auc)
 
 
-def test_rare_features_are_not_selective_by_chance():
-    """Most features that fire on a random 1.5 % of the images exceed 0.5, but not the null."""
+def test_rare_features_do_not_separate_a_class_by_chance():
     labels = torch.arange(1000) % 10
     fires = torch.rand(1000, 200, generator=torch.Generator().manual_seed(0)) < 0.015
-    features = fires.float()
-    largest = class_selectivity(features, labels, 10).amax(0)
-    assert (largest > 0.5).float().mean() > 0.25
-    assert selective_features(features, labels, 10).float().mean() < 0.05
+    assert class_auc(fires.float(), labels, 10).max() < 0.6
 
 
 def test_cka():
@@ -101,11 +95,3 @@ def test_distinct_omits_correlated_features():
     measure = torch.tensor([5.0, 6.0, 4.0, 3.0, 9.0, 0.0])
     assert distinct(features, measure, 6).tolist() == [4, 3, 5]
     assert distinct(features, measure, 2).tolist() == [4, 3]
-
-
-def test_class_selectivity_by_hand():
-    """Means of 3 inside and 1 outside give 1/2; negative activations count as 0."""
-    features = torch.tensor([[4.0, -1.0, 0.0], [2.0, -5.0, 0.0], [1.0, 2.0, 0.0]])
-    labels = torch.tensor([1, 1, 0])
-    values = class_selectivity(features, labels, 3)
-    assert values[1].tolist() == pytest.approx([0.5, -1.0, 0.0])

@@ -73,7 +73,7 @@ DEMO_DATA := $(if $(wildcard $(addprefix $(or $(CIFAR10_DIR),data)/,cifar-10-* d
 DEMO_TRAINING := --dataset $(DEMO_DATA) --width 32 --limit_test 1000
 demo_%: export OMP_NUM_THREADS = $(shell echo $$((($$(getconf _NPROCESSORS_ONLN) + 1) / 2)))
 demo_published:
-	@echo "demo 1/4: maximized classes of the published networks (about 40 s)"
+	@echo "demo 1/4: images that maximize a class (about 40 s)"
 	@set -o pipefail; python visualization.py --discriminator_without_G results/baseline \
 		--discriminator_with_G results/gan --max_classification_output --steps 40 \
 		--output_dir $(DEMO)/published 2>&1 | cat

@@ -44,12 +44,12 @@ DEFAULT_LAYERS = [2, 4, 6, 8]
 SECTIONS = {  # flag: help
     "perturb_images": "adversarial perturbation",
     "max_classification_output": "images that maximize the output of a class",
-    "compare_layers": "all layers: linear probes, selective features, CKA",
+    "compare_layers": "all layers: linear probes, AUC of the features, CKA",
     "attribution": "Grad-CAM and integrated gradients",
     "frequency": "input gradients and accuracy under noise, by spatial frequency",
     "calibration": "accuracy, also of six views, and calibration of the class probabilities",
     "critic_score": "the critic's score of test images, samples, noise, blurred images and others",
-    "transfer": "maximized classes and adversarial images, classified by every network; "
+    "transfer": "images that maximize a class and adversarial images, classified by every network; "
     "includes --max_classification_output",
     "animation": "the sample grids of a GAN's training as an animated GIF",
 }
@@ -250,11 +250,9 @@ def as_predicted(network, dataset):
 
 
 def animation(args, networks, path):
-    """An animation of the sample grids in the folder of the last network that has some."""
-    frames = []
-    for network in networks:
-        grids = (Path(network.path).parent / "samples").glob("*.png")
-        frames = [grid for grid in grids if grid.stem.isdigit()] or frames
+    """An animation of the sample grids in the folder of the network that has the most."""
+    folders = [Path(network.path).parent / "samples" for network in networks]
+    frames = max(([f for f in d.glob("*.png") if f.stem.isdigit()] for d in folders), key=len)
     frames.sort(key=lambda frame: int(frame.stem))  # by epoch, also from 1000 on
     if len(frames) >= 2:
         save_animation(frames, path)
@@ -288,10 +286,13 @@ def make_figures(args, networks, sets, folder, summary):
     with_layers = [network for network in networks if network.layers]
     pair = [network for network in with_layers if not network.is_control]
     how = {"method": args.method, "steps": args.steps}
+    settings = {"precision": networks[0].precision} | how
+    settings |= {"images": test_set and len(test_set), "study_images": args.study_images}
+    settings["dataset"] = test_set and test_set.name
 
     def keep(section, metrics_of):
         for name, metrics in metrics_of.items():
-            update_section(summary[name], section, metrics)
+            update_section(summary[name], section, metrics, settings)
         write_summary(folder / "summary.json", summary)
 
     if args.perturb_images:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 import math
 import os
 import sys
@@ -296,9 +297,7 @@ def _is_user_path(path, args):
     """Whether a path is in one of the arguments, or in the default folder of CIFAR-10."""
     if not isinstance(path, str | Path):
         return False
-    values = [v if isinstance(v, list) else [v] for v in (*vars(args).values(), DEFAULT_DATA_DIR)]
-    named = [
-        each for of_flag in values for each in of_flag if each and isinstance(each, str | Path)
-    ]
-    path = Path(os.path.abspath(path))
-    return any(path.is_relative_to(os.path.abspath(each)) for each in named)
+    values = [*vars(args).values(), DEFAULT_DATA_DIR]
+    flat = itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in values)
+    named = [os.path.abspath(v) for v in flat if v and isinstance(v, str | Path)]
+    return any(Path(os.path.abspath(path)).is_relative_to(each) for each in named)

@@ -1,4 +1,4 @@
-"""Figures and tables of all layers: probes, firing rates, class-selective features, CKA."""
+"""Figures and tables of all layers: probes, firing rates, separation of classes, CKA."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from inside_cnn.interpretability.top_images import strongest_units
 IMAGES = 10_000  # test images
 CHARTS = {  # measure: title, label of the y axis, its height
     "probe_accuracy": ("Linear probe of the class", "accuracy on test images, %", 100),
-    "class_selective_share": ("Class-selective features", "share of the features, %", 10),
+    "class_auc": ("AUC of the class that a feature separates best", "mean of the features, %", 100),
     "fires_below_1_percent": ("Features that fire on < 1 % of the images", "share, %", 10),
     "fires_below_10_percent": ("Features that fire on < 10 % of the images", "share, %", 10),
     "cka": ("Similarity of two networks", "linear CKA", 1),
@@ -59,7 +59,7 @@ def measures(network, features_of, test_set):
     title = f"probes, {network.name}"
     for layer, features in with_progress(list(features_of.items()), title, 1):
         rate = (features > 0).double().mean(0)
-        largest_auc = layer_probes.class_auc(features, labels, classes).amax(0)
+        auc = layer_probes.class_auc(features, labels, classes)
         values = {
             "receptive_field": max(field.size for field in network.fields[layer]),
             "map_size": network.shapes[layer][1],
@@ -68,7 +68,7 @@ def measures(network, features_of, test_set):
             ),
             "fires_below_1_percent": percent(rate < 0.01),
             "fires_below_10_percent": percent(rate < 0.1),
-            "class_selective_share": percent(largest_auc > layer_probes.MIN_AUC),
+            "class_auc": 100 * auc.amax(0).mean().item(),
         }
         for key, value in values.items():
             metrics.setdefault(key, []).append(round(value, 2))

@@ -1,4 +1,4 @@
-"""Linear probes, firing rates, class-selective features and similarity of layers.
+"""Linear probes, firing rates, separation of classes and similarity of layers.
 
 All measures use pooled features: the maximum of each feature over its map, (n, width), for n
 images. A feature fires on an image if this maximum is above 0.
@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 DECAY = 1e-3  # of a probe's weights
-MIN_AUC = 0.9  # of a class-selective feature
 TOP = 9  # activations in the measure `stand_out`
 MAX_CORRELATION = 0.5  # of `distinct` features
 
@@ -52,7 +51,7 @@ def class_auc(features, labels, classes):
 
     (n, width), int64 (n,) -> float64 (classes, width), the areas under the ROC curves; equal values
     count half. 1: the class has the largest values, 1/2: no preference, or a class without images.
-    It does not change if a feature is scaled or shifted.
+    It does not change if a feature is shifted or multiplied by a positive number.
     """
     columns = features.T.contiguous()
     ordered = columns.sort(1).values

@@ -185,8 +185,8 @@ class Network:
 
         Older files do not state it: those beside a generator are critics.
         """
-        has_generator = (Path(self.path).parent / "generator.safetensors").is_file()
-        default = "full" if self.name == "with G" or has_generator else "none"
+        beside = self.path and Path(self.path).with_name("generator.safetensors").is_file()
+        default = "full" if self.name == "with G" or beside else "none"
         return self.has_scores and self.metadata.get("critic", default) not in ("none", "penalty")
 
     @property

@@ -47,11 +47,10 @@ class _Averaging(TorchFunctionMode):
             return args[0] if args else kwargs["input"]
         if name in _AVERAGES:
             return _average(func, *args, **kwargs)
-        if name in ("max_pool2d", "max_pool2d_with_indices"):
-            y = _average_pool(*args[:6], **kwargs)
-            return y if name == "max_pool2d" else (y, func(*args, **kwargs)[1])
-        if name == "adaptive_max_pool2d":
-            return F.adaptive_avg_pool2d(*args[:2])
+        if name.removesuffix("_with_indices") in _POOLINGS:
+            average = _POOLINGS[name.removesuffix("_with_indices")](*args, **kwargs)
+            is_pair = name.endswith("_with_indices")
+            return (average, func(*args, **kwargs)[1]) if is_pair else average
         self.attention |= name == "multi_head_attention_forward"
         return func(*args, **kwargs)
 
@@ -72,8 +71,21 @@ def _average(func, input, weight, bias=None, *options, groups=1, **named):
     return torch.cat([y] * channels, axis)  # no view: later functions may work in place
 
 
-def _average_pool(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, **_):
-    return F.avg_pool2d(input, kernel_size, stride or kernel_size, padding, ceil_mode)
+def _average_pool(
+    input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *_, **__
+):
+    if dilation in (1, (1, 1)):
+        return F.avg_pool2d(input, kernel_size, stride or kernel_size, padding, ceil_mode)
+    sides = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
+    kernel = input.new_ones(input.shape[1], 1, *sides)
+    return F.conv2d(input, kernel, None, stride or kernel_size, padding, dilation, len(kernel))
+
+
+def _adaptive_average_pool(input, output_size, *_, **__):
+    return F.adaptive_avg_pool2d(input, output_size)
+
+
+_POOLINGS = {"max_pool2d": _average_pool, "adaptive_max_pool2d": _adaptive_average_pool}
 
 
 @torch.enable_grad()

@@ -13,7 +13,7 @@ FIGURES = (  # all that visualization.py writes
 
 
 # Metrics that have an entry for each other network.
-PAIRWISE = ("differences", "cka", "cka_standardized", "class_images", "adversarial_images")
+PAIRWISE = {"differences", "cka", "cka_standardized", "class_images", "adversarial_images"}
 
 
 def open_summary(path, networks):
@@ -26,31 +26,31 @@ def open_summary(path, networks):
         raise UserError(f"{path.parent} holds a training run; give another --output_dir")
     descriptions = {network.name: network.description() for network in networks}
     summary = json.loads(path.read_bytes()) if path.exists() else {}
-    for name, description in descriptions.items():
-        before = summary.get(name, description)
-        if before | {"weights": description["weights"]} != before | description:
-            print(f"{path.parent}: figures and metrics of other weights are removed")
-            for figure in FIGURES:  # before the metrics, in case the command is interrupted
-                for file in path.parent.glob(f"{figure}.png"):
-                    file.unlink()
-            summary = {}
-            break
+    if any(_has_changed(summary[name], of) for name, of in descriptions.items() if name in summary):
+        print(f"{path.parent}: figures and metrics of other weights are removed")
+        for figure in FIGURES:  # before the metrics, in case the command is interrupted
+            for file in path.parent.glob(f"{figure}.png"):
+                file.unlink()
+        summary = {}
     for name, description in descriptions.items():
         summary[name] = summary.get(name, {}) | description
     write_summary(path, summary)
     return summary
 
 
-def update_section(metrics_of, section, metrics):
+def _has_changed(before, description):
+    return any(before.get(key) != value for key, value in description.items() if key != "weights")
+
+
+def update_section(metrics_of, section, metrics, settings):
     """Set a section of a network's metrics; comparisons to networks of earlier commands remain.
 
-    They remain only if they are of as many images.
+    They remain only if the settings are the same, a dict for JSON.
     """
-    before = metrics_of.get(section, {})
-    if before.get("images") == metrics.get("images"):
-        pairs = {key: before.get(key, {}) | metrics[key] for key in PAIRWISE if key in metrics}
-        metrics = metrics | pairs
-    metrics_of[section] = metrics
+    before, pairs = metrics_of.get(section, {}), PAIRWISE & metrics.keys()
+    if pairs and before.get("settings") == settings:
+        metrics = metrics | {key: before.get(key, {}) | metrics[key] for key in pairs}
+    metrics_of[section] = metrics | ({"settings": settings} if pairs else {})
 
 
 def write_summary(path, summary):

@@ -1,4 +1,4 @@
-"""Transfer of maximized classes and adversarial images from one network to another."""
+"""Transfer of images that maximize a class, and of adversarial images, between networks."""
 
 import torch
 from matplotlib.figure import Figure
@@ -75,7 +75,7 @@ def transfer_section(networks, test_set, folder, class_images):
 def plot_matrices(matrices, names, path):
     """Both matrices as images with their numbers; names: the networks that predict."""
     titles = {
-        "class_images": "Class images:\npredicted as their class, %",
+        "class_images": "Images that maximize a class:\npredicted as their class, %",
         "adversarial_images": f"Adversarial images,\nepsilon {EPSILON:g}/255: accuracy, %",
     }
     side = 3.5 + 0.5 * len(names)

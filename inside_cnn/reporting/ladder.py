@@ -9,8 +9,16 @@ import statistics
 
 from inside_cnn.core.files import read_json
 
-# In the order of docs/training.md, "Control networks".
-ARMS = ("full", "trained", "frozen", "penalty", "none", "none_early", "relativistic")
+# {arm: what is added to the class loss}, in the order of docs/training.md, "Control networks".
+ARMS = {
+    "full": "WGAN-GP",
+    "trained": "WGAN-GP, fixed generator",
+    "frozen": "WGAN-GP, untrained generator",
+    "penalty": "gradient penalty",
+    "none": "nothing",
+    "none_early": "nothing, 2 epochs",
+    "relativistic": "R3GAN",
+}
 STEPS = (  # arms that differ in one part of the loss, the ends, equal accuracy, another loss
     ("penalty", "none"),
     ("frozen", "penalty"),
@@ -47,7 +55,7 @@ MEASURES = (
     ),
     ("linear probe, layer 4", "layers/probe_accuracy/3", ""),
     ("linear probe, layer 8", "layers/probe_accuracy/7", ""),
-    ("class-selective features, layer 8", "layers/class_selective_share/7", ""),
+    ("mean AUC of the best class, layer 8", "layers/class_auc/7", ""),
     ("expected calibration error", "calibration/expected_calibration_error", ""),
     ("AUC, test images and uniform noise", "critic_score/uniform noise/auc", ""),
     ("AUC, test images and shuffled patches", "critic_score/test images, patches shuffled/auc", ""),
@@ -58,11 +66,10 @@ MEASURES = (
 PUBLISHED = {"without G": "classifier", "with G": "critic"}
 OVERVIEW = (  # column, path
     ("accuracy", "strength_study/accuracy_clean"),
-    ("PGD, 2/255", "strength_study/pgd_accuracy/2"),
-    ("PGD, 4/255", "strength_study/full_attack/accuracy"),
-    ("energy", "frequency/gradient_energy/4"),
+    ("PGD 2/255", "strength_study/pgd_accuracy/2"),
+    ("PGD 4/255", "strength_study/full_attack/accuracy"),
+    ("gradient energy", "frequency/gradient_energy/4"),
     ("under noise", "frequency/accuracy_under_noise/4"),
-    ("selective", "layers/class_selective_share/7"),
 )
 
 
@@ -97,16 +104,16 @@ def accuracy(results):
 def overview(results):
     """A row for each arm and published network, with the range of each of OVERVIEW."""
     published = read_json(results / "visualization/summary.json")
-    networks = {f"`{arm}`": list(of.values()) for arm, of in networks_of(results).items()}
-    networks |= {f"published {name}": [published[key]] for key, name in PUBLISHED.items()}
+    networks = {(f"`{n}`", ARMS[n]): list(of.values()) for n, of in networks_of(results).items()}
+    networks |= {("published", name): [published[key]] for key, name in PUBLISHED.items()}
     rows = []
-    for name, of in networks.items():
-        row = [name, len(of)]
+    for (name, added), of in networks.items():
+        row = [name, added, len(of)]
         for _, path in OVERVIEW:
             values = [round(v) for metrics in of if (v := value_at(metrics, path)) is not None]
             row.append(" to ".join(map(str, sorted({min(values), max(values)}))) if values else "–")
         rows.append(row)
-    return ["network", "seeds", *(column for column, _ in OVERVIEW)], rows
+    return ["network", "added loss", "seeds", *(column for column, _ in OVERVIEW)], rows
 
 
 def measures(results):
@@ -145,14 +152,17 @@ def differences(results):
 
 
 def _ends(path, key, one, name, other):
-    """The ends of the interval of a difference, or the difference of the values itself."""
+    """The ends of the interval of a difference, or the difference of the values itself.
+
+    Empty for networks without these values, or that were not compared.
+    """
     values = value_at(one, path), value_at(other, path)
     if None in values:
         return []
     if not key:
         return [values[0] - values[1]]
     section = path.partition("/")[0]
-    return one[section]["differences"].get(name, {key: []})[key][1:]
+    return one[section]["differences"].get(name, {}).get(key, [])[1:]
 
 
 def similarity(results):

@@ -24,6 +24,7 @@ SUMMARY = "visualization/summary.json"
 SOURCE = {"transcribed", "note", "commit", "device", "command"}
 TITLES = PUBLISHED | {
     "cka": "CKA",
+    "class_auc": "mean AUC of the best class",
     "fid": "FID",
     "fid_against_test_images": "FID, test images",
     "kid": "KID",

@@ -4,7 +4,7 @@ import torch
 import data_tools
 from discriminator import Discriminator
 from inside_cnn.interpretability.layer_figures import layer_section
-from inside_cnn.interpretability.layer_probes import probe_accuracy
+from inside_cnn.interpretability.layer_probes import class_auc, probe_accuracy
 from inside_cnn.interpretability.top_images import strongest_units
 from networks import as_network
 
@@ -26,6 +26,10 @@ def test_measures_of_each_layer_and_network(trained, tmp_path, capsys):
     assert accuracies[7] > accuracies[0] + 10
     rare = [100 * ((f > 0).double().mean(0) < 0.01).double().mean().item() for f in features_of]
     assert metrics["fires_below_1_percent"] == pytest.approx(rare, abs=0.01)
+    largest = [class_auc(features, labels, 10).amax(0) for features in features_of]
+    means = [100 * auc.mean().item() for auc in largest]
+    assert metrics["class_auc"] == pytest.approx(means, abs=0.01)
+    assert means[7] > means[0] + 5
     assert metrics["images"] == [150, 150]
     similarity = metrics["cka"]["with G"]
     assert metrics_of["with G"]["cka"] == {"without G": similarity}

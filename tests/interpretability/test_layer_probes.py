@@ -42,7 +42,7 @@ def test_probe_is_the_optimum_of_its_loss():
 
 
 def test_auc_of_classes_by_hand():
-    """Equal values count half; neither the scale nor the sign of a feature's values matters."""
+    """Equal values count half; a positive factor and an offset do not matter."""
     features = torch.tensor(
         [[3.0, 0.0, -1.0], [1.0, 0.0, -2.0], [2.0, 0.0, -3.0], [1.0, 1.0, -4.0]]
     )
@@ -52,6 +52,7 @@ def test_auc_of_classes_by_hand():
     assert auc[0].tolist() == [0.375, 0.75, 0.0]
     assert auc[2].tolist() == [0.5] * 3  # no images
     assert torch.equal(class_auc(0.1 * features + 7, labels, 3), auc)
+    assert torch.equal(class_auc(-features, labels, 3), 1 - auc)
 
 
 def test_rare_features_do_not_separate_a_class_by_chance():

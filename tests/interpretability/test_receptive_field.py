@@ -33,6 +33,10 @@ def pooled_with_indices(x):
     return F.max_pool2d(x, 2, return_indices=True)[0]
 
 
+def pooled_to_eight_with_indices(x):
+    return F.adaptive_max_pool2d(x, 8, return_indices=True)[0]
+
+
 conv = nn.Conv2d
 WHOLE, UPSAMPLED = (32, 0, 0), nn.Upsample(None, 2, "bilinear")
 
@@ -48,6 +52,8 @@ WHOLE, UPSAMPLED = (32, 0, 0), nn.Upsample(None, 2, "bilinear")
         ([Call(F.max_pool2d, 2), Call(torch.relu), conv(3, 3, 5)], [(2, 2, 0)] * 2 + [(10, 2, 0)]),
         ([Call(by_keywords), Call(torch.max_pool2d, kernel_size=2)], [(3, 1, -1), (4, 2, -1)]),
         ([Call(pooled_with_indices), conv(3, 3, 5)], [(2, 2, 0), (10, 2, 0)]),
+        ([Call(pooled_to_eight_with_indices)], [(4, 4, 0)]),
+        ([Call(F.max_pool2d, 3, 1, 0, 2)], [(5, 1, 0)]),
         # After upsampling by 2, units have no common stride; a stride of 2 restores it.
         ([conv(3, 4, 2, 2), UPSAMPLED, conv(4, 4, 2, 2)], [(2, 2, 0), WHOLE, (6, 2, -2)]),
         ([conv(3, 4, 2, 2), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1)], [(2, 2, 0), WHOLE]),

@@ -39,7 +39,7 @@ def test_the_same_weights_at_another_path_keep_the_metrics(run_main, two_runs, c
 
 
 def test_comparisons_to_the_networks_of_an_earlier_command_remain(run_main, two_runs):
-    """If they are of as many images."""
+    """If the settings are the same."""
     export_model(Discriminator(8), two_runs / "output/third.safetensors", {"dataset": "shapes"})
     command = ["--frequency", "--device", "cpu", "--output_dir", "figures", "--limit_test"]
     run_main(visualization, *command, 20, "--networks", "output/baseline", "output/gan")
@@ -53,6 +53,8 @@ def test_comparisons_to_the_networks_of_an_earlier_command_remain(run_main, two_
     assert compared() == {"baseline": {"gan", "third"}, "gan": {"baseline"}, "third": {"baseline"}}
     run_main(visualization, *command, 30, *third)
     assert compared()["baseline"] == {"third"}
+    run_main(visualization, *command, 30, "--steps", 5, *third[:2])
+    assert compared()["baseline"] == set()
 
 
 def test_the_folder_of_a_training_run_is_refused(refused, two_runs):

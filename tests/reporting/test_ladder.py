@@ -62,9 +62,10 @@ def test_overview_has_ranges_over_seeds_and_the_published_pair(results):
     (results / "visualization").mkdir()
     (results / "visualization/summary.json").write_text(json.dumps(published))
     row = row_of(ladder.overview(results), "`full`")
-    assert (row["seeds"], row["PGD, 4/255"], row["energy"]) == (2, "20 to 30", "–")
+    assert (row["seeds"], row["PGD 4/255"], row["gradient energy"]) == (2, "20 to 30", "–")
     assert row_of(ladder.overview(results), "`trained`")["seeds"] == 0
-    assert row_of(ladder.overview(results), "published critic")["PGD, 4/255"] == "22"
+    critic = row_of((ladder.overview(results)[0], ladder.overview(results)[1][-1:]), "published")
+    assert (critic["added loss"], critic["PGD 4/255"]) == ("critic", "22")
 
 
 def test_every_seed_is_shown(results):

@@ -67,8 +67,8 @@ def one_step(network, test_set, epsilon, folder, suffix=""):
 
     rows, columns, note = test_set.columns(ROWS_SHOWN)
     steps = _steps(network, images[rows], targets[rows], epsilon)
-    changed, gradients, before, after = map(torch.cat, zip(*steps, strict=True))
-    first, last = (prediction_captions(part, names) for part in (before, after))
+    changed, gradients, *probabilities = map(torch.cat, zip(*steps, strict=True))
+    first, last = (prediction_captions(part, names) for part in probabilities)
     both = [f"{b}\n→ {a}" for b, a in zip(first, last, strict=True)]
     largest = gradients.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
     gradient_title = "Gradient toward the next class, each scaled to its largest entry"

@@ -70,8 +70,16 @@ def all_or_nothing(folder, last):
 
 
 def read_json(path, optional=False):
-    """The value in a JSON file of this program; None if it is optional and does not exist."""
-    return None if optional and not path.is_file() else json.loads(path.read_bytes())
+    """The value in a JSON file; None if it is optional and does not exist.
+
+    Raises UserError if the file has no valid JSON.
+    """
+    if optional and not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        raise UserError(f"{path} is no JSON file of this program") from None
 
 
 def parse_json(text):

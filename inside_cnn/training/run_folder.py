@@ -241,5 +241,5 @@ def recorded_precision(path):
     path = Path(path)
     if not any(any(path.glob(pattern)) for pattern in SAVED):
         return None
-    config = read_json(path / "config.json", optional=True) or {}
-    return config.get("settings", {}).get("precision")
+    config = read_json(path / "config.json", optional=True)
+    return config.get("settings", {}).get("precision") if isinstance(config, dict) else None

@@ -211,6 +211,7 @@ def test_runs_with_renamed_settings_resume(start, tmp_path):
         ("summary.json", "{}", "summary.json is not of this run"),
         ("samples/001.png", "", "001.png is not of this run"),
         ("config.json", '{"model_type": "bert"}', "another program"),
+        ("config.json", "# settings", "config.json is no JSON file of this program"),
     ],
 )
 def test_files_of_others_are_not_overwritten(start, tmp_path, name, content, message):

@@ -2,6 +2,7 @@
 
 import itertools
 
+from inside_cnn.core.errors import UserError
 from inside_cnn.core.progress import with_progress
 from inside_cnn.engine.plots import save_charts
 from inside_cnn.engine.statistics import percent
@@ -26,8 +27,11 @@ def layer_section(networks, test_set, folder):
     The probe is fitted on the first half of the test images, which are not in the training set, and
     tested on the second; the other measures use both. `cka` and `cka_standardized` are {name of
     another network with as many layers: one value for each}. Writes layers.png to `folder`.
+    Raises UserError for fewer than 4 images, of which there are no standard deviations.
     """
     test_set = test_set.first(IMAGES)
+    if len(test_set) < 4:
+        raise UserError("--compare_layers needs at least 4 images")
     metrics_of, features_of = {}, {}
     for network in networks:
         batches = with_progress(split(test_set.images, 500), f"layers, {network.name}", 500)

@@ -3,6 +3,7 @@ import torch
 
 import data_tools
 from discriminator import Discriminator
+from inside_cnn.core.errors import UserError
 from inside_cnn.interpretability.layer_figures import layer_section
 from inside_cnn.interpretability.layer_probes import class_auc, probe_accuracy
 from inside_cnn.interpretability.top_images import strongest_units
@@ -37,3 +38,8 @@ def test_measures_of_each_layer_and_network(trained, tmp_path, capsys):
     assert metrics["cka_standardized"]["with G"] != similarity
     assert (tmp_path / "layers.png").exists()
     assert "layers 1 to 8, trained with G, 300 test images" in capsys.readouterr().out
+
+
+def test_too_few_images_are_refused(trained, tmp_path):
+    with pytest.raises(UserError, match="at least 4"):
+        layer_section([as_network(trained)], data_tools.load_shapes()[1].first(3), tmp_path)

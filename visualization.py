@@ -286,9 +286,8 @@ def make_figures(args, networks, sets, folder, summary):
     with_layers = [network for network in networks if network.layers]
     pair = [network for network in with_layers if not network.is_control]
     how = {"method": args.method, "steps": args.steps}
-    settings = {"precision": networks[0].precision} | how
-    settings |= {"images": test_set and len(test_set), "study_images": args.study_images}
-    settings["dataset"] = test_set and test_set.name
+    data = {} if test_set is None else {"dataset": test_set.name, "images": len(test_set)}
+    settings = data | how | {"study_images": args.study_images, "precision": networks[0].precision}
 
     def keep(section, metrics_of):
         for name, metrics in metrics_of.items():

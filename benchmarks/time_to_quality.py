@@ -110,9 +110,9 @@ def script_point(args):
 
 
 def plot(path):
-    """Plot accuracy by CPU time, one chart for each network in a file of JSON lines."""
+    """Plot accuracy by CPU time, one chart for each network in a file of JSON lines like ours."""
     charts = {}
-    for line in read_lines(path):
+    for line in (line for line in read_lines(path) if "side" in line):
         chart = {"x": "CPU minutes", "y": "held-out accuracy, %", "height": 0, "lines": {}}
         lines = charts.setdefault(TITLES[line["network"]], chart)["lines"]
         is_plain = line["side"] == "plain"

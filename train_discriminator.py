@@ -35,7 +35,6 @@ RECIPES = {
         "lr_drop_epochs": [50, 75],
         "warmup": 0.0,
         "augmentation": "crop",
-        "flip": "random",
         "cutout": 0,
         "label_smoothing": 0.0,
         "ema_decay": 0.0,
@@ -85,10 +84,6 @@ def parse_args(argv=None):
             "help": "crop: resized crop, flip, color jitter; shift: shift by up to 4 pixels, flip, "
             "cutout",
         },
-        "flip": {
-            "choices": ("random", "alternating"),
-            "help": "alternating: each image is mirrored in every other epoch",
-        },
         "cutout": {"type": at_least(0, high=33), "help": "side of the gray square in pixels"},
         "label_smoothing": share | {"help": "share of the target spread over all classes"},
         "ema_decay": share | {"help": "of the average of the weights that is exported; 0: none"},
@@ -124,19 +119,13 @@ def sample_batch(run, args, train_set):
     processes.
     """
     indices, stream = run.batch(), run.stream(Stream.AUGMENTATION, run.step)
-    crop = args.augmentation == "crop"
-    sample = augmentation.sample_augmentation if crop else augmentation.sample_shift
-    parameters = sample(len(indices), stream)
-    if args.flip == "alternating":
-        epoch = run.step // run.steps_per_epoch
-        flips = augmentation.alternating_flips(len(train_set), epoch, run.stream(Stream.FLIPS))
-        parameters = parameters._replace(flip=flips[indices])
-    shard, parameters = run.shard(indices), run.shard(parameters)
-    images = train_set.images[shard]
-    if crop:
-        images = augmentation.augment(images, parameters)
+    shard = run.shard(indices)
+    if args.augmentation == "crop":
+        parameters = augmentation.sample_augmentation(len(indices), stream)
+        images = augmentation.augment(train_set.images[shard], run.shard(parameters))
     else:
-        images = augmentation.shift(images, parameters, args.cutout)
+        parameters = augmentation.sample_shift(len(indices), stream)
+        images = augmentation.shift(train_set.images[shard], run.shard(parameters), args.cutout)
     return images, train_set.labels[shard], len(shard) / len(indices)
 
 

@@ -262,9 +262,6 @@ class GAN:
         """One step of the discriminator. real: (images, labels); inputs: FakeInputs."""
         args, options = self.args, {"alpha": inputs.alpha, "gp_weight": self.args.gp_weight}
         options["relativistic"] = args.adversarial_loss == "relativistic"
-        if inputs.alpha is not None:  # processes may have different numbers of pairs
-            share = len(inputs.alpha) * self.run.ranks.world / penalty_pairs(args)
-            options["gp_weight"] *= share
         with self.run.autocast():
             if args.critic in NO_FAKES:
                 loss, parts = real_images_loss(self.discriminator, *real, **options)
@@ -278,8 +275,6 @@ class GAN:
         self.discriminator.zero_grad(set_to_none=True)
         loss.backward()
         self.run.take_step(self.d_optimizer, self.discriminator, loss, step)
-        if inputs.alpha is not None:
-            parts |= {name: share * parts[name] for name in ("gradient_penalty", "gradient_norm")}
         return parts
 
     def update_generator(self, step, real, inputs):
@@ -371,11 +366,11 @@ def save_samples(run, ema, dataset):
 
 
 def check_sizes(args, train_set, world):
-    """Raises UserError for latents too short for the classes, or a penalty on too few pairs."""
+    """Raises UserError for too short latents, or pairs that the processes cannot share."""
     if args.critic == "penalty" and world > 1:  # a pair would have images of two processes
         raise UserError("--critic penalty needs a single process")
-    if args.critic != "none" and (pairs := penalty_pairs(args)) < world:
-        raise UserError(f"--gp_batch_shrink leaves fewer pairs ({pairs}) than processes ({world})")
+    if args.critic != "none" and (pairs := penalty_pairs(args)) % world:
+        raise UserError(f"{world} processes cannot share the {pairs} pairs of --gp_batch_shrink")
     count = len(train_set.class_names)
     if args.latent_dim < (least := count + MIN_NOISE):
         raise UserError(f"--latent_dim {args.latent_dim}: with {count} classes at least {least}")

@@ -11,8 +11,8 @@ import report
 import train_discriminator
 import train_gan
 import visualization
-from inside_cnn.engine.older_versions import ADDED
 from inside_cnn.reporting import publish, tables
+from inside_cnn.training.run_folder import ABSENT
 from processes import ROOT
 
 PAGES = sorted(path for pattern in tables.DOCUMENTS for path in ROOT.glob(pattern))
@@ -65,7 +65,7 @@ PUBLISHED_RUNS = [
 
 @pytest.mark.parametrize(("folder", "flags"), PUBLISHED_RUNS, ids=str)
 def test_table_shows_the_command_of_the_published_run(folder, flags):
-    settings = ADDED | json.loads((folder / "config.json").read_text())["settings"]
+    settings = ABSENT | json.loads((folder / "config.json").read_text())["settings"]
     module = SCRIPTS[settings["script"].removesuffix(".py")]
     args = vars(module.parse_args([*flags.split(), "--seed", str(settings["seed"])]))
     for name in ("recipe", "limit_train", "max_steps", *module.RECIPES[settings["recipe"]]):

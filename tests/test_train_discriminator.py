@@ -1,6 +1,5 @@
 import json
 import shutil
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ import data_tools
 import train_discriminator
 import train_gan
 from compare import assert_equal, records
-from inside_cnn.core.device import random_stream
 from inside_cnn.engine.weights import load_model
 from inside_cnn.metrics.classifier import evaluate
-from inside_cnn.training import augmentation, checkpoint, panels
+from inside_cnn.training import checkpoint, panels
 from inside_cnn.training.run import TrainingRun
 from processes import SMALL
 
@@ -49,22 +47,6 @@ def test_files_of_a_run(succeed, matplotlib_plots, refused, tmp_path):
     shutil.rmtree(folder / "checkpoints")
     assert "without its checkpoints" in refused(*train, 2)
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
-
-
-def test_alternating_flips(monkeypatch):
-    train_set, sampled = data_tools.load_shapes()[0].first(64), []
-    monkeypatch.setattr(augmentation, "shift", lambda _, row, *__: sampled.append(row))
-    run = Namespace(steps_per_epoch=1, shard=lambda rows: rows, batch=lambda: torch.arange(64))
-    run.stream = lambda *name: random_stream("cpu", 0, *name)
-    steps = *(("alternating", epoch) for epoch in range(3)), ("random", 0), ("random", 1)
-    for flip, run.step in steps:
-        args = Namespace(augmentation="shift", flip=flip, cutout=0)
-        train_discriminator.sample_batch(run, args, train_set)
-    first, second, third, *random = (row.flip for row in sampled)
-    assert 16 < first.sum() < 48
-    assert torch.equal(second, ~first)
-    assert torch.equal(third, first)
-    assert not torch.equal(random[1], ~random[0])
 
 
 @pytest.mark.parametrize("script", [train_discriminator, train_gan])

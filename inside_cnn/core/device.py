@@ -13,18 +13,11 @@ from inside_cnn.core.errors import UserError
 
 
 def launched():
-    """(rank, world size, local rank or None) from the environment of torchrun or srun.
-
-    Raises UserError if WORLD_SIZE is set and one of them is not a number, or RANK is missing.
-    """
+    """(rank, world size, local rank or None) from the environment of torchrun or srun."""
     if "WORLD_SIZE" not in os.environ:
         return 0, 1, None
-    for name, default in {"WORLD_SIZE": "", "RANK": "", "LOCAL_RANK": "0"}.items():
-        if not os.environ.get(name, default).isdecimal():
-            text = f"WORLD_SIZE is set, but {name} is missing or not a number"
-            raise UserError(f"{text}: use torchrun or unset WORLD_SIZE")
     local = os.environ.get("LOCAL_RANK")
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ["WORLD_SIZE"])
     return rank, world, None if local is None else int(local)
 
 
@@ -120,7 +113,7 @@ class Stream(IntEnum):
     """
 
     REAL, FAKE_FOR_D, FAKE_FOR_G, PREVIEW = 0, 1, 2, 3  # train_gan.py
-    AUGMENTATION, FLIPS = 0, 1  # train_discriminator.py
+    AUGMENTATION = 0  # train_discriminator.py
     LATENTS, TRAINING_SCORES = 10, 12  # samples
     NOISY_IMAGES = 20  # metrics/baselines.py
     STUDY, STUDY_NOISE = 30, 32  # attacks

@@ -19,7 +19,7 @@ MAX_SIZE = 4096  # of width, latent_dim and num_classes
 MAY_CHANGE = (
     *("epochs", "max_steps", "data_dir", "output_dir", "device", "compile", "resume"),
     *("log_every_steps", "save_every_epochs", "save_every_minutes", "max_minutes"),
-    *("evaluate_every", "judge", "tensorboard"),
+    "tensorboard",
 )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import textwrap
 import warnings
 
 import numpy as np
@@ -15,8 +16,7 @@ except ValueError:  # MPLBACKEND is not installed here, as in a command that Jup
     import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, fontManager
-from matplotlib.textpath import text_to_path
+from matplotlib.font_manager import fontManager
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -165,7 +165,7 @@ def save_animation(frames, path):
 
 BOX_COLOR = (255, 40, 160)
 BOX_LINE = 2  # pixels
-TITLE_PIXELS = 15
+TITLE_PIXELS, TITLE_LETTER = 15, 10  # height of the text, width of a letter
 
 
 def shortened(name, most=12):
@@ -197,7 +197,7 @@ def image_grid(
     pitch_x, pitch_y = side + gap, side + gap + 13 * caption_lines
     rows = math.ceil(len(images) / columns)
     width = columns * pitch_x + gap
-    title_lines = wrapped(title, width - 2 * gap)
+    title_lines = textwrap.wrap(title, (width - 2 * gap) // TITLE_LETTER, break_long_words=False)
     top = 8 + 20 * len(title_lines) + 18 * bool(column_names)
     height = top + rows * pitch_y + gap
     canvas = np.full((height, width, 3), 255, np.uint8)
@@ -225,19 +225,6 @@ def image_grid(
     for (x, y), caption in zip(places, captions, strict=False):
         write(x, y + 2, caption, 11, ha="center", va="top", linespacing=1.0)
     return png_of(figure)
-
-
-def wrapped(title, width):
-    """The lines of a title, each at most `width` pixels wide or a single word."""
-    font = FontProperties(weight="bold", size=TITLE_PIXELS)
-    lines = []
-    for word in title.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_to_path.get_text_width_height_descent(longer, font, False)[0] <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
 
 
 def _draw_frame(image, top, left, bottom, right):

@@ -14,9 +14,7 @@ from data_tools import load_dataset
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import read_json, write_atomically, writing_to
 from inside_cnn.engine import cli, weights
-from inside_cnn.engine.older_versions import renamed
 from inside_cnn.metrics.classifier import evaluate
-from inside_cnn.reporting.tables import read_lines
 
 NETWORKS = ("discriminator.safetensors", "generator.safetensors")
 PRIVATE = ("data_dir", "output_dir", "judge", "fixed_generator")  # paths of this machine
@@ -41,13 +39,9 @@ def run(args):
     was_published = (target / "config.json").exists() and not (target / "checkpoints").exists()
     if target.exists() and not was_published:
         raise UserError(f"{target} exists and is not the folder of a published run")
-    names = [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
-    names += [] if args.skip_curves else ["curves.png"]
+    names = ["metrics.jsonl", "summary.json"] + ([] if args.skip_curves else ["curves.png"])
+    names += [f"samples/{epoch:03d}.png" for epoch in args.sample_epochs]
     files = {name: (source / name).read_bytes() for name in names}
-    records = map(renamed, read_lines(source / "metrics.jsonl"))
-    files["metrics.jsonl"] = "".join(json.dumps(r) + "\n" for r in records).encode()
-    summary = renamed(read_json(source / "summary.json"))
-    files["summary.json"] = json.dumps(summary, indent=2).encode()
     config = read_json(source / "config.json")
     config["settings"] = published(config["settings"])
     for resumed in config.get("resumed", []):
@@ -69,8 +63,8 @@ def run(args):
 
 
 def published(settings):
-    """The settings of a run in the names of this version, without paths of this machine."""
-    return {name: v for name, v in renamed(settings).items() if name not in PRIVATE}
+    """The settings of a run without paths of this machine."""
+    return {name: value for name, value in settings.items() if name not in PRIVATE}
 
 
 def rounded(path, data_dir):

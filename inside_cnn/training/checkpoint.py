@@ -9,7 +9,6 @@ import io
 from pathlib import Path
 
 import torch
-from torch.utils._pytree import tree_map_only
 
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
@@ -70,8 +69,3 @@ def load_latest(folder):
     if paths:
         raise UserError(f"no checkpoint in {folder} is valid; delete the folder to restart")
     return None
-
-
-def from_format_1(state):
-    """A state whose LayerNorm parameters, and their moments, were stored as (h, w, channels)."""
-    return tree_map_only(torch.Tensor, lambda t: t.movedim(-1, 0) if t.ndim == 3 else t, state)

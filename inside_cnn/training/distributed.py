@@ -41,7 +41,6 @@ class Ranks(contextlib.AbstractContextManager):
     `use`.
 
     Leaving the context ends the process group: its threads may abort a process that ends before.
-    Raises UserError for invalid environment variables.
     """
 
     def __init__(self):

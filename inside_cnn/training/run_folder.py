@@ -10,10 +10,8 @@ from pathlib import Path
 from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import read_json, remove_temporaries, write_atomically, writing_to
 from inside_cnn.engine.cli import SAVE_FAILED, Stopped
-from inside_cnn.engine.older_versions import ADDED, renamed, without_deleted
 from inside_cnn.training.checkpoint import (
     checkpoint_step,
-    from_format_1,
     list_checkpoints,
     load_latest,
     save_checkpoint,
@@ -21,10 +19,12 @@ from inside_cnn.training.checkpoint import (
 from inside_cnn.training.provenance import environment
 
 FORMAT = 2  # of the state in a checkpoint
+# Settings that some versions lack, and the value that means the same.
+ABSENT = {"adversarial_loss": "wasserstein", "flip": "random", "gp_batch_shrink": 1}
 SAVED = ("summary.json", "*.safetensors", "checkpoints/step_*.pt")
 # Patterns of the files that a run writes. A new run overwrites none of them.
 FILES = (
-    *("metrics.jsonl", "summary.json", "curves.png", "samples/*.png"),
+    *("config.json", "metrics.jsonl", "summary.json", "curves.png", "samples/*.png"),
     *("discriminator*.safetensors", "generator*.safetensors", "checkpoints/step_*.pt"),
 )
 
@@ -59,7 +59,7 @@ class RunFolder:
         with writing_to(self.path):
             self._lock = lock(self.path)
         self.config = read_json(self.path / "config.json", optional=True)
-        if self.config is not None:
+        if self.config is not None and "settings" in self.config:
             self._check_settings()
         elif existing := self._glob(FILES):
             raise UserError(f"{existing[0]} is not of this run; give another --output_dir")
@@ -72,13 +72,11 @@ class RunFolder:
             )
         if summary is not None and summary["step"] == state["step"] >= total_steps:
             return None, summary
-        if state is not None and state.get("format") not in (1, FORMAT):
+        if state is not None and state.get("format") != FORMAT:
             raise UserError(
                 f"another version of this program wrote the checkpoint in {self.checkpoints} and "
                 "has to finish the run (config.json names its commit); give another --output_dir"
             )
-        if state is not None and state["format"] == 1:
-            state = from_format_1(state)
         return state, None
 
     def _glob(self, patterns):
@@ -89,23 +87,16 @@ class RunFolder:
             raise UserError(
                 f"{self.path} already holds a run; give another --output_dir, or --resume auto"
             )
-        if "settings" not in self.config:
-            raise UserError(f"{self.path} belongs to another program; give another --output_dir")
         if not (self._glob(SAVED) or self.records()):
             self.config = None
             return
-        self.config["settings"] = renamed(self.config["settings"])
-        before = {name: ADDED[name] for name in self.settings.keys() & ADDED.keys()}
-        before |= without_deleted(self.config["settings"])
+        before, now = ABSENT | self.config["settings"], ABSENT | self.settings
         differences = [
-            f"{name} was {before.get(name)!r}, now {self.settings.get(name)!r}"
-            for name in sorted((before.keys() | self.settings.keys()) - self.may_change)
-            if before.get(name) != self.settings.get(name)
+            f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+            for name in sorted((before.keys() | now.keys()) - self.may_change)
+            if before.get(name) != now.get(name)
         ]
         if differences:
-            pillow, now = self.config["versions"].get("pillow"), environment()["versions"]["pillow"]
-            if before.get("data_sha256") and pillow not in (None, now):
-                differences.append(f"Pillow, which decodes the pictures, was {pillow}, now {now}")
             raise UserError(
                 f"{self.path} belongs to a run with other settings ({'; '.join(differences)}); "
                 "give the same settings to resume it, or another --output_dir"
@@ -133,7 +124,7 @@ class RunFolder:
         lines = [json.dumps(record) for record in self.records() if record["step"] <= step]
         log = "".join(line + "\n" for line in lines).encode()
         with writing_to(self.checkpoints):
-            for file in ("config.json", *FILES):
+            for file in FILES:
                 remove_temporaries(self.path / file)
             for path in list_checkpoints(self.checkpoints):
                 if checkpoint_step(path) > step:  # a corrupt one
@@ -211,7 +202,7 @@ class RunFolder:
         if not self.metrics_path.is_file():
             return []
         lines = self.metrics_path.read_bytes().splitlines(keepends=True)
-        return [renamed(json.loads(line)) for line in lines if line.endswith(b"\n")]
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
 def lock(folder):

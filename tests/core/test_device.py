@@ -46,21 +46,6 @@ def test_rank_and_world_size_from_the_environment(monkeypatch, values, expected)
     assert launched() == expected
 
 
-@pytest.mark.parametrize(
-    ("values", "name"),
-    [
-        ({}, "RANK"),
-        ({"RANK": "x"}, "RANK"),
-        ({"RANK": "0", "WORLD_SIZE": ""}, "WORLD_SIZE"),
-        ({"RANK": "0", "LOCAL_RANK": "x"}, "LOCAL_RANK"),
-    ],
-)
-def test_invalid_numbers_of_processes_are_refused(monkeypatch, values, name):
-    monkeypatch.setattr(os, "environ", {"WORLD_SIZE": "2"} | values)
-    with pytest.raises(UserError, match=f"{name} is missing or not a number"):
-        launched()
-
-
 def test_processes_do_not_share_a_gpu(monkeypatch):
     monkeypatch.setattr(os, "environ", {"RANK": "0", "WORLD_SIZE": "2"})
     with pytest.raises(UserError, match="--device cuda:99 puts all processes on one GPU"):
@@ -134,7 +119,7 @@ def test_random_streams_depend_on_seed_purpose_and_step():
 def test_random_streams_of_published_results():
     """Other seeds would change published scores and the resumption of unfinished runs."""
     values = [Stream[name] for name in Stream.__members__]
-    assert values == [0, 1, 2, 3, 0, 1, 10, 12, 20, 30, 32, 40, 41]
+    assert values == [0, 1, 2, 3, 0, 10, 12, 20, 30, 32, 40, 41]
     assert random_stream("cpu", 0, Stream.PREVIEW, 1).initial_seed() == 2122545592250308646
 
 

@@ -23,7 +23,7 @@ def batch():
     stream = torch.Generator().manual_seed(0)
     real = torch.rand(8, 3, 32, 32, generator=stream) * 2 - 1
     z = sample_latents(fake_labels, generator=stream)
-    alpha = torch.rand(3, 1, 1, 1, generator=stream)  # two and one
+    alpha = torch.rand(4, 1, 1, 1, generator=stream)
     return [real, labels, z, fake_labels, alpha]
 
 
@@ -37,7 +37,7 @@ def two_ranks(tmp_path_factory, small_folder, batch):
     folder = tmp_path_factory.mktemp("two_ranks")
     torch.save(batch, folder / "batch.pt")
     flags = [*SMALL, *small_folder, "--epochs", "2", "--batch_size", "32", "--limit_test", "41"]
-    flags += ["--flip", "alternating", "--output_dir"]
+    flags += ["--output_dir"]
     with pytest.MonkeyPatch.context() as patch:
         quick_plots.use(patch.setattr)
         alone = [*flags, str(folder / "run"), "--max_minutes", "0"]

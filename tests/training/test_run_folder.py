@@ -9,7 +9,6 @@ import torch
 from faults import no_room_for
 from inside_cnn.core.errors import UserError
 from inside_cnn.engine import cli
-from inside_cnn.engine.older_versions import RENAMED
 from inside_cnn.training import checkpoint
 from inside_cnn.training.run_folder import RunFolder
 
@@ -168,41 +167,11 @@ def test_settings_added_later_have_the_value_of_older_runs(start, tmp_path):
 
 
 def test_deleted_settings_are_refused_if_they_had_an_effect(start, tmp_path):
-    without_effect, with_effect = tmp_path / "a", tmp_path / "b"
-    start(without_effect, gp_every=1, normalise=False, optimizer="adam").save_state(1, {})
-    start(without_effect, optimizer="adam")
-    start(with_effect, normalise=False, optimizer="muon").save_state(1, {})
-    with pytest.raises(UserError, match="normalise was False, now None"):
-        start(with_effect, optimizer="muon")
-
-
-def test_checkpoints_of_format_1_are_converted(start, tmp_path):
-    """It has LayerNorm's parameters, and their moments, as (h, w, channels)."""
-    weight, kernel = torch.randn(4, 4, 2), torch.randn(2, 3, 3, 3)
-    folder = start(tmp_path)
-    state = {"parts": {"model": {"norm": weight, "conv": kernel}, "moments": [{0: weight}]}}
-    checkpoint.save_checkpoint(folder.checkpoints, 3, state | {"step": 3, "format": 1})
-    folder.close()
-    folder = RunFolder(tmp_path, SETTINGS)
-    state, _ = folder.open(5)
-    folder.close()
-    model, moments = state["parts"]["model"], state["parts"]["moments"]
-    assert torch.equal(model["norm"], weight.permute(2, 0, 1))
-    assert torch.equal(moments[0][0], weight.permute(2, 0, 1))
-    assert torch.equal(model["conv"], kernel)
-
-
-def test_runs_with_renamed_settings_resume(start, tmp_path):
-    new = {"cutout": 8, "muon_lr": 0.02, "schedule": "triangular"}
-    old = {name: new[now] for name, now in RENAMED.items()} | {"schedule": "triangle"}
-    folder = start(tmp_path, **old)
-    folder.log({"step": 1, "kernel_lr": 0.1})
-    folder.save_state(1, {})
-    folder = start(tmp_path, **new)
-    assert folder.records() == [{"step": 1, "muon_lr": 0.1}]
-    assert json.loads((tmp_path / "config.json").read_text())["settings"] == SETTINGS | new
-    with pytest.raises(UserError, match="cutout was 8, now 4"):
-        start(tmp_path, **new | {"cutout": 4})
+    start(tmp_path / "a", flip="random").save_state(1, {})
+    start(tmp_path / "a")
+    start(tmp_path / "b", flip="alternating").save_state(1, {})
+    with pytest.raises(UserError, match="flip was 'alternating', now 'random'"):
+        start(tmp_path / "b")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +179,7 @@ def test_runs_with_renamed_settings_resume(start, tmp_path):
     [
         ("summary.json", "{}", "summary.json is not of this run"),
         ("samples/001.png", "", "001.png is not of this run"),
-        ("config.json", '{"model_type": "bert"}', "another program"),
+        ("config.json", '{"model_type": "bert"}', "config.json is not of this run"),
         ("config.json", "# settings", "config.json is no JSON file of this program"),
     ],
 )

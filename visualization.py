@@ -15,7 +15,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 
 from data_tools import DATASETS, DataMissing, load_dataset
@@ -27,7 +26,7 @@ from inside_cnn.engine import cli
 from inside_cnn.engine.plots import save_animation
 from inside_cnn.engine.weights import check_classes, common_class_names, load_model
 from inside_cnn.interpretability import critic_score
-from inside_cnn.interpretability.adversarial import predict
+from inside_cnn.interpretability.adversarial import predict_classes
 from inside_cnn.interpretability.adversarial_figures import one_step, strength_section
 from inside_cnn.interpretability.attribution import attribution_section, last_maps
 from inside_cnn.interpretability.calibration import calibration_section
@@ -49,8 +48,7 @@ SECTIONS = {  # flag: help
     "frequency": "input gradients and accuracy under noise, by spatial frequency",
     "calibration": "accuracy, also of six views, and calibration of the class probabilities",
     "critic_score": "the critic's score of test images, samples, noise, blurred images and others",
-    "transfer": "images that maximize a class and adversarial images, classified by every network; "
-    "includes --max_classification_output",
+    "transfer": "adversarial images of each network, classified by every network",
     "animation": "the sample grids of a GAN's training as an animated GIF",
 }
 NEED_NO_IMAGES = ("max_classification_output", "animation")
@@ -229,12 +227,9 @@ def load_images(args, networks, device):
 
 
 def resized(dataset, size):
-    """A Dataset with images of this size, by bilinear interpolation if they have another one."""
-    if dataset.images.shape[2] == size:
-        return dataset
-    options = {"size": (size, size), "mode": "bilinear", "antialias": True}
-    parts = [F.interpolate(part, **options) for part in dataset.images.split(100)]
-    return replace(dataset, images=torch.cat(parts))
+    """A Dataset with images of this size, by bilinear interpolation."""
+    images = F.interpolate(dataset.images, (size, size), mode="bilinear", antialias=True)
+    return replace(dataset, images=images)
 
 
 def as_predicted(network, dataset):
@@ -245,14 +240,15 @@ def as_predicted(network, dataset):
     if network.class_names == list(dataset.class_names):
         return dataset
     print(f"{network.name} has other classes than {dataset.name}: its predictions are the labels")
-    labels = predict(network, dataset.images).argmax(1)
+    labels = predict_classes(network, dataset.images)
     return replace(dataset, labels=labels, class_names=tuple(names))
 
 
 def animation(args, networks, path):
     """An animation of the sample grids in the folder of the network that has the most."""
-    folders = [Path(network.path).parent / "samples" for network in networks]
-    frames = max(([f for f in d.glob("*.png") if f.stem.isdigit()] for d in folders), key=len)
+    folders = [Path(n.path).parent / "samples" for n in networks if n.has_scores]  # not of --model
+    grids = [[f for f in d.glob("*.png") if f.stem.isdigit()] for d in folders]
+    frames = max(grids, key=len, default=[])
     frames.sort(key=lambda frame: int(frame.stem))  # by epoch, also from 1000 on
     if len(frames) >= 2:
         save_animation(frames, path)
@@ -302,11 +298,8 @@ def make_figures(args, networks, sets, folder, summary):
         keep("perturbation", metrics_of)
         study_set = test_set.first(args.study_images)
         keep("strength_study", strength_section(networks, study_set, folder))
-    class_images = {}
-    if args.max_classification_output or args.transfer:
-        metrics_of = {}
-        for n in networks:
-            metrics_of[n.name], class_images[n.name] = class_section(n, how, folder)
+    if args.max_classification_output:
+        metrics_of = {n.name: class_section(n, how, folder) for n in networks}
         keep("max_classification_output", metrics_of)
     if args.max_features:
         metrics_of = {}
@@ -334,7 +327,7 @@ def make_figures(args, networks, sets, folder, summary):
     elif args.calibration:
         keep("calibration", calibration_section(networks, test_set, folder))
     if args.transfer:
-        keep("transfer", transfer_section(networks, test_set, folder, class_images))
+        keep("transfer", transfer_section(networks, test_set, folder))
     if args.attribution:
         with_maps = [network for network in pair if last_maps(network) is not None]
         for network in pair:

@@ -2,6 +2,7 @@ import base64
 import contextlib
 import io
 import json
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
@@ -15,6 +16,7 @@ import quick_plots
 import visualization
 from discriminator import Discriminator
 from generator import Generator
+from inside_cnn.core.errors import UserError
 from inside_cnn.data import shapes
 from inside_cnn.engine import plots
 from inside_cnn.engine.plots import save_image_grid
@@ -184,6 +186,21 @@ def test_animation_of_the_sample_grids(succeed, refused, two_runs, matplotlib_pl
         frames = ImageSequence.Iterator(gif)
         reds = [frame.convert("RGB").getpixel((40, 60))[0] for frame in frames]
     assert reds == pytest.approx([0, 90, 200], abs=12)
+
+    samples.rename("samples")  # beside the code of a model, not of its training
+    own = Network("own", torch.nn.Identity(), "mynet.py:build", has_scores=False)
+    with pytest.raises(UserError, match="sample grids"):
+        visualization.animation(Namespace(all_sections=False), [own], Path("training.gif"))
+
+
+def test_float32_predicts_the_labels_of_images_without_labels():
+    """Of the logits 256.1 and 256.9, which are equal in bfloat16."""
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 2))
+    model.requires_grad_(False)[1].weight.zero_()
+    model[1].bias.copy_(torch.tensor([256.1, 256.9]))
+    network = Network("near tie", model, has_scores=False, class_names=["a", "b"], precision="bf16")
+    dataset = data_tools.load_shapes()[1].first(3)
+    assert visualization.as_predicted(network, dataset).labels.tolist() == [1, 1, 1]
 
 
 def test_missing_data_skips_implied_sections_and_refuses_requested_ones(

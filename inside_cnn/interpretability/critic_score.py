@@ -75,5 +75,6 @@ def score_section(network, image_sets, folder):
     for name, of_set in metrics.items():
         print(f"  {name:<30} {of_set['mean']:9.3f}  {100 * of_set['auc']:6.2f} %")
     path = folder / f"critic_score_{network.slug}.png"
-    save_histograms({k: v for k, v in scores.items() if len(v) > 1}, path, "critic score")
+    if plotted := {name: values for name, values in scores.items() if len(values) > 1}:
+        save_histograms(plotted, path, "critic score")
     return metrics

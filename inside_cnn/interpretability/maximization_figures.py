@@ -37,18 +37,14 @@ def values_of(network, objective, images, views=VIEWS):
     return objective(images), held_out(objective, images, views), of_start
 
 
-def maximized_classes(names):
-    """The classes of class_section: all, or of more than MAX_CLASSES ten evenly spaced ones."""
-    count = len(names)
-    return list(range(count)) if count <= MAX_CLASSES else displayed_classes(count)
-
-
 def class_section(network, how, folder):
-    """One image per class that maximizes its logit; returns {class: metrics} and the images.
+    """One image per class that maximizes its logit; returns {class: metrics}.
 
-    how: {"method", "steps"} of `optimize`. Writes max_class_NETWORK.png to `folder`.
+    Of more than MAX_CLASSES, ten evenly spaced ones. how: {"method", "steps"} of `optimize`.
+    Writes max_class_NETWORK.png to `folder`.
     """
-    classes = maximized_classes(network.class_names)
+    count = len(network.class_names)
+    classes = list(range(count)) if count <= MAX_CLASSES else displayed_classes(count)
     names, title = [network.class_names[k] for k in classes], f"classes, {network.name}"
     objective = class_logit(torch.tensor(classes))
     images = optimize(network, objective, len(names), title=title, **how, **ROBUST["class"])
@@ -67,7 +63,7 @@ def class_section(network, how, folder):
     options = {"columns": 5 if len(names) <= 25 else 8, "scale": 6, "gap": 8}
     save_image_grid(to_uint8(images), path, title=title, captions=captions, **options)
     print(f"  {path}", flush=True)
-    return metrics_of, images
+    return metrics_of
 
 
 class LayerUnits:

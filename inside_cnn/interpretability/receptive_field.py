@@ -39,8 +39,6 @@ class Field(NamedTuple):
 class _Averaging(TorchFunctionMode):
     """A context in which torch's functions average or are the identity, as described above."""
 
-    attention = False  # whether nn.MultiheadAttention has been called
-
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name, kwargs = func.__name__, kwargs or {}
         if name in _IDENTITIES:
@@ -51,7 +49,6 @@ class _Averaging(TorchFunctionMode):
             average = _POOLINGS[name.removesuffix("_with_indices")](*args, **kwargs)
             is_pair = name.endswith("_with_indices")
             return (average, func(*args, **kwargs)[1]) if is_pair else average
-        self.attention |= name == "multi_head_attention_forward"
         return func(*args, **kwargs)
 
 
@@ -103,17 +100,14 @@ def receptive_fields(network):
         if isinstance(module, FastConv2d):
             module.__class__ = nn.Conv2d
     plain = dataclasses.replace(network, model=model, layers=layers, precision="fp32")
-    size, fields, latest = network.image_size, {}, [None, 0, None]
+    size, fields = network.image_size, {}
     images = torch.ones(5, 3, size, size, device=network.device, requires_grad=True)
 
     def measure(layer, maps):
-        if maps is not latest[0] or maps._version != latest[1]:  # not behind an identity
-            is_whole = averaging.attention or not maps.requires_grad
-            measured = 2 * (Field(size, 0, 0),) if is_whole else _measure(maps.sum(1), images)
-            latest[:] = maps, maps._version, measured
-        fields[layer] = latest[2]
+        whole = 2 * (Field(size, 0, 0),)
+        fields[layer] = _measure(maps.sum(1), images) if maps.requires_grad else whole
 
-    with _Averaging() as averaging:
+    with _Averaging():
         plain.visit(images, layers, measure)
     return fields
 

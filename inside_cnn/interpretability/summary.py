@@ -13,7 +13,7 @@ FIGURES = (  # all that visualization.py writes
 
 
 # Metrics that have an entry for each other network.
-PAIRWISE = {"differences", "cka", "cka_standardized", "class_images", "adversarial_images"}
+PAIRWISE = {"differences", "cka", "cka_standardized", "adversarial_images"}
 
 
 def open_summary(path, networks):

@@ -65,3 +65,9 @@ def test_scores_of_a_known_critic(images, tmp_path):
     assert abs(metrics["uniform noise"]["mean"]) < 0.01
     assert metrics["gray"]["images"] == 1
     assert (tmp_path / "critic_score_with_G.png").exists()
+
+
+def test_scores_of_single_images(images, tmp_path):
+    metrics = score_section(as_network(Brightness()), {"test images": images[:1]}, tmp_path)
+    assert metrics["test images"]["auc"] == 0.5
+    assert not list(tmp_path.iterdir())

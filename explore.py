@@ -16,16 +16,14 @@ from inside_cnn.engine import cli
 from inside_cnn.explorer.page import contents_of, write_page
 from inside_cnn.interpretability.network import TRAININGS
 
-FLAGS = TRAININGS | {"generator": ("generator", "gan", "train_gan.py")}
-
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("networks")
-    for flag, run, _ in FLAGS.values():
-        text = f"exported weights, or a run's folder, of the {flag.replace('_', ' ')} "
-        text += f"(default: output/{run}, else results/{run})"
-        group.add_argument(f"--{flag}", metavar="PATH", help=text)
+    defaults = {flag: f"output/{run}, else results/{run}" for flag, run, _ in TRAININGS.values()}
+    for flag, default in (defaults | {"generator": "that beside discriminator_with_G"}).items():
+        text = f"exported weights, or a run's folder, of the {flag.replace('_', ' ')}"
+        group.add_argument(f"--{flag}", metavar="PATH", help=f"{text} (default: {default})")
     cli.add_data_arguments(parser, limits=())
     group = parser.add_argument_group("page")
     group.add_argument("--output", default="output/explore.html", metavar="FILE", help="the page")
@@ -35,7 +33,8 @@ def parse_args(argv=None):
 
 def run(args):
     """Write the page and open it. Raises UserError."""
-    given = {name: getattr(args, flag) for name, (flag, *_) in FLAGS.items()}
+    given = {name: getattr(args, flag) for name, (flag, *_) in TRAININGS.items()}
+    given["generator"] = args.generator
     contents = contents_of(given, args.data_dir, args.dataset)
     path = Path(args.output).absolute()
     with writing_to(path.parent):

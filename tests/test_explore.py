@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import webbrowser
 from pathlib import Path
 
@@ -107,6 +108,10 @@ def test_samples_replace_missing_test_images(two_runs, monkeypatch):
     monkeypatch.setattr(data_tools, "DEFAULT_DATA_DIR", str(two_runs / "none"))
     assert page.contents_of(NOTHING)["gallery"] is None
     export_model(Generator(width=8), "output/gan/generator.safetensors", {})
+    shutil.copytree("output/gan", "other")
+    assert page.contents_of(NOTHING | {"with G": "other"})["generator"]
+    Path("other/generator.safetensors").unlink()  # that of output/gan does not belong to it
+    assert page.contents_of(NOTHING | {"with G": "other"})["generator"] is None
     contents = page.contents_of(NOTHING)
     assert contents["gallery"]["title"] == "generated image"
     assert contents["gallery"]["labels"] == [*range(10)] * 20

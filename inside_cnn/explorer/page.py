@@ -13,7 +13,7 @@ from inside_cnn.core.errors import UserError
 from inside_cnn.core.files import write_atomically
 from inside_cnn.engine import weights
 from inside_cnn.interpretability.layer_probes import class_auc
-from inside_cnn.interpretability.network import TRAININGS, load_networks
+from inside_cnn.interpretability.network import load_networks
 from inside_cnn.interpretability.top_images import peak_positions, strongest_units
 from inside_cnn.metrics import sampling
 
@@ -29,14 +29,15 @@ WORDS = {"without G": "classifier", "with G": "critic"}
 def contents_of(given, data_dir=None, dataset="auto"):
     """The data of the page, as a dict for JSON.
 
-    given: {"without G", "with G", "generator": path or None}, see `find_weights`; dataset,
-    data_dir: as of load_dataset, but `auto` is the set that the networks were trained on. The
-    gallery has test images, else generated ones, else there is none. Nothing is downloaded.
+    given: {"without G", "with G", "generator": path or None}, see `load_networks` and
+    `load_generator`; dataset, data_dir: as of load_dataset, but `auto` is the set that the networks
+    were trained on. The gallery has test images, else generated ones, else there is none. Nothing
+    is downloaded.
     Raises UserError for weights that are missing, corrupt or of different classes, and for a set
     that cannot be used.
     """
     networks = load_networks(given, "cpu")
-    generator, metadata_of = load_generator(given["generator"], networks)
+    generator, metadata_of = load_generator(given["generator"], networks[-1])
     metadata_of |= {network.path: network.metadata for network in networks}
     images = test_images(networks, dataset, data_dir)
     for path, metadata in metadata_of.items() if images else ():
@@ -64,20 +65,17 @@ def contents_of(given, data_dir=None, dataset="auto"):
     }
 
 
-def load_generator(given, networks):
-    """(the generator or None, {path: its metadata}).
-
-    The published one is skipped if it was not requested and the networks have other classes.
-    """
-    path = weights.find_weights(given, "generator.safetensors", TRAININGS["with G"][1])
-    if given is not None or path.is_file():
-        generator, metadata = weights.load_model(path, kind="generator")
-        own, others = (weights.class_names_of(each) for each in (metadata, networks[0].metadata))
-        if given is not None or own == others or not weights.is_published(path):
-            print(f"generator: {path}, width {generator.width}")
-            return generator, {str(path): metadata}
-    print("no generator of the same classes: run train_gan.py to add one")
-    return None, {}
+def load_generator(given, critic):
+    """(the generator or None, {path: its metadata}); by default, it is beside the critic."""
+    path = Path(critic.path).with_name("generator.safetensors")
+    if given is not None:
+        path = weights.find_weights(given, path.name)
+    elif not path.is_file():
+        print(f"no {path}: the page has no samples")
+        return None, {}
+    generator, metadata = weights.load_model(path, kind="generator")
+    print(f"generator: {path}, width {generator.width}")
+    return generator, {str(path): metadata}
 
 
 def test_images(networks, dataset, data_dir):

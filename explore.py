@@ -21,7 +21,8 @@ def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("networks")
     defaults = {flag: f"output/{run}, else results/{run}" for flag, run, _ in TRAININGS.values()}
-    for flag, default in (defaults | {"generator": "that beside discriminator_with_G"}).items():
+    defaults["generator"] = "the one beside --discriminator_with_G"
+    for flag, default in defaults.items():
         text = f"exported weights, or a run's folder, of the {flag.replace('_', ' ')}"
         group.add_argument(f"--{flag}", metavar="PATH", help=f"{text} (default: {default})")
     cli.add_data_arguments(parser, limits=())

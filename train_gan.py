@@ -138,7 +138,7 @@ def make_parser():
     group.add_argument(
         "--fixed_generator", metavar="PATH", help="weights of a generator, for --critic trained"
     )
-    group = parser.add_argument_group("scores during training")
+    group = parser.add_argument_group("scores during training, which a resumed run may change")
     group.add_argument(
         "--evaluate_every",
         type=at_least(0),
@@ -366,7 +366,7 @@ def save_samples(run, ema, dataset):
 
 
 def check_sizes(args, train_set, world):
-    """Raises UserError for too short latents, or pairs that the processes cannot share."""
+    """Raises UserError for latents that are too short, or pairs that processes cannot share."""
     if args.critic == "penalty" and world > 1:  # a pair would have images of two processes
         raise UserError("--critic penalty needs a single process")
     if args.critic != "none" and (pairs := penalty_pairs(args)) % world:

@@ -227,7 +227,9 @@ def load_images(args, networks, device):
 
 
 def resized(dataset, size):
-    """A Dataset with images of this size, by bilinear interpolation."""
+    """A Dataset with images of this size, by bilinear interpolation if they have another one."""
+    if dataset.images.shape[2] == size:
+        return dataset
     images = F.interpolate(dataset.images, (size, size), mode="bilinear", antialias=True)
     return replace(dataset, images=images)
 

@@ -10,6 +10,7 @@ import train_gan
 from compare import assert_equal, assert_same_run, records
 from discriminator import Discriminator
 from generator import Generator, sample_latents
+from inside_cnn.core.errors import UserError
 from inside_cnn.engine.weights import digest, export_model, load_model
 from inside_cnn.training import checkpoint, panels
 from inside_cnn.training.distributed import Ranks
@@ -105,7 +106,7 @@ def test_average_counts_the_steps_of_the_generator(images):
     torch.testing.assert_close(parameters(gan.ema.model), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("shrink", "pairs"), [(1, 8), (2, 4), (3, 3)])
+@pytest.mark.parametrize(("shrink", "pairs"), [(1, 8), (2, 4), (4, 2)])
 def test_random_inputs_do_not_depend_on_the_number_of_processes(shrink, pairs):
     args = train_gan.parse_args(["--batch_size", "8", "--gp_batch_shrink", str(shrink)])
 
@@ -121,6 +122,15 @@ def test_random_inputs_do_not_depend_on_the_number_of_processes(shrink, pairs):
     for field in (lambda x: x.z, lambda x: x.labels, lambda x: x.shifts.down, lambda x: x.alpha):
         for rank, shard in enumerate(ranks):
             assert torch.equal(field(shard), field(alone)[rank::2])
+
+
+def test_pairs_that_processes_cannot_share_are_refused():
+    args = train_gan.parse_args(["--batch_size", "8", "--gp_batch_shrink", "3"])
+    dataset = Namespace(class_names=range(10))
+    for world in (1, 3):
+        train_gan.check_sizes(args, dataset, world)
+    with pytest.raises(UserError, match="2 processes cannot share the 3 pairs"):
+        train_gan.check_sizes(args, dataset, 2)
 
 
 # ------------------------------------------------------------------------------ the script

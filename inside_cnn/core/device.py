@@ -13,12 +13,19 @@ from inside_cnn.core.errors import UserError
 
 
 def launched():
-    """(rank, world size, local rank or None) from the environment of torchrun or srun."""
+    """(rank, world size, local rank or None) from the environment of torchrun or srun.
+
+    Raises UserError if WORLD_SIZE is set and one of them is not a number, or RANK is missing.
+    """
     if "WORLD_SIZE" not in os.environ:
         return 0, 1, None
-    local = os.environ.get("LOCAL_RANK")
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ["WORLD_SIZE"])
-    return rank, world, None if local is None else int(local)
+    try:
+        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        local = os.environ.get("LOCAL_RANK")
+        return rank, world, None if local is None else int(local)
+    except (KeyError, ValueError) as error:
+        text = f"WORLD_SIZE is set, but RANK is missing or no number: {error}"
+        raise UserError(f"{text}; use torchrun or unset WORLD_SIZE") from None
 
 
 def pick_device(name):

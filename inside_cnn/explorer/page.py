@@ -65,13 +65,13 @@ def contents_of(given, data_dir=None, dataset="auto"):
     }
 
 
-def load_generator(given, critic):
-    """(the generator or None, {path: its metadata}); by default, it is beside the critic."""
-    path = Path(critic.path).with_name("generator.safetensors")
+def load_generator(given, network):
+    """(generator or None, {its path: metadata}); by default, the one beside the network."""
+    path = Path(network.path).with_name("generator.safetensors")
     if given is not None:
         path = weights.find_weights(given, path.name)
     elif not path.is_file():
-        print(f"no {path}: the page has no samples")
+        print(f"no generator beside {network.path}: without --generator, there are no samples")
         return None, {}
     generator, metadata = weights.load_model(path, kind="generator")
     print(f"generator: {path}, width {generator.width}")

@@ -60,7 +60,8 @@ def score_section(network, image_sets, folder):
     """The network's scores of every set; returns {set: metrics}.
 
     image_sets: {name: uint8 images}, with "test images". `auc`: the probability that a test image
-    has a higher score than an image of the set. Writes critic_score_NETWORK.png to `folder`.
+    has a higher score than an image of the set. Writes critic_score_NETWORK.png to `folder`, if a
+    set has several images.
     """
     scores = {name: scores_of(network, images) for name, images in image_sets.items()}
     metrics = {

@@ -39,6 +39,8 @@ class Field(NamedTuple):
 class _Averaging(TorchFunctionMode):
     """A context in which torch's functions average or are the identity, as described above."""
 
+    attention = False  # whether nn.MultiheadAttention has been called
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name, kwargs = func.__name__, kwargs or {}
         if name in _IDENTITIES:
@@ -49,6 +51,7 @@ class _Averaging(TorchFunctionMode):
             average = _POOLINGS[name.removesuffix("_with_indices")](*args, **kwargs)
             is_pair = name.endswith("_with_indices")
             return (average, func(*args, **kwargs)[1]) if is_pair else average
+        self.attention |= name == "multi_head_attention_forward"
         return func(*args, **kwargs)
 
 
@@ -104,10 +107,10 @@ def receptive_fields(network):
     images = torch.ones(5, 3, size, size, device=network.device, requires_grad=True)
 
     def measure(layer, maps):
-        whole = 2 * (Field(size, 0, 0),)
-        fields[layer] = _measure(maps.sum(1), images) if maps.requires_grad else whole
+        is_whole = averaging.attention or not maps.requires_grad
+        fields[layer] = 2 * (Field(size, 0, 0),) if is_whole else _measure(maps.sum(1), images)
 
-    with _Averaging():
+    with _Averaging() as averaging:
         plain.visit(images, layers, measure)
     return fields
 

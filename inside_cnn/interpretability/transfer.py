@@ -33,7 +33,8 @@ def transfer_section(networks, test_set, folder):
     """The accuracy of every network, in %, on images attacked on each network.
 
     Returns {name of the attacked network: {"adversarial_images": {name of a network: its accuracy},
-    "baselines": the attacked network's own accuracy without attack and under noise of EPSILON}}.
+    "baselines": the attacked network's own accuracy without attack and under noise of EPSILON,
+    "images": their number}}.
     Writes transfer.png to `folder`.
     """
     test_set = test_set.first(IMAGES)
@@ -64,8 +65,8 @@ def plot_matrix(matrix, path):
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow([list(row.values()) for row in matrix.values()], vmin=0, vmax=100, cmap="viridis")
-    title = f"Adversarial images,\nepsilon {EPSILON:g}/255: accuracy, %"
-    axes.set(title=title, xlabel="predicted by", ylabel="made for")
+    title = f"Accuracy on adversarial images,\nepsilon {EPSILON:g}/255, %"
+    axes.set(title=title, xlabel="predicted by", ylabel="attacked network, or images")
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(matrix)), list(matrix))
     for i, row in enumerate(matrix.values()):

@@ -88,6 +88,9 @@ class TrainingRun(contextlib.AbstractContextManager):
             sets = ranks.together(lambda: sets[0].hold_out(args.hold_out))
             print(f"evaluated on {args.hold_out} held-out training images, not on the test set")
         settings = vars(args) | {"script": self.script, "precision": self.precision}
+        for limit, part in zip(("limit_train", "limit_test"), sets, strict=True):
+            if settings[limit] and settings[limit] >= len(part):
+                settings[limit] = None
         train_set = sets[0].first(args.limit_train).to(self.device)
         test_set = sets[1].first(args.limit_test).to(self.device)
         count, batch_size = len(train_set), args.batch_size
@@ -101,7 +104,7 @@ class TrainingRun(contextlib.AbstractContextManager):
         settings["dataset"] = train_set.name  # what `auto` chose
         if train_set.digest:
             settings["data_sha256"] = train_set.digest
-        # The flags that a recipe sets are compared. The last two are of train_gan.py.
+        # What a recipe sets is compared. The last two are flags of train_gan.py.
         may_change = {*MAY_CHANGE, "recipe", "evaluate_every", "judge"}
         if args.schedule in ("linear", "triangular"):  # they depend on the number of epochs
             may_change.remove("epochs")

@@ -59,7 +59,7 @@ class RunFolder:
         with writing_to(self.path):
             self._lock = lock(self.path)
         self.config = read_json(self.path / "config.json", optional=True)
-        if self.config is not None and "settings" in self.config:
+        if isinstance(self.config, dict) and "settings" in self.config:
             self._check_settings()
         elif existing := self._glob(FILES):
             raise UserError(f"{existing[0]} is not of this run; give another --output_dir")

@@ -46,6 +46,15 @@ def test_rank_and_world_size_from_the_environment(monkeypatch, values, expected)
     assert launched() == expected
 
 
+@pytest.mark.parametrize(
+    "values", [{}, {"RANK": "x"}, {"RANK": "0", "WORLD_SIZE": ""}, {"RANK": "0", "LOCAL_RANK": "x"}]
+)
+def test_invalid_numbers_of_processes_are_refused(monkeypatch, values):
+    monkeypatch.setattr(os, "environ", {"WORLD_SIZE": "2"} | values)
+    with pytest.raises(UserError, match="WORLD_SIZE is set, but"):
+        launched()
+
+
 def test_processes_do_not_share_a_gpu(monkeypatch):
     monkeypatch.setattr(os, "environ", {"RANK": "0", "WORLD_SIZE": "2"})
     with pytest.raises(UserError, match="--device cuda:99 puts all processes on one GPU"):

@@ -37,6 +37,18 @@ def pooled_to_eight_with_indices(x):
     return F.adaptive_max_pool2d(x, 8, return_indices=True)[0]
 
 
+class Attention(nn.Module):
+    """A residual layer with a small gain, as at the start of training."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(channels, 1, batch_first=True)
+
+    def forward(self, x):
+        tokens = x.flatten(2).mT
+        return x + 1e-4 * self.attention(tokens, tokens, tokens)[0].mT.unflatten(2, x.shape[2:])
+
+
 conv = nn.Conv2d
 WHOLE, UPSAMPLED = (32, 0, 0), nn.Upsample(None, 2, "bilinear")
 
@@ -61,6 +73,7 @@ WHOLE, UPSAMPLED = (32, 0, 0), nn.Upsample(None, 2, "bilinear")
         # Of 31 and 47 pixels.
         ([conv(3, 3, 3, 2, 1) for _ in range(4)], [(3, 2, -1), (7, 4, -3), (15, 8, -7), WHOLE]),
         ([Call(torch.Tensor.flatten, 2), nn.Linear(1024, 4)], [WHOLE, WHOLE]),
+        ([conv(3, 4, 4, 4), Attention(4), conv(4, 4, 1)], [(4, 4, 0), WHOLE, WHOLE]),
         (
             [conv(3, 4, 4, 4), ChannelNorm(), conv(4, 4, 3, 1, 1)],
             [(4, 4, 0), (4, 4, 0), (12, 4, -4)],

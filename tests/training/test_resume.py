@@ -115,3 +115,10 @@ def test_a_recipe_equals_its_values(train):
     code, out, _ = train(train_gan, "run", *EPOCHS, *flags, "--max_steps", 3)
     assert code == 0
     assert "resumed after step 2" in out
+
+
+def test_a_limit_of_all_images_is_none(run_main, tmp_path):
+    flags = [*SMALL, "--output_dir", tmp_path, "--limit_train"]
+    run_main(train_discriminator, *flags, 30_000, "--max_steps", 1)
+    out = run_main(train_discriminator, *flags, 20_000, "--max_steps", 2)[1]
+    assert "resumed after step 1" in out

@@ -180,6 +180,7 @@ def test_deleted_settings_are_refused_if_they_had_an_effect(start, tmp_path):
         ("summary.json", "{}", "summary.json is not of this run"),
         ("samples/001.png", "", "001.png is not of this run"),
         ("config.json", '{"model_type": "bert"}', "config.json is not of this run"),
+        ("config.json", "3", "config.json is not of this run"),
         ("config.json", "# settings", "config.json is no JSON file of this program"),
     ],
 )

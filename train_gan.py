@@ -78,7 +78,7 @@ RECIPES["relativistic"] = RECIPES["muon"] | {
     "gen_train": 2,
 }
 # For minutes on a CPU, for example with --width 64: smaller batches, more steps.
-RECIPES["brief"] = RECIPES["relativistic"] | {"batch_size": 16, "epochs": 3}
+RECIPES["brief"] = RECIPES["relativistic"] | {"batch_size": 32, "epochs": 3}
 NO_FAKES = ("none", "penalty")  # values of --critic
 GENERATOR_ONLY = ("g_optimizer", "g_class_weight", "gen_train", "ema_decay")  # flags
 PENALTY = ("adversarial_loss", "gp_weight", "gp_batch_shrink")  # flags

@@ -1,7 +1,7 @@
 """How much CPU time until a network classifies a given share of held-out images correctly?
 
     python benchmarks/time_to_quality.py gan --plain --accuracy 60 --max_minutes 120
-    python benchmarks/time_to_quality.py gan --flags="--recipe brief --epochs 1"
+    python benchmarks/time_to_quality.py gan --flags="--recipe brief --epochs 1 --limit_train 36000"
 
 --plain trains plain_reference.py with the classic recipe: constant learning rate 1e-4, batches of
 128. It is evaluated every 10,000 images, which adds a line to --output and is not timed, until it
@@ -117,7 +117,7 @@ def plot(path):
         lines = charts.setdefault(TITLES[line["network"]], chart)["lines"]
         is_plain = line["side"] == "plain"
         style = {"marker": "o", "markersize": 4, "linestyle": "-" if is_plain else ""}
-        name = "plain, classic recipe" if is_plain else f"ours: {line['flags']}"
+        name = "plain, classic recipe" if is_plain else SCRIPTS[line["network"]]
         name += f" (width {line['width']}, seed {line['seed']})"
         minutes, accuracies, _ = lines.setdefault(name, ([], [], style))
         minutes.append(line["cpu_seconds"] / 60)
